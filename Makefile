@@ -1,0 +1,54 @@
+# What a person types. Everything needs only Python 3.11 or newer with its venv module, and make.
+# PYTHON=/path/to/python3.12 make test    uses that interpreter for the environment.
+
+PYTHON ?= $(firstword $(foreach v,python3 python3.13 python3.12 python3.11,$(shell $(v) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(v))))
+READY := .venv/.ready
+RUN := .venv/bin/python -m
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format lock clean
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
+
+demo: $(READY) ## a fleet's day through every stage, on real engines
+	@$(RUN) ninjait_pipelines.cli demo
+
+test: $(READY) ## all tests, on real engines
+	@$(RUN) pytest
+
+check: $(READY) ## lint, format and types
+	@$(RUN) ruff check .
+	@$(RUN) ruff format --check .
+	@$(RUN) mypy
+
+format: $(READY) ## mends what ruff can mend
+	@$(RUN) ruff check --fix .
+	@$(RUN) ruff format .
+
+lock: $(READY) ## newest versions that pyproject.toml allows -> requirements.txt
+	@$(RUN) pip install -q uv
+	@$(RUN) uv pip compile -q --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+		--no-strip-extras --all-extras --no-emit-index-url pyproject.toml -o requirements.txt
+
+clean: ## stops the local stack, removes the environment; keeps .ninjait (ninjait down --delete removes that)
+	@if [ -x .venv/bin/python ]; then $(RUN) ninjait_pipelines.cli down; fi
+	@rm -rf .venv
+
+# An environment made in another folder (the checkout was moved) is made anew: its scripts name that folder.
+ifneq ($(shell cat $(READY) 2>/dev/null),$(CURDIR))
+.PHONY: $(READY)
+endif
+
+$(READY): requirements.txt pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed and was not found: install it, or name it: PYTHON=/path/to/python3.11 make" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) has no venv module: install it (Debian and Ubuntu: apt-get install python3-venv)" >&2; exit 1; }
+	@echo "Installing into .venv (a minute, once) ..."
+	@rm -rf .venv && $(PYTHON) -m venv .venv
+	@{ $(RUN) pip install --require-hashes -r requirements.txt \
+		&& $(RUN) pip install --no-deps --no-build-isolation -e . ; } > .venv/install.log 2>&1 || { \
+		if grep -qiE 'connection|resolve|timed? ?out|unreachable|proxy' .venv/install.log; \
+		then echo "The packages could not be fetched: is there a network, and does pip reach its index? Details: .venv/install.log" >&2; \
+		else echo "The packages could not be installed; the reason is at the end of .venv/install.log" >&2; fi; exit 1; }
+	@$(RUN) compileall -q ninjait_pipelines
+	@printf '%s\n' "$(CURDIR)" > $(READY)

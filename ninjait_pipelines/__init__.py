@@ -1,0 +1,1 @@
+"""NinjaIT Pipelines: agent metrics, tickets, billing and archive, moved without loss by Dagster."""

@@ -1,0 +1,65 @@
+"""One resource per store. `stores_from` is the one place that says which setting goes into which field."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, fields
+from typing import Any
+
+from ninjait_pipelines.resources.archive import Archive
+from ninjait_pipelines.resources.clickhouse import ClickHouse
+from ninjait_pipelines.resources.clickhouse_metrics import ClickHouseMetrics
+from ninjait_pipelines.resources.dragonfly import Dragonfly
+from ninjait_pipelines.resources.dragonfly_queue import DragonflyQueue
+from ninjait_pipelines.resources.message_queue import MessageQueue
+from ninjait_pipelines.resources.metrics_store import MetricsStore
+from ninjait_pipelines.resources.mongodb import MongoDB
+from ninjait_pipelines.resources.postgres import Postgres
+from ninjait_pipelines.resources.store import Store
+from ninjait_pipelines.settings import Settings
+
+
+@dataclass(frozen=True)
+class Stores:
+    """All stores; the names of the fields are Dagster's resource keys."""
+
+    message_queue: MessageQueue
+    metrics_store: MetricsStore
+    dragonfly: Dragonfly
+    clickhouse: ClickHouse
+    postgres: Postgres
+    mongodb: MongoDB
+    archive: Archive
+
+    def all(self) -> dict[str, Store]:
+        """Resource key -> store."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+def stores_from(value: Callable[[str], Any]) -> Stores:
+    """The stores, unopened; `value` gives a setting by the name of its variable (Dagster: EnvVar, so that no secret
+    reaches a snapshot)."""
+    clickhouse = {
+        "url": value("CLICKHOUSE_URL"),
+        "user": value("CLICKHOUSE_USER"),
+        "password": value("CLICKHOUSE_PASSWORD"),
+        "database": value("CLICKHOUSE_DATABASE"),
+    }
+    return Stores(
+        message_queue=DragonflyQueue(url=value("DRAGONFLY_URL")),
+        metrics_store=ClickHouseMetrics(**clickhouse),
+        dragonfly=Dragonfly(url=value("DRAGONFLY_URL")),
+        clickhouse=ClickHouse(**clickhouse),
+        postgres=Postgres(url=value("DATABASE_URL")),
+        mongodb=MongoDB(url=value("MONGODB_URL")),
+        archive=Archive(url=value("ARCHIVE_URL")),
+    )
+
+
+@contextmanager
+def open_stores(settings: Settings) -> Iterator[Stores]:
+    """The stores for a command or a test: each connects at its first use, all are closed at the end."""
+    stores = stores_from(settings.__getitem__)
+    with ExitStack() as stack:
+        for store in stores.all().values():
+            stack.enter_context(store.open())
+        yield stores

@@ -1,0 +1,100 @@
+"""Dragonfly (or Redis): latest values, API response caches, leaderboards, reports. A cache: all of it can be rebuilt."""
+
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import redis
+import redis.exceptions
+from pydantic import Field, PrivateAttr
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.retry import Retry
+
+from ninjait_pipelines.resources.store import Store, StoreFailed, StoreRefused, StoreUnavailable
+from ninjait_pipelines.settings import without_password
+
+# An older run never overwrites what a newer one wrote: as_of is ISO 8601 in UTC of fixed width, so text order is time
+# order. ARGV: value, as_of, lifetime in milliseconds (0: for ever).
+_SET_IF_NEWER = """
+local held = redis.call('GET', KEYS[1])
+if held and cjson.decode(held)['as_of'] > ARGV[2] then return 0 end
+if ARGV[3] == '0' then redis.call('SET', KEYS[1], ARGV[1]) else redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[3]) end
+return 1
+"""
+
+
+def connect(url: str, timeout_seconds: float, decode_responses: bool) -> redis.Redis:
+    """A client that tries three times to connect or when the connection broke, and no more."""
+    return redis.Redis.from_url(
+        url,
+        decode_responses=decode_responses,
+        socket_timeout=timeout_seconds,
+        socket_connect_timeout=timeout_seconds,
+        retry=Retry(ExponentialWithJitterBackoff(base=0.1, cap=2), 3),
+        client_name="ninjait-pipelines",
+    )
+
+
+@contextmanager
+def errors(url: str) -> Iterator[None]:
+    """Turns the client's errors into ours."""
+    try:
+        yield
+    except (redis.exceptions.AuthenticationError, redis.exceptions.NoPermissionError) as error:
+        raise StoreRefused("Dragonfly", url, error, "Check DRAGONFLY_URL.") from error
+    except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
+        raise StoreUnavailable("Dragonfly", url, error, "See what runs with: ninjait status.") from error
+    except redis.exceptions.RedisError as error:
+        raise StoreFailed("Dragonfly", url, error, "Read Dragonfly's words above.") from error
+
+
+class Dragonfly(Store):
+    """Dragonfly through redis-py; wrap what you do with `client` in `errors(store.url)`.
+
+    with Dragonfly(url="redis://:password@127.0.0.1:6379/0").open() as store:
+        store.set_if_newer("org:1:summary", {"as_of": "2026-01-01T00:00:00.000000+00:00"}, timedelta(minutes=5))
+    """
+
+    title = "Dragonfly"
+
+    url: str = Field(description="redis://:password@host:port/database")
+    timeout_seconds: float = Field(default=5, description="Longest wait for a connection or an answer, seconds")
+
+    _client: redis.Redis | None = PrivateAttr(default=None)
+
+    @property
+    def address(self) -> str:
+        return without_password(self.url)
+
+    @property
+    def client(self) -> redis.Redis:
+        """The official client; answers are text."""
+        if self._client is None:
+            self._client = connect(self.url, self.timeout_seconds, decode_responses=True)
+        return self._client
+
+    def close(self) -> None:
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+    def _ping(self) -> tuple[str, int | None]:
+        with errors(self.url):
+            info: dict[str, Any] = self.client.info()  # type: ignore[assignment]
+        return str(info.get("dragonfly_version") or info["redis_version"]), info.get("used_memory")
+
+    def set_if_newer(self, key: str, value: dict[str, Any], ttl: timedelta | None = None) -> bool:
+        """Stores a JSON document that has an `as_of` (see `as_of_text`); False where the key holds a newer one."""
+        return self.set_many_if_newer([(key, value)], ttl) == 1
+
+    def set_many_if_newer(self, values: Iterable[tuple[str, dict[str, Any]]], ttl: timedelta | None = None) -> int:
+        """The same for many, in one round trip; returns how many were stored."""
+        with errors(self.url):
+            script = self.client.register_script(_SET_IF_NEWER)
+            with self.client.pipeline(transaction=False) as pipeline:
+                for key, value in values:
+                    milliseconds = int(ttl.total_seconds() * 1000) if ttl else 0
+                    script(keys=[key], args=[json.dumps(value), value["as_of"], milliseconds], client=pipeline)
+                return sum(pipeline.execute())

@@ -1,0 +1,142 @@
+"""`MessageQueue`: what the pipeline asks of a broker. RabbitMQ and Dragonfly streams implement it alike.
+
+The contract, which `ninjait_pipelines_tests/resources/queue_contract.py` holds every implementation to:
+
+- A message is confirmed to its publisher only when the broker has it safely; a queue that is full refuses its
+  publisher (QueueFull) rather than drop anything.
+- Delivery is at least once. What a consumer received and did not settle comes again: at once after `requeue`, after
+  the consumer closed, or after `redelivery_seconds` when the consumer died.
+- A message that was delivered more than `delivery_limit` times, or was rejected, goes to the queue's dead letters with
+  the reason, and is acknowledged there before it leaves the queue.
+- Messages of one queue arrive in the order in which they were published, but for those that come again.
+"""
+
+import uuid
+from abc import abstractmethod
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+import msgspec
+
+from ninjait_pipelines.resources.store import Store, StoreError
+
+# queue -> the routing key of its messages, in which `*` is one word
+QUEUES = {
+    "agent.metrics": "metrics.*",
+    "agent.heartbeats": "heartbeat.*",
+    "platform.api_calls": "api_call.*",
+    "platform.usage": "usage.*",
+    "platform.logs": "log.*",
+}
+JSON = "application/json"
+# Names the id of a message that brought none: the same content in the same queue has the same id.
+CONTENT_NAMESPACE = uuid.UUID("0f0c7f52-6b0e-5a43-9d3c-6e0a3c1b7a11")
+
+
+class QueueFull(StoreError):
+    """The queue holds as many messages as it may. The publisher keeps its message and tries later."""
+
+
+class Outgoing(msgspec.Struct, frozen=True):
+    """A message to publish. Without a `message_id` the reader uses the body's, else one made from the content."""
+
+    queue: str
+    routing_key: str
+    body: bytes
+    message_id: str | None = None
+    content_type: str = JSON
+
+
+class Message(msgspec.Struct, frozen=True):
+    """A message as it was delivered.
+
+    `receipt` settles this delivery and means something to its consumer only. `delivery_id` names this published copy
+    and stays the same when it is delivered again, so that a ledger can tell "the same copy once more" (a drain that
+    died) from "published twice". `deliveries` counts from 1. `published_at` is in milliseconds since 1970, 0 where
+    the broker does not say.
+    """
+
+    queue: str
+    routing_key: str
+    body: bytes
+    content_type: str
+    message_id: str | None
+    receipt: str
+    delivery_id: str
+    deliveries: int
+    published_at: int
+
+
+class Depth(msgspec.Struct, frozen=True):
+    """How many messages wait in a queue (`ready`), are held by consumers (`unsettled`), and are its dead letters."""
+
+    ready: int
+    unsettled: int
+    dead: int
+
+    @property
+    def outstanding(self) -> int:
+        """What has been published and is not settled yet."""
+        return self.ready + self.unsettled
+
+
+class Consumer(Protocol):
+    """One reader of one queue. It holds at most `prefetch` unsettled messages; `receive` gives nothing beyond that."""
+
+    def receive(self, most: int, wait_seconds: float) -> list[Message]:
+        """Up to `most` messages; an empty list when none came within `wait_seconds`."""
+
+    def acknowledge(self, messages: Sequence[Message]) -> None:
+        """Settles messages that are safely stored: they never come again."""
+
+    def requeue(self, messages: Sequence[Message]) -> None:
+        """Gives messages back, to be delivered again at once, to whoever asks."""
+
+    def reject(self, message: Message, reason: str) -> None:
+        """Moves one message to the dead letters with the reason."""
+
+    def keep_alive(self) -> None:
+        """Says that the unsettled messages are still being worked on. Call it within `redelivery_seconds`."""
+
+
+class MessageQueue(Store):
+    """The broker: durable queues named in QUEUES, confirmed publishing, settled consuming."""
+
+    @abstractmethod
+    def declare(self) -> None:
+        """Creates what is missing of the queues, for as long as the broker lives. Safe to repeat."""
+
+    @abstractmethod
+    def publish(self, messages: Iterable[Outgoing]) -> int:
+        """Publishes in order and returns how many, once the broker has confirmed every one.
+
+        Raises QueueFull or StoreUnavailable; the messages before the one that failed may have been taken.
+        """
+
+    @abstractmethod
+    def consume(self, queue: str, prefetch: int) -> AbstractContextManager[Consumer]:
+        """A consumer; at the end of the `with` what it did not settle is given back."""
+
+    @abstractmethod
+    def depth(self, queue: str) -> Depth:
+        """The queue's depth, without touching a message."""
+
+    @abstractmethod
+    def dead_letters(self, queue: str, most: int = 100) -> list[tuple[Message, str]]:
+        """The oldest dead letters of a queue with their reasons, left where they are."""
+
+    @abstractmethod
+    def discard_dead_letters(self, messages: Sequence[Message]) -> None:
+        """Removes dead letters that have been stored elsewhere (in quarantine)."""
+
+
+def identity(queue: str, body: bytes, *candidates: str | None) -> uuid.UUID:
+    """The message's id: the first candidate that is a UUID, else a UUIDv5 of queue and content."""
+    for candidate in candidates:
+        if candidate:
+            try:
+                return uuid.UUID(candidate)
+            except ValueError:
+                continue
+    return uuid.uuid5(CONTENT_NAMESPACE, queue + "\0" + body.hex())

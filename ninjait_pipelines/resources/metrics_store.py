@@ -1,0 +1,131 @@
+"""`MetricsStore`: what the pipeline asks of a time-series store. InfluxDB and ClickHouse implement it alike.
+
+The contract, which `ninjait_pipelines_tests/resources/metrics_contract.py` holds every implementation to:
+
+- A point is known by (organization_id, device_id, time): written again it replaces itself, so writing is idempotent,
+  and the value received last wins.
+- All fields are float; a field that a sample does not carry is null and stays null.
+- The tiers below the first hold aggregates that compose: aggregating the 5-minute tier over an hour gives exactly what
+  aggregating the raw points would have given (sums to the last bits of floating point).
+- Windows are half open, UTC, aligned to their width; a window without a sample has no row.
+"""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ninjait_pipelines.resources.store import Store
+
+# The metrics of the contract and their units; others are counted and left out.
+FIELDS = {
+    "cpu": "percent of all cores, 0 to 100",
+    "memory": "MiB in use",
+    "disk_used": "MiB in use",
+    "network_in": "bytes received since the previous sample",
+    "network_out": "bytes sent since the previous sample",
+    "uptime": "seconds since the last boot",
+}
+AGGREGATES = ("sum", "count", "min", "max", "last")
+
+
+class Tier(StrEnum):
+    """The tiers, finest first; the value is the name of the bucket or table."""
+
+    RAW = "metrics"
+    FIVE_MINUTES = "metrics_5m"
+    ONE_HOUR = "metrics_1h"
+
+
+# How far back a tier takes points. The stores themselves delete MARGIN later, so that nothing expires while the next
+# tier is still being made from it.
+RETENTION = {Tier.RAW: timedelta(days=7), Tier.FIVE_MINUTES: timedelta(days=90), Tier.ONE_HOUR: timedelta(days=730)}
+MARGIN = timedelta(days=1)
+WIDTH = {Tier.FIVE_MINUTES: timedelta(minutes=5), Tier.ONE_HOUR: timedelta(hours=1)}
+
+_KEY = [
+    pa.field("organization_id", pa.string(), nullable=False),
+    pa.field("device_id", pa.string(), nullable=False),
+    pa.field("time", pa.timestamp("us", "UTC"), nullable=False),
+]
+# One row a sample: what `write` takes and `read` gives.
+POINTS = pa.schema([*_KEY, *(pa.field(name, pa.float64()) for name in FIELDS)])
+# One row a device and window, `time` being the window's start: what `aggregate` gives and `write_aggregates` takes.
+# `samples` counts the samples whatever fields they carry; `<field>_count` those that carry the field.
+WINDOWS = pa.schema(
+    [
+        *_KEY,
+        pa.field("samples", pa.float64(), nullable=False),
+        *(pa.field(f"{name}_{aggregate}", pa.float64()) for name in FIELDS for aggregate in AGGREGATES),
+    ]
+)
+
+
+class MetricsStore(Store):
+    """Device metrics in three tiers: full resolution, 5 minutes, 1 hour."""
+
+    @abstractmethod
+    def declare(self) -> None:
+        """Creates what is missing of the tiers, with their retention. Safe to repeat; never changes what is there."""
+
+    @abstractmethod
+    def write(self, points: pa.Table) -> None:
+        """Writes points (schema POINTS) to the full-resolution tier, in as few requests as is sensible.
+
+        Returns when the store has them safely. Of two points with one key, the later row wins.
+        """
+
+    @abstractmethod
+    def write_aggregates(self, tier: Tier, windows: pa.Table) -> None:
+        """Writes windows (schema WINDOWS) to a lower tier; a window written again is replaced."""
+
+    @abstractmethod
+    def read(self, start: datetime, stop: datetime, device_id: str | None = None) -> pa.Table:
+        """The points (schema POINTS) of the full-resolution tier, in order of organization, device and time."""
+
+    @abstractmethod
+    def aggregate(self, tier: Tier, start: datetime, stop: datetime, every: timedelta) -> pa.Table:
+        """Aggregates a tier over windows of width `every`, in the store; schema WINDOWS, in order of its key.
+
+        `start` and `stop` are UTC and multiples of `every`, else ValueError.
+        """
+
+    @abstractmethod
+    def delete(self, device_ids: Sequence[str]) -> None:
+        """Deletes everything of these devices in all tiers; returns when it can no longer be read."""
+
+
+def check_window(start: datetime, stop: datetime, every: timedelta) -> None:
+    """Raises ValueError for a window that is not UTC, not aligned to `every`, or empty."""
+    for name, moment in (("start", start), ("stop", stop)):
+        if moment.utcoffset() != timedelta(0):
+            raise ValueError(f"{name}={moment.isoformat()} is not in UTC")
+        if moment.timestamp() % every.total_seconds():
+            raise ValueError(f"{name}={moment.isoformat()} is not a multiple of {every}")
+    if start >= stop:
+        raise ValueError(f"start={start.isoformat()} is not before stop={stop.isoformat()}")
+
+
+def tier_of(moment: datetime, now: datetime) -> Tier | None:
+    """The finest tier that still takes a point of this moment; None where even the last is too young for it."""
+    age = now - moment
+    return next((tier for tier, kept in RETENTION.items() if age <= kept), None)
+
+
+def late_windows(points: pa.Table) -> pa.Table:
+    """Points too old for full resolution, as windows of one sample each (schema WINDOWS).
+
+    Each is stamped one microsecond after its own time, so that it lies beside the aggregate of its window, which is
+    stamped with the window's start, and never replaces it. Samples have milliseconds, so no two ever meet.
+    """
+    later = pc.add(points["time"], pa.scalar(1, pa.duration("us")))
+    columns = {"organization_id": points["organization_id"], "device_id": points["device_id"], "time": later}
+    columns["samples"] = pa.array([1.0] * len(points), pa.float64())
+    for name in FIELDS:
+        value = points[name]
+        columns |= {f"{name}_{aggregate}": value for aggregate in AGGREGATES}
+        columns[f"{name}_count"] = pc.if_else(pc.is_valid(value), 1.0, 0.0)
+    return pa.table([columns[name] for name in WINDOWS.names], schema=WINDOWS)

@@ -1,0 +1,72 @@
+"""MongoDB: application logs, the operators' audit trail, quarantined messages."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pymongo
+import pymongo.errors
+from pydantic import Field, PrivateAttr
+from pymongo.database import Database
+
+from ninjait_pipelines.resources.store import Store, StoreFailed, StoreRefused, StoreUnavailable
+from ninjait_pipelines.settings import without_password
+
+
+class MongoDB(Store):
+    """MongoDB through pymongo; wrap what you do with `database` in `errors()`.
+
+    with MongoDB(url="mongodb://user:password@host/ninjait").open() as store, store.errors():
+        store.database.quarantine.find_one({"_id": key})
+    """
+
+    title = "MongoDB"
+
+    url: str = Field(description="mongodb://user:password@host:port/database")
+    timeout_seconds: int = Field(default=10, description="Longest wait for a server or an answer, seconds")
+
+    _client: pymongo.MongoClient[dict[str, Any]] | None = PrivateAttr(default=None)
+
+    @property
+    def address(self) -> str:
+        return without_password(self.url)
+
+    @property
+    def database(self) -> Database[dict[str, Any]]:
+        """The database that the URL names. pymongo itself retries what is safe to retry."""
+        if self._client is None:
+            milliseconds = self.timeout_seconds * 1000
+            self._client = pymongo.MongoClient(
+                self.url,
+                tz_aware=True,
+                serverSelectionTimeoutMS=milliseconds,
+                connectTimeoutMS=milliseconds,
+                socketTimeoutMS=milliseconds * 3,
+                appname="ninjait-pipelines",
+            )
+        return self._client.get_default_database("ninjait")
+
+    def close(self) -> None:
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+    def _ping(self) -> tuple[str, int | None]:
+        with self.errors():
+            version = self.database.client.server_info()["version"]
+            size = self.database.command("dbStats").get("storageSize")
+        return str(version), None if size is None else int(size)
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Turns pymongo's errors into ours."""
+        try:
+            yield
+        except pymongo.errors.OperationFailure as error:
+            if error.code in (13, 18):
+                raise StoreRefused(self.title, self.url, error, "Check MONGODB_URL.") from error
+            raise StoreFailed(self.title, self.url, error, "Read MongoDB's words above.") from error
+        except pymongo.errors.ConnectionFailure as error:
+            raise StoreUnavailable(self.title, self.url, error, "See what runs with: ninjait status.") from error
+        except pymongo.errors.PyMongoError as error:
+            raise StoreFailed(self.title, self.url, error, "Read the words above.") from error

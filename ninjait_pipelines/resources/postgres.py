@@ -1,0 +1,85 @@
+"""PostgreSQL: the system of record, and where invoices are kept."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+from psycopg.rows import DictRow, dict_row
+from pydantic import Field, PrivateAttr
+
+from ninjait_pipelines.resources.store import Store, StoreFailed, StoreRefused, StoreUnavailable, retrying
+from ninjait_pipelines.settings import without_password
+
+
+class Postgres(Store):
+    """PostgreSQL through psycopg 3.
+
+    with Postgres(url="postgresql://user:password@host/ninjait").open() as store:
+        store.rows("SELECT name FROM organizations WHERE id = %(id)s", {"id": organization_id})
+    """
+
+    title = "PostgreSQL"
+
+    url: str = Field(description="postgresql://user:password@host:port/database")
+    connect_timeout_seconds: int = Field(default=5, description="Longest wait for a connection, seconds")
+    statement_timeout_seconds: int = Field(default=60, description="Longest run of one statement, seconds")
+
+    _connection: psycopg.Connection[DictRow] | None = PrivateAttr(default=None)
+
+    @property
+    def address(self) -> str:
+        return without_password(self.url)
+
+    def _connect(self) -> psycopg.Connection[DictRow]:
+        return psycopg.connect(
+            self.url,
+            row_factory=dict_row,
+            autocommit=True,
+            connect_timeout=self.connect_timeout_seconds,
+            options=f"-c statement_timeout={self.statement_timeout_seconds}s -c timezone=UTC",
+            application_name="ninjait-pipelines",
+        )
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _ping(self) -> tuple[str, int | None]:
+        row = self.rows("SELECT current_setting('server_version') AS version, pg_database_size(current_database()) AS size")
+        return row[0]["version"], row[0]["size"]
+
+    def rows(self, query: str, parameters: Mapping[str, Any] | None = None) -> list[DictRow]:
+        """The rows of a query as dicts. Retried when the server is away, so for reads only."""
+        for attempt in retrying():
+            with attempt, self._errors():
+                return self._open_connection().execute(query.encode(), parameters).fetchall()
+        raise AssertionError("unreachable: retrying either returns or raises")
+
+    @contextmanager
+    def transaction(self) -> Iterator[psycopg.Connection[DictRow]]:
+        """A connection inside a transaction: committed at the end, rolled back by an exception."""
+        with self._errors():
+            connection = self._open_connection()
+            with connection.transaction():
+                yield connection
+
+    def _open_connection(self) -> psycopg.Connection[DictRow]:
+        if self._connection is None or self._connection.closed:
+            self._connection = self._connect()
+        return self._connection
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except psycopg.OperationalError as error:
+            self.close()
+            if "authentication failed" in str(error) or "does not exist" in str(error):
+                raise StoreRefused(self.title, self.url, error, "Check DATABASE_URL.") from error
+            raise StoreUnavailable(self.title, self.url, error, "See what runs with: ninjait status.") from error
+        except psycopg.errors.UndefinedTable as error:
+            raise StoreFailed(self.title, self.url, error, "Bring the schema up to date: ninjait migrate up.") from error
+        except psycopg.Error as error:
+            raise StoreFailed(self.title, self.url, error, "Read PostgreSQL's words above.") from error

@@ -1,0 +1,105 @@
+"""What all stores share: opening and closing, errors that a person can act on, and what is worth a retry."""
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import ClassVar, Self, TypeVar
+
+import dagster as dg
+import msgspec
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
+
+from ninjait_pipelines.settings import without_password
+
+T = TypeVar("T")
+
+
+class StoreError(Exception):
+    """A store that did not do what it was asked.
+
+    The message has the store, its address without the password, what happened and what to do.
+    """
+
+    def __init__(self, store: str, url: str, problem: object, advice: str) -> None:
+        super().__init__(f"{store} at {without_password(url)}: {str(problem).strip() or type(problem).__name__}. {advice}")
+
+
+class StoreUnavailable(StoreError):
+    """The store does not answer, or not in time. Worth a retry."""
+
+
+class StoreRefused(StoreError):
+    """The store refuses our credentials or rights. A retry changes nothing."""
+
+
+class StoreFailed(StoreError):
+    """The store answers, and says that the request itself is wrong. A retry changes nothing."""
+
+
+class StoreStatus(msgspec.Struct, frozen=True):
+    """One store's health. `latency_seconds` is one round trip; `size_bytes` what its data takes, None where unknown."""
+
+    store: str
+    address: str
+    ok: bool
+    version: str = ""
+    latency_seconds: float | None = None
+    size_bytes: int | None = None
+    problem: str = ""
+
+
+def retrying(attempts: int = 4, first_wait: float = 0.2) -> Retrying:
+    """Tries again, with growing and jittered waits, only what StoreUnavailable says is worth it."""
+    return Retrying(
+        retry=retry_if_exception_type(StoreUnavailable),
+        stop=stop_after_attempt(attempts),
+        wait=wait_exponential_jitter(initial=first_wait, max=5),
+        reraise=True,
+    )
+
+
+class Store(dg.ConfigurableResource, ABC):
+    """A store, through its official client: opened at its first use, closed by `open()` or by Dagster at the run's end.
+
+    A subclass connects in `_connect` and nowhere else, turns its client's errors into the StoreErrors above, and
+    keeps the client in a private attribute that `close` empties.
+    """
+
+    title: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def address(self) -> str:
+        """Where the store is, without a password."""
+
+    @abstractmethod
+    def _ping(self) -> tuple[str, int | None]:
+        """(version, bytes that its data takes), by one round trip."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Closes the connections, if any were opened. May be called twice."""
+
+    @contextmanager
+    def open(self) -> Iterator[Self]:
+        """`with ClickHouse(...).open() as clickhouse:` closes the connections at the end, whatever happens."""
+        try:
+            yield self
+        finally:
+            self.close()
+
+    def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
+        """Dagster's hook at the end of a run."""
+        self.close()
+
+    def status(self, clock: Callable[[], float] = time.perf_counter) -> StoreStatus:
+        """The store's health; a store that is away is a status, not an exception."""
+        started = clock()
+        try:
+            version, size = self._ping()
+        except StoreError as error:
+            return StoreStatus(self.title, self.address, ok=False, problem=str(error))
+        return StoreStatus(
+            self.title, self.address, ok=True, version=version, latency_seconds=clock() - started, size_bytes=size
+        )

@@ -1,0 +1,1 @@
+"""Tests, in the package's own layout, against real engines."""
