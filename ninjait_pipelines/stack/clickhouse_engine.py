@@ -1,0 +1,311 @@
+"""chDB as a shared engine: connections, sessions, and one statement's life from settings to the last chunk.
+
+Nothing of HTTP belongs here. Every function blocks, and the front calls them in threads.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import chdb
+
+from ninjait_pipelines.stack.clickhouse_sql import READS, first_word, quote_name, quote_string
+
+COPY_BYTES = 1 << 20
+MEMORY_PER_QUERY = 4 << 30
+MEMORY_OF_SERVER = 8 << 30
+MARK_CACHE = 256 << 20
+
+# chDB encodes each block of a stream as a document of its own. Only where documents laid end to end are again a
+# document can a result be streamed; results in other formats are built in memory first.
+STREAMABLE = frozenset({"NATIVE", "TABSEPARATED", "TSV", "CSV", "ROWBINARY", "JSONEACHROW", "NDJSON", "JSONLINES"})
+
+_CODE = re.compile(r"Code: (\d+)\. ")
+_SETTING = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
+
+# The statuses of a real server; 500 for every other code.
+STATUS_OF_CODE = (
+    {194: 401, 48: 501, 229: 413, 381: 411, 159: 408, 209: 503, 76: 503, 439: 503}
+    | dict.fromkeys((192, 193, 512, 516), 403)
+    | dict.fromkeys((6, 8, 15, 25, 26, 27, 36, 38, 41, 43, 44, 53, 62, 72, 117), 400)
+    | dict.fromkeys((167, 168, 223, 321, 376, 427, 441, 675, 676), 400)
+    | dict.fromkeys((46, 47, 50, 56, 60, 63, 73, 78, 81, 115, 336), 404)
+)
+
+
+class EngineError(Exception):
+    """An error as ClickHouse words it, with its code."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+    @property
+    def status(self) -> int:
+        return STATUS_OF_CODE.get(self.code, 500)
+
+    @classmethod
+    def of(cls, code: int, reason: str, name: str) -> EngineError:
+        return cls(code, f"Code: {code}. DB::Exception: {reason}. ({name})")
+
+    @classmethod
+    def from_engine(cls, error: Exception) -> EngineError:
+        """chDB raises its errors as text; whatever it puts before `Code:` is its own and is cut off."""
+        text = str(error).strip()
+        match = _CODE.search(text)
+        if match is None:
+            return cls(1002, f"Code: 1002. DB::Exception: {text}. (UNKNOWN_EXCEPTION)")
+        return cls(int(match.group(1)), text[match.start() :])
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One request's statement with everything that may influence it."""
+
+    sql: str
+    format: str = "TabSeparated"
+    params: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, str] = field(default_factory=dict)
+    database: str | None = None
+    readonly: bool = False
+    insert_format: str | None = None
+    data: BinaryIO | None = None
+
+    @property
+    def reads(self) -> bool:
+        return first_word(self.sql) in READS
+
+    @property
+    def streams(self) -> bool:
+        return first_word(self.sql) in ("SELECT", "WITH") and self.format.upper() in STREAMABLE
+
+
+@dataclass
+class Session:
+    """A named session: its connection keeps temporary tables, `SET` and `USE` between requests."""
+
+    connection: Any
+    database: str = "default"
+    # settings that the session itself changed: the value to return to after a request changed them for itself
+    settings: dict[str, str] = field(default_factory=dict)
+    busy: bool = False
+    expires: float = 0.0
+
+
+class Engine:
+    """The one chDB of this process. A connection costs 0.2 ms, so that every request without a session has its own
+    and no setting, database or parameter can reach the next request."""
+
+    def __init__(self, folder: Path) -> None:
+        limits = {"max_server_memory_usage": MEMORY_OF_SERVER, "mark_cache_size": MARK_CACHE}
+        self._address = f"{folder}?" + "&".join(f"{name}={value}" for name, value in limits.items())
+        self._sessions: dict[str, Session] = {}
+        self._lock = threading.Lock()
+        # held open for as long as the process lives: the engine closes with its last connection
+        self._anchor = self.connect()
+        self.version = self.text("SELECT version()")
+
+    def connect(self) -> Any:
+        return chdb.connect(self._address)
+
+    def text(self, sql: str) -> str:
+        """Run a statement of the front's own, and give its result as text."""
+        connection = self.connect()
+        try:
+            return str(connection.query(sql, "TSVRaw").bytes().decode()).strip()
+        finally:
+            connection.close()
+
+    def kill(self, mark: str) -> None:
+        self.text(f"KILL QUERY WHERE Settings['log_comment'] = {quote_string(mark)} ASYNC")
+
+    def claim_session(self, name: str, seconds: float, must_exist: bool) -> Session:
+        now = time.monotonic()
+        with self._lock:
+            self._drop_expired(now)
+            session = self._sessions.get(name)
+            if session is None:
+                if must_exist:
+                    raise EngineError.of(372, f"Session {name} not found", "SESSION_NOT_FOUND")
+                session = self._sessions[name] = Session(self.connect())
+            if session.busy:
+                raise EngineError.of(373, f"Session {name} is locked by a concurrent client", "SESSION_IS_LOCKED")
+            session.busy, session.expires = True, now + seconds
+            return session
+
+    def release_session(self, session: Session, seconds: float) -> None:
+        with self._lock:
+            session.busy, session.expires = False, time.monotonic() + seconds
+
+    def _drop_expired(self, now: float) -> None:
+        for name in [name for name, session in self._sessions.items() if not session.busy and session.expires < now]:
+            self._sessions.pop(name).connection.close()
+
+    def close(self) -> None:
+        with self._lock:
+            for session in self._sessions.values():
+                session.connection.close()
+            self._sessions.clear()
+        self._anchor.close()
+
+
+class Run:
+    """One statement being executed. `start`, then `chunks`, then `close`; `cancel` may come from any thread."""
+
+    def __init__(self, engine: Engine, statement: Statement, session: Session | None) -> None:
+        self.statement = statement
+        self.cancelled = False
+        self.rows = 0
+        self.written_rows = 0
+        self.written_bytes = 0
+        self.read_rows = 0
+        self.read_bytes = 0
+        self._engine = engine
+        self._mark = uuid.uuid4().hex
+        self._began = time.monotonic()
+        # A session's connection could not leave readonly again, nor forget a parameter: such requests get their own.
+        forgets = statement.readonly or "readonly" in statement.settings or (statement.data and statement.params)
+        self._session = session
+        self._shared = session is not None and not forgets
+        self._connection: Any = None
+        self._chunks: Iterator[bytes | memoryview] = iter(())
+        self._first: bytes | memoryview | None = None
+
+    def start(self) -> None:
+        """Run the statement as far as its first chunk: an error until then can still become an HTTP status."""
+        try:
+            self._open()
+            if self.statement.data is not None:
+                self._insert(self.statement.data)
+            else:
+                self._chunks = self._stream() if self.statement.streams else self._whole()
+                self._first = next(self._chunks, None)
+            self._note_session_change()
+        except RuntimeError as error:  # ChdbError is one
+            raise EngineError.from_engine(error) from None
+
+    def next_chunk(self) -> bytes | memoryview | None:
+        if self._first is not None:
+            chunk, self._first = self._first, None
+            return chunk
+        try:
+            return next(self._chunks, None)
+        except RuntimeError as error:
+            raise EngineError.from_engine(error) from None
+
+    def cancel(self) -> None:
+        """Stop a read whose client has left. A write is left to finish: half of it may already be there."""
+        self.cancelled = True
+        if self.statement.reads:
+            self._engine.kill(self._mark)
+
+    def close(self) -> None:
+        close = getattr(self._chunks, "close", None)
+        if close is not None:
+            close()
+        if self._connection is None:
+            return
+        if not (self._shared and self._session):
+            self._connection.close()
+            return
+        try:
+            self._restore_session()
+        except RuntimeError:
+            # It cannot be brought back to what it was, after `SET readonly` for instance: it starts anew.
+            self._connection.close()
+            self._session.connection, self._session.settings = self._engine.connect(), {}
+
+    def summary(self) -> str:
+        numbers = {
+            "read_rows": self.read_rows,
+            "read_bytes": self.read_bytes,
+            "written_rows": self.written_rows,
+            "written_bytes": self.written_bytes,
+            "total_rows_to_read": self.read_rows,
+            "result_rows": self.rows or self.written_rows,
+            "elapsed_ns": int((time.monotonic() - self._began) * 1e9),
+        }
+        return json.dumps({name: str(value) for name, value in numbers.items()})
+
+    def _open(self) -> None:
+        session, statement = self._session, self.statement
+        self._connection = session.connection if session and self._shared else self._engine.connect()
+        database = statement.database or (session.database if session else None)
+        if database:
+            self._connection.query(f"USE {quote_name(database)}")
+        own = dict(session.settings) if session and not self._shared else {}
+        self._set(self._request_settings(own))
+        if statement.data is not None and statement.params:
+            self._set({f"param_{name}": value for name, value in statement.params.items()})
+
+    def _request_settings(self, own: dict[str, str]) -> dict[str, str]:
+        settings = {"max_memory_usage": str(MEMORY_PER_QUERY)} | own | self.statement.settings
+        if self.statement.readonly and settings.get("readonly", "0") == "0":
+            settings["readonly"] = "2"
+        return settings | {"log_comment": self._mark}
+
+    def _set(self, settings: dict[str, str]) -> None:
+        for name in settings:
+            if not _SETTING.fullmatch(name):
+                raise EngineError.of(115, f"Unknown setting '{name}'", "UNKNOWN_SETTING")
+        self._connection.query("SET " + ", ".join(f"{name} = {quote_string(v)}" for name, v in settings.items()))
+
+    def _insert(self, data: BinaryIO) -> None:
+        inserter = self._connection.send_insert(self.statement.sql, self.statement.insert_format)
+        try:
+            while piece := data.read(COPY_BYTES):
+                inserter.append(piece)
+            result = inserter.finish()
+        finally:
+            inserter.cancel()
+        self.written_rows, self.written_bytes = result.rows_written, result.bytes_written
+
+    def _stream(self) -> Iterator[bytes]:
+        stream = self._connection.send_query(self.statement.sql, self.statement.format, params=self.statement.params)
+        try:
+            for block in stream:
+                self.rows += block.rows_read()
+                self.read_rows, self.read_bytes = self.rows, self.read_bytes + block.bytes_read()
+                yield block.bytes()
+        finally:
+            stream.close()
+
+    def _whole(self) -> Iterator[bytes | memoryview]:
+        statement = self.statement
+        result = self._connection.query(statement.sql, statement.format, params=statement.params)
+        self.rows = result.rows_read() if statement.reads else 0
+        self.read_rows, self.read_bytes = result.storage_rows_read(), result.storage_bytes_read()
+        self.written_rows, self.written_bytes = result.rows_written(), result.bytes_written()
+        data = result.bytes()
+        del result
+        for start in range(0, len(data), COPY_BYTES):
+            yield memoryview(data)[start : start + COPY_BYTES]
+
+    def _note_session_change(self) -> None:
+        """`USE` and `SET` of a session outlive the request; what the request set for itself does not."""
+        if not (self._session and self._shared):
+            return
+        word = first_word(self.statement.sql)
+        if word == "USE":
+            self._session.database = (
+                self._connection.query("SELECT currentDatabase()", "TSVRaw").bytes().decode().strip()
+            )
+        if word == "SET":
+            self._restore_session()
+            changed = "SELECT name, value FROM system.settings WHERE changed AND name != 'database' FORMAT JSONCompact"
+            rows = json.loads(self._connection.query(changed, "JSONCompact").bytes())["data"]
+            self._session.settings = dict(rows)
+
+    def _restore_session(self) -> None:
+        before = self._session.settings if self._session else {}
+        names = self._request_settings({})
+        values = (f"{name} = {quote_string(before[name]) if name in before else 'DEFAULT'}" for name in names)
+        self._connection.query("SET " + ", ".join(values))

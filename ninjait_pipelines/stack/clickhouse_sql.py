@@ -1,0 +1,123 @@
+"""The little of SQL that the ClickHouse front must understand before the engine sees it.
+
+Where a statement ends and its inline data begins, which format a result has, and whether a statement is one the
+front refuses. Everything else about SQL is the engine's business.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+READS = frozenset({"SELECT", "WITH", "SHOW", "DESCRIBE", "DESC", "EXPLAIN", "EXISTS", "FROM", "("})
+
+_TOKEN = re.compile(
+    r"""(?P<skip>\s+|--[^\n]*|\#[ !][^\n]*|/\*.*?\*/)
+      | (?P<word>[A-Za-z_]\w*)
+      | (?P<other>'(?:[^'\\]|\\.|'')*'|`(?:[^`\\]|\\.)*`|"(?:[^"\\]|\\.)*"|\$(?P<tag>\w*)\$.*?\$(?P=tag)\$|.)""",
+    re.DOTALL | re.VERBOSE,
+)
+_AFTER_FORMAT = re.compile(rb"[ \t\f]*\r?\n?")
+
+
+@dataclass(frozen=True)
+class Token:
+    text: str
+    start: int
+    end: int
+    word: bool
+
+    def is_word(self, *words: str) -> bool:
+        return self.word and self.text.upper() in words
+
+
+@dataclass(frozen=True)
+class Insert:
+    """An INSERT with its data beside it: `statement` carries no FORMAT clause, the data begins at byte `data_at`."""
+
+    statement: str
+    format: str
+    data_at: int
+
+
+def tokens(sql: str) -> Iterator[Token]:
+    """Tokens without blanks and comments, lazily: binary data behind a statement is never scanned."""
+    for match in _TOKEN.finditer(sql):
+        if match.lastgroup != "skip" and match.group("skip") is None:
+            yield Token(match.group(), match.start(), match.end(), match.group("word") is not None)
+
+
+def first_word(sql: str) -> str:
+    token = next(tokens(sql), None)
+    return token.text.upper() if token else ""
+
+
+def split_insert(text: bytes) -> Insert | None:
+    """The INSERT statement at the head of `text` and where its data starts; None if it is no INSERT with data."""
+    # latin-1 maps one byte to one character, so that positions in the string are positions in the bytes
+    stream = tokens(text.decode("latin-1"))
+    first = next(stream, None)
+    if first is None or not first.is_word("INSERT"):
+        return None
+    previous, selects, reads_input, depth = first, False, False, 0
+    for token in stream:
+        depth += {"(": 1, ")": -1}.get(token.text, 0)
+        names_table = previous.text == "." or previous.is_word("INTO", "TABLE", "FUNCTION")
+        if depth == 0 and not names_table:
+            selects = selects or token.is_word("SELECT", "WITH")
+            if token.is_word("VALUES") and not selects:
+                return Insert(_utf8(text[: token.start]), "Values", token.end)
+            if token.is_word("FORMAT") and (reads_input or not selects):
+                return _insert_with_format(text, token.start, next(stream, None))
+        reads_input = reads_input or token.is_word("INPUT")
+        previous = token
+    return None
+
+
+def _insert_with_format(text: bytes, end: int, name: Token | None) -> Insert | None:
+    if name is None or not name.word:
+        return None
+    if name.text.upper() == "VALUES":
+        return Insert(_utf8(text[:end]), "Values", name.end)
+    gap = _AFTER_FORMAT.match(text, name.end)
+    return Insert(_utf8(text[:end]), name.text, gap.end() if gap else name.end)
+
+
+def result_format(sql: str) -> str | None:
+    """The name in the statement's FORMAT clause, if it has one."""
+    found = list(tokens(sql))
+    for position in range(len(found) - 2, -1, -1):
+        clause, name, rest = found[position], found[position + 1], found[position + 2 :]
+        # anything else behind the name, and `format` is a column with an alias
+        if clause.is_word("FORMAT") and name.word and (not rest or rest[0].text == ";" or rest[0].is_word("SETTINGS")):
+            return name.text
+    return None
+
+
+def refusal(sql: str) -> str | None:
+    """Why the front does not run this statement, although the engine (a local one) would."""
+    previous: Token | None = None
+    ended = False
+    for token in tokens(sql):
+        if ended and token.text != ";":
+            return "Multi-statements are not allowed"
+        if token.is_word("OUTFILE") and previous is not None and previous.is_word("INTO"):
+            return "INTO OUTFILE is not allowed"
+        if token.is_word("INFILE") and previous is not None and previous.is_word("FROM"):
+            return "FROM INFILE is not allowed"
+        ended = ended or token.text == ";"
+        previous = token
+    return None
+
+
+def quote_string(value: str) -> str:
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def quote_name(name: str) -> str:
+    return "`" + name.replace("\\", "\\\\").replace("`", "\\`") + "`"
+
+
+def _utf8(text: bytes) -> str:
+    return text.decode("utf-8", errors="replace")
