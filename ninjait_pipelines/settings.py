@@ -26,7 +26,11 @@ NOT_YET = {
 }
 
 
-class SettingsError(Exception):
+class MendableError(Exception):
+    """An error whose message is all that a person needs to mend it: a command prints it instead of a traceback."""
+
+
+class SettingsError(MendableError):
     """A setting that is missing or cannot be right; the message names the variable and what to do."""
 
 

@@ -1,6 +1,7 @@
 """The cold archive: immutable objects under keys, on S3 or in a folder."""
 
 import errno
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import PurePosixPath
@@ -11,6 +12,9 @@ from pydantic import Field, PrivateAttr
 
 from ninjait_pipelines.resources.store import Store, StoreFailed, StoreRefused, StoreUnavailable
 from ninjait_pipelines.settings import without_password
+
+# What a killed writer leaves behind ends with this, and is no object.
+UNFINISHED = ".unfinished"
 
 
 class Archive(Store):
@@ -70,7 +74,8 @@ class Archive(Store):
     def _write_by_rename(self, key: str, data: bytes) -> None:
         parent = PurePosixPath(key).parent
         self.filesystem.create_dir(str(parent), recursive=True)
-        unfinished = f"{key}.unfinished"
+        # A name of its own: two runs that write one key must not write into one file.
+        unfinished = f"{key}.{uuid.uuid4().hex}{UNFINISHED}"
         try:
             with self.filesystem.open_output_stream(unfinished) as stream:
                 stream.write(data)
@@ -91,11 +96,11 @@ class Archive(Store):
         with self._errors(key):
             return bool(self.filesystem.get_file_info(key).is_file)
 
-    def keys(self, prefix: str) -> list[str]:
+    def list_keys(self, prefix: str) -> list[str]:
         """The keys below a folder, in order. For people and tests; the pipeline trusts manifests, not listings."""
         with self._errors(prefix):
             found = self.filesystem.get_file_info(pafs.FileSelector(prefix, recursive=True, allow_not_found=True))
-        return sorted(entry.path for entry in found if entry.is_file)
+        return sorted(entry.path for entry in found if entry.is_file and not entry.path.endswith(UNFINISHED))
 
     def delete(self, key: str) -> None:
         """Deletes an object; one that is not there is fine."""

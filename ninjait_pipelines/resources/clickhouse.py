@@ -2,10 +2,11 @@
 
 import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 import clickhouse_connect
 import dagster as dg
@@ -46,12 +47,13 @@ class ClickHouse(Store):
 
     @property
     def client(self) -> Client:
-        """The official client, connected at first use. It has no session, so that it never blocks another query."""
+        """The official client, connected at first use; without a session, so that no query waits for another.
+
+        Connecting is not retried here: what is worth a retry is retried as a whole, by `rows` and the others.
+        """
         if self._client is None:
-            for attempt in retrying():
-                with attempt, self._errors():
-                    self._client = self._connect()
-        assert self._client is not None  # noqa: S101 -- the loop above either connects or raises
+            with self._errors():
+                self._client = self._connect()
         return self._client
 
     def _connect(self) -> Client:
@@ -89,12 +91,15 @@ class ClickHouse(Store):
 
     def arrow(self, query: str, **parameters: Any) -> pa.Table:
         """The result as an Arrow table; UUIDs are text."""
-        return self._retried(lambda: self.client.query_arrow(query, parameters=parameters, use_strings=True))
+        return _uuids_as_text(
+            self._retried(lambda: self.client.query_arrow(query, parameters=parameters, use_strings=True))
+        )
 
     def command(self, statement: str, **parameters: Any) -> None:
         """Runs a statement that gives no rows. Not retried: the caller knows whether it may run twice."""
+        client = self._retried(lambda: self.client)
         with self._errors():
-            self.client.command(statement, parameters=parameters)
+            client.command(statement, parameters=parameters)
 
     def insert(self, table: str, rows: pa.Table) -> None:
         """Inserts a table by the names of its columns, UUIDs as text.
@@ -177,3 +182,47 @@ def column_schema(table: str) -> dg.TableSchema:
     """The columns of a table or view with types and comments, as the migrations declare them, for Dagster's UI."""
     columns = [dg.TableColumn(name, type_, comment.replace("''", "'")) for name, type_, comment in _columns()[table]]
     return dg.TableSchema(columns)
+
+
+_ARROW = {
+    "UUID": pa.string(),
+    "String": pa.string(),
+    "Bool": pa.bool_(),
+    "Date": pa.date32(),
+    "DateTime('UTC')": pa.timestamp("s", "UTC"),
+    "DateTime64(3, 'UTC')": pa.timestamp("ms", "UTC"),
+    "Float64": pa.float64(),
+    "UInt16": pa.uint16(),
+    "UInt32": pa.uint32(),
+    "UInt64": pa.uint64(),
+}
+
+
+def mart_rows(table: str, rows: Iterable[Mapping[str, Any]]) -> pa.Table:
+    """Rows (column -> value; ids as UUID or text, money as Decimal) as `replace_slice` takes them for this mart.
+
+    Raises KeyError for a column that a row lacks, pyarrow.ArrowInvalid for a Decimal with more places than the column.
+    """
+    schema = pa.schema([(name, _arrow_type(type_)) for name, type_, _ in _columns()[table] if name != "as_of"])
+    return pa.Table.from_pylist([{name: _plain(row[name]) for name in schema.names} for row in rows], schema=schema)
+
+
+def _arrow_type(type_: str) -> pa.DataType:
+    bare = re.sub(r"^(?:Nullable|LowCardinality)\((.+)\)$", r"\1", type_)
+    if decimal := re.fullmatch(r"Decimal\((\d+), (\d+)\)", bare):
+        return pa.decimal128(int(decimal[1]), int(decimal[2]))
+    return _ARROW[bare]
+
+
+def _uuids_as_text(table: pa.Table) -> pa.Table:
+    for index, field in enumerate(table.schema):
+        if field.type == pa.uuid():
+            text = [None if value is None else str(value) for value in table[index].to_pylist()]
+            table = table.set_column(
+                index, pa.field(field.name, pa.string(), field.nullable), pa.array(text, pa.string())
+            )
+    return table
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, UUID) else value

@@ -1,9 +1,9 @@
 """Dragonfly (or Redis): latest values, API response caches, leaderboards, reports. A cache: all of it can be rebuilt."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import redis
@@ -23,6 +23,30 @@ if held and cjson.decode(held)['as_of'] > ARGV[2] then return 0 end
 if ARGV[3] == '0' then redis.call('SET', KEYS[1], ARGV[1]) else redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[3]) end
 return 1
 """
+# Words of an error that passes when somebody acts -> what to do.
+_PASSING = {
+    "maxmemory": "Its memory is full: drain the queues, or raise maxmemory.",
+    "Out of memory": "Its memory is full: drain the queues, or raise maxmemory.",
+    "read only replica": "It is a replica: has the primary moved?",
+    "MISCONF": "It cannot write to its disk: make room there.",
+}
+
+
+class _Retry(Retry):
+    """Passes a refused password on at once: redis-py counts it among the broken connections."""
+
+    def call_with_retry(
+        self,
+        do: Callable[[], Any],
+        fail: Any,
+        is_retryable: Callable[[Exception], bool] | None = None,
+        with_failure_count: bool = False,
+    ) -> Any:
+        def may_pass(error: Exception) -> bool:
+            refused = isinstance(error, redis.exceptions.AuthenticationError)
+            return not refused and (is_retryable is None or is_retryable(error))
+
+        return super().call_with_retry(do, fail, may_pass, with_failure_count)
 
 
 def connect(url: str, timeout_seconds: float, decode_responses: bool) -> redis.Redis:
@@ -32,7 +56,7 @@ def connect(url: str, timeout_seconds: float, decode_responses: bool) -> redis.R
         decode_responses=decode_responses,
         socket_timeout=timeout_seconds,
         socket_connect_timeout=timeout_seconds,
-        retry=Retry(ExponentialWithJitterBackoff(base=0.1, cap=2), 3),
+        retry=_Retry(ExponentialWithJitterBackoff(base=0.1, cap=2), 3),
         client_name="ninjait-pipelines",
     )
 
@@ -47,7 +71,15 @@ def errors(url: str) -> Iterator[None]:
     except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
         raise StoreUnavailable("Dragonfly", url, error, "See what runs with: ninjait status.") from error
     except redis.exceptions.RedisError as error:
+        for words, advice in _PASSING.items():
+            if words in str(error):
+                raise StoreUnavailable("Dragonfly", url, error, advice) from error
         raise StoreFailed("Dragonfly", url, error, "Read Dragonfly's words above.") from error
+
+
+def as_of_text(moment: datetime) -> str:
+    """A moment as `as_of` is written: ISO 8601, UTC, microseconds, so that text order is time order."""
+    return moment.astimezone(UTC).isoformat(timespec="microseconds")
 
 
 class Dragonfly(Store):

@@ -53,7 +53,7 @@ class MongoDB(Store):
 
     def _ping(self) -> tuple[str, int | None]:
         with self.errors():
-            version = self.database.client.server_info()["version"]
+            version = self.database.client.server_info().get("version", "unknown version")
             size = self.database.command("dbStats").get("storageSize")
         return str(version), None if size is None else int(size)
 
@@ -67,6 +67,7 @@ class MongoDB(Store):
                 raise StoreRefused(self.title, self.url, error, "Check MONGODB_URL.") from error
             raise StoreFailed(self.title, self.url, error, "Read MongoDB's words above.") from error
         except pymongo.errors.ConnectionFailure as error:
-            raise StoreUnavailable(self.title, self.url, error, "See what runs with: ninjait status.") from error
+            problem = str(error).partition(" (configured timeouts")[0]
+            raise StoreUnavailable(self.title, self.url, problem, "See what runs with: ninjait status.") from error
         except pymongo.errors.PyMongoError as error:
             raise StoreFailed(self.title, self.url, error, "Read the words above.") from error

@@ -8,21 +8,22 @@ from typing import ClassVar, Self, TypeVar
 
 import dagster as dg
 import msgspec
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, stop_after_delay, wait_exponential_jitter
 
-from ninjait_pipelines.settings import without_password
+from ninjait_pipelines.settings import MendableError, without_password
 
 T = TypeVar("T")
 
 
-class StoreError(Exception):
+class StoreError(MendableError):
     """A store that did not do what it was asked.
 
     The message has the store, its address without the password, what happened and what to do.
     """
 
     def __init__(self, store: str, url: str, problem: object, advice: str) -> None:
-        super().__init__(f"{store} at {without_password(url)}: {str(problem).strip() or type(problem).__name__}. {advice}")
+        text = " ".join(str(problem).split()).rstrip(".") or type(problem).__name__
+        super().__init__(f"{store} at {without_password(url)}: {text}. {advice}")
 
 
 class StoreUnavailable(StoreError):
@@ -49,11 +50,14 @@ class StoreStatus(msgspec.Struct, frozen=True):
     problem: str = ""
 
 
-def retrying(attempts: int = 4, first_wait: float = 0.2) -> Retrying:
-    """Tries again, with growing and jittered waits, only what StoreUnavailable says is worth it."""
+def retrying(attempts: int = 4, first_wait: float = 0.2, most_seconds: float = 30) -> Retrying:
+    """Tries again, with growing and jittered waits, only what StoreUnavailable says is worth it.
+
+    No try begins after `most_seconds`: a server that hangs until a long time-out would hang for every further one.
+    """
     return Retrying(
         retry=retry_if_exception_type(StoreUnavailable),
-        stop=stop_after_attempt(attempts),
+        stop=stop_after_attempt(attempts) | stop_after_delay(most_seconds),
         wait=wait_exponential_jitter(initial=first_wait, max=5),
         reraise=True,
     )

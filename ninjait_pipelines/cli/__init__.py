@@ -1,0 +1,28 @@
+"""The command `ninjait`. Each module here registers its commands; what they do lives in the package beside it."""
+
+import sys
+
+import typer
+
+from ninjait_pipelines.cli import demo, fleet, migrate, queue, sql, stack, status
+from ninjait_pipelines.settings import MendableError
+
+app = typer.Typer(
+    name="ninjait",
+    help="NinjaIT's data pipeline on this machine. Assets are materialized with Dagster's own commands and UI.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for module in (demo, stack, status, migrate, fleet, queue, sql):
+    module.register(app)
+
+
+def main() -> None:
+    """The entry point: what a person can mend is one line on standard error and exit code 1, not a traceback."""
+    try:
+        app()
+    except MendableError as error:
+        print(error, file=sys.stderr)
+        sys.exit(1)

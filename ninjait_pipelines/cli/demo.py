@@ -1,0 +1,28 @@
+"""`ninjait demo`; what it does lives in ninjait_pipelines.demo."""
+
+import typer
+
+
+def demo() -> None:
+    """A simulated fleet's day through every stage, on the local stack, with a report that must add up.
+
+    Exits with 1 where a figure does not add up. May be repeated.
+
+    Example: ninjait demo
+    """
+    from rich.console import Console
+
+    from ninjait_pipelines.demo.report import Report
+    from ninjait_pipelines.demo.run import prepared, run
+
+    console = Console()
+    seconds: dict[str, float] = {}
+    with prepared(console, seconds) as (_, stores):
+        story = run(console, stores, seconds)
+        if not Report(console, stores, story).show():
+            raise typer.Exit(1)
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command to `ninjait`."""
+    app.command()(demo)

@@ -1,0 +1,302 @@
+"""A real agent: reads this machine, keeps what it read on disk until the broker has it, and delivers it in order.
+
+Every reading goes the same way:
+1. It gets its message id and is appended to the spool, which is synced. Dying before: the reading was never taken.
+2. What is in the spool is published, oldest first, and confirmed. Dying here: all of it is published again later, with
+   the same ids, so whoever reads the queue knows the second copies for duplicates.
+3. What was confirmed is taken out of the spool. Dying before: as in 2.
+"""
+
+import fcntl
+import os
+import platform
+import socket
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+from time import monotonic
+from typing import Any, BinaryIO
+
+import msgspec
+import psutil
+
+from ninjait_pipelines.resources.message_queue import MessageQueue, Outgoing
+from ninjait_pipelines.resources.postgres import Postgres
+from ninjait_pipelines.resources.store import StoreError
+
+HEARTBEAT_EVERY = timedelta(minutes=2)
+# CPU and network are measured between two readings, so the first needs a moment behind it.
+FIRST_READING_AFTER = timedelta(seconds=1)
+MIB = 1024 * 1024
+_PUBLISHED_AT_ONCE = 500
+
+Report = Callable[[str], None]
+
+
+class SpoolFull(Exception):
+    """The spool holds as many bytes as it may; the message says what that means and what to do."""
+
+
+class SpoolInUse(Exception):
+    """Another agent writes to the same spool."""
+
+
+class Spool:
+    """Messages on disk in order, one JSON line each.
+
+    with Spool(folder, most_bytes=64 * MIB) as spool:
+        spool.append(message)
+        spool.deliver(queue.publish)
+    """
+
+    def __init__(self, folder: Path, most_bytes: int = 64 * MIB) -> None:
+        self._path = folder / "spool.jsonl"
+        self._most_bytes = most_bytes
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lock = (folder / "lock").open("wb")
+
+    def __enter__(self) -> "Spool":
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SpoolInUse(f"Another agent uses {self._path}: give this one its own with --spool.") from None
+        self._cut_unfinished_line()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.close()
+
+    def __len__(self) -> int:
+        with self._path.open("rb") as file:
+            return sum(1 for _ in file)
+
+    def append(self, message: Outgoing) -> None:
+        """Adds a message, which then survives a crash of the machine. Raises SpoolFull, and keeps what is there."""
+        line = msgspec.json.encode(message) + b"\n"
+        size = self._path.stat().st_size
+        if size + len(line) > self._most_bytes:
+            raise self._full(f"it may take {self._most_bytes / MIB:g} MiB")
+        try:
+            with self._path.open("ab") as file:
+                _write_synced(file, line)
+        except OSError as error:  # the disk is full: half a line would spoil the next one
+            self._cut_unfinished_line()
+            raise self._full(error) from error
+
+    def _full(self, why: object) -> SpoolFull:
+        return SpoolFull(
+            f"The spool {self._path} is full ({why}): this reading is not kept. Older ones wait for the broker; "
+            "see ninjait status."
+        )
+
+    def deliver(self, publish: Callable[[list[Outgoing]], int]) -> int:
+        """Publishes everything, oldest first, and returns how many; what was confirmed leaves the spool."""
+        delivered, done = 0, 0
+        try:
+            for batch, end in self._batches():
+                publish(batch)
+                delivered, done = delivered + len(batch), end
+        finally:
+            if done:
+                self._drop(done)
+        return delivered
+
+    def _batches(self) -> Iterator[tuple[list[Outgoing], int]]:
+        """(messages, position behind them), bounded, so that a long outage is not one publish."""
+        position = 0
+        with self._path.open("rb") as file:
+            while lines := list(islice(file, _PUBLISHED_AT_ONCE)):
+                position += sum(map(len, lines))
+                yield [msgspec.json.decode(line, type=Outgoing) for line in lines], position
+
+    def _drop(self, position: int) -> None:
+        """Takes out what lies before `position`, by a new file that replaces the old one whole."""
+        replacement = self._path.with_suffix(".new")
+        with self._path.open("rb") as old, replacement.open("wb") as new:
+            old.seek(position)
+            _write_synced(new, old.read())
+        replacement.replace(self._path)
+
+    def _cut_unfinished_line(self) -> None:
+        """What an append left that a crash interrupted was never promised to be kept."""
+        with self._path.open("a+b") as file:
+            file.seek(0)
+            content = file.read()
+            file.truncate(content.rfind(b"\n") + 1)
+            _write_synced(file, b"")
+
+
+def _write_synced(file: BinaryIO, content: bytes) -> None:
+    file.write(content)
+    file.flush()
+    os.fsync(file.fileno())
+
+
+class Machine:
+    """This machine, by psutil. Rates are since the previous reading, so one is taken (and thrown away) at the start."""
+
+    def __init__(self) -> None:
+        psutil.cpu_percent()
+        self._network = psutil.net_io_counters()
+
+    def sample(self, now: datetime) -> dict[str, Any]:
+        """One sample of ninjait.metrics.v1; a field that this machine cannot tell is left out."""
+        before, self._network = self._network, psutil.net_io_counters()
+        values = {
+            "cpu": psutil.cpu_percent(),
+            "memory": psutil.virtual_memory().used / MIB,
+            "disk_used": _disk_used() / MIB,
+            "network_in": self._network.bytes_recv - before.bytes_recv if self._network and before else None,
+            "network_out": self._network.bytes_sent - before.bytes_sent if self._network and before else None,
+            "uptime": self.uptime(now),
+        }
+        # A counter runs backwards when an interface goes away: unknown, rather than negative.
+        known = {name: round(value, 3) for name, value in values.items() if value is not None and value >= 0}
+        return {"timestamp": _rfc3339(now), **known}
+
+    @staticmethod
+    def uptime(now: datetime) -> int:
+        """Seconds since the machine started."""
+        return max(int(now.timestamp() - psutil.boot_time()), 0)
+
+
+class Agent:
+    """Makes the messages of one device."""
+
+    def __init__(self, organization_id: uuid.UUID, device_id: uuid.UUID, machine: Machine | None = None) -> None:
+        self._organization_id = str(organization_id)
+        self._device_id = str(device_id)
+        self._machine = machine or Machine()
+        self._version = version("ninjait-pipelines")
+
+    def metrics(self, now: datetime) -> Outgoing:
+        """A reading of this moment."""
+        samples = [self._machine.sample(now)]
+        return self._message("agent.metrics", "metrics", {"schema": "ninjait.metrics.v1", "samples": samples})
+
+    def heartbeat(self, now: datetime, status: str = "online") -> Outgoing:
+        """A sign of life; status: online, offline or maintenance."""
+        body = {
+            "schema": "ninjait.heartbeat.v1",
+            "timestamp": _rfc3339(now),
+            "status": status,
+            "os_version": platform.platform()[:200],
+            "uptime_seconds": self._machine.uptime(now),
+        }
+        return self._message("agent.heartbeats", "heartbeat", body)
+
+    def _message(self, queue: str, topic: str, body: dict[str, Any]) -> Outgoing:
+        ids = {"organization_id": self._organization_id, "device_id": self._device_id, "agent_version": self._version}
+        return Outgoing(
+            queue=queue,
+            routing_key=f"{topic}.{self._organization_id}",
+            body=msgspec.json.encode(body | ids),
+            message_id=str(uuid.uuid4()),
+        )
+
+
+def run(
+    agent: Agent,
+    spool: Spool,
+    queue: MessageQueue,
+    interval: timedelta,
+    stop: threading.Event,
+    report: Report,
+    clock: Callable[[], datetime],
+) -> None:
+    """Reads and delivers every `interval` until `stop` is set, then says that the device is offline.
+
+    A broker that answers slowly moves the next reading; readings that were missed so are not made up for.
+    """
+    due, next_heartbeat = monotonic() + FIRST_READING_AFTER.total_seconds(), clock()
+    while not stop.wait(due - monotonic()):
+        now = clock()
+        messages = [agent.metrics(now)]
+        if now >= next_heartbeat:
+            messages.insert(0, agent.heartbeat(now))
+            next_heartbeat = now + HEARTBEAT_EVERY
+        keep_and_deliver(spool, queue, messages, report)
+        due = max(due + interval.total_seconds(), monotonic())
+    keep_and_deliver(spool, queue, [agent.heartbeat(clock(), "offline")], report)
+
+
+def run_once(
+    agent: Agent,
+    spool: Spool,
+    queue: MessageQueue,
+    stop: threading.Event,
+    report: Report,
+    clock: Callable[[], datetime],
+) -> bool:
+    """One reading with a heartbeat; False where the broker did not take them, and they wait on disk."""
+    stop.wait(FIRST_READING_AFTER.total_seconds())
+    now = clock()
+    return keep_and_deliver(spool, queue, [agent.heartbeat(now), agent.metrics(now)], report)
+
+
+def keep_and_deliver(spool: Spool, queue: MessageQueue, messages: list[Outgoing], report: Report) -> bool:
+    """Spools the messages and delivers what is spooled; False, with a report, where the broker does not take it."""
+    for message in messages:
+        try:
+            spool.append(message)
+        except SpoolFull as full:
+            report(str(full))
+    try:
+        delivered = spool.deliver(queue.publish)
+    except StoreError as error:
+        report(f"{len(spool)} messages wait on disk: {error}")
+        return False
+    report(f"delivered {delivered} messages")
+    return True
+
+
+def register(
+    postgres: Postgres, organization: str, device_id: uuid.UUID | None, now: datetime
+) -> tuple[uuid.UUID, uuid.UUID]:
+    """Makes this machine a device of an organization (id or slug) where it is none, and returns (organization, device).
+
+    Raises LookupError for an organization that is not there.
+    """
+    found = postgres.rows(
+        "SELECT id FROM organizations WHERE id::text = %(name)s OR slug = %(name)s", {"name": organization}
+    )
+    if not found:
+        raise LookupError(f"There is no organization {organization!r} in PostgreSQL. For one to try: ninjait seed.")
+    device = {
+        "organization_id": found[0]["id"],
+        "hostname": socket.gethostname(),
+        "id": device_id or uuid.uuid5(found[0]["id"], socket.gethostname()),
+        "kind": "laptop" if psutil.sensors_battery() else "server",
+        "operating_system": platform.platform(terse=True),
+        "now": now,
+    }
+    with postgres.transaction() as connection:
+        connection.execute(
+            "INSERT INTO devices (id, organization_id, hostname, kind, operating_system, registered_at) "
+            "VALUES (%(id)s, %(organization_id)s, %(hostname)s, %(kind)s, %(operating_system)s, %(now)s) "
+            "ON CONFLICT DO NOTHING",
+            device,
+        )
+        row = connection.execute(
+            "SELECT id FROM devices WHERE organization_id = %(organization_id)s AND hostname = %(hostname)s", device
+        ).fetchone()
+    if row is None or device_id not in (None, row["id"]):
+        raise LookupError(
+            f"{device['hostname']} cannot be device {device['id']} of {organization}: "
+            "that id, or this machine, is registered otherwise. Leave --device out."
+        )
+    return device["organization_id"], row["id"]
+
+
+def _disk_used() -> int:
+    """Bytes in use on the disks of this machine; in a container, which shows none, on the one it stands on."""
+    mounts = {partition.device: partition.mountpoint for partition in psutil.disk_partitions()}
+    return sum(psutil.disk_usage(mount).used for mount in mounts.values() or ["/"])
+
+
+def _rfc3339(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,361 @@
+"""`MessageQueue` on Dragonfly (or Redis, Valkey) streams, one for a queue and one for its dead letters.
+
+A settled message is deleted from its stream, so that the stream's length is what is outstanding. How safe a confirmed
+message is follows from the server: `appendonly yes` (Redis, Valkey) keeps it when the server is killed; Dragonfly has
+no such log and needs a replica.
+"""
+
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from itertools import groupby
+from typing import Any
+
+import msgspec
+import redis
+import redis.exceptions
+from pydantic import Field, PrivateAttr
+
+from ninjait_pipelines.resources.dragonfly import connect, errors
+from ninjait_pipelines.resources.message_queue import QUEUES, Depth, Message, MessageQueue, Outgoing, QueueFull
+from ninjait_pipelines.resources.store import StoreError, StoreFailed
+from ninjait_pipelines.settings import without_password
+
+GROUP = "pipeline"
+# The consumer that nobody is. It holds what was given back, as if it had held it for a week: whoever asks may claim it.
+GIVEN_BACK = "given-back"
+GIVEN_BACK_IDLE_MS = 7 * 24 * 3600 * 1000
+# A receive polls: a blocked read would not see what others give back, Dragonfly before 1.40 forgets COUNT when it wakes
+# one, and a reply that comes after the client's time-out would leave messages held by nobody.
+POLL_SECONDS = 0.05
+BATCH_MESSAGES = 1_000
+BATCH_BYTES = 4 * 1024 * 1024
+
+# Adds as many messages as there is room for and returns how many; -1 where the queue is not declared, because XADD
+# would create a stream without its group.
+# KEYS: stream. ARGV: max_length, then routing_key, message_id, content_type and body of each message.
+_PUBLISH = """
+if redis.call('EXISTS', KEYS[1]) == 0 then return -1 end
+local room = tonumber(ARGV[1]) - redis.call('XLEN', KEYS[1])
+local taken = 0
+for i = 2, #ARGV, 4 do
+  if taken >= room then break end
+  redis.call('XADD', KEYS[1], '*', 'routing_key', ARGV[i], 'message_id', ARGV[i + 1], 'content_type', ARGV[i + 2],
+             'body', ARGV[i + 3])
+  taken = taken + 1
+end
+return taken
+"""
+# Deletes a consumer that holds nothing. Deleting one that still holds messages would lose them: they stay in the
+# stream, and nobody is ever given them. (Dragonfly answers for the whole group where the consumer does not exist.)
+# KEYS: stream. ARGV: group, consumer.
+_LEAVE = """
+local held = redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 1, ARGV[2])
+if held[1] and held[1][2] == ARGV[2] then return 0 end
+return redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], ARGV[2])
+"""
+
+
+class DragonflyQueue(MessageQueue):
+    """The broker in Dragonfly streams.
+
+    with DragonflyQueue(url="redis://:password@127.0.0.1:6379/0").open() as queue:
+        queue.publish([Outgoing("agent.metrics", f"metrics.{organization_id}", body)])
+        with queue.consume("agent.metrics", prefetch=500) as consumer:
+            consumer.acknowledge(consumer.receive(500, wait_seconds=2))
+    """
+
+    title = "Message queue (Dragonfly)"
+
+    url: str = Field(description="redis://:password@host:port/database")
+    redelivery_seconds: float = Field(
+        default=120,
+        gt=0,
+        description="After so many seconds without a sign of its consumer, a message is delivered again",
+    )
+    delivery_limit: int = Field(
+        default=5, ge=1, description="A message that was delivered more often than this becomes a dead letter"
+    )
+    max_length: int = Field(
+        default=1_000_000,
+        ge=1,
+        description="Messages that a queue holds, settled ones excluded; then it refuses publishers",
+    )
+    timeout_seconds: float = Field(default=10, gt=0, description="Longest wait for a connection or an answer, seconds")
+
+    _client: redis.Redis | None = PrivateAttr(default=None)
+
+    @property
+    def address(self) -> str:
+        return without_password(self.url)
+
+    @property
+    def client(self) -> redis.Redis:
+        """The official client; answers are bytes. It sends again what was not answered, so a message may come twice."""
+        if self._client is None:
+            self._client = connect(self.url, self.timeout_seconds, decode_responses=False)
+        return self._client
+
+    def close(self) -> None:
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+    def _ping(self) -> tuple[str, int | None]:
+        with errors(self.url):
+            info: dict[str, Any] = self.client.info()
+        return str(info.get("dragonfly_version") or info["redis_version"]), info.get("used_memory")
+
+    def declare(self) -> None:
+        with errors(self.url):
+            for queue in QUEUES:
+                try:
+                    self.client.xgroup_create(stream_key(queue), GROUP, id="0", mkstream=True)
+                except redis.exceptions.ResponseError as error:
+                    if not str(error).startswith("BUSYGROUP"):
+                        raise
+
+    def publish(self, messages: Iterable[Outgoing]) -> int:
+        return sum(self._publish(queue, batch) for queue, batch in _batches(messages))
+
+    def _publish(self, queue: str, batch: Sequence[Outgoing]) -> int:
+        taken = self._add(queue, batch)
+        if taken < 0:  # someone emptied the server, or nothing was ever declared
+            self.declare()
+            taken = self._add(queue, batch)
+        if taken < len(batch):
+            problem = f"the queue {queue} is full: it holds {self.max_length} messages"
+            raise QueueFull(
+                self.title, self.url, problem, "Keep the message; is its drain running? See ninjait status."
+            )
+        return taken
+
+    def _add(self, queue: str, batch: Sequence[Outgoing]) -> int:
+        arguments: list[Any] = [self.max_length]
+        for message in batch:
+            arguments += [message.routing_key, message.message_id or "", message.content_type, message.body]
+        with errors(self.url):
+            return self.client.register_script(_PUBLISH)(keys=[stream_key(queue)], args=arguments)
+
+    @contextmanager
+    def consume(self, queue: str, prefetch: int) -> Iterator["StreamConsumer"]:
+        consumer = StreamConsumer(self, queue, prefetch)
+        try:
+            yield consumer
+        finally:
+            # A server that is away now gives the messages to others after redelivery_seconds: nothing to report.
+            with suppress(StoreError):
+                consumer.close()
+
+    def depth(self, queue: str) -> Depth:
+        key = stream_key(queue)
+        with self.queue_errors(queue), self.client.pipeline() as pipeline:
+            pipeline.xlen(key)
+            pipeline.xpending(key, GROUP)
+            pipeline.xlen(dead_key(queue))
+            length, pending, dead = pipeline.execute()
+        return Depth(ready=max(0, length - pending["pending"]), unsettled=pending["pending"], dead=dead)
+
+    def dead_letters(self, queue: str, most: int = 100) -> list[tuple[Message, str]]:
+        with errors(self.url):
+            entries: list[Any] = self.client.xrange(dead_key(queue), count=most)  # type: ignore[assignment]
+        return [(_dead_letter(queue, *entry), entry[1][b"reason"].decode()) for entry in entries]
+
+    def discard_dead_letters(self, messages: Sequence[Message]) -> None:
+        with errors(self.url):
+            for queue, letters in groupby(messages, key=lambda message: message.queue):
+                self.client.xdel(dead_key(queue), *(letter.receipt for letter in letters))
+
+    @contextmanager
+    def queue_errors(self, queue: str) -> Iterator[None]:
+        """As `errors`; says what it means that the stream or its group is not there."""
+        with errors(self.url):
+            try:
+                yield
+            except redis.exceptions.ResponseError as error:
+                if "NOGROUP" not in str(error):
+                    raise
+                problem = f"there is no queue {queue}: nothing has declared it yet, or somebody emptied the server"
+                raise StoreFailed(self.title, self.url, problem, "Whoever publishes to it declares it.") from error
+
+
+class StreamConsumer:
+    """A consumer of the group, under a name that nobody else has."""
+
+    def __init__(self, broker: DragonflyQueue, queue: str, prefetch: int) -> None:
+        self._broker = broker
+        self._queue = queue
+        self._key = stream_key(queue)
+        self._name = uuid.uuid4().hex
+        self._prefetch = prefetch
+        self._idle_ms = int(broker.redelivery_seconds * 1000)
+        self._held: set[str] = set()
+
+    def receive(self, most: int, wait_seconds: float) -> list[Message]:
+        """What comes again is given before what is new."""
+        room = min(most, self._prefetch - len(self._held))
+        if room <= 0:
+            return []
+        deadline = time.monotonic() + wait_seconds
+        while True:
+            messages = self._returned(room)
+            if len(messages) < room:
+                messages += self._new(room - len(messages))
+            self._held.update(message.receipt for message in messages)
+            left = deadline - time.monotonic()
+            if messages or left <= 0:
+                return messages
+            time.sleep(min(POLL_SECONDS, left))
+
+    def _new(self, most: int) -> list[Message]:
+        with self._errors():
+            streams: Any = self._client.xreadgroup(GROUP, self._name, {self._key: ">"}, count=most)
+        return [_message(self._queue, entry_id, fields, 1) for entry_id, fields in _entries(streams)]
+
+    def _returned(self, most: int) -> list[Message]:
+        """Claims what others gave back, or have held for too long. Two who claim the same do not both get it: the first
+        claim makes it young again."""
+        with self._errors():
+            rows: Any = self._client.xpending_range(
+                self._key, GROUP, min="-", max="+", count=most + len(self._held), idle=self._idle_ms
+            )
+            times = {row["message_id"].decode(): row["times_delivered"] for row in rows}
+            wanted = [receipt for receipt in times if receipt not in self._held][:most]
+            if not wanted:
+                return []
+            claimed: Any = self._client.xclaim(self._key, GROUP, self._name, self._idle_ms, wanted)
+        messages = [
+            _message(self._queue, entry_id, fields, times[entry_id.decode()] + 1)
+            for entry_id, fields in claimed
+            if entry_id is not None
+        ]
+        return [message for message in messages if not self._beyond_the_limit(message)]
+
+    def _beyond_the_limit(self, message: Message) -> bool:
+        delivered, limit = message.deliveries - 1, self._broker.delivery_limit
+        if delivered <= limit:
+            return False
+        self.reject(message, f"delivered {delivered} times and never settled; the limit is {limit}")
+        return True
+
+    def acknowledge(self, messages: Sequence[Message]) -> None:
+        """One transaction: dying before it, the messages come again; there is no state in between."""
+        if not messages:
+            return
+        receipts = [message.receipt for message in messages]
+        with self._errors(), self._client.pipeline() as pipeline:
+            pipeline.xack(self._key, GROUP, *receipts)
+            pipeline.xdel(self._key, *receipts)
+            pipeline.execute()
+        self._held.difference_update(receipts)
+
+    def requeue(self, messages: Sequence[Message]) -> None:
+        self._give_back([message.receipt for message in messages])
+
+    def _give_back(self, receipts: list[Any]) -> None:
+        if receipts:
+            with self._errors():
+                # JUSTID leaves the count of deliveries as it is.
+                self._client.xclaim(self._key, GROUP, GIVEN_BACK, 0, receipts, idle=GIVEN_BACK_IDLE_MS, justid=True)
+            self._held.difference_update(receipts)
+
+    def reject(self, message: Message, reason: str) -> None:
+        """One transaction: the message is in its queue or among the dead letters, never in both or in neither."""
+        letter: dict[Any, Any] = {
+            "delivery_id": message.delivery_id,
+            "deliveries": message.deliveries,
+            "reason": reason,
+            **_fields(message),
+        }
+        with self._errors(), self._client.pipeline() as pipeline:
+            pipeline.xadd(dead_key(self._queue), letter)
+            pipeline.xack(self._key, GROUP, message.receipt)
+            pipeline.xdel(self._key, message.receipt)
+            pipeline.execute()
+        self._held.discard(message.receipt)
+
+    def keep_alive(self) -> None:
+        if self._held:
+            with self._errors():
+                self._client.xclaim(self._key, GROUP, self._name, 0, list(self._held), justid=True)
+
+    def close(self) -> None:
+        """Gives back what is held, and leaves the group."""
+        self._give_back(sorted(self._held))
+        with self._errors():
+            self._client.register_script(_LEAVE)(keys=[self._key], args=[GROUP, self._name])
+
+    @property
+    def _client(self) -> redis.Redis:
+        return self._broker.client
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        with self._broker.queue_errors(self._queue):
+            yield
+
+
+def stream_key(queue: str) -> str:
+    """The key of a queue's stream; ValueError for a queue that does not exist. The braces keep it and its dead letters
+    together in a cluster."""
+    if queue not in QUEUES:
+        raise ValueError(f"there is no queue {queue!r}; the queues are {', '.join(QUEUES)}")
+    return f"queue:{{{queue}}}"
+
+
+def dead_key(queue: str) -> str:
+    """The key of the stream of a queue's dead letters."""
+    return f"{stream_key(queue)}:dead"
+
+
+def _batches(messages: Iterable[Outgoing]) -> Iterator[tuple[str, list[Outgoing]]]:
+    """Batches of one queue each, no larger than may stop the server for a moment; within a queue in order."""
+    waiting: dict[str, list[Outgoing]] = {}
+    count = size = 0
+    for message in messages:
+        stream_key(message.queue)
+        if count == BATCH_MESSAGES or (count and size + len(message.body) > BATCH_BYTES):
+            yield from waiting.items()
+            waiting, count, size = {}, 0, 0
+        waiting.setdefault(message.queue, []).append(message)
+        count, size = count + 1, size + len(message.body)
+    yield from waiting.items()
+
+
+def _entries(streams: Any) -> list[tuple[bytes, dict[bytes, bytes]]]:
+    """The entries of the one stream that was read; nothing, where nothing was new."""
+    if not streams:
+        return []
+    entries = next(iter(streams.values()))[0] if isinstance(streams, dict) else streams[0][1]
+    return list(entries)
+
+
+def _message(queue: str, entry_id: bytes, fields: dict[bytes, bytes], deliveries: int) -> Message:
+    receipt = entry_id.decode()
+    return Message(
+        queue=queue,
+        routing_key=fields[b"routing_key"].decode(),
+        body=fields[b"body"],
+        content_type=fields[b"content_type"].decode(),
+        message_id=fields[b"message_id"].decode() or None,
+        receipt=receipt,
+        delivery_id=receipt,
+        deliveries=deliveries,
+        published_at=int(receipt.partition("-")[0]),
+    )
+
+
+def _dead_letter(queue: str, entry_id: bytes, fields: dict[bytes, bytes]) -> Message:
+    """As it was delivered, but that the receipt is the dead letter's."""
+    original = _message(queue, fields[b"delivery_id"], fields, int(fields[b"deliveries"]))
+    return msgspec.structs.replace(original, receipt=entry_id.decode())
+
+
+def _fields(message: Message) -> dict[str, str | bytes]:
+    return {
+        "routing_key": message.routing_key,
+        "message_id": message.message_id or "",
+        "content_type": message.content_type,
+        "body": message.body,
+    }

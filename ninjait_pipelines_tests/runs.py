@@ -1,0 +1,79 @@
+"""How tests run assets: through Dagster, with the real stores, for a partition or a range; and how they kill a run."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from ninjait_pipelines.resources import Stores
+
+
+class Killed(Exception):
+    """The process died here."""
+
+
+def run(
+    stores: Stores,
+    *definitions: dg.AssetsDefinition | dg.AssetChecksDefinition,
+    key: str | None = None,
+    span: tuple[str, str] | None = None,
+    instance: dg.DagsterInstance | None = None,
+    fails: bool = False,
+) -> dg.ExecuteInProcessResult:
+    """One run of these assets and checks: of a partition `key`, or of the range `span` (both ends included)."""
+    first, last = span or ("", "")
+    tags = {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last} if span else None
+    result = dg.materialize(
+        definitions,
+        resources=stores.all(),
+        partition_key=key,
+        tags=tags,
+        instance=instance,
+        raise_on_error=not fails,
+    )
+    assert result.success is not fails
+    return result
+
+
+@contextlib.contextmanager
+def killed(owner: type, method: str, call: int = 1, after: bool = False) -> Iterator[None]:
+    """Inside the `with`, the process dies at the `call`-th call of a method: before it does anything, or `after` it."""
+    real = getattr(owner, method)
+    calls = 0
+
+    def dying(self: Any, *arguments: Any, **keywords: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == call and not after:
+            raise Killed(f"before {method} number {call}")
+        result = real(self, *arguments, **keywords)
+        if calls == call:
+            raise Killed(f"after {method} number {call}")
+        return result
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, method, dying)
+        yield
+    assert calls >= call, f"{method} was called {calls} times: nothing was killed"
+
+
+def content(stores: Stores, view: str) -> list[tuple[Any, ...]]:
+    """All rows of a ClickHouse view, sorted, without as_of: what a rerun must give again."""
+    rows = stores.clickhouse.rows(f"SELECT * EXCEPT (as_of) FROM {view}")
+    return sorted((tuple(row.values()) for row in rows), key=repr)
+
+
+def passed(result: dg.ExecuteInProcessResult) -> dict[str, bool]:
+    """Check name -> whether it passed; of a range run, the result of the whole run."""
+    return {evaluation.check_name: evaluation.passed for evaluation in result.get_asset_check_evaluations()}
+
+
+def add(stores: Stores, table: str, rows: Sequence[dict[str, Any]]) -> None:
+    """Inserts rows into a PostgreSQL table."""
+    if rows:
+        names = list(rows[0])
+        values = ", ".join(f"%({name})s" for name in names)
+        with stores.postgres.transaction() as connection, connection.cursor() as cursor:
+            cursor.executemany(f"INSERT INTO {table} ({', '.join(names)}) VALUES ({values})".encode(), rows)
