@@ -66,9 +66,17 @@ def news(ignoring: dg.AssetSelection | None = None) -> dg.AutomationCondition:
     answer to it. An hour repaired while its day was being archived would never reach the archive.
     """
     updated = dg.AutomationCondition.any_deps_updated()
-    updated = updated.ignore(ignoring) if ignoring else updated
+    return unanswered(updated.ignore(ignoring) if ignoring else updated)
+
+
+def unanswered(event: dg.AutomationCondition) -> dg.AutomationCondition:
+    """True from the tick on which `event` was true until the target is requested.
+
+    Dagster tells two of these of one asset apart by the kind of `event` alone, not by what is in it: two any_deps_...
+    would share one memory. Joined with something else by `&`, the second is another kind.
+    """
     answered = dg.AutomationCondition.newly_requested() | dg.AutomationCondition.initial_evaluation()
-    return updated.since(answered & ~updated)
+    return event.since(answered & ~event)
 
 
 # What depends on a partition that was computed again is computed again too, however old it is.

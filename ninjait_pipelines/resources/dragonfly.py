@@ -1,4 +1,4 @@
-"""Dragonfly (or Redis): latest values, API response caches, leaderboards, reports. A cache: all of it can be rebuilt."""
+"""Dragonfly (or Redis): latest values, API response caches, leaderboards, reports. All of it can be rebuilt."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator
@@ -114,7 +114,7 @@ class Dragonfly(Store):
 
     def _ping(self) -> tuple[str, int | None]:
         with errors(self.url):
-            info: dict[str, Any] = self.client.info()  # type: ignore[assignment]
+            info: dict[str, Any] = self.client.info()
         return str(info.get("dragonfly_version") or info["redis_version"]), info.get("used_memory")
 
     def set_if_newer(self, key: str, value: dict[str, Any], ttl: timedelta | None = None) -> bool:

@@ -6,7 +6,8 @@ The contract, which `ninjait_pipelines_tests/resources/metrics_contract.py` hold
   and the value received last wins.
 - All fields are float; a field that a sample does not carry is null and stays null.
 - The tiers below the first hold aggregates that compose: aggregating the 5-minute tier over an hour gives exactly what
-  aggregating the raw points would have given (sums to the last bits of floating point).
+  aggregating the raw points would have given (sums to the last bits of floating point). Only `last` of a window that
+  `late_windows` added to is not exact: it is the value of the row that is stamped last.
 - Windows are half open, UTC, aligned to their width; a window without a sample has no row.
 """
 

@@ -43,14 +43,15 @@ CREATE TABLE ticket_facts_versions (
     priority LowCardinality(String) COMMENT 'Priority at the end of the day',
     status LowCardinality(String) COMMENT 'Status at the end of the day',
     created_at DateTime64(3, 'UTC') COMMENT 'When it was created',
-    first_responded_at Nullable(DateTime64(3, 'UTC')) COMMENT 'First response by then',
+    first_responded_at Nullable(DateTime64(3, 'UTC')) COMMENT 'First response by somebody other than the requester, by the end of the day',
     closed_at Nullable(DateTime64(3, 'UTC')) COMMENT 'When it was last closed, null while it is not',
+    closed_assignee_id Nullable(UUID) COMMENT 'Assignee when it was last closed, null while it is not closed or where nobody had it',
     first_response_minutes Nullable(Float64) COMMENT 'Wall-clock minutes from creation to first response',
     hours_to_close Nullable(Float64) COMMENT 'Wall-clock hours from creation to closing',
     first_response_target_minutes Nullable(UInt32) COMMENT 'Target for the priority, null where none is agreed',
     resolution_target_minutes Nullable(UInt32) COMMENT 'Target for the priority, null where none is agreed',
-    first_response_breached Bool COMMENT 'The first response came, or by the end of the day still had not come, after the target',
-    resolution_breached Bool COMMENT 'The closing came, or by the end of the day still had not come, after the target',
+    first_response_breached Bool COMMENT 'The first response, or without one the closing, or without one the end of the day, came after the target',
+    resolution_breached Bool COMMENT 'The closing, or without one the end of the day, came after the target',
     as_of DateTime64(6, 'UTC') COMMENT 'When the row was computed, by ClickHouse''s clock, before its sources were read; the newest version counts'
 )
 ENGINE = ReplacingMergeTree(as_of)
@@ -67,17 +68,18 @@ CREATE VIEW ticket_facts (
     priority LowCardinality(String) COMMENT 'Priority at the end of the day',
     status LowCardinality(String) COMMENT 'Status at the end of the day',
     created_at DateTime64(3, 'UTC') COMMENT 'When it was created',
-    first_responded_at Nullable(DateTime64(3, 'UTC')) COMMENT 'First response by then',
+    first_responded_at Nullable(DateTime64(3, 'UTC')) COMMENT 'First response by somebody other than the requester, by the end of the day',
     closed_at Nullable(DateTime64(3, 'UTC')) COMMENT 'When it was last closed, null while it is not',
+    closed_assignee_id Nullable(UUID) COMMENT 'Assignee when it was last closed, null while it is not closed or where nobody had it',
     first_response_minutes Nullable(Float64) COMMENT 'Wall-clock minutes from creation to first response',
     hours_to_close Nullable(Float64) COMMENT 'Wall-clock hours from creation to closing',
     first_response_target_minutes Nullable(UInt32) COMMENT 'Target for the priority, null where none is agreed',
     resolution_target_minutes Nullable(UInt32) COMMENT 'Target for the priority, null where none is agreed',
-    first_response_breached Bool COMMENT 'The first response came, or by the end of the day still had not come, after the target',
-    resolution_breached Bool COMMENT 'The closing came, or by the end of the day still had not come, after the target',
+    first_response_breached Bool COMMENT 'The first response, or without one the closing, or without one the end of the day, came after the target',
+    resolution_breached Bool COMMENT 'The closing, or without one the end of the day, came after the target',
     as_of DateTime64(6, 'UTC') COMMENT 'When the row was computed, by ClickHouse''s clock, before its sources were read; the newest version counts'
 )
-AS SELECT day, organization_id, ticket_id, number, assignee_id, priority, status, created_at, first_responded_at, closed_at, first_response_minutes, hours_to_close, first_response_target_minutes, resolution_target_minutes, first_response_breached, resolution_breached, as_of
+AS SELECT day, organization_id, ticket_id, number, assignee_id, priority, status, created_at, first_responded_at, closed_at, closed_assignee_id, first_response_minutes, hours_to_close, first_response_target_minutes, resolution_target_minutes, first_response_breached, resolution_breached, as_of
 FROM ticket_facts_versions FINAL
 COMMENT 'Tickets as they stood at the end of each day on which something happened to them. Grain: ticket and day.';
 

@@ -6,7 +6,7 @@ CREATE TABLE billing_events_versions (
     organization_id UUID COMMENT 'The organization that the row belongs to',
     local_day Date COMMENT 'The day in the organization''s time zone',
     kind LowCardinality(String) COMMENT 'devices, storage, backup or api_calls',
-    quantity Decimal(20, 6) COMMENT 'devices: devices with a sample on the day; storage, backup: GB at the day''s last report; api_calls: calls',
+    quantity Decimal(20, 6) COMMENT 'devices: devices with a sample on the day; storage, backup: GB at the last report of the day or the 7 days before; api_calls: calls',
     unit LowCardinality(String) COMMENT 'device-days, GB or calls',
     contract_id UUID COMMENT 'The contract in force on the day',
     price_plan_id UUID COMMENT 'Its price plan',
@@ -25,7 +25,7 @@ CREATE VIEW billing_events (
     organization_id UUID COMMENT 'The organization that the row belongs to',
     local_day Date COMMENT 'The day in the organization''s time zone',
     kind LowCardinality(String) COMMENT 'devices, storage, backup or api_calls',
-    quantity Decimal(20, 6) COMMENT 'devices: devices with a sample on the day; storage, backup: GB at the day''s last report; api_calls: calls',
+    quantity Decimal(20, 6) COMMENT 'devices: devices with a sample on the day; storage, backup: GB at the last report of the day or the 7 days before; api_calls: calls',
     unit LowCardinality(String) COMMENT 'device-days, GB or calls',
     contract_id UUID COMMENT 'The contract in force on the day',
     price_plan_id UUID COMMENT 'Its price plan',
@@ -53,8 +53,8 @@ CREATE TABLE invoices_versions (
     status LowCardinality(String) COMMENT 'draft',
     currency LowCardinality(String) COMMENT 'ISO 4217 code',
     total Decimal(14, 2) COMMENT 'Sum of the lines',
-    days_covered UInt16 COMMENT 'Days with complete billing events',
-    days_in_period UInt16 COMMENT 'Days of the period',
+    days_covered UInt16 COMMENT 'Of those, days with complete billing events',
+    days_in_period UInt16 COMMENT 'Days of the period on which the contract was in force',
     as_of DateTime64(6, 'UTC') COMMENT 'When the row was computed, by ClickHouse''s clock, before its sources were read; the newest version counts'
 )
 ENGINE = ReplacingMergeTree(as_of)
@@ -75,8 +75,8 @@ CREATE VIEW invoices (
     status LowCardinality(String) COMMENT 'draft',
     currency LowCardinality(String) COMMENT 'ISO 4217 code',
     total Decimal(14, 2) COMMENT 'Sum of the lines',
-    days_covered UInt16 COMMENT 'Days with complete billing events',
-    days_in_period UInt16 COMMENT 'Days of the period',
+    days_covered UInt16 COMMENT 'Of those, days with complete billing events',
+    days_in_period UInt16 COMMENT 'Days of the period on which the contract was in force',
     as_of DateTime64(6, 'UTC') COMMENT 'When the row was computed, by ClickHouse''s clock, before its sources were read; the newest version counts'
 )
 AS SELECT id, organization_id, contract_id, price_plan_id, price_plan_version, period_starts_on, period_ends_on, period_start, period_end, status, currency, total, days_covered, days_in_period, as_of

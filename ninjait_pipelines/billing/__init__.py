@@ -1,0 +1,1 @@
+"""Billable quantities by local day, and the invoices made of them."""

@@ -1,0 +1,201 @@
+"""The billing assets: billable quantities by local day, invoices by local month."""
+
+import time
+from collections.abc import Iterator, Sequence
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import dagster as dg
+
+from ninjait_pipelines import partitions
+from ninjait_pipelines.billing.invoice import KINDS, Contract, Invoice, invoice, term_within
+from ninjait_pipelines.billing.local_time import DAY, day_window, hours_of, next_month
+from ninjait_pipelines.billing.write import save_invoices
+from ninjait_pipelines.resources.clickhouse import ClickHouse, column_schema, mart_rows, sql
+from ninjait_pipelines.resources.postgres import Postgres
+
+# So many organizations a query: their ids and windows go along as parameters, and a server limits the size of those.
+BATCH = 1000
+# How far back a changed contract or time zone is followed by itself; older months are a person's decision.
+CORRECTED = timedelta(days=62)
+DRAINS = dg.AssetSelection.assets("api_calls", "usage_reports")
+REFERENCE = dg.AssetSelection.assets("contracts", "organizations")
+
+# Unlike partitions.FOLLOW this does not wait for what is missing upstream: every row says how complete it is, and the
+# first day after installation has hours that never were. Only the partitioned upstreams count: the drains and the
+# hourly copies have no partitions, so that each of their updates would ask for every day there is.
+FOLLOW = (
+    partitions.news(ignoring=DRAINS | REFERENCE)
+    & partitions.NO_DEP_FAILED_ITS_CHECKS
+    & ~dg.AutomationCondition.any_deps_in_progress().ignore(DRAINS | REFERENCE)
+    & ~dg.AutomationCondition.in_progress()
+)
+# The data version of a copy changes only when its rows do.
+CONTRACTS_CHANGED = (
+    partitions.unanswered(
+        dg.AutomationCondition.in_latest_time_window(lookback_delta=CORRECTED)
+        & dg.AutomationCondition.any_deps_match(dg.AutomationCondition.data_version_changed()).allow(REFERENCE)
+    )
+    & ~dg.AutomationCondition.missing()
+    & ~dg.AutomationCondition.in_progress()
+)
+COMMON: dict[str, Any] = {
+    "group_name": "billing",
+    "owners": ["team:data-engineering"],
+    "backfill_policy": dg.BackfillPolicy.multi_run(max_partitions_per_run=168),
+}
+
+
+@dg.asset(
+    **COMMON,
+    kinds={"clickhouse", "postgres", "python"},
+    partitions_def=partitions.DAILY,
+    deps=[
+        dg.AssetDep("device_metrics_hourly", partition_mapping=partitions.LOCAL_DAY),
+        "api_calls",
+        "usage_reports",
+        "organizations",
+        "contracts",
+    ],
+    description=(
+        "Billable quantities of every organization with a contract. The partition is the label of the local day: "
+        "2026-03-01 is 1 March in Auckland and in Denver. Grain: organization, local day and kind."
+    ),
+    metadata={"dagster/column_schema": column_schema("billing_events")},
+    automation_condition=partitions.catch_up(timedelta(days=14)).ignore(DRAINS | REFERENCE)
+    | FOLLOW
+    | CONTRACTS_CHANGED,
+)
+def billing_events(context: dg.AssetExecutionContext, postgres: Postgres, clickhouse: ClickHouse) -> None:
+    """Measures the local day of each organization and replaces the day's rows.
+
+    A day in the west ends up to 12 hours after the UTC day of its name: until then its completeness is below 1, and
+    each further hour that is rolled up computes it again. API calls and usage reports that arrive later than the
+    hours are counted at the day's next run.
+    """
+    for key, start, _ in partitions.windows(context):
+        started = time.perf_counter()
+        as_of = clickhouse.now()
+        day = start.date()
+        events = list(events_of_day(postgres, clickhouse, day))
+        # Dying here, or in it: replace_slice says what is seen; a rerun of the day heals it.
+        count = clickhouse.replace_slice(
+            "billing_events", mart_rows("billing_events", events), "local_day = {day:Date}", as_of, day=day
+        )
+        _record(context, key, started, count, {"complete_rows": sum(event["completeness"] == 1 for event in events)})
+
+
+@dg.asset(
+    **COMMON,
+    kinds={"clickhouse", "postgres", "python"},
+    partitions_def=partitions.MONTHLY,
+    deps=[dg.AssetDep(billing_events, partition_mapping=partitions.RUNNING), "contracts", "organizations"],
+    description=(
+        "Invoices of the local month, as drafts: days_covered of days_in_period says how much of it is in yet. "
+        "PostgreSQL's billing.invoices is the system of record, ClickHouse has a copy. Grain: contract and month."
+    ),
+    metadata={"dagster/column_schema": column_schema("invoices")},
+    automation_condition=(
+        partitions.catch_up(CORRECTED).without(~dg.AutomationCondition.any_deps_missing()) | FOLLOW | CONTRACTS_CHANGED
+    ),
+)
+def invoices(context: dg.AssetExecutionContext, postgres: Postgres, clickhouse: ClickHouse) -> None:
+    """Draws up the invoices of the month and writes them to both stores; the formulas are in invoice.py."""
+    for key, start, _ in partitions.windows(context):
+        started = time.perf_counter()
+        as_of = clickhouse.now()
+        drafts = invoices_of_month(postgres, clickhouse, start.date())
+        save_invoices(postgres, clickhouse, start.date(), drafts, as_of)
+        _record(context, key, started, len(drafts), {"lines": sum(len(draft.lines) for draft in drafts)})
+
+
+def contracts_in_force(postgres: Postgres, first_day: date, end_day: date) -> list[Contract]:
+    """The contracts in force on a local day of [first_day, end_day), from the system of record itself: its hourly copy
+    may be of before a correction."""
+    rows = postgres.rows(sql("billing/contracts"), {"first_day": first_day, "end_day": end_day})
+    return [Contract(*(row[name] for name in Contract._fields)) for row in rows]
+
+
+def events_of_day(postgres: Postgres, clickhouse: ClickHouse, day: date) -> Iterator[dict[str, Any]]:
+    """The rows of billing_events, without as_of, of the local day of every organization with a contract in force."""
+    in_force = contracts_in_force(postgres, day, day + DAY)
+    for batch in (in_force[i : i + BATCH] for i in range(0, len(in_force), BATCH)):
+        windows = [day_window(day, contract.time_zone) for contract in batch]
+        measured = _measure(clickhouse, batch, windows)
+        for contract, window in zip(batch, windows, strict=True):
+            yield from events_of(contract, day, window, measured[contract.organization_id])
+
+
+def events_of(
+    contract: Contract, day: date, window: tuple[datetime, datetime], measured: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """The four rows of one organization's local day; measured: its row of sql/queries/billing/quantities.sql."""
+    quantities = (measured["devices"], measured["storage_gb"], measured["backup_gb"], measured["api_calls"])
+    for (kind, unit), quantity in zip(KINDS.items(), quantities, strict=True):
+        yield {
+            "organization_id": contract.organization_id,
+            "local_day": day,
+            "kind": kind,
+            "quantity": Decimal(quantity),
+            "unit": unit,
+            "contract_id": contract.id,
+            "price_plan_id": contract.price_plan_id,
+            "price_plan_version": contract.price_plan_version,
+            "window_start": window[0],
+            "window_end": window[1],
+            "completeness": measured["hours"] / len(hours_of(*window)),
+        }
+
+
+def _measure(
+    clickhouse: ClickHouse, batch: Sequence[Contract], windows: Sequence[tuple[datetime, datetime]]
+) -> dict[UUID, dict[str, Any]]:
+    first, last = min(start for start, _ in windows), max(end for _, end in windows)
+    rows = clickhouse.rows(
+        sql("billing/quantities"),
+        organizations=[str(contract.organization_id) for contract in batch],
+        starts=[start for start, _ in windows],
+        ends=[end for _, end in windows],
+        first=first,
+        last=last,
+        first64=first,
+        last64=last,
+    )
+    return {row["organization_id"]: row for row in rows}
+
+
+def invoices_of_month(postgres: Postgres, clickhouse: ClickHouse, month: date) -> list[Invoice]:
+    """The drafts of every contract that is in force on a day of the local month; month: its first day."""
+    in_force = contracts_in_force(postgres, month, next_month(month))
+    drafts = []
+    for batch in (in_force[i : i + BATCH] for i in range(0, len(in_force), BATCH)):
+        used = _usage(clickhouse, batch, month)
+        drafts += [invoice(contract, month, *used.get(contract.id, ({}, 0))) for contract in batch]
+    return drafts
+
+
+def _usage(
+    clickhouse: ClickHouse, batch: Sequence[Contract], month: date
+) -> dict[UUID, tuple[dict[str, Decimal], int]]:
+    terms = [term_within(contract, month) for contract in batch]
+    rows = clickhouse.rows(
+        sql("billing/usage"),
+        contracts=[str(contract.id) for contract in batch],
+        organizations=[str(contract.organization_id) for contract in batch],
+        firsts=[first for first, _ in terms],
+        ends=[end for _, end in terms],
+        month=month,
+        next_month=next_month(month),
+    )
+    usage: dict[UUID, tuple[dict[str, Decimal], int]] = {}
+    for row in rows:
+        quantities, days = usage.get(row["contract_id"], ({}, row["days_covered"]))
+        usage[row["contract_id"]] = ({**quantities, row["kind"]: row["quantity"]}, min(days, row["days_covered"]))
+    return usage
+
+
+def _record(context: dg.AssetExecutionContext, key: str, started: float, count: int, more: dict[str, int]) -> None:
+    metadata = {"dagster/partition_row_count": count, "duration_seconds": time.perf_counter() - started, **more}
+    context.add_asset_metadata(metadata, partition_key=key)

@@ -1,0 +1,236 @@
+"""Invoices on real stores: equal in both, to the cent, however often and wherever a run dies."""
+
+import uuid
+from datetime import date, timedelta
+from decimal import Decimal
+from typing import Any
+
+import psycopg
+import pytest
+
+from ninjait_pipelines.billing import assets, checks, write
+from ninjait_pipelines.billing.invoice import term_within
+from ninjait_pipelines.billing.local_time import DAY, day_window, hours_of, next_month
+from ninjait_pipelines.resources import Stores
+from ninjait_pipelines.resources.clickhouse import ClickHouse, mart_rows
+from ninjait_pipelines_tests.billing.conftest import PLAN, Platform, last_month
+from ninjait_pipelines_tests.runs import Killed, content, killed, passed, run
+
+CHECKS = (checks.lines_add_up, checks.stores_agree)
+LONG_AGO = date(2025, 12, 1)
+MONTH = last_month()
+KEY = MONTH.isoformat()
+DAYS = (next_month(MONTH) - MONTH).days
+MIDDLE = MONTH.replace(day=17)
+WHOLE = (KEY, (next_month(MONTH) - DAY).isoformat())
+
+
+def everything(stores: Stores) -> dict[str, list[Any]]:
+    """All invoices and lines of both stores, without as_of."""
+    heads = stores.postgres.rows("SELECT * FROM billing.invoices ORDER BY id")
+    return {
+        "heads": [tuple(value for name, value in row.items() if name != "as_of") for row in heads],
+        "lines": [
+            tuple(row.values()) for row in stores.postgres.rows("SELECT * FROM billing.invoice_lines ORDER BY 1, 3")
+        ],
+        "invoices": content(stores, "invoices"),
+        "invoice_lines": content(stores, "invoice_lines"),
+    }
+
+
+def lines_of(stores: Stores, contract: uuid.UUID) -> dict[str, tuple[Decimal, Decimal]]:
+    """Kind -> (quantity, amount) of a contract's invoice in PostgreSQL."""
+    query = (
+        "SELECT kind, quantity, amount FROM billing.invoice_lines AS l "
+        "JOIN billing.invoices AS i ON i.id = l.invoice_id WHERE i.contract_id = %(contract)s"
+    )
+    return {
+        row["kind"]: (row["quantity"], row["amount"]) for row in stores.postgres.rows(query, {"contract": contract})
+    }
+
+
+BERLIN, KOLKATA = (uuid.uuid5(PLAN, name) for name in ("berlin", "kolkata"))
+BERLIN_1, BERLIN_2, KOLKATA_1 = (
+    uuid.uuid5(organization, day.isoformat())
+    for organization, day in ((BERLIN, LONG_AGO), (BERLIN, MIDDLE), (KOLKATA, LONG_AGO))
+)
+
+
+@pytest.fixture
+def contracts(platform: Platform) -> Platform:
+    """Berlin changes its plan on the 17th, Kolkata does not."""
+    for name, zone in (("berlin", "Europe/Berlin"), ("kolkata", "Asia/Kolkata")):
+        platform.contract(platform.organization(name, zone), LONG_AGO)
+    platform.contract(BERLIN, MIDDLE, version=2)
+    return platform
+
+
+@pytest.fixture
+def month(contracts: Platform) -> Platform:
+    """And both have a whole month of billing events."""
+    for contract in assets.contracts_in_force(contracts.stores.postgres, MONTH, next_month(MONTH)):
+        first, end = term_within(contract, MONTH)
+        contracts.events(contract, [first + i * DAY for i in range((end - first).days)])
+    return contracts
+
+
+def cents(value: Decimal) -> Decimal:
+    return value.quantize(Decimal("0.01"), "ROUND_HALF_UP")
+
+
+def test_a_month_from_samples_to_invoices(contracts: Platform) -> None:
+    """The whole way, billing events included: a device all month, another for three days; an hour is not rolled up."""
+    for organization, zone in ((BERLIN, "Europe/Berlin"), (KOLKATA, "Asia/Kolkata")):
+        start, end = day_window(MONTH, zone)[0], day_window(next_month(MONTH) - DAY, zone)[1]
+        hours = hours_of(start, end)
+        contracts.samples(organization, 1, hours)
+        contracts.samples(organization, 2, hours[: 24 * 3])
+        for week in range(5):
+            contracts.usage(organization, start + week * timedelta(days=7), "100.5", "10")
+        contracts.calls(organization, *(start + i * timedelta(hours=2) for i in range(12 * DAYS)))
+        contracts.rolled_up(hours[1:])
+    contracts.calls(KOLKATA, *(start + timedelta(seconds=i) for i in range(4000)))
+    run(contracts.stores, assets.billing_events, span=WHOLE)
+    result = run(contracts.stores, assets.invoices, *CHECKS, key=KEY)
+    assert passed(result) == {"lines_add_up": True, "stores_agree": True}
+    kolkata = lines_of(contracts.stores, KOLKATA_1)
+    calls = 4000 + 12 * DAYS
+    assert kolkata["api_calls"][0] == Decimal(calls - 3100) / 1000
+    assert {kind: amount for kind, (_, amount) in kolkata.items()} == {
+        "base_fee": Decimal("99.00"),
+        "devices": cents(Decimal("3.90") * (DAYS + 3) / DAYS),
+        "storage": Decimal("10.05"),
+        "backup": Decimal("0.50"),
+        "api_calls": cents(Decimal(calls - 3100) / 1000 * Decimal("0.50")),
+    }
+    before, after = lines_of(contracts.stores, BERLIN_1), lines_of(contracts.stores, BERLIN_2)
+    assert before["base_fee"][1] == cents(Decimal(99) * 16 / DAYS)
+    assert after["base_fee"][1] == cents(Decimal(109) * (DAYS - 16) / DAYS)
+    assert before["devices"][1] == cents(Decimal("3.90") * (16 + 3) / DAYS)
+    assert after["storage"][1] == cents(Decimal("0.20") * Decimal("100.5") * (DAYS - 16) / DAYS)
+    heads = {row["contract_id"]: row for row in contracts.stores.postgres.rows("SELECT * FROM billing.invoices")}
+    assert heads.keys() == {KOLKATA_1, BERLIN_1, BERLIN_2}
+    assert heads[BERLIN_2]["price_plan_version"] == 2
+    kolkatas = heads[KOLKATA_1]
+    assert (kolkatas["days_covered"], kolkatas["days_in_period"]) == (DAYS - 1, DAYS)
+    assert (heads[BERLIN_2]["days_covered"], heads[BERLIN_2]["days_in_period"]) == (DAYS - 16, DAYS - 16)
+    assert (kolkatas["period_starts_on"], kolkatas["period_ends_on"]) == (MONTH, next_month(MONTH))
+    assert kolkatas["period_start"] == day_window(MONTH, "Asia/Kolkata")[0]
+    assert kolkatas["total"] == sum(amount for _, amount in kolkata.values())
+    assert {row["as_of"] for row in contracts.stores.clickhouse.rows("SELECT as_of FROM invoices")} == {
+        kolkatas["as_of"]
+    }
+
+
+def test_days_without_events_and_incomplete_ones_are_not_covered(contracts: Platform) -> None:
+    first, _, kolkata = assets.contracts_in_force(contracts.stores.postgres, MONTH, next_month(MONTH))
+    contracts.events(first, [MONTH, MONTH + DAY, MIDDLE])  # on MIDDLE the next contract is in force
+    contracts.events(first, [MONTH + DAY], completeness=0.96)
+    run(contracts.stores, assets.invoices, key=KEY)
+    heads = {row["contract_id"]: row for row in contracts.stores.postgres.rows("SELECT * FROM billing.invoices")}
+    assert {id_: row["days_covered"] for id_, row in heads.items()} == {first.id: 1, BERLIN_2: 1, kolkata.id: 0}
+    assert lines_of(contracts.stores, first.id)["storage"][0] == round(Decimal(201) / DAYS, 6)
+
+
+def test_twice_the_same_to_the_cent(month: Platform) -> None:
+    run(month.stores, assets.invoices, key=KEY)
+    first = everything(month.stores)
+    assert [len(rows) for rows in first.values()] == [3, 15, 3, 15]
+    run(month.stores, assets.invoices, *CHECKS, span=(KEY, KEY))
+    assert everything(month.stores) == first
+
+
+STEPS: dict[str, tuple[type, str, int, bool]] = {
+    "in PostgreSQL's transaction": (psycopg.Cursor, "executemany", 2, False),
+    "between PostgreSQL and ClickHouse": (ClickHouse, "insert", 1, False),
+    "before the invoices' ghosts are deleted": (ClickHouse, "insert", 1, True),
+    "between invoices and lines": (ClickHouse, "insert", 2, False),
+    "before the lines' ghosts are deleted": (ClickHouse, "insert", 2, True),
+}
+
+
+@pytest.mark.parametrize(("owner", "method", "call", "after"), STEPS.values(), ids=STEPS.keys())
+def test_killed_anywhere_and_run_again(month: Platform, owner: type, method: str, call: int, after: bool) -> None:
+    """An invoice that changes and one that vanishes, and the process dies: a rerun leaves both stores the same."""
+    run(month.stores, assets.invoices, key=KEY)
+    old = everything(month.stores)
+    (berlin,) = assets.contracts_in_force(month.stores.postgres, MIDDLE, MIDDLE + DAY)[:1]
+    month.events(berlin, [MIDDLE], storage="9999")
+    with month.stores.postgres.transaction() as connection:
+        connection.execute("UPDATE contracts SET ends_on = %s WHERE id = %s", (MONTH, KOLKATA_1))
+    with killed(owner, method, call, after), pytest.raises(Killed):
+        run(month.stores, assets.invoices, key=KEY)
+    half = everything(month.stores)
+    if owner is psycopg.Cursor:
+        assert half == old  # all of it or nothing
+    else:
+        assert len(half["heads"]) == 2  # the system of record has the new ones
+        record = checks.totals_in_postgres(month.stores.postgres, MONTH)
+        agree = record == checks.totals_in_clickhouse(month.stores.clickhouse, MONTH)
+        assert not agree
+    assert all(passed(run(month.stores, assets.invoices, *CHECKS, key=KEY)).values())
+    new = everything(month.stores)
+    assert [len(rows) for rows in new.values()] == [2, 10, 2, 10]
+    run(month.stores, assets.invoices, key=KEY)
+    assert everything(month.stores) == new
+
+
+def test_an_older_run_does_not_win(month: Platform) -> None:
+    """A run that was paused for an hour wrote its old invoices over the newer ones in one store of the two."""
+    as_of = month.stores.clickhouse.now()
+    drafts = assets.invoices_of_month(month.stores.postgres, month.stores.clickhouse, MONTH)
+    run(month.stores, assets.invoices, key=KEY)
+    first = everything(month.stores)
+    with pytest.raises(write.Superseded):
+        write.save_invoices(month.stores.postgres, month.stores.clickhouse, MONTH, drafts[:1], as_of)
+    assert everything(month.stores) == first
+
+
+def test_another_month_is_left_alone(month: Platform) -> None:
+    run(month.stores, assets.invoices, key=KEY)
+    following = next_month(MONTH)
+    run(month.stores, assets.invoices, key=following.isoformat())
+    assert len(everything(month.stores)["heads"]) == 5  # Berlin's first contract was over
+    run(month.stores, assets.invoices, key=KEY)
+    assert [len(rows) for rows in everything(month.stores).values()] == [5, 25, 5, 25]
+
+
+def test_no_contract_no_invoice_and_the_checks_pass(stores: Stores) -> None:
+    assert all(passed(run(stores, assets.invoices, *CHECKS, key=KEY)).values())
+    assert not any(everything(stores).values())
+
+
+def _wrong_total(table: str, rows: list[dict[str, Any]]) -> Any:
+    return mart_rows(
+        table, [{**row, "total": row["total"] + Decimal("0.01")} if "total" in row else row for row in rows]
+    )
+
+
+def _lost_invoice(table: str, rows: list[dict[str, Any]]) -> Any:
+    return mart_rows(table, rows[1:] if table == "invoices" else rows)
+
+
+def _lost_line(table: str, rows: list[dict[str, Any]]) -> Any:
+    return mart_rows(table, rows[1:] if table == "invoice_lines" else rows)
+
+
+def test_both_checks_fail_when_clickhouse_is_a_cent_off_or_a_row_short(
+    month: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for fault in (_wrong_total, _lost_invoice, _lost_line):
+        monkeypatch.setattr(write, "mart_rows", fault)
+        result = run(month.stores, assets.invoices, *CHECKS, key=KEY, fails=True)
+        assert passed(result) == {"lines_add_up": False, "stores_agree": False}, fault
+
+
+def test_lines_add_up_fails_when_both_stores_are_equally_wrong(
+    month: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(*arguments: Any) -> Any:
+        drafts = real(*arguments)
+        return [drafts[0]._replace(total=drafts[0].total - Decimal("0.01")), *drafts[1:]]
+
+    real = assets.invoices_of_month
+    monkeypatch.setattr(assets, "invoices_of_month", wrong)
+    result = run(month.stores, assets.invoices, *CHECKS, key=KEY, fails=True)
+    assert passed(result) == {"lines_add_up": False, "stores_agree": True}

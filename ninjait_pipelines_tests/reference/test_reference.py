@@ -1,0 +1,146 @@
+"""The reference copies against the real stores: complete, repeatable, and never emptied by a read that failed."""
+
+import uuid
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+
+import dagster as dg
+import pytest
+
+from ninjait_pipelines.reference import assets, checks
+from ninjait_pipelines.resources import Stores, stores_from
+from ninjait_pipelines.resources.clickhouse import ClickHouse, mart_rows
+from ninjait_pipelines.resources.store import StoreFailed
+from ninjait_pipelines_tests.runs import Killed, add, content, killed, passed, run
+
+ALL = (assets.organizations, assets.users, assets.devices, assets.contracts)
+CHECKS = (
+    checks.organizations_row_count,
+    checks.users_row_count,
+    checks.devices_row_count,
+    checks.contracts_row_count,
+)
+SINCE = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def organization(slug: str) -> dict[str, object]:
+    return {"id": uuid.uuid4(), "name": slug.title(), "slug": slug, "time_zone": "Asia/Kolkata", "created_at": SINCE}
+
+
+@pytest.fixture
+def one_of_each(stores: Stores) -> Stores:
+    one = organization("one")
+    plan = {"id": uuid.uuid4(), "version": 2, "name": "Plus", "currency": "EUR", "published_at": SINCE}
+    prices = ("base_fee", "device_month_price", "storage_gb_month_price", "backup_gb_month_price")
+    plan |= dict.fromkeys((*prices, "api_calls_included", "api_calls_thousand_price"), Decimal(1))
+    mine = {"id": uuid.uuid4(), "organization_id": one["id"]}
+    add(stores, "organizations", [one])
+    add(stores, "users", [{**mine, "email": "a@one", "full_name": "A", "role": "owner", "created_at": SINCE}])
+    add(
+        stores,
+        "devices",
+        [{**mine, "hostname": "srv", "kind": "server", "operating_system": "Debian 12", "registered_at": SINCE}],
+    )
+    add(stores, "price_plans", [plan])
+    terms = {"price_plan_id": plan["id"], "price_plan_version": 2, "starts_on": date(2026, 1, 1), "ends_on": None}
+    add(stores, "contracts", [{**mine, **terms}])
+    return stores
+
+
+def test_copies_all_twice_and_the_checks_pass(one_of_each: Stores) -> None:
+    stores = one_of_each
+    result = run(stores, *ALL, *CHECKS)
+    assert all(passed(result).values())
+    assert len(passed(result)) == 4
+    first = {asset.key: content(stores, asset.key.to_user_string()) for asset in ALL}
+    assert all(len(rows) == 1 for rows in first.values())
+    run(stores, *ALL)
+    assert {asset.key: content(stores, asset.key.to_user_string()) for asset in ALL} == first
+    contract = stores.clickhouse.rows("SELECT * FROM contracts")[0]
+    assert (contract["price_plan_name"], contract["currency"], contract["ends_on"]) == ("Plus", "EUR", None)
+
+
+def test_a_row_that_is_gone_goes_and_a_changed_one_changes(stores: Stores) -> None:
+    add(stores, "organizations", [organization("one"), organization("two")])
+    run(stores, assets.organizations)
+    with stores.postgres.transaction() as connection:
+        connection.execute("DELETE FROM organizations WHERE slug = 'one'")
+        connection.execute("UPDATE organizations SET name = 'Renamed' WHERE slug = 'two'")
+    run(stores, assets.organizations)
+    assert [row["name"] for row in stores.clickhouse.rows("SELECT name FROM organizations")] == ["Renamed"]
+
+
+def test_an_empty_source_is_a_value(stores: Stores) -> None:
+    add(stores, "organizations", [organization("one")])
+    run(stores, assets.organizations)
+    with stores.postgres.transaction() as connection:
+        connection.execute("DELETE FROM organizations")
+    assert passed(run(stores, assets.organizations, checks.organizations_row_count)) == {
+        "organizations_row_count": True
+    }
+    assert stores.clickhouse.scalar("SELECT count() FROM organizations") == 0
+
+
+def test_a_read_that_fails_raises_and_leaves_the_copy(stores: Stores) -> None:
+    """A failed read was once taken for an empty one, and everything downstream was deleted."""
+    add(stores, "organizations", [organization("one")])
+    run(stores, assets.organizations)
+    with stores.postgres.transaction() as connection:
+        connection.execute("ALTER TABLE organizations RENAME TO moved")
+    with pytest.raises(StoreFailed, match="migrate up"):
+        run(stores, assets.organizations)
+    assert stores.clickhouse.scalar("SELECT count() FROM organizations") == 1
+
+
+def test_killed_half_way_and_run_again(stores: Stores) -> None:
+    add(stores, "organizations", [organization("one"), organization("two")])
+    run(stores, assets.organizations)
+    with stores.postgres.transaction() as connection:
+        connection.execute("DELETE FROM organizations WHERE slug = 'one'")
+    for after in (False, True):  # before anything is written; before the ghosts are deleted
+        with killed(ClickHouse, "insert", after=after), pytest.raises(Killed):
+            run(stores, assets.organizations)
+        assert stores.clickhouse.scalar("SELECT count() FROM organizations") == 2
+    run(stores, assets.organizations)
+    assert [row["slug"] for row in stores.clickhouse.rows("SELECT slug FROM organizations")] == ["two"]
+
+
+def test_the_row_count_check_fails_and_blocks_when_rows_differ(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    add(stores, "organizations", [organization("one"), organization("two")])
+    monkeypatch.setattr(assets, "mart_rows", lambda table, rows: mart_rows(table, rows[1:]))  # a copy that loses a row
+    result = run(stores, assets.organizations, checks.organizations_row_count, fails=True)
+    assert passed(result) == {"organizations_row_count": False}
+
+
+def test_the_data_version_changes_with_the_rows_only(stores: Stores) -> None:
+    """Each hourly copy once asked for every day of billing again, although no contract had changed."""
+    add(stores, "organizations", [organization("one")])
+    with dg.DagsterInstance.ephemeral() as instance:
+        versions = []
+        for _ in range(2):
+            run(stores, assets.organizations, instance=instance)
+            versions.append(_data_version(instance))
+        add(stores, "organizations", [organization("two")])
+        run(stores, assets.organizations, instance=instance)
+        assert versions[0] == versions[1] != _data_version(instance)
+
+
+def _data_version(instance: dg.DagsterInstance) -> str:
+    event = instance.get_latest_materialization_event(assets.organizations.key)
+    assert event
+    assert event.asset_materialization
+    assert event.asset_materialization.tags
+    return event.asset_materialization.tags["dagster/data_version"]
+
+
+def test_copied_every_hour_and_once_after_a_stop() -> None:
+    definitions = dg.Definitions([assets.organizations], resources=stores_from(dg.EnvVar).all())
+    now = datetime(2026, 11, 2, 9, 59, tzinfo=UTC)
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = dg.evaluate_automation_conditions(definitions, instance, evaluation_time=now)
+        for hours, expected in ((0.01, 0), (0.1, 1), (0.2, 0), (5, 1), (5.1, 0)):
+            moment = now + timedelta(hours=hours)
+            result = dg.evaluate_automation_conditions(
+                definitions, instance, evaluation_time=moment, cursor=result.cursor
+            )
+            assert result.total_requested == expected, moment

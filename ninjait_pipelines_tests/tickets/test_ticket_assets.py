@@ -1,0 +1,205 @@
+"""The service desk's assets on real stores: from PostgreSQL's history to technicians' figures, and again."""
+
+import uuid
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from ninjait_pipelines.resources import Stores, stores_from
+from ninjait_pipelines.resources.clickhouse import ClickHouse, mart_rows
+from ninjait_pipelines.tickets import assets, checks
+from ninjait_pipelines_tests.runs import Killed, add, content, killed, passed, run
+
+ALL = (assets.ticket_events, assets.ticket_facts, assets.technician_performance)
+CHECKS = (checks.every_event_copied, checks.every_ticket_has_a_fact, checks.every_closing_counted_once)
+VIEWS = ("ticket_events", "ticket_facts", "technician_performance")
+DAY = datetime.combine(datetime.now(UTC).date() - timedelta(days=3), datetime.min.time(), UTC)
+KEY = DAY.date().isoformat()
+NEXT = (DAY.date() + timedelta(days=1)).isoformat()
+ORGANIZATION, ASKER, ANA, BEN = (uuid.UUID(int=number) for number in (1, 2, 3, 4))
+
+
+class Desk:
+    """A service desk to write tickets into; `minutes` are after the beginning of DAY."""
+
+    def __init__(self, stores: Stores) -> None:
+        self.stores = stores
+        since = DAY - timedelta(days=90)
+        one = {"id": ORGANIZATION, "name": "One", "slug": "one", "time_zone": "UTC", "created_at": since}
+        add(stores, "organizations", [one])
+        user = {"organization_id": ORGANIZATION, "role": "technician", "created_at": since}
+        people = {ASKER: "asker", ANA: "ana", BEN: "ben"}
+        add(stores, "users", [{**user, "id": id_, "email": name, "full_name": name} for id_, name in people.items()])
+        promise = {"organization_id": ORGANIZATION, "first_response_minutes": 60, "resolution_minutes": 240}
+        add(stores, "sla_targets", [{**promise, "priority": "normal"}])
+        self.number = 0
+
+    def ticket(
+        self, created: float, *events: tuple[float, str, Any, Any], assignee: uuid.UUID | None = ANA
+    ) -> uuid.UUID:
+        self.number += 1
+        ticket = {"id": uuid.uuid4(), "organization_id": ORGANIZATION, "number": self.number, "requester_id": ASKER}
+        state = {"assignee_id": assignee, "subject": "?", "priority": "normal", "status": "open"}
+        add(self.stores, "tickets", [{**ticket, **state, "created_at": DAY + timedelta(minutes=created)}])
+        self.happens(ticket["id"], (created, "created", None, None), *events)
+        return ticket["id"]
+
+    def happens(self, ticket_id: uuid.UUID, *events: tuple[float, str, Any, Any]) -> None:
+        common = {"organization_id": ORGANIZATION, "ticket_id": ticket_id, "actor_id": ANA}
+        rows = [
+            {
+                **common,
+                "id": uuid.uuid4(),
+                "event": event,
+                "old_value": old and str(old),
+                "new_value": new and str(new),
+                "occurred_at": DAY + timedelta(minutes=minutes),
+            }
+            for minutes, event, old, new in events
+        ]
+        add(self.stores, "ticket_history", rows)
+
+
+@pytest.fixture
+def desk(stores: Stores) -> Desk:
+    """Ana closes four (after 1, 2, 4 and 9 hours), Ben one; one is nobody's, one open, one closed the day before."""
+    desk = Desk(stores)
+    for hours in (1, 2, 4, 9):
+        desk.ticket(30, (45, "responded", None, None), (30 + 60 * hours, "status_changed", "open", "closed"))
+    desk.ticket(0, (5, "assigned", ANA, BEN), (90, "status_changed", "open", "closed"), assignee=BEN)
+    desk.ticket(0, (90, "status_changed", "open", "closed"), assignee=None)
+    desk.ticket(100)
+    desk.ticket(-60, (-30, "status_changed", "open", "closed"), (30, "commented", None, None))
+    return desk
+
+
+def test_a_day(desk: Desk) -> None:
+    result = run(desk.stores, *ALL, *CHECKS, key=KEY)
+    assert passed(result) == dict.fromkeys(
+        ("every_event_copied", "every_ticket_has_a_fact", "every_closing_counted_once"), True
+    )
+    rows = {row["technician_id"]: row for row in desk.stores.clickhouse.rows("SELECT * FROM technician_performance")}
+    assert rows.keys() == {ANA, BEN}
+    ana = rows[ANA]
+    assert (ana["day"], ana["organization_id"]) == (DAY.date(), ORGANIZATION)
+    assert (ana["tickets_closed"], ana["mean_hours_to_close"], ana["median_hours_to_close"]) == (4, 4.0, 3.0)
+    assert (ana["mean_first_response_minutes"], ana["first_response_breaches"], ana["resolution_breaches"]) == (
+        15.0,
+        0,
+        1,
+    )
+    ben = rows[BEN]
+    assert (ben["tickets_closed"], ben["mean_first_response_minutes"], ben["first_response_breaches"]) == (1, None, 1)
+    assert desk.stores.clickhouse.scalar("SELECT count() FROM ticket_facts WHERE closed_at IS NULL") == 1
+
+
+def test_twice_the_same_and_a_range_the_same_as_its_days(desk: Desk) -> None:
+    desk.ticket(1500, (1600, "status_changed", "open", "closed"))
+    for key in (KEY, NEXT):
+        run(desk.stores, *ALL, key=key)
+    first = {view: content(desk.stores, view) for view in VIEWS}
+    assert {row[0] for row in first["ticket_facts"]} == {DAY.date(), DAY.date() + timedelta(days=1)}
+    run(desk.stores, *ALL, key=KEY)
+    result = run(desk.stores, *ALL, *CHECKS, span=(KEY, NEXT))
+    assert all(passed(result).values())
+    assert {view: content(desk.stores, view) for view in VIEWS} == first
+    facts = result.asset_materializations_for_node("ticket_facts")
+    assert [(one.partition, one.metadata["dagster/partition_row_count"].value) for one in facts] == [
+        (KEY, 8),
+        (NEXT, 1),
+    ]
+
+
+def test_a_day_computed_later_is_the_day_as_it_was(desk: Desk) -> None:
+    """A backfill must not show yesterday's tickets as they stand today."""
+    run(desk.stores, *ALL, key=KEY)
+    first = {view: content(desk.stores, view) for view in VIEWS}
+    ticket = desk.stores.clickhouse.rows(
+        "SELECT ticket_id FROM ticket_facts WHERE closed_assignee_id = {id:UUID}", id=BEN
+    )
+    later = [
+        (2000, "status_changed", "closed", "open"),
+        (2001, "assigned", BEN, ANA),
+        (2002, "priority_changed", "normal", "urgent"),
+    ]
+    desk.happens(ticket[0]["ticket_id"], *later)
+    with desk.stores.postgres.transaction() as connection:
+        connection.execute(
+            "UPDATE tickets SET status = 'open', priority = 'urgent', assignee_id = %s WHERE id = %s",
+            (ANA, ticket[0]["ticket_id"]),
+        )
+    run(desk.stores, *ALL, key=KEY)
+    assert {view: content(desk.stores, view) for view in VIEWS} == first
+
+
+@pytest.mark.parametrize("asset", ALL, ids=VIEWS)
+def test_killed_half_way_and_run_again(desk: Desk, asset: dg.AssetsDefinition) -> None:
+    """Rows that vanish at the source and a death before their ghosts are deleted leave nothing behind after a rerun."""
+    view = asset.key.to_user_string()
+    run(desk.stores, *ALL, key=KEY)
+    expected = content(desk.stores, view)
+    gone = desk.ticket(60, (70, "assigned", ANA, ASKER), (80, "status_changed", "open", "closed"), assignee=ASKER)
+    run(desk.stores, *ALL, key=KEY)
+    with desk.stores.postgres.transaction() as connection:
+        connection.execute("DELETE FROM ticket_history WHERE ticket_id = %s", (gone,))
+        connection.execute("DELETE FROM tickets WHERE id = %s", (gone,))
+    if asset is assets.technician_performance:
+        run(desk.stores, assets.ticket_facts, key=KEY)
+    for after in (False, True):  # before anything is written; before the ghosts are deleted
+        with killed(ClickHouse, "insert", after=after), pytest.raises(Killed):
+            run(desk.stores, asset, key=KEY)
+        assert content(desk.stores, view) != expected
+    run(desk.stores, asset, key=KEY)
+    assert content(desk.stores, view) == expected
+
+
+def test_each_check_fails_when_a_row_is_lost(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(desk.stores, *ALL, key=KEY)
+    monkeypatch.setattr(assets, "mart_rows", lambda table, rows: mart_rows(table, rows).slice(1))
+    for asset, check in zip(reversed(ALL), reversed(CHECKS), strict=True):
+        for where in ({"key": KEY}, {"span": (KEY, NEXT)}):
+            result = run(desk.stores, asset, check, **where, fails=True)
+            assert list(passed(result).values())[-1:] == [False], asset.key
+
+
+def test_a_bad_day_in_a_range_holds_only_itself(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dagster records a range run's check under no partition: what depends on its good days waited for ever."""
+    definitions = dg.Definitions(ALL, asset_checks=CHECKS, resources=desk.stores.all())
+    with dg.DagsterInstance.ephemeral() as instance:
+        run(desk.stores, *ALL, *CHECKS, span=(KEY, NEXT), instance=instance)
+        before = dg.evaluate_automation_conditions(definitions, instance)
+        monkeypatch.setattr(assets, "mart_rows", lambda table, rows: mart_rows(table, rows).slice(1))
+        run(desk.stores, assets.ticket_facts, CHECKS[1], span=(KEY, NEXT), instance=instance, fails=True)
+        after = dg.evaluate_automation_conditions(definitions, instance, cursor=before.cursor)
+    performance = assets.technician_performance.key
+    assert not before.get_requested_partitions(performance) & {KEY, NEXT}
+    assert after.get_requested_partitions(performance) & {KEY, NEXT} == {NEXT}
+
+
+def test_what_is_missing_is_not_made_from_a_day_that_failed_its_check(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    definitions = dg.Definitions(ALL, asset_checks=CHECKS, resources=desk.stores.all())
+    monkeypatch.setattr(assets, "mart_rows", lambda table, rows: mart_rows(table, rows).slice(1))
+    with dg.DagsterInstance.ephemeral() as instance:
+        run(desk.stores, assets.ticket_facts, CHECKS[1], span=(KEY, NEXT), instance=instance, fails=True)
+        requested = dg.evaluate_automation_conditions(definitions, instance)
+    assert requested.get_requested_partitions(assets.technician_performance.key) & {KEY, NEXT} == {NEXT}
+
+
+def test_an_empty_day_has_no_rows_and_passes(stores: Stores) -> None:
+    result = run(stores, *ALL, *CHECKS, key=KEY)
+    assert all(passed(result).values())
+    assert [content(stores, view) for view in VIEWS] == [[], [], []]
+
+
+def test_gaps_are_filled_after_a_stop_and_what_was_run_again_is_followed() -> None:
+    definitions = dg.Definitions(ALL, asset_checks=CHECKS, resources=stores_from(dg.EnvVar).all())
+    now = datetime(2026, 11, 2, 0, 1, tzinfo=UTC)
+    with dg.DagsterInstance.ephemeral() as instance:
+        first = dg.evaluate_automation_conditions(definitions, instance, evaluation_time=now)
+        days = [(date(2026, 11, 1) - timedelta(days=i)).isoformat() for i in range(14)]
+        for asset in ALL:
+            assert sorted(first.get_requested_partitions(asset.key)) == sorted(days)
