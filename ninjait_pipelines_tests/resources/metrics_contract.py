@@ -1,0 +1,362 @@
+"""What every `MetricsStore` promises. An implementation subclasses `MetricsContract` and brings the fixture `store`."""
+
+import math
+import random
+import struct
+import time
+import uuid
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ninjait_pipelines.resources.metrics_store import (
+    AGGREGATES,
+    FIELDS,
+    POINTS,
+    WINDOWS,
+    MetricsStore,
+    Tier,
+    late_windows,
+)
+
+SECOND, MINUTE, HOUR, DAY = timedelta(seconds=1), timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
+MILLISECOND = timedelta(milliseconds=1)
+FIVE_MINUTES = 5 * MINUTE
+
+Sample = tuple[str, str, datetime, dict[str, float]]  # organization, device, time, the fields that it carries
+Key = tuple[str, str, datetime]
+
+few_examples = settings(
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+
+
+def yesterday() -> datetime:
+    """Midnight: young enough for every tier, and complete."""
+    return datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) - DAY
+
+
+def new_id() -> str:
+    return str(uuid.uuid4())
+
+
+def points(samples: Iterable[Sample]) -> pa.Table:
+    rows = [{"organization_id": o, "device_id": d, "time": t, **fields} for o, d, t, fields in samples]
+    return pa.Table.from_pylist(rows, schema=POINTS)
+
+
+def windows_of(samples: Iterable[Sample], every: timedelta) -> dict[Key, dict[str, float | None]]:
+    """What `aggregate` must give, in plain Python. Of samples with one key the last counts."""
+    kept = {(organization, device, moment): fields for organization, device, moment, fields in samples}
+    grouped: dict[Key, list[dict[str, float]]] = defaultdict(list)
+    for (organization, device, moment), fields in sorted(kept.items(), key=lambda item: item[0][2]):
+        seconds = moment.timestamp() // every.total_seconds() * every.total_seconds()
+        grouped[organization, device, datetime.fromtimestamp(seconds, UTC)].append(fields)
+    return {key: _aggregates(group) for key, group in sorted(grouped.items())}
+
+
+def _aggregates(group: list[dict[str, float]]) -> dict[str, float | None]:
+    result: dict[str, float | None] = {"samples": float(len(group))}
+    for name in FIELDS:
+        values = [fields[name] for fields in group if name in fields]
+        result[f"{name}_sum"] = math.fsum(values) if values else None
+        result[f"{name}_count"] = float(len(values))
+        result[f"{name}_min"] = min(values, default=None)
+        result[f"{name}_max"] = max(values, default=None)
+        result[f"{name}_last"] = values[-1] if values else None
+    return result
+
+
+def by_key(windows: pa.Table, organization: str | None = None) -> dict[Key, dict[str, Any]]:
+    """The windows (of one organization) in their order, in the form of `windows_of`."""
+    assert windows.schema == WINDOWS
+    rows = {(row.pop("organization_id"), row.pop("device_id"), row.pop("time")): row for row in windows.to_pylist()}
+    assert len(rows) == windows.num_rows
+    assert list(rows) == sorted(rows)
+    return {key: row for key, row in rows.items() if organization in (None, key[0])}
+
+
+def without_last(windows: dict[Key, dict[str, Any]]) -> dict[Key, dict[str, Any]]:
+    return {key: {n: v for n, v in row.items() if not n.endswith("_last")} for key, row in windows.items()}
+
+
+def of(windows: pa.Table, organization: str) -> pa.Table:
+    return windows.filter(pc.equal(windows["organization_id"], organization))
+
+
+# Eighths below 2**40: every sum of them is exact in every order, so that windows can be compared with ==.
+exact = st.integers(min_value=0, max_value=2**40).map(lambda number: number / 8)
+some_fields = st.dictionaries(st.sampled_from(list(FIELDS)), exact, min_size=1)
+# Milliseconds of two hours, gathered about the boundaries of windows, where mistakes are made.
+boundaries = st.sampled_from(range(0, 7_200_000, 300_000))
+moments = st.one_of(boundaries, boundaries.map(lambda ms: ms + 299_999), st.integers(0, 7_199_999))
+histories = st.lists(st.tuples(st.integers(0, 1), moments, some_fields), min_size=1, max_size=40)
+
+
+def samples_of(history: Sequence[tuple[int, int, dict[str, float]]], start: datetime) -> list[Sample]:
+    organization, devices = new_id(), (new_id(), new_id())
+    return [(organization, devices[device], start + ms * MILLISECOND, fields) for device, ms, fields in history]
+
+
+class MetricsContract:
+    """The promises, edges first."""
+
+    @pytest.fixture
+    def store(self) -> MetricsStore:
+        raise NotImplementedError("the implementation brings it, empty")
+
+    def test_an_empty_store_gives_empty_tables(self, store: MetricsStore) -> None:
+        start = yesterday()
+        assert store.read(start, start + DAY).equals(POINTS.empty_table())
+        for tier in Tier:
+            assert store.aggregate(tier, start, start + DAY, HOUR).equals(WINDOWS.empty_table())
+
+    def test_nothing_to_do_is_nothing_done(self, store: MetricsStore) -> None:
+        store.declare()
+        store.declare()
+        store.write(POINTS.empty_table())
+        store.write_aggregates(Tier.ONE_HOUR, WINDOWS.empty_table())
+        store.delete([])
+        store.delete([new_id()])
+
+    @pytest.mark.parametrize(
+        ("start", "stop", "every", "words"),
+        [
+            (30 * SECOND, HOUR, FIVE_MINUTES, "start=.*is not a multiple of 0:05:00"),
+            (timedelta(), 59 * MINUTE, HOUR, "stop=.*is not a multiple of 1:00:00"),
+            (timedelta(), MILLISECOND, HOUR, "stop=.*is not a multiple"),
+            (HOUR, HOUR, HOUR, "is not before stop"),
+            (HOUR, timedelta(), HOUR, "is not before stop"),
+        ],
+    )
+    def test_a_window_that_is_not_aligned_is_refused(
+        self, store: MetricsStore, start: timedelta, stop: timedelta, every: timedelta, words: str
+    ) -> None:
+        for tier in Tier:
+            with pytest.raises(ValueError, match=words):
+                store.aggregate(tier, yesterday() + start, yesterday() + stop, every)
+
+    def test_a_window_in_local_time_is_refused(self, store: MetricsStore) -> None:
+        start = yesterday()
+        for local in (start.replace(tzinfo=None), start.replace(tzinfo=timezone(5 * HOUR))):
+            with pytest.raises(ValueError, match="is not in UTC"):
+                store.aggregate(Tier.RAW, local, start + DAY, HOUR)
+
+    def test_points_come_back_in_order_with_their_nulls(self, store: MetricsStore) -> None:
+        start, organizations, devices = (
+            yesterday(),
+            sorted([new_id(), new_id()]),
+            sorted([new_id(), new_id(), new_id()]),
+        )
+        samples = [
+            (organization, device, start + n * 30 * SECOND, {name: float(n)})
+            for organization in organizations
+            for device in devices
+            for n, name in enumerate(FIELDS)
+        ]
+        shuffled = random.Random(7).sample(samples, len(samples))
+        store.write(points(shuffled))
+        assert store.read(start, start + HOUR).equals(points(samples))
+        assert store.read(start, start + HOUR, devices[1]).equals(points(s for s in samples if s[1] == devices[1]))
+        assert store.read(start, start + HOUR, new_id()).num_rows == 0
+
+    def test_windows_are_half_open(self, store: MetricsStore) -> None:
+        start, organization, device = yesterday() + HOUR, new_id(), new_id()
+        moments = [start - MILLISECOND, start, start + HOUR - MILLISECOND, start + HOUR]
+        store.write(points((organization, device, moment, {"cpu": float(n)}) for n, moment in enumerate(moments)))
+        assert store.read(start, start + HOUR)["cpu"].to_pylist() == [1.0, 2.0]
+        (row,) = store.aggregate(Tier.RAW, start, start + HOUR, HOUR).to_pylist()
+        assert (row["time"], row["samples"], row["cpu_min"], row["cpu_max"], row["cpu_last"]) == (
+            start,
+            2.0,
+            1.0,
+            2.0,
+            2.0,
+        )
+
+    def test_a_window_without_a_sample_has_no_row(self, store: MetricsStore) -> None:
+        start, organization, device = yesterday(), new_id(), new_id()
+        store.write(points((organization, device, start + n * HOUR, {"cpu": 1.0}) for n in (0, 3)))
+        windows = store.aggregate(Tier.RAW, start, start + 5 * HOUR, HOUR)
+        assert windows["time"].to_pylist() == [start, start + 3 * HOUR]
+
+    def test_a_field_that_no_sample_carries_is_null(self, store: MetricsStore) -> None:
+        start, organization, device = yesterday(), new_id(), new_id()
+        samples: list[Sample] = [
+            (organization, device, start, {"cpu": 1.0, "memory": 7.0}),
+            (organization, device, start + SECOND, {"cpu": 0.0}),
+        ]
+        store.write(points(samples))
+        windows = store.aggregate(Tier.RAW, start, start + HOUR, HOUR)
+        assert by_key(windows) == windows_of(samples, HOUR)
+        (row,) = windows.to_pylist()
+        # The last memory is that of the last sample which had one; the zero of cpu is a value, and not a null.
+        assert (row["samples"], row["cpu_last"], row["memory_last"], row["memory_count"]) == (2.0, 0.0, 7.0, 1.0)
+        assert [row[f"uptime_{aggregate}"] for aggregate in AGGREGATES] == [None, 0.0, None, None, None]
+
+    def test_written_twice_is_written_once(self, store: MetricsStore) -> None:
+        start, organization, device = yesterday(), new_id(), new_id()
+        table = points((organization, device, start + n * SECOND, {"network_in": float(n)}) for n in range(100))
+        store.write(table)
+        once = store.aggregate(Tier.RAW, start, start + HOUR, FIVE_MINUTES)
+        store.write(table)
+        assert store.read(start, start + HOUR).equals(table)
+        assert store.aggregate(Tier.RAW, start, start + HOUR, FIVE_MINUTES).equals(once)
+
+    def test_of_one_key_in_a_batch_the_later_row_wins(self, store: MetricsStore) -> None:
+        start, organization, device = yesterday(), new_id(), new_id()
+        store.write(points((organization, device, start, {"cpu": value}) for value in (3.0, 1.0, 2.0)))
+        assert store.read(start, start + HOUR)["cpu"].to_pylist() == [2.0]
+
+    def test_of_one_key_in_two_batches_the_later_batch_wins(self, store: MetricsStore) -> None:
+        start, organization, device = yesterday(), new_id(), new_id()
+        for value in (3.0, 1.0, 2.0):
+            store.write(points([(organization, device, start, {"cpu": value})]))
+        (row,) = store.aggregate(Tier.RAW, start, start + HOUR, HOUR).to_pylist()
+        assert (row["samples"], row["cpu_sum"], row["cpu_max"], row["cpu_last"]) == (1.0, 2.0, 2.0, 2.0)
+
+    def test_organizations_are_apart_even_with_one_device_id(self, store: MetricsStore) -> None:
+        start, device = yesterday(), new_id()
+        ours, theirs = sorted([new_id(), new_id()])
+        store.write(points([(theirs, device, start, {"cpu": 9.0}), (ours, device, start, {"cpu": 1.0})]))
+        assert store.read(start, start + HOUR)["cpu"].to_pylist() == [1.0, 9.0]
+        windows = store.aggregate(Tier.RAW, start, start + HOUR, HOUR)
+        assert (windows["organization_id"].to_pylist(), windows["cpu_sum"].to_pylist()) == ([ours, theirs], [1.0, 9.0])
+
+    def test_a_window_written_again_is_replaced(self, store: MetricsStore) -> None:
+        start, organization, device = yesterday(), new_id(), new_id()
+        for tier in (Tier.FIVE_MINUTES, Tier.ONE_HOUR):
+            for value in (3.0, 2.0):
+                store.write(points([(organization, device, start, {"cpu": value})]))
+                store.write_aggregates(tier, store.aggregate(Tier.RAW, start, start + HOUR, HOUR))
+            assert by_key(store.aggregate(tier, start, start + HOUR, HOUR)) == windows_of(
+                [(organization, device, start, {"cpu": 2.0})], HOUR
+            )
+
+    def test_points_are_no_windows(self, store: MetricsStore) -> None:
+        with pytest.raises(ValueError, match="metrics"):
+            store.write_aggregates(Tier.RAW, WINDOWS.empty_table())
+
+    def test_deleting_a_device_takes_it_out_of_all_tiers(self, store: MetricsStore) -> None:
+        start, organization, gone, stays = yesterday(), new_id(), new_id(), new_id()
+        table = points((organization, device, start, {"cpu": 1.0}) for device in (gone, stays))
+        store.write(table)
+        for tier in (Tier.FIVE_MINUTES, Tier.ONE_HOUR):
+            store.write_aggregates(tier, store.aggregate(Tier.RAW, start, start + HOUR, HOUR))
+        store.delete([gone])
+        assert store.read(start, start + HOUR)["device_id"].to_pylist() == [stays]
+        for tier in Tier:
+            assert store.aggregate(tier, start, start + HOUR, HOUR)["device_id"].to_pylist() == [stays]
+        # Nothing of the deletion waits for what is written after it.
+        store.write(table)
+        assert store.read(start, start + HOUR).num_rows == 2
+
+    def test_windows_of_any_width(self, store: MetricsStore) -> None:
+        start, organization, device = yesterday(), new_id(), new_id()
+        samples: list[Sample] = [
+            (organization, device, start + n * 90 * SECOND, {"cpu": float(n), "uptime": n / 8}) for n in range(1_920)
+        ]
+        store.write(points(samples))
+        for every in (30 * SECOND, MINUTE, 15 * MINUTE, 6 * HOUR, DAY):
+            assert by_key(store.aggregate(Tier.RAW, start, start + 2 * DAY, every)) == windows_of(samples, every)
+
+    def test_sums_of_any_floats_are_right_to_the_last_bits(self, store: MetricsStore) -> None:
+        start, organization, chance = yesterday(), new_id(), random.Random(11)
+        devices = [new_id() for _ in range(5)]
+        samples: list[Sample] = [
+            (organization, device, start + n * 30 * SECOND, {name: chance.uniform(0, 1e12) for name in FIELDS})
+            for device in devices
+            for n in range(240)
+        ]
+        store.write(points(samples))
+        got, expected = by_key(store.aggregate(Tier.RAW, start, start + 2 * HOUR, HOUR)), windows_of(samples, HOUR)
+        assert list(got) == list(expected)
+        for key, row in expected.items():
+            assert got[key] == pytest.approx(row, rel=1e-13)
+
+    @few_examples
+    @given(values=st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=30))
+    def test_every_finite_float_survives_bit_by_bit(self, store: MetricsStore, values: list[float]) -> None:
+        start, organization, device = yesterday(), new_id(), new_id()
+        store.write(points((organization, device, start + n * SECOND, {"cpu": v}) for n, v in enumerate(values)))
+        back = store.read(start, start + HOUR, device)["cpu"].to_pylist()
+        assert [struct.pack("d", value) for value in back] == [struct.pack("d", value) for value in values]
+        (row,) = by_key(store.aggregate(Tier.RAW, start, start + HOUR, HOUR), organization).values()
+        assert (row["cpu_min"], row["cpu_max"], row["cpu_last"]) == (min(values), max(values), values[-1])
+
+    @few_examples
+    @given(history=histories)
+    def test_tiers_compose(self, store: MetricsStore, history: list[tuple[int, int, dict[str, float]]]) -> None:
+        """raw -> 5 minutes -> 1 hour -> 1 day gives what raw -> 1 hour and raw -> 1 day give."""
+        start = yesterday()
+        samples = samples_of(history, start)
+        organization = samples[0][0]
+        store.write(points(samples))
+        five = of(store.aggregate(Tier.RAW, start, start + 2 * HOUR, FIVE_MINUTES), organization)
+        assert by_key(five) == windows_of(samples, FIVE_MINUTES)
+        store.write_aggregates(Tier.FIVE_MINUTES, five)
+        hours = of(store.aggregate(Tier.FIVE_MINUTES, start, start + 2 * HOUR, HOUR), organization)
+        assert by_key(hours) == windows_of(samples, HOUR)
+        store.write_aggregates(Tier.ONE_HOUR, hours)
+        assert by_key(store.aggregate(Tier.ONE_HOUR, start, start + DAY, DAY), organization) == windows_of(samples, DAY)
+
+    @few_examples
+    @given(history=histories, late=histories)
+    def test_late_windows_compose(
+        self,
+        store: MetricsStore,
+        history: list[tuple[int, int, dict[str, float]]],
+        late: list[tuple[int, int, dict[str, float]]],
+    ) -> None:
+        """A sample that came after full resolution had ended stands beside the window that it belongs to, however near
+        to a boundary it lies. (Which of the two is the last of that window, nobody can say any more.)"""
+        start = yesterday()
+        taken = {(device, ms) for device, ms, _ in history}
+        samples = samples_of([*history, *(sample for sample in late if sample[:2] not in taken)], start)
+        organization, on_time, behind = samples[0][0], samples[: len(history)], samples[len(history) :]
+        behind = list({sample[:3]: sample for sample in behind}.values())
+        store.write(points(on_time))
+        five = of(store.aggregate(Tier.RAW, start, start + 2 * HOUR, FIVE_MINUTES), organization)
+        store.write_aggregates(Tier.FIVE_MINUTES, five)
+        for _ in range(2):  # a drain that dies before its acknowledgement writes them again
+            store.write_aggregates(Tier.FIVE_MINUTES, late_windows(points(behind)))
+        for every in (FIVE_MINUTES, HOUR):
+            got = by_key(store.aggregate(Tier.FIVE_MINUTES, start, start + 2 * HOUR, every), organization)
+            assert without_last(got) == without_last(windows_of(samples, every))
+
+    def test_late_samples_on_the_boundaries_stay_in_their_windows(self, store: MetricsStore) -> None:
+        start, organization, device = yesterday(), new_id(), new_id()
+        moments = [start, start + FIVE_MINUTES - MILLISECOND, start + FIVE_MINUTES, start + HOUR - MILLISECOND]
+        samples: list[Sample] = [(organization, device, moment, {"cpu": float(n)}) for n, moment in enumerate(moments)]
+        store.write_aggregates(Tier.FIVE_MINUTES, late_windows(points(samples)))
+        for every in (FIVE_MINUTES, HOUR):
+            got = by_key(store.aggregate(Tier.FIVE_MINUTES, start, start + HOUR, every))
+            assert got == windows_of(samples, every)
+
+    def test_an_hour_of_a_fleet_takes_seconds(self, store: MetricsStore) -> None:
+        start, organization, chance = yesterday(), new_id(), random.Random(5)
+        devices = [new_id() for _ in range(1_000)]
+        for half in range(2):
+            moments = [start + half * 30 * MINUTE + n * 36 * SECOND for n in range(50)]
+            batch = [
+                (organization, device, moment, {"cpu": chance.random(), "memory": 1.0, "network_in": 8.0})
+                for moment in moments
+                for device in devices
+            ]
+            table = points(batch)
+            began = time.monotonic()
+            store.write(table)
+            assert time.monotonic() - began < 15
+        began = time.monotonic()
+        windows = store.aggregate(Tier.RAW, start, start + HOUR, HOUR)
+        assert time.monotonic() - began < 15
+        assert windows.num_rows == 1_000
+        assert set(windows["network_in_sum"].to_pylist()) == {800.0}
+        assert pc.sum(windows["samples"]).as_py() == 100_000

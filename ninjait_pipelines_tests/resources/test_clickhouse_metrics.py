@@ -1,0 +1,113 @@
+"""`ClickHouseMetrics` keeps the metrics store's contract; then what is its own: missing tables, merges, partitions."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+
+import pyarrow as pa
+import pytest
+
+from ninjait_pipelines.resources.clickhouse import ClickHouse
+from ninjait_pipelines.resources.clickhouse_metrics import ClickHouseMetrics
+from ninjait_pipelines.resources.metrics_store import FIELDS, POINTS, WINDOWS, MetricsStore, Tier
+from ninjait_pipelines.resources.store import StoreFailed
+from ninjait_pipelines.settings import SQL
+from ninjait_pipelines_tests.resources.metrics_contract import HOUR, MetricsContract, new_id, points, yesterday
+
+DATABASE = "metrics_contract"
+
+
+@pytest.fixture(scope="module")
+def database(stack: dict[str, str]) -> Iterator[ClickHouse]:
+    """A database with the tables of the metrics and nothing else, made once: a test empties them."""
+    server = ClickHouse(
+        url=stack["CLICKHOUSE_URL"],
+        user=stack["CLICKHOUSE_USER"],
+        password=stack["CLICKHOUSE_PASSWORD"],
+        database=stack["CLICKHOUSE_DATABASE"],
+    )
+    with server.open():
+        server.command(f"CREATE DATABASE {DATABASE}")
+        database = ClickHouse(url=server.url, user=server.user, password=server.password, database=DATABASE)
+        with database.open():
+            up = (
+                (SQL / "clickhouse" / "0001_metrics.sql")
+                .read_text()
+                .split("-- migrate: up")[1]
+                .split("-- migrate: down")[0]
+            )
+            for statement in up.split(";\n"):
+                if "CREATE" in statement:
+                    database.command(statement)
+            yield database
+        server.command(f"DROP DATABASE {DATABASE}")
+
+
+@pytest.fixture
+def store(database: ClickHouse) -> Iterator[MetricsStore]:
+    for tier in Tier:
+        database.command(f"TRUNCATE TABLE {tier}")
+    metrics = ClickHouseMetrics(url=database.url, user=database.user, password=database.password, database=DATABASE)
+    with metrics.open() as store:
+        store.declare()
+        yield store
+
+
+class TestContract(MetricsContract):
+    @pytest.fixture
+    def store(self, store: MetricsStore) -> MetricsStore:
+        return store
+
+
+def test_missing_tables_are_named_with_the_command_that_makes_them(database: ClickHouse) -> None:
+    empty = ClickHouseMetrics(
+        url=database.url, user=database.user, password=database.password, database="INFORMATION_SCHEMA"
+    )
+    with empty.open(), pytest.raises(StoreFailed, match=r"no table metrics, metrics_1h, metrics_5m\. .*migrate up"):
+        empty.declare()
+
+
+def test_the_tables_have_the_columns_of_the_interface(database: ClickHouse) -> None:
+    """The migration spells them out; a field that is added to the contract and not to the tables fails here."""
+    for tier in Tier:
+        columns = database.rows(
+            "SELECT name FROM system.columns WHERE database = {db:String} AND table = {t:String} ORDER BY position",
+            db=DATABASE,
+            t=tier,
+        )
+        expected = (POINTS if tier is Tier.RAW else WINDOWS).names
+        assert [column["name"] for column in columns] == [*expected, "received_at"]
+
+
+def test_the_last_value_also_wins_after_a_merge(store: MetricsStore, database: ClickHouse) -> None:
+    """The rows of one insert share their version: which of them stays is the engine's word, so it is tested."""
+    start, organization, device = yesterday(), new_id(), new_id()
+    for values in ((1.0, 9.0, 2.0), (8.0, 7.0, 3.0)):
+        store.write(points((organization, device, start, {"cpu": value}) for value in values))
+    database.command("OPTIMIZE TABLE metrics FINAL")
+    assert database.scalar("SELECT count() FROM metrics") == 1
+    assert store.read(start, start + HOUR)["cpu"].to_pylist() == [3.0]
+
+
+def test_the_later_row_wins_across_the_batches_of_one_table(store: MetricsStore) -> None:
+    start, organization, device = yesterday(), new_id(), new_id()
+    tables = [points([(organization, device, start, {"cpu": value})]) for value in (5.0, 1.0, 4.0)]
+    store.write(pa.concat_tables(tables))
+    assert store.read(start, start + HOUR)["cpu"].to_pylist() == [4.0]
+
+
+def test_two_years_of_windows_are_one_insert(store: MetricsStore) -> None:
+    """ClickHouse refuses an insert into more than 100 partitions: a laptop that comes back after long stays below."""
+    start, organization, device = yesterday(), new_id(), new_id()
+    store.write(points([(organization, device, start, dict.fromkeys(FIELDS, 1.0))]))
+    row = store.aggregate(Tier.RAW, start, start + HOUR, HOUR).to_pylist()[0]
+    hours = [{**row, "time": start - timedelta(days=days)} for days in range(729)]
+    store.write_aggregates(Tier.ONE_HOUR, pa.Table.from_pylist(hours, schema=WINDOWS))
+    assert store.aggregate(Tier.ONE_HOUR, start - timedelta(days=728), start + HOUR, HOUR).num_rows == 729
+
+
+def test_the_status_counts_the_tiers_only(store: MetricsStore) -> None:
+    assert store.status().size_bytes == 0
+    store.write(points([(new_id(), new_id(), yesterday(), {"cpu": 1.0})]))
+    status = store.status()
+    assert (status.ok, status.store) == (True, "Metrics store (ClickHouse)")
+    assert status.size_bytes

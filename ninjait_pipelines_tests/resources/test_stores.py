@@ -1,0 +1,325 @@
+"""How the stores fail: refused, away, silent, full. And what is tried again: what may pass, and nothing else."""
+
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from ninjait_pipelines.resources import Stores, stores_from
+from ninjait_pipelines.resources.archive import Archive
+from ninjait_pipelines.resources.clickhouse import ClickHouse
+from ninjait_pipelines.resources.clickhouse_metrics import ClickHouseMetrics
+from ninjait_pipelines.resources.dragonfly import Dragonfly
+from ninjait_pipelines.resources.dragonfly_queue import DragonflyQueue
+from ninjait_pipelines.resources.message_queue import Outgoing
+from ninjait_pipelines.resources.mongodb import MongoDB
+from ninjait_pipelines.resources.postgres import Postgres
+from ninjait_pipelines.resources.store import (
+    Store,
+    StoreError,
+    StoreFailed,
+    StoreRefused,
+    StoreUnavailable,
+    retrying,
+)
+
+SETTING = {
+    "message_queue": "DRAGONFLY_URL",
+    "dragonfly": "DRAGONFLY_URL",
+    "clickhouse": "CLICKHOUSE_URL",
+    "metrics_store": "CLICKHOUSE_URL",
+    "postgres": "DATABASE_URL",
+    "mongodb": "MONGODB_URL",
+}
+# The local stack's MongoDB knows no passwords.
+WITH_PASSWORD = [name for name in SETTING if name != "mongodb"]
+
+
+def use(store: Store) -> None:
+    """The smallest honest use of a store."""
+    match store:
+        case DragonflyQueue():
+            store.publish([Outgoing("platform.logs", "log.info", b"{}")])
+        case Dragonfly():
+            store.set_if_newer("key", {"as_of": "2026-01-01T00:00:00.000000+00:00"})
+        case ClickHouse():
+            assert store.scalar("SELECT 1") == 1
+        case ClickHouseMetrics():
+            store.clickhouse.rows("SELECT 1")
+        case Postgres():
+            assert store.rows("SELECT 1 AS one") == [{"one": 1}]
+        case MongoDB():
+            with store.errors():
+                store.database.command("ping")
+
+
+@contextmanager
+def opened(
+    stack: dict[str, str], name: str, host: str | None = None, password: str | None = None, patient: bool = False
+) -> Iterator[Any]:
+    """One store of the stack, at another host:port or with another password; impatient, unless told otherwise."""
+    settings = dict(stack)
+    url = urlsplit(stack[SETTING[name]])
+    netloc = url.netloc if host is None else f"{url.netloc.rpartition('@')[0]}@{host}".removeprefix("@")
+    if password is not None:
+        netloc = netloc.replace(f":{url.password}@", f":{password}@")
+        settings["CLICKHOUSE_PASSWORD"] = password
+    settings[SETTING[name]] = url._replace(netloc=netloc).geturl()
+    store = getattr(stores_from(settings.__getitem__), name)
+    short = {field: 1 for field in type(store).model_fields if re.fullmatch(r"(connect_)?timeout_seconds", field)}
+    with store.model_copy(update={} if patient else short).open() as opened:
+        yield opened
+
+
+class Door:
+    """A port that closes the first `refuse` connections at once and passes the others on; it counts them all."""
+
+    def __init__(self, target: str, refuse: int = 0) -> None:
+        host, _, port = target.rpartition("@")[2].rpartition(":")
+        self._target, self._refuse, self.connections = (host, int(port)), refuse, 0
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.host = f"127.0.0.1:{self._socket.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):  # closed
+            while True:
+                client, _ = self._socket.accept()
+                self.connections += 1
+                if self.connections <= self._refuse:
+                    client.close()
+                    continue
+                server = socket.create_connection(self._target)
+                for source, sink in ((client, server), (server, client)):
+                    threading.Thread(target=self._pass, args=(source, sink), daemon=True).start()
+
+    @staticmethod
+    def _pass(source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+        for end in (source, sink):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        # `accept` in another thread would keep a merely closed port open.
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+
+
+@pytest.fixture
+def door(stack: dict[str, str]) -> Iterator[Callable[..., Door]]:
+    doors: list[Door] = []
+
+    def open_door(name: str, refuse: int = 0) -> Door:
+        doors.append(Door(urlsplit(stack[SETTING[name]]).netloc, refuse))
+        return doors[-1]
+
+    yield open_door
+    for door in doors:
+        door.close()
+
+
+@pytest.mark.parametrize("name", WITH_PASSWORD)
+def test_a_refused_password_is_said_at_once_and_never_shown(
+    stack: dict[str, str], name: str, door: Callable[..., Door]
+) -> None:
+    entrance = door(name)
+    with opened(stack, name, entrance.host, password="not-the-password") as store:
+        started = time.monotonic()
+        with pytest.raises(StoreRefused, match=rf"{entrance.host}.*\. Check [A-Z_]+") as refused:
+            use(store)
+        assert time.monotonic() - started < 2
+        assert "not-the-password" not in str(refused.value)
+        tried = entrance.connections
+        assert tried == 1
+        status = store.status()
+    assert (status.ok, status.latency_seconds) == (False, None)
+    assert "not-the-password" not in status.problem + status.address
+
+
+def failures(stack: dict[str, str], host: str) -> dict[str, StoreError]:
+    """How each store fails at a host, all at once: each tries several times."""
+
+    def fail(name: str) -> StoreError:
+        with opened(stack, name, host) as store, pytest.raises(StoreError) as failed:
+            use(store)
+        return failed.value
+
+    with ThreadPoolExecutor(len(SETTING)) as pool:
+        return dict(zip(SETTING, pool.map(fail, SETTING), strict=True))
+
+
+def test_a_dead_server_is_unavailable_and_says_what_to_do(stack: dict[str, str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        host = f"127.0.0.1:{free.getsockname()[1]}"
+    for name, error in failures(stack, host).items():
+        assert isinstance(error, StoreUnavailable)
+        assert re.fullmatch(rf"\w+ at \w+://{host}.*\. See what runs with: ninjait status\.", str(error)), str(error)
+        assert (urlsplit(stack[SETTING[name]]).password or "no password") not in str(error)
+
+
+def test_a_wrong_host_is_unavailable(stack: dict[str, str]) -> None:
+    for error in failures(stack, "no-such-host.invalid:1").values():
+        assert isinstance(error, StoreUnavailable)
+        assert "no-such-host.invalid:1" in str(error)
+
+
+def test_a_server_that_never_answers_is_given_up(stack: dict[str, str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        host = f"127.0.0.1:{silent.getsockname()[1]}"
+        for error in failures(stack, host).values():
+            assert isinstance(error, StoreUnavailable)
+            assert host in str(error)
+
+
+@pytest.mark.parametrize("name", SETTING)
+def test_a_server_that_comes_back_is_not_noticed(stack: dict[str, str], name: str, door: Callable[..., Door]) -> None:
+    entrance = door(name, refuse=2)
+    with opened(stack, name, entrance.host, patient=True) as store:
+        use(store)
+    assert entrance.connections >= 3
+
+
+@pytest.mark.parametrize("name", SETTING)
+def test_a_store_may_be_closed_twice_and_used_again(stack: dict[str, str], name: str) -> None:
+    with opened(stack, name) as store:
+        store.close()
+        use(store)
+        status = store.status()
+        assert (status.ok, status.problem, "@" in status.address) == (True, "", False)
+        assert status.version
+        assert status.latency_seconds is not None
+        store.close()
+        store.close()
+        use(store)
+
+
+def test_a_wrong_query_is_not_tried_again(stores: Stores) -> None:
+    started = time.monotonic()
+    with pytest.raises(StoreFailed, match=r"ClickHouse at http://.*no_such_table"):
+        stores.clickhouse.rows("SELECT * FROM no_such_table")
+    with pytest.raises(StoreFailed, match=r"PostgreSQL at postgresql://.*no_such_table.*ninjait migrate up"):
+        stores.postgres.rows("SELECT * FROM no_such_table")
+    stores.mongodb.database.kept.insert_one({"_id": 1})
+    with pytest.raises(StoreFailed, match=r"MongoDB at mongodb://"), stores.mongodb.errors():
+        stores.mongodb.database.kept.insert_one({"_id": 1})
+    stores.dragonfly.client.rpush("list", "1")
+    with pytest.raises(StoreFailed, match=r"Dragonfly at redis://"):
+        stores.dragonfly.set_if_newer("list", {"as_of": "2026-01-01T00:00:00.000000+00:00"})
+    assert time.monotonic() - started < 1
+
+
+def test_only_what_may_pass_is_tried_again() -> None:
+    def attempts(error: type[StoreError], most_seconds: float = 30) -> int:
+        count = 0
+        try:
+            for attempt in retrying(attempts=3, first_wait=0.001, most_seconds=most_seconds):
+                with attempt:
+                    count += 1
+                    time.sleep(0.01)
+                    raise error("Store", "redis://:secret@host:1/0", "a problem", "Some advice.")
+        except error:
+            return count
+        raise AssertionError("it did not fail")
+
+    assert [attempts(error) for error in (StoreUnavailable, StoreRefused, StoreFailed)] == [3, 1, 1]
+    assert attempts(StoreUnavailable, most_seconds=0.001) == 1
+
+
+def test_an_error_names_store_address_problem_and_advice_but_no_password() -> None:
+    error = StoreError(
+        "PostgreSQL", "postgresql://me:secret@db.example:5432/ninjait", ValueError("  it is so \n"), "Do this."
+    )
+    assert str(error) == "PostgreSQL at postgresql://db.example:5432/ninjait: it is so. Do this."
+    assert (
+        str(StoreError("S3", "s3://bucket/prefix", TimeoutError(), "Wait."))
+        == "S3 at s3://bucket/prefix: TimeoutError. Wait."
+    )
+
+
+def test_postgres_rolls_back_what_fails_half_way(stack: dict[str, str]) -> None:
+    with opened(stack, "postgres") as postgres:
+        with postgres.transaction() as connection:
+            connection.execute("CREATE TEMPORARY TABLE kept (n integer PRIMARY KEY)")
+
+        def insert_twice() -> None:
+            with postgres.transaction() as connection:
+                connection.execute("INSERT INTO kept VALUES (1)")
+                connection.execute("INSERT INTO kept VALUES (1)")
+
+        with pytest.raises(StoreFailed, match="duplicate key"):
+            insert_twice()
+        assert postgres.rows("SELECT count(*) AS n FROM kept") == [{"n": 0}]
+
+
+def test_postgres_opens_a_new_connection_after_a_broken_one(stack: dict[str, str]) -> None:
+    with opened(stack, "postgres") as postgres, opened(stack, "postgres") as other:
+        first = postgres.rows("SELECT pg_backend_pid() AS pid")[0]["pid"]
+        other.rows("SELECT pg_terminate_backend(%(pid)s)", {"pid": first})
+        assert postgres.rows("SELECT pg_backend_pid() AS pid")[0]["pid"] != first
+
+
+def test_clickhouse_gives_uuids_as_text_and_exact_versions(stack: dict[str, str]) -> None:
+    text = "0f0c7f52-6b0e-5a43-9d3c-6e0a3c1b7a11"
+    with opened(stack, "clickhouse") as clickhouse:
+        table = clickhouse.arrow("SELECT {id:UUID} AS id, NULL::Nullable(UUID) AS nothing", id=text)
+        assert table.to_pylist() == [{"id": text, "nothing": None}]
+        now = clickhouse.now()
+        assert clickhouse.scalar("SELECT {now:DateTime64(6, 'UTC')}", now=now) == now
+
+
+FILL = """
+import resource, signal, sys
+from ninjait_pipelines.resources.archive import Archive
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+Archive(url=sys.argv[1]).write("reports/week.json", bytes(100_000))
+"""
+
+
+def test_a_full_disk_leaves_the_archive_as_it_was(tmp_path: Path) -> None:
+    """A limit of the process stands for the disk: the same failed write, without a disk to fill."""
+    archive = Archive(url=tmp_path.as_uri())
+    archive.write("reports/week.json", b"old")
+    done = subprocess.run([sys.executable, "-c", FILL, archive.url], capture_output=True, text=True)
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert re.search(r"StoreFailed: Archive at file:///.*: no room for 'reports/week.json'.*Make room", last)
+    assert archive.read("reports/week.json") == b"old"
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["week.json"]
+
+
+def test_an_archive_without_its_folder_says_so(tmp_path: Path) -> None:
+    with Archive(url=(tmp_path / "missing").as_uri()).open() as archive:
+        status = archive.status()
+        assert (status.ok, "Check ARCHIVE_URL" in status.problem) == (False, True)
+
+
+def test_an_archive_object_is_whole_or_not_there(tmp_path: Path) -> None:
+    with Archive(url=tmp_path.as_uri()).open() as archive:
+        assert archive.list_keys("a") == []
+        archive.write("a/day=2026-01-01/b.parquet", b"1")
+        archive.write("a/day=2026-01-01/b.parquet", b"22")
+        (tmp_path / "a" / "killed.1.unfinished").write_bytes(b"half of")
+        assert archive.list_keys("a") == ["a/day=2026-01-01/b.parquet"]
+        assert archive.read("a/day=2026-01-01/b.parquet") == b"22"
+        assert (archive.exists("a/day=2026-01-01/b.parquet"), archive.exists("a/none")) == (True, False)
+        with pytest.raises(StoreFailed, match=r"no object 'a/none'"):
+            archive.read("a/none")
+        archive.delete("a/day=2026-01-01/b.parquet")
+        archive.delete("a/day=2026-01-01/b.parquet")
+        assert archive.list_keys("a") == []
+        assert archive.status().size_bytes == len(b"half of")
