@@ -1,0 +1,310 @@
+"""`ninjait publish` and `ninjait quarantine`: what a person or a script sees; what happens is in the stage ingest."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from ninjait_pipelines.resources import Stores
+    from ninjait_pipelines.resources.message_queue import Outgoing
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
+Reason = Annotated[str | None, typer.Option(help="Only copies with this reason, such as unknown_device.")]
+Since = Annotated[
+    datetime | None,
+    typer.Option(help="Only copies quarantined since this time, UTC.", formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M"]),
+]
+# Lines that are confirmed at once; when one is refused, those of its batch may have been taken.
+BATCH = 500
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands to `ninjait`."""
+    app.command()(publish)
+    group = typer.Typer(no_args_is_help=True, help="Messages that could not be taken: look, replay, discard.")
+    group.command(name="list")(list_)
+    group.command()(show)
+    group.command()(replay)
+    group.command()(discard)
+    app.add_typer(group, name="quarantine")
+
+
+def publish(
+    queue: Annotated[str, typer.Argument(help="agent.metrics, agent.heartbeats, platform.api_calls, .usage or .logs.")],
+    file: Annotated[Path, typer.Argument(help="One JSON message a line; - is standard input.")] = Path("-"),
+    routing_key: Annotated[
+        str | None, typer.Option(help="For every message. [default: from its organization_id or level]")
+    ] = None,
+    content_type: Annotated[str, typer.Option(help="For every message.")] = "application/json",
+    raw: Annotated[bool, typer.Option("--raw", help="Publish lines that are not JSON too, as they are.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Publish messages, each confirmed by the broker. Stops at the first line that is refused.
+
+    Example: ninjait publish agent.metrics readings.jsonl
+    """
+    from ninjait_pipelines.ingest.contract import CONTRACTS
+    from ninjait_pipelines.resources.store import StoreError
+
+    if queue not in CONTRACTS:
+        _fail(f"there is no queue {queue}; the queues are {', '.join(CONTRACTS)}")
+    confirmed = 0
+    problem = None
+    with _stores() as stores, _opened(file) as lines:
+        try:
+            for batch in _batches(_messages(queue, lines, routing_key, content_type, raw)):
+                confirmed += stores.message_queue.publish(batch)
+        except (StoreError, _BadLine) as error:
+            problem = str(error)
+            if isinstance(error, _BadLine):
+                confirmed += stores.message_queue.publish(error.before)
+    if as_json:
+        typer.echo(json.dumps({"queue": queue, "confirmed": confirmed, "problem": problem}))
+    else:
+        typer.echo(f"{queue}: the broker confirmed {confirmed} messages")
+    if problem:
+        _fail(problem)
+
+
+class _BadLine(Exception):
+    """A line that is not published, with what came before it in its batch."""
+
+    before: tuple[Outgoing, ...] = ()
+
+
+def _messages(queue: str, lines: BinaryIO, routing_key: str | None, content_type: str, raw: bool) -> Iterator[Outgoing]:
+    from ninjait_pipelines.resources.message_queue import Outgoing
+
+    for number, line in enumerate(lines, start=1):
+        body = line.rstrip(b"\r\n")
+        if body.strip():
+            key = _routing_key(queue, body, routing_key, raw, number)
+            yield Outgoing(queue, key, body, content_type=content_type)
+
+
+def _routing_key(queue: str, body: bytes, given: str | None, raw: bool, number: int) -> str:
+    from ninjait_pipelines.ingest.contract import CONTRACTS
+    from ninjait_pipelines.ingest.decode import read_json
+
+    contract = CONTRACTS[queue]
+    try:
+        fields = read_json(body)
+    except (ValueError, RecursionError) as error:
+        if not raw:
+            raise _BadLine(f"line {number} is not JSON ({error}); --raw publishes it as it is") from error
+        fields = None
+    if given:
+        return given
+    value = fields.get(contract.routed_by) if isinstance(fields, dict) else None
+    if isinstance(value, str) and value and "." not in value:
+        return f"{contract.topic}.{value}"
+    if raw:
+        return f"{contract.topic}.unknown"
+    raise _BadLine(f"line {number} has no {contract.routed_by} to make a routing key from; give --routing-key")
+
+
+def _batches(messages: Iterator[Outgoing]) -> Iterator[list[Outgoing]]:
+    batch: list[Outgoing] = []
+    try:
+        for message in messages:
+            batch.append(message)
+            if len(batch) == BATCH:
+                yield batch
+                batch = []
+    except _BadLine as error:
+        error.before = tuple(batch)
+        raise
+    if batch:
+        yield batch
+
+
+def list_(
+    reason: Reason = None,
+    since: Since = None,
+    every: Annotated[bool, typer.Option("--all", help="A line for each copy, in every state.")] = False,
+    as_json: Json = False,
+) -> None:
+    """List what is held: copies by reason, organization and agent version.
+
+    Example: ninjait quarantine list --reason unknown_device
+    """
+    from ninjait_pipelines.ingest import quarantine
+
+    with _stores() as stores:
+        found = quarantine.select(stores.mongodb, reason=reason, since=_utc(since), state=None if every else "held")
+        rows = [_single(document) for document in found] if every else _grouped(quarantine.lines(found))
+    if as_json:
+        typer.echo(json.dumps(rows, default=str))
+    elif not rows:
+        typer.echo("Nothing is held.")
+    else:
+        _table(rows)
+
+
+def _single(document: dict[str, Any]) -> dict[str, Any]:
+    reasons = list(dict.fromkeys(entry["reason"] for entry in document["reasons"]))
+    shown = ("queue", "organization_id", "device_id", "agent_version", "points_quarantined", "state", "quarantined_at")
+    return {"id": document["_id"], "reasons": ", ".join(reasons), **{name: document[name] for name in shown}}
+
+
+def _grouped(lines: list[Any]) -> list[dict[str, Any]]:
+    import msgspec
+
+    return [msgspec.structs.asdict(line) for line in lines]
+
+
+def show(
+    document_id: Annotated[str, typer.Argument(metavar="ID", help="Id, from `ninjait quarantine list --all`.")],
+    as_json: Json = False,
+) -> None:
+    """Show one copy: its reasons, its trail, and its original bytes. With --json the bytes are text as far as they are.
+
+    Example: ninjait quarantine show agent.metrics/1700000000000-0
+    """
+    from ninjait_pipelines.ingest import quarantine
+
+    with _stores() as stores:
+        document = quarantine.find(stores.mongodb, document_id)
+        if document is None:
+            _fail(f"{document_id} is not in quarantine")
+        body = quarantine.body_of(stores.mongodb, document)
+    if as_json:
+        typer.echo(json.dumps({**document, "body": body.decode(errors="backslashreplace")}, default=str))
+    else:
+        _show(document, body)
+
+
+def _show(document: dict[str, Any], body: bytes) -> None:
+    """The parts that a reason points at are marked: the sample in front, its field in red."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(soft_wrap=True, highlight=False)
+    for name, value in document.items():
+        if name not in ("body", "reasons", "trail"):
+            console.print(Text(f"{name}: {value}"))
+    for step in document["trail"]:
+        console.print(Text(f"{step['at']:%Y-%m-%d %H:%M:%S} {step['who']} {step['action']}: {step['outcome']}"))
+    for entry in document["reasons"]:
+        where = "whole message" if entry["index"] is None else f"sample {entry['index']}"
+        field = f", {entry['field']} = {entry['value']}" if entry["field"] else ""
+        console.print(Text(f"-> {where}{field}: {entry['reason']}", style="red"))
+        sample = _sample(body, entry["index"])
+        if sample:
+            console.print(Text.assemble("   ", *_marked(sample, entry["field"])))
+    console.print(f"original bytes ({len(body)}):")
+    console.print(Text(body[:100_000].decode(errors="backslashreplace")))
+
+
+def _sample(body: bytes, index: int | None) -> str | None:
+    from ninjait_pipelines.ingest.decode import read_json
+
+    return None if index is None else json.dumps(read_json(body)["samples"][index], ensure_ascii=False)
+
+
+def _marked(sample: str, field: str | None) -> list[str | tuple[str, str]]:
+    """The sample's text with the field's name and value in red."""
+    import re
+
+    found = re.search(rf'"{re.escape(field)}": ("(?:[^"\\]|\\.)*"|[^,}}]+)', sample) if field else None
+    if not found:
+        return [sample]
+    return [sample[: found.start()], (found.group(), "bold red"), sample[found.end() :]]
+
+
+def replay(
+    document_id: Annotated[str | None, typer.Option("--id", help="Only this copy.")] = None,
+    reason: Reason = None,
+    since: Since = None,
+    all_held: Annotated[bool, typer.Option("--all-held", help="Everything that is held.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Publish held copies again, through the front door: of a message that was partly good, the rejected samples only.
+
+    Replayed twice is once: the message id is made from the copy's. What is bad still comes back, as a new copy.
+
+    Example: ninjait quarantine replay --reason unknown_device
+    """
+    from ninjait_pipelines.ingest import quarantine
+
+    if not (document_id or reason or since or all_held):
+        _fail("say which: --id, --reason, --since or --all-held")
+    with _stores() as stores:
+        found = list(quarantine.select(stores.mongodb, document_id=document_id, reason=reason, since=_utc(since)))
+        if document_id and not found:
+            _fail(f"{document_id} is not held")
+        count = quarantine.replay(stores.mongodb, stores.message_queue, found, _who(), datetime.now(UTC))
+    typer.echo(json.dumps({"replayed": count}) if as_json else f"replayed {count} messages")
+
+
+def discard(
+    document_id: Annotated[str, typer.Option("--id", help="The copy to give up.")],
+    because: Annotated[str, typer.Option(help="Why; it is kept in the audit trail.")],
+) -> None:
+    """Give up a held copy. Its bytes stay; it is no longer listed or replayed.
+
+    Example: ninjait quarantine discard --id agent.metrics/1700000000000-0 --because "test device"
+    """
+    from ninjait_pipelines.ingest import quarantine
+
+    with _stores() as stores:
+        if not quarantine.discard(stores.mongodb, document_id, because, _who(), datetime.now(UTC)):
+            _fail(f"{document_id} is not held")
+    typer.echo(f"discarded {document_id}")
+
+
+@contextmanager
+def _stores() -> Iterator[Stores]:
+    from ninjait_pipelines.resources import open_stores
+    from ninjait_pipelines.settings import load
+
+    with open_stores(load()) as stores:
+        yield stores
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[BinaryIO]:
+    if str(file) == "-":
+        yield sys.stdin.buffer
+        return
+    try:
+        with file.open("rb") as lines:
+            yield lines
+    except OSError as error:
+        _fail(f"{file}: {error.strerror}")
+
+
+def _utc(moment: datetime | None) -> datetime | None:
+    return moment.replace(tzinfo=UTC) if moment else None
+
+
+def _who() -> str:
+    """Who acts, as far as this machine knows."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return "unknown"
+
+
+def _table(rows: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*rows[0], box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*("" if value is None else str(value) for value in row.values()))
+    Console(soft_wrap=True).print(table)
+
+
+def _fail(reason: str) -> NoReturn:
+    typer.echo(f"ninjait: {reason}", err=True)
+    raise typer.Exit(1)

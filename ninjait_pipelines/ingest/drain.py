@@ -1,0 +1,229 @@
+"""A drain: one bounded walk from a queue to its stores, the same for all queues. It may die anywhere and lose nothing.
+
+1. Receive a batch.            Dying here: the broker gives it to the next drain.
+2. Decode it.                  As above; nothing has been written.
+3. Write the good points.      As above; written again, each replaces itself (see the sinks).
+4. Quarantine the bad ones.    As above; the document's id is the copy's, so it is held once.
+5. Record it in the ledger.    As above; the row's key is the copy's, so it counts once.
+6. Acknowledge.                Dying before: all of it happens once more. After: it is done.
+
+A copy that comes for the third time is under suspicion: it killed the drains before, or stood beside the one that did.
+It goes through these steps alone. Where another one went through and it did not, it is the culprit, and becomes a dead
+letter at once; otherwise the broker's delivery limit makes it one. Dead letters end in quarantine, like all bad input.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import pyarrow as pa
+
+from ninjait_pipelines.ingest import quarantine
+from ninjait_pipelines.ingest.decode import Decoded, Period, Registry, decode, decode_nothing
+from ninjait_pipelines.ingest.sinks import Hour, Sink
+from ninjait_pipelines.resources.clickhouse import ClickHouse
+from ninjait_pipelines.resources.message_queue import Consumer, Message, MessageQueue
+from ninjait_pipelines.resources.mongodb import MongoDB
+from ninjait_pipelines.resources.postgres import Postgres
+from ninjait_pipelines.resources.store import StoreUnavailable
+
+BATCH_MESSAGES = 1000
+# What a batch may take of memory, but for one receive: as much as the largest legal bodies make.
+BATCH_BYTES = 8 * 1024 * 1024
+RECEIVE_MESSAGES = 100
+DEAD_LETTERS = 25
+SUSPECT_AFTER_DELIVERIES = 2
+NOBODY = str(UUID(int=0))
+Batch = Sequence[tuple[Message, Decoded]]
+
+_LEDGER = pa.schema(
+    dict.fromkeys(("queue", "message_id", "delivery_id", "organization_id", "run_id", "outcome"), pa.string())
+    | dict.fromkeys(("points", "points_written", "points_quarantined", "unknown_fields", "bytes"), pa.uint32())
+    | dict.fromkeys(("first_time", "last_time", "published_at"), pa.timestamp("ms", "UTC"))
+)
+
+
+@dataclass
+class Summary:
+    """What a drain did. Points are samples of metrics, or events."""
+
+    messages: int = 0
+    messages_quarantined: int = 0
+    dead_letters: int = 0
+    points: int = 0
+    points_written: int = 0
+    points_quarantined: int = 0
+    unknown_fields: int = 0
+    bytes: int = 0
+    hours: set[Hour] = field(default_factory=set)
+
+    def add(self, batch: Batch, hours: set[Hour]) -> None:
+        """Counts a batch that has been acknowledged."""
+        self.messages += len(batch)
+        self.messages_quarantined += sum(bool(decoded.rejections) for _, decoded in batch)
+        self.points += sum(decoded.points for _, decoded in batch)
+        self.points_written += sum(decoded.points_accepted for _, decoded in batch)
+        self.points_quarantined += sum(decoded.points_rejected for _, decoded in batch)
+        self.unknown_fields += sum(decoded.unknown_fields for _, decoded in batch)
+        self.bytes += sum(len(message.body) for message, _ in batch)
+        self.hours |= hours
+
+
+@dataclass(frozen=True)
+class Drain:
+    """The stores that every drain needs, beside those of its sink."""
+
+    sink: Sink
+    message_queue: MessageQueue
+    postgres: Postgres
+    clickhouse: ClickHouse
+    mongodb: MongoDB
+    run_id: str
+    clock: Callable[[], datetime]
+    log: logging.Logger
+
+    def run(self, most_messages: int = 20_000, most_seconds: float = 45, idle_seconds: float = 1) -> Summary:
+        """Drains until the queue has been empty for `idle_seconds`, or one of the bounds is reached.
+
+        Raises StoreError where a store is away or refuses; what was not acknowledged is given back then.
+        """
+        started = self.clock()
+        registry = self._prepare()
+        summary = Summary()
+        summary.dead_letters = self._move_dead_letters(most_messages)
+        with self.message_queue.consume(self.sink.queue, prefetch=BATCH_MESSAGES) as consumer:
+            while summary.messages < most_messages and (self.clock() - started).total_seconds() < most_seconds:
+                messages = _receive(consumer, most_messages - summary.messages, idle_seconds)
+                if not messages:
+                    break
+                self._take(consumer, messages, registry, summary)
+        return summary
+
+    def _prepare(self) -> Registry:
+        """Asks every store before anything is received: an outage must not use up the messages' deliveries."""
+        self.message_queue.declare()
+        self.clickhouse.now()
+        with self.mongodb.errors():
+            self.mongodb.database[quarantine.COLLECTION].create_index([("state", 1), ("quarantined_at", 1)])
+        self.sink.prepare()
+        return load_registry(self.postgres)
+
+    def _take(self, consumer: Consumer, messages: Sequence[Message], registry: Registry, summary: Summary) -> None:
+        suspects = [message for message in messages if message.deliveries > SUSPECT_AFTER_DELIVERIES]
+        others = [message for message in messages if message.deliveries <= SUSPECT_AFTER_DELIVERIES]
+        if others:
+            self._process(consumer, others, registry, summary)
+        if suspects:
+            self._process_one_by_one(consumer, suspects, registry, summary)
+
+    def _process(self, consumer: Consumer, messages: Sequence[Message], registry: Registry, summary: Summary) -> None:
+        now = self.clock()
+        period = Period.at(now)
+        batch = [(message, self._decode(message, registry, period)) for message in messages]
+        consumer.keep_alive()
+        hours = self.sink.write([decoded for _, decoded in batch], self.run_id, now)
+        rejected = [(message, decoded) for message, decoded in batch if decoded.rejections]
+        quarantine.hold(self.mongodb, rejected, self.run_id, now)
+        consumer.keep_alive()
+        self.clickhouse.insert("message_deliveries", ledger_rows(batch, self.run_id))
+        consumer.acknowledge(messages)
+        summary.add(batch, hours)
+
+    def _decode(self, message: Message, registry: Registry, period: Period) -> Decoded:
+        """A message that our own code stumbles over is bad input like any other: it must not take its batch along."""
+        try:
+            return decode(message, registry, period)
+        except Exception as error:  # not hidden: logged, quarantined with its reason, and seen by a check
+            self.log.exception("Decoding %s failed: a bug in the decoder", quarantine.document_id(message))
+            return decode_nothing(message, f"decoder_failed:{type(error).__name__}")
+
+    def _process_one_by_one(
+        self, consumer: Consumer, suspects: Sequence[Message], registry: Registry, summary: Summary
+    ) -> None:
+        failures: list[tuple[Message, Exception]] = []
+        for message in suspects:
+            try:
+                self._process(consumer, [message], registry, summary)
+            except StoreUnavailable:
+                raise
+            except Exception as error:  # noqa: BLE001 -- raised below, or recorded with its message
+                failures.append((message, error))
+        if len(failures) == len(suspects):  # perhaps it is not the messages: let a person see
+            raise failures[0][1]
+        for message, failure in failures:
+            self.log.error("%s becomes a dead letter: %s", quarantine.document_id(message), failure)
+            consumer.reject(message, f"{type(failure).__name__}: {failure}")
+
+    def _move_dead_letters(self, most: int) -> int:
+        """Moves dead letters into quarantine, where people look: held, recorded, then removed from the broker.
+
+        Dying between any two of these: they are still dead letters, and are moved again onto themselves.
+        """
+        moved = 0
+        while moved < most and (letters := self.message_queue.dead_letters(self.sink.queue, DEAD_LETTERS)):
+            batch = [(message, decode_nothing(message, f"dead_letter:{reason}"[:200])) for message, reason in letters]
+            quarantine.hold(self.mongodb, batch, self.run_id, self.clock())
+            self.clickhouse.insert("message_deliveries", ledger_rows(batch, self.run_id, outcome="dead_lettered"))
+            self.message_queue.discard_dead_letters([message for message, _ in letters])
+            moved += len(letters)
+        return moved
+
+
+def load_registry(postgres: Postgres) -> Registry:
+    """Who may send, as PostgreSQL has it now; retired devices too, because their last samples may come late."""
+    organizations = postgres.rows("SELECT id::text AS id FROM organizations")
+    devices = postgres.rows("SELECT id::text AS id, organization_id::text AS organization_id FROM devices")
+    return Registry(
+        organizations=frozenset(row["id"] for row in organizations),
+        devices={row["id"]: row["organization_id"] for row in devices},
+    )
+
+
+def ledger_rows(batch: Iterable[tuple[Message, Decoded]], run_id: str, outcome: str | None = None) -> pa.Table:
+    """A row of message_deliveries for each copy; the outcome follows from what was decoded, if none is given."""
+    rows = [_ledger_row(message, decoded, run_id, outcome or outcome_of(decoded)) for message, decoded in batch]
+    return pa.Table.from_pylist(rows, schema=_LEDGER)
+
+
+def outcome_of(decoded: Decoded) -> str:
+    """What becomes of a message: written, partly_quarantined or quarantined."""
+    if not decoded.rejections:
+        return "written"
+    return "partly_quarantined" if decoded.points_accepted else "quarantined"
+
+
+def _ledger_row(message: Message, decoded: Decoded, run_id: str, outcome: str) -> dict[str, Any]:
+    times = decoded.columns.get("time") or decoded.columns.get("timestamp") or [None]
+    return {
+        "queue": message.queue,
+        "message_id": str(decoded.message_id),
+        "delivery_id": message.delivery_id,
+        "organization_id": decoded.organization_id or NOBODY,
+        "run_id": run_id,
+        "outcome": outcome,
+        "points": decoded.points,
+        "points_written": decoded.points_accepted,
+        "points_quarantined": decoded.points_rejected,
+        "unknown_fields": decoded.unknown_fields,
+        "bytes": len(message.body),
+        "first_time": min(times),
+        "last_time": max(times),
+        "published_at": message.published_at or None,
+    }
+
+
+def _receive(consumer: Consumer, most: int, idle_seconds: float) -> list[Message]:
+    """A batch: what is there, bounded in messages and bytes; an empty list once nothing came for `idle_seconds`."""
+    most = min(most, BATCH_MESSAGES)
+    batch: list[Message] = []
+    size = 0
+    while len(batch) < most and size < BATCH_BYTES:
+        received = consumer.receive(min(most - len(batch), RECEIVE_MESSAGES), 0 if batch else idle_seconds)
+        if not received:
+            break
+        batch += received
+        size += sum(len(message.body) for message in received)
+    return batch

@@ -1,0 +1,217 @@
+"""What could not be taken, with its reasons and original bytes, in MongoDB: held by a drain, mended by a person.
+
+One document is one delivered copy; its `_id` is made from the copy, so holding it again after a crash is the same one.
+"""
+
+import hashlib
+import json
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from bson import Binary
+from pymongo.errors import BulkWriteError
+
+from ninjait_pipelines.ingest.decode import Decoded, read_json
+from ninjait_pipelines.resources.message_queue import Message, MessageQueue, Outgoing
+from ninjait_pipelines.resources.mongodb import MongoDB
+
+COLLECTION = "quarantine"
+AUDIT = "audit_trail"
+# MongoDB's documents end at 16 MiB: a longer body lies beside its document, in pieces. (GridFS would do the same, but
+# a put that died half-way has to be cleaned up first, and the local stack's server does that in its own way.)
+PIECE_BYTES = 8 * 1024 * 1024
+PIECES = "quarantine_body_pieces"
+# Names a replayed message after what it replays: replayed twice, it is one message and its duplicate.
+REPLAY_NAMESPACE = uuid.UUID("5f9e2c6e-0d0b-5b0e-8a53-2f1f0a6f3c55")
+DUPLICATE_KEY = 11000
+
+
+class Line(msgspec.Struct, frozen=True):
+    """One line of the list: so many held copies with this reason."""
+
+    reason: str
+    queue: str
+    organization_id: str | None
+    agent_version: str | None
+    copies: int
+    points: int
+
+
+def document_id(message: Message) -> str:
+    """The quarantine document of this copy."""
+    return f"{message.queue}/{message.delivery_id}"
+
+
+def insert_new(mongodb: MongoDB, collection: str, documents: Sequence[dict[str, Any]]) -> None:
+    """Inserts documents; one whose `_id` is there already is left as it is."""
+    if not documents:
+        return
+    with mongodb.errors():
+        try:
+            mongodb.database[collection].insert_many(documents, ordered=False)
+        except BulkWriteError as error:
+            if any(problem["code"] != DUPLICATE_KEY for problem in error.details["writeErrors"]):
+                raise
+
+
+def hold(mongodb: MongoDB, rejected: Iterable[tuple[Message, Decoded]], run_id: str, now: datetime) -> None:
+    """Puts copies into quarantine. A copy that is there already stays as it is: a person may have replayed it since."""
+    documents = [_document(message, decoded, run_id, now) for message, decoded in rejected]
+    for document in documents:
+        if len(document["body"]) > PIECE_BYTES:
+            _split_body(mongodb, document)
+    insert_new(mongodb, COLLECTION, documents)
+
+
+def _document(message: Message, decoded: Decoded, run_id: str, now: datetime) -> dict[str, Any]:
+    return {
+        "_id": document_id(message),
+        "queue": message.queue,
+        "routing_key": message.routing_key,
+        "content_type": message.content_type,
+        "message_id": str(decoded.message_id),
+        "organization_id": decoded.organization_id,
+        "device_id": decoded.device_id,
+        "agent_version": decoded.agent_version,
+        "body": Binary(message.body),
+        "body_bytes": len(message.body),
+        "body_sha256": hashlib.sha256(message.body).hexdigest(),
+        "body_pieces": 0,
+        "whole": decoded.whole,
+        "reasons": [msgspec.structs.asdict(rejection) for rejection in decoded.rejections],
+        "points_quarantined": decoded.points_rejected,
+        "run_id": run_id,
+        "quarantined_at": now,
+        "state": "held",
+        "trail": [],
+    }
+
+
+def _split_body(mongodb: MongoDB, document: dict[str, Any]) -> None:
+    """The pieces are written before their document. Dying between: the next drain writes the same pieces again."""
+    body = document["body"]
+    pieces = [body[at : at + PIECE_BYTES] for at in range(0, len(body), PIECE_BYTES)]
+    for number, piece in enumerate(pieces):
+        insert_new(mongodb, PIECES, [{"_id": _piece_id(document, number), "body": Binary(piece)}])
+    document |= {"body": Binary(b""), "body_pieces": len(pieces)}
+
+
+def _piece_id(document: dict[str, Any], number: int) -> str:
+    return f"{document['_id']}#{number}"
+
+
+def body_of(mongodb: MongoDB, document: dict[str, Any]) -> bytes:
+    """The original bytes."""
+    ids = [_piece_id(document, number) for number in range(document["body_pieces"])]
+    with mongodb.errors():
+        found = [mongodb.database[PIECES].find_one({"_id": piece_id}) or {} for piece_id in ids]
+    return b"".join(piece["body"] for piece in found) if ids else bytes(document["body"])
+
+
+def find(mongodb: MongoDB, document_id: str) -> dict[str, Any] | None:
+    """One quarantined copy, with its body."""
+    with mongodb.errors():
+        return mongodb.database[COLLECTION].find_one({"_id": document_id})
+
+
+def select(
+    mongodb: MongoDB,
+    *,
+    document_id: str | None = None,
+    reason: str | None = None,
+    since: datetime | None = None,
+    state: str | None = "held",
+) -> Iterator[dict[str, Any]]:
+    """Quarantined copies, without their bodies, the oldest first."""
+    query: dict[str, Any] = {}
+    if state:
+        query["state"] = state
+    if document_id:
+        query["_id"] = document_id
+    if reason:
+        query["reasons.reason"] = reason
+    if since:
+        query["quarantined_at"] = {"$gte": since}
+    with mongodb.errors():
+        yield from mongodb.database[COLLECTION].find(query, {"body": 0}).sort("quarantined_at", 1)
+
+
+def lines(documents: Iterable[dict[str, Any]]) -> list[Line]:
+    """Copies grouped by reason, queue, organization and agent version, the most frequent first.
+
+    A copy with several reasons stands in the line of each; `points` counts the samples (or events) with that reason.
+    """
+    copies: Counter[tuple[str, str, str | None, str | None]] = Counter()
+    points: Counter[tuple[str, str, str | None, str | None]] = Counter()
+    for document in documents:
+        for reason in {entry["reason"] for entry in document["reasons"]}:
+            key = (reason, document["queue"], document["organization_id"], document["agent_version"])
+            samples = {entry["index"] for entry in document["reasons"] if entry["reason"] == reason}
+            copies[key] += 1
+            points[key] += document["points_quarantined"] if document["whole"] else len(samples)
+    return [
+        Line(reason, queue, organization, version, count, points[reason, queue, organization, version])
+        for (reason, queue, organization, version), count in copies.most_common()
+    ]
+
+
+def replay(mongodb: MongoDB, queue: MessageQueue, documents: Iterable[dict[str, Any]], who: str, now: datetime) -> int:
+    """Publishes held copies again, through the front door, and returns how many.
+
+    1. Publish. Dying here: it is still held, and the next replay publishes it again under the same message id, which
+       the ledger shows as a duplicate and no store shows at all.
+    2. Mark it replayed.
+    """
+    count = 0
+    for document in documents:
+        full = find(mongodb, document["_id"])
+        if full is None or full["state"] != "held":
+            continue
+        message = again(full, body_of(mongodb, full))
+        queue.publish([message])
+        _mark(mongodb, full, "replayed", who, now, f"published as message {message.message_id}")
+        count += 1
+    return count
+
+
+def again(document: dict[str, Any], body: bytes) -> Outgoing:
+    """The message that replays a copy: its rejected samples where the others were written, else its whole body."""
+    return Outgoing(
+        queue=document["queue"],
+        routing_key=document["routing_key"],
+        body=body if document["whole"] else _only_samples(body, {entry["index"] for entry in document["reasons"]}),
+        message_id=str(uuid.uuid5(REPLAY_NAMESPACE, document["_id"])),
+        content_type=document["content_type"],
+    )
+
+
+def _only_samples(body: bytes, indexes: set[int]) -> bytes:
+    envelope = read_json(body)
+    envelope["samples"] = [sample for index, sample in enumerate(envelope["samples"]) if index in indexes]
+    return json.dumps(envelope, separators=(",", ":")).encode()
+
+
+def discard(mongodb: MongoDB, document_id: str, because: str, who: str, now: datetime) -> bool:
+    """Gives up a held copy, for a reason that is recorded; False where it is not held. Its bytes stay."""
+    document = find(mongodb, document_id)
+    return document is not None and _mark(mongodb, document, "discarded", who, now, because)
+
+
+def _mark(mongodb: MongoDB, document: dict[str, Any], state: str, who: str, now: datetime, outcome: str) -> bool:
+    """Sets the state of a held copy, and records it: in the copy's own trail and in the operators' audit trail.
+
+    The state is left once, so of two who act at the same time one gets False. Dying between the two writes, the copy's
+    trail has what the audit trail lacks.
+    """
+    step = {"at": now, "who": who, "action": state, "outcome": outcome}
+    change = {"$set": {"state": state, "trail": [*document["trail"], step]}}
+    with mongodb.errors():
+        held = {"_id": document["_id"], "state": "held"}
+        if not mongodb.database[COLLECTION].update_one(held, change).modified_count:
+            return False
+        mongodb.database[AUDIT].insert_one({**step, "entity": "quarantine", "entity_id": document["_id"]})
+    return True

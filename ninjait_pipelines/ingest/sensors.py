@@ -1,0 +1,82 @@
+"""What starts the drains: a sensor for each queue, which looks at its depth and touches no message."""
+
+from datetime import UTC, datetime, timedelta
+
+import dagster as dg
+
+from ninjait_pipelines.ingest.assets import BY_QUEUE
+from ninjait_pipelines.resources.message_queue import Depth, MessageQueue
+
+# A drain that failed most often failed because a store is away, and would fail again at once.
+WAIT_AFTER_FAILURE = timedelta(seconds=60)
+# Far beyond its bound of 45 seconds: a worker that hangs, or whose machine is gone, makes room for the next drain.
+MOST_RUN_SECONDS = 300
+# Without NOT_STARTED: a run that died before it was queued keeps that for ever, and two drains at once do no harm.
+UNDER_WAY = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+
+
+def drain_job(asset: dg.AssetsDefinition) -> dg.JobDefinition:
+    """The job of one drain with its checks, in one process: a process a step would cost more than the drain."""
+    name = asset.key.to_user_string()
+    return dg.define_asset_job(  # type: ignore[return-value]
+        f"drain_{name}",
+        selection=dg.AssetSelection.assets(asset),
+        executor_def=dg.in_process_executor,
+        tags={"dagster/max_runtime_seconds": str(MOST_RUN_SECONDS)},
+        description=f"One bounded drain into {name}.",
+    )
+
+
+def decide(depth: Depth, active: bool, failed_at: datetime | None, now: datetime) -> str | None:
+    """Why no drain is to start now; None where one is.
+
+    Messages that a dead consumer holds count too: only a drain can take them over from it.
+    """
+    if not depth.outstanding and not depth.dead:
+        return "the queue is empty"
+    if active:
+        return "a drain is under way"
+    if failed_at and now - failed_at < WAIT_AFTER_FAILURE:
+        return f"the last drain failed at {failed_at:%H:%M:%S} UTC; the next one starts a minute later"
+    return None
+
+
+def drain_sensor(queue: str, job: dg.JobDefinition) -> dg.SensorDefinition:
+    """The sensor of one queue. Its requests have no run key: Dagster would remember it for ever."""
+
+    @dg.sensor(
+        name=f"{job.name}_by_depth",
+        job=job,
+        minimum_interval_seconds=10,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=f"Starts {job.name} while {queue} holds messages or dead letters, and no drain of it runs.",
+    )
+    def by_depth(
+        context: dg.SensorEvaluationContext, message_queue: dg.ResourceParam[MessageQueue]
+    ) -> dg.RunRequest | dg.SkipReason:
+        depth = message_queue.depth(queue)
+        active, failed_at = last_drain(context.instance, job.name)
+        reason = decide(depth, active, failed_at, datetime.now(UTC))
+        return dg.SkipReason(reason) if reason else dg.RunRequest()
+
+    return by_depth
+
+
+def last_drain(instance: dg.DagsterInstance, job_name: str) -> tuple[bool, datetime | None]:
+    """(whether a drain is queued or running, when the last one failed if it did)."""
+    if instance.get_runs_count(dg.RunsFilter(job_name=job_name, statuses=UNDER_WAY)):
+        return True, None
+    last = instance.get_run_records(dg.RunsFilter(job_name=job_name), limit=1)
+    if last and last[0].dagster_run.is_failure and last[0].end_time:
+        return False, datetime.fromtimestamp(last[0].end_time, UTC)
+    return False, None
+
+
+jobs = {queue: drain_job(asset) for queue, asset in BY_QUEUE.items()}
+drain_jobs = list(jobs.values())
+drain_sensors = [drain_sensor(queue, job) for queue, job in jobs.items()]

@@ -1,0 +1,199 @@
+"""Where the good points of each queue go: one small sink for each kind of store. The drain does everything else."""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ninjait_pipelines.cache import keys
+from ninjait_pipelines.ingest.decode import Decoded
+from ninjait_pipelines.ingest.quarantine import insert_new
+from ninjait_pipelines.resources.clickhouse import ClickHouse, mart_rows, sql
+from ninjait_pipelines.resources.dragonfly import Dragonfly, as_of_text
+from ninjait_pipelines.resources.metrics_store import (
+    FIELDS,
+    POINTS,
+    RETENTION,
+    MetricsStore,
+    Tier,
+    late_windows,
+)
+from ninjait_pipelines.resources.mongodb import MongoDB
+from ninjait_pipelines.resources.store import StoreError
+
+Hour = tuple[str, datetime]
+_MILLISECONDS = pa.timestamp("ms", "UTC")
+_TOUCHED = pa.schema(
+    [
+        ("organization_id", pa.string()),
+        ("hour", pa.timestamp("s", "UTC")),
+        ("points", pa.uint32()),
+        ("run_id", pa.string()),
+    ]
+)
+
+
+class Sink(Protocol):
+    """Takes the good points of a queue. Writing the same again changes nothing."""
+
+    @property
+    def queue(self) -> str:
+        """The queue whose points it takes."""
+
+    def prepare(self) -> None:
+        """Raises a StoreError where its store is away; nothing has been taken from the queue then."""
+
+    def write(self, decoded: Sequence[Decoded], run_id: str, now: datetime) -> set[Hour]:
+        """Writes what has columns, and returns when it is safe; (organization, hour) of the metrics it wrote."""
+
+
+class MetricsSink:
+    """Samples of devices: to the tier of their age, the hours that they touch, and the latest of each device."""
+
+    queue = "agent.metrics"
+
+    def __init__(
+        self, metrics_store: MetricsStore, dragonfly: Dragonfly, clickhouse: ClickHouse, log: logging.Logger
+    ) -> None:
+        self._metrics_store = metrics_store
+        self._dragonfly = dragonfly
+        self._clickhouse = clickhouse
+        self._log = log
+
+    def prepare(self) -> None:
+        self._metrics_store.declare()
+
+    def write(self, decoded: Sequence[Decoded], run_id: str, now: datetime) -> set[Hour]:
+        """3a. Points to their tiers. Dying here: written again, they replace themselves.
+
+        3b. The hours that they touch. Dying before: the message comes again, and its hours are touched then. After the
+            points, so that a roll-up which missed a point is older than its touch.
+        3c. The latest values, which are a cache: a Dragonfly that is away stops nothing.
+        """
+        decoded = self._without_late_duplicates(decoded, now)
+        points = _points(decoded)
+        for tier, part in by_tier(points, now):
+            if tier is Tier.RAW:
+                self._metrics_store.write(part)
+            else:
+                self._metrics_store.write_aggregates(tier, late_windows(part))
+        hours = touched_hours(points, run_id)
+        self._clickhouse.insert("touched_hours", hours)
+        try:
+            self._dragonfly.set_many_if_newer(latest(decoded))
+        except StoreError as error:
+            self._log.warning("The latest values were not cached: %s", error)
+        return set(zip(hours["organization_id"].to_pylist(), hours["hour"].to_pylist(), strict=True))
+
+    def _without_late_duplicates(self, decoded: Sequence[Decoded], now: datetime) -> Sequence[Decoded]:
+        """Leaves out what is too old for full resolution and was written before.
+
+        A laptop that sends last week's samples once more: they lie in the lower tiers inside their windows already, and
+        the late copy, which stands beside the windows, would count twice.
+        """
+        oldest = int((now - RETENTION[Tier.RAW]).timestamp() * 1000)
+        late = [str(one.message_id) for one in decoded if one.columns and min(one.columns["time"]) < oldest]
+        if not late:
+            return decoded
+        rows = self._clickhouse.rows(sql("ingest/already_written"), queue=self.queue, message_ids=late)
+        written = {row["message_id"] for row in rows}
+        return [one for one in decoded if one.message_id not in written]
+
+
+class EventsSink:
+    """Events that are rows of a ClickHouse table; the message id in its key makes the same event one row."""
+
+    def __init__(self, queue: str, table: str, clickhouse: ClickHouse) -> None:
+        self.queue = queue
+        self._table = table
+        self._clickhouse = clickhouse
+
+    def prepare(self) -> None:
+        """Nothing to add: every drain asks ClickHouse for its clock."""
+
+    def write(self, decoded: Sequence[Decoded], run_id: str, now: datetime) -> set[Hour]:
+        self._clickhouse.insert(f"{self._table}_versions", mart_rows(self._table, events(decoded)))
+        return set()
+
+
+class LogsSink:
+    """Application logs in MongoDB; the message id is the document's."""
+
+    queue = "platform.logs"
+    collection = "application_logs"
+
+    def __init__(self, mongodb: MongoDB) -> None:
+        self._mongodb = mongodb
+
+    def prepare(self) -> None:
+        """Logs are read by organization and time."""
+        with self._mongodb.errors():
+            self._mongodb.database[self.collection].create_index([("organization_id", 1), ("timestamp", -1)])
+
+    def write(self, decoded: Sequence[Decoded], run_id: str, now: datetime) -> set[Hour]:
+        insert_new(self._mongodb, self.collection, [_log_document(event) for event in events(decoded)])
+        return set()
+
+
+def events(decoded: Sequence[Decoded]) -> list[dict[str, Any]]:
+    """The events among them, as column -> value."""
+    return [{name: values[0] for name, values in one.columns.items()} for one in decoded if one.columns]
+
+
+def _log_document(event: Mapping[str, Any]) -> dict[str, Any]:
+    document = {name: value for name, value in event.items() if name != "message_id"}
+    timestamp = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=event["timestamp"])
+    return {"_id": event["message_id"], **document, "timestamp": timestamp}
+
+
+def _points(decoded: Sequence[Decoded]) -> pa.Table:
+    """The samples of many messages, in the order in which they were received (schema POINTS)."""
+    columns: dict[str, list[Any]] = {name: [] for name in POINTS.names}
+    for one in decoded:
+        for name, values in one.columns.items():
+            columns[name] += values
+    time = pa.array(columns.pop("time"), _MILLISECONDS).cast(POINTS.field("time").type)
+    arrays = {name: pa.array(values, POINTS.field(name).type) for name, values in columns.items()} | {"time": time}
+    return pa.table([arrays[name] for name in POINTS.names], schema=POINTS)
+
+
+def by_tier(points: pa.Table, now: datetime) -> Iterator[tuple[Tier, pa.Table]]:
+    """The points that each tier takes by their age; `tier_of` for a whole table."""
+    younger = pa.array([False] * len(points), pa.bool_())
+    for tier, kept in RETENTION.items():
+        young_enough = pc.greater_equal(points["time"], pa.scalar(now - kept, POINTS.field("time").type))
+        part = points.filter(pc.and_not(young_enough, younger))
+        if len(part):
+            yield tier, part
+        younger = young_enough
+
+
+def touched_hours(points: pa.Table, run_id: str) -> pa.Table:
+    """Points by organization and hour, as the table touched_hours takes them."""
+    hours = pc.floor_temporal(points["time"], unit="hour").cast(_TOUCHED.field("hour").type)
+    counted = pa.table({"organization_id": points["organization_id"], "hour": hours})
+    counted = counted.group_by(["organization_id", "hour"]).aggregate([([], "count_all")])
+    runs = pa.array([run_id] * len(counted), pa.string())
+    columns = [counted["organization_id"], counted["hour"], counted["count_all"].cast(pa.uint32()), runs]
+    return pa.table(columns, schema=_TOUCHED)
+
+
+def latest(decoded: Sequence[Decoded]) -> list[tuple[str, dict[str, Any]]]:
+    """The cache entry of each device's latest sample, null where it did not carry a field."""
+    newest: dict[str, tuple[int, Mapping[str, list[Any]], int]] = {}
+    for one in decoded:
+        if one.columns and one.device_id:
+            times = one.columns["time"]
+            index = max(range(len(times)), key=lambda row: (times[row], row))
+            if one.device_id not in newest or times[index] >= newest[one.device_id][0]:
+                newest[one.device_id] = (times[index], one.columns, index)
+    return [(keys.device_latest(device), _latest_value(*entry)) for device, entry in newest.items()]
+
+
+def _latest_value(time: int, columns: Mapping[str, list[Any]], index: int) -> dict[str, Any]:
+    moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=time)
+    who = {name: columns[name][index] for name in ("organization_id", "device_id")}
+    return who | {"as_of": as_of_text(moment)} | {name: columns[name][index] for name in FIELDS}

@@ -1,0 +1,51 @@
+"""Fixtures of the ingest tests."""
+
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import pytest
+
+from ninjait_pipelines.ingest.drain import Drain
+from ninjait_pipelines.ingest.sinks import EventsSink, LogsSink, MetricsSink, Sink
+from ninjait_pipelines.resources import Stores
+from ninjait_pipelines_tests.ingest.samples import register
+
+LOG = logging.getLogger("test")
+TABLES = {
+    "agent.heartbeats": "device_heartbeats",
+    "platform.api_calls": "api_calls",
+    "platform.usage": "usage_reports",
+}
+MakeDrain = Callable[..., Drain]
+
+
+@pytest.fixture
+def fleet(stores: Stores) -> Stores:
+    """The stores, with the organizations and devices of samples.py in PostgreSQL."""
+    register(stores.postgres)
+    return stores
+
+
+def sink_of(stores: Stores, queue: str) -> Sink:
+    """The sink of a queue, as the assets make it."""
+    if queue == "agent.metrics":
+        return MetricsSink(stores.metrics_store, stores.dragonfly, stores.clickhouse, LOG)
+    if queue == "platform.logs":
+        return LogsSink(stores.mongodb)
+    return EventsSink(queue, TABLES[queue], stores.clickhouse)
+
+
+def make_drain(stores: Stores, queue: str = "agent.metrics", **changes: object) -> Drain:
+    """A drain of a queue; `changes` replace its stores, sink or clock."""
+    parts = {
+        "sink": sink_of(stores, queue),
+        "message_queue": stores.message_queue,
+        "postgres": stores.postgres,
+        "clickhouse": stores.clickhouse,
+        "mongodb": stores.mongodb,
+        "run_id": "run-1",
+        "clock": lambda: datetime.now(UTC),
+        "log": LOG,
+    }
+    return Drain(**parts | changes)  # type: ignore[arg-type]

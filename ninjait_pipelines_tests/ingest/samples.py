@@ -1,0 +1,143 @@
+"""Messages for the ingest tests: two organizations, three devices, and bodies as senders write them."""
+
+import json
+import uuid
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from ninjait_pipelines.ingest.decode import Registry
+from ninjait_pipelines.resources.message_queue import Message, Outgoing
+from ninjait_pipelines.resources.postgres import Postgres
+
+ORG, OTHER_ORG = (str(uuid.uuid5(uuid.NAMESPACE_DNS, name)) for name in ("org", "other-org"))
+DEVICE, SECOND_DEVICE, OTHER_DEVICE = (str(uuid.uuid5(uuid.NAMESPACE_DNS, name)) for name in ("a", "b", "c"))
+REGISTRY = Registry(frozenset([ORG, OTHER_ORG]), {DEVICE: ORG, SECOND_DEVICE: ORG, OTHER_DEVICE: OTHER_ORG})
+# Whole milliseconds, because that is what is stored. Of today, because the tiers' retention is real.
+NOW = datetime.now(UTC).replace(microsecond=0)
+
+TOPICS = {
+    "agent.metrics": "metrics",
+    "agent.heartbeats": "heartbeat",
+    "platform.api_calls": "api_call",
+    "platform.usage": "usage",
+}
+
+
+def ago(**delta: float) -> str:
+    """A time before NOW as senders write it."""
+    return (NOW - timedelta(**delta)).isoformat()
+
+
+def sample(seconds_ago: float = 60, **fields: Any) -> dict[str, Any]:
+    """A sample with every field; None takes a field away."""
+    good = {
+        "timestamp": ago(seconds=seconds_ago),
+        "cpu": 12.5,
+        "memory": 2048,
+        "disk_used": 90000.25,
+        "network_in": 1000,
+        "network_out": 500.0,
+        "uptime": 3600,
+    }
+    return {name: value for name, value in (good | fields).items() if value is not None}
+
+
+def metrics(*samples: Any, **fields: Any) -> dict[str, Any]:
+    """The body of a metrics message."""
+    return {
+        "schema": "ninjait.metrics.v1",
+        "organization_id": ORG,
+        "device_id": DEVICE,
+        "agent_version": "2.4.1",
+        "samples": list(samples),
+    } | fields
+
+
+EVENTS: dict[str, dict[str, Any]] = {
+    "agent.heartbeats": {
+        "schema": "ninjait.heartbeat.v1",
+        "organization_id": ORG,
+        "device_id": DEVICE,
+        "timestamp": ago(minutes=1),
+        "status": "online",
+        "agent_version": "2.4.1",
+        "os_version": "Debian 12",
+        "uptime_seconds": 3600,
+    },
+    "platform.api_calls": {
+        "schema": "ninjait.api_call.v1",
+        "organization_id": ORG,
+        "timestamp": ago(minutes=1),
+        "endpoint": "/v1/devices/{id}",
+        "method": "GET",
+        "status_code": 200,
+        "response_time_ms": 12.5,
+        "user_id": str(uuid.UUID(int=7)),
+    },
+    "platform.usage": {
+        "schema": "ninjait.usage.v1",
+        "organization_id": ORG,
+        "timestamp": ago(minutes=1),
+        "storage_gb": "12.345",
+        "backup_gb": "6.7",
+    },
+    "platform.logs": {
+        "schema": "ninjait.log.v1",
+        "organization_id": ORG,
+        "timestamp": ago(minutes=1),
+        "level": "error",
+        "service": "patching",
+        "message": "failed",
+        "device_id": DEVICE,
+        "error": {"code": 5, "chain": [{"at": "x"}]},
+    },
+}
+
+
+def encoded(body: Any) -> bytes:
+    """A body as bytes; bytes stay as they are."""
+    return body if isinstance(body, bytes) else json.dumps(body).encode()
+
+
+def routing_key(queue: str, body: Any) -> str:
+    """The key that an honest sender uses."""
+    fields = body if isinstance(body, dict) else {}
+    if queue == "platform.logs":
+        return f"log.{fields.get('level', 'error')}"
+    return f"{TOPICS[queue]}.{fields.get('organization_id', ORG)}"
+
+
+def message(queue: str, body: Any, number: int = 1, **fields: Any) -> Message:
+    """A message as it is delivered."""
+    given: dict[str, Any] = {
+        "queue": queue,
+        "routing_key": routing_key(queue, body),
+        "body": encoded(body),
+        "content_type": "application/json",
+        "message_id": str(uuid.UUID(int=number)),
+        "receipt": f"r{number}",
+        "delivery_id": f"d{number}",
+        "deliveries": 1,
+        "published_at": 0,
+    }
+    return Message(**given | fields)
+
+
+def outgoing(queue: str, body: Any, **fields: Any) -> Outgoing:
+    """A message to publish."""
+    given: dict[str, Any] = {"queue": queue, "routing_key": routing_key(queue, body), "body": encoded(body)}
+    return Outgoing(**given | fields)
+
+
+def register(postgres: Postgres) -> None:
+    """Puts the organizations and devices of REGISTRY into PostgreSQL."""
+    with postgres.transaction() as connection:
+        for organization in REGISTRY.organizations:
+            connection.execute(
+                "INSERT INTO organizations VALUES (%s, %s, %s, 'UTC', now())",
+                (organization, organization, organization),
+            )
+        for device, organization in REGISTRY.devices.items():
+            connection.execute(
+                "INSERT INTO devices VALUES (%s, %s, %s, 'server', 'Debian 12', now())", (device, organization, device)
+            )

@@ -1,0 +1,362 @@
+"""The decoder: every kind of bad input has its outcome, and no bytes whatever make it raise."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ninjait_pipelines.ingest.contract import CONTRACTS, MOST_BYTES
+from ninjait_pipelines.ingest.decode import Decoded, Period, decode, decode_by_rules, decode_good_metrics
+from ninjait_pipelines_tests.ingest.samples import (
+    DEVICE,
+    EVENTS,
+    NOW,
+    ORG,
+    OTHER_DEVICE,
+    OTHER_ORG,
+    REGISTRY,
+    ago,
+    message,
+    metrics,
+    sample,
+)
+
+PERIOD = Period.at(NOW)
+UNKNOWN = "99999999-9999-4999-8999-999999999999"
+
+
+def decoded(body: Any, queue: str = "agent.metrics", **fields: Any) -> Decoded:
+    return decode(message(queue, body, **fields), REGISTRY, PERIOD)
+
+
+def reasons(result: Decoded) -> list[tuple[int | None, str | None, str]]:
+    return [(rejection.index, rejection.field, rejection.reason) for rejection in result.rejections]
+
+
+def raw(text: str) -> bytes:
+    """A body with one good sample, one whose cpu is this JSON text, and another good one."""
+    body = json.dumps(metrics(sample(90), sample(60, cpu="HERE"), sample(30)))
+    return body.replace('"HERE"', text).encode()
+
+
+def test_a_good_message_takes_the_fast_path_and_keeps_every_value() -> None:
+    body = metrics(sample(60), sample(30, timestamp=int(NOW.timestamp() * 1000), memory=None))
+    result = decode_good_metrics(message("agent.metrics", body), REGISTRY, PERIOD)
+    assert result is not None
+    assert result == decode_by_rules(message("agent.metrics", body), REGISTRY, PERIOD)
+    assert result.columns["time"] == [
+        int((NOW - timedelta(seconds=60)).timestamp() * 1000),
+        int(NOW.timestamp() * 1000),
+    ]
+    assert result.columns["memory"] == [2048.0, None]
+    assert (result.points, result.points_accepted, result.points_rejected) == (2, 2, 0)
+    assert (result.organization_id, result.device_id, result.agent_version) == (ORG, DEVICE, "2.4.1")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('"12.5"', "number_as_text"),
+        ("true", "boolean_as_number"),
+        ("false", "boolean_as_number"),
+        ("NaN", "not_finite"),
+        ("Infinity", "not_finite"),
+        ("-Infinity", "not_finite"),
+        ("1e999", "not_finite"),
+        ("9" * 400, "not_finite"),
+        ("9" * 5000, "not_finite"),
+        ("-0.001", "negative"),
+        ("-" + "9" * 30, "negative"),
+        ("100.0001", "above_100"),
+        ("9" * 30, "above_100"),
+        ("[1]", "not_a_number"),
+        ('{"value": 1}', "not_a_number"),
+    ],
+)
+def test_a_bad_value_costs_its_sample_and_nothing_else(text: str, reason: str) -> None:
+    result = decoded(raw(text))
+    assert reasons(result) == [(1, "cpu", reason)]
+    assert (result.points, result.points_accepted, result.points_rejected, result.whole) == (3, 2, 1, False)
+    assert len(result.columns["time"]) == 2
+
+
+@pytest.mark.parametrize("text", ["0", "-0.0", "100", "100.0", "null", "1e-320", "12.5"])
+def test_values_at_the_edge_are_taken(text: str) -> None:
+    assert decoded(raw(text)).points_accepted == 3
+
+
+@pytest.mark.parametrize(
+    ("bad", "expected"),
+    [
+        ({"timestamp": (NOW + timedelta(minutes=5, seconds=1)).isoformat()}, ("timestamp", "in_the_future")),
+        ({"timestamp": ago(days=731)}, ("timestamp", "too_old")),
+        ({"timestamp": 1_700_000_000}, ("timestamp", "too_old")),  # seconds for milliseconds
+        ({"timestamp": NOW.replace(tzinfo=None).isoformat()}, ("timestamp", "no_time_zone")),
+        ({"timestamp": "yesterday"}, ("timestamp", "not_a_time")),
+        ({"timestamp": "2026-02-30T00:00:00Z"}, ("timestamp", "not_a_time")),
+        ({"timestamp": NOW.timestamp()}, ("timestamp", "not_a_time")),
+        ({"timestamp": True}, ("timestamp", "not_a_time")),
+        ({"timestamp": 10**40}, ("timestamp", "in_the_future")),
+        ({"timestamp": None}, ("timestamp", "missing")),
+        ({"memory": -1}, ("memory", "negative")),
+        ({"network_in": -1}, ("network_in", "negative")),
+        ({"uptime": -0.5}, ("uptime", "negative")),
+    ],
+)
+def test_a_bad_sample_is_named_by_its_field(bad: dict[str, Any], expected: tuple[str, str]) -> None:
+    result = decoded(metrics(sample(90), sample(60, **bad)))
+    assert reasons(result) == [(1, *expected)]
+    assert result.points_accepted == 1
+
+
+def test_every_bad_field_of_a_sample_is_named_and_the_sample_counts_once() -> None:
+    result = decoded(metrics(sample(cpu=101, memory="1", timestamp="x")))
+    assert reasons(result) == [(0, "timestamp", "not_a_time"), (0, "cpu", "above_100"), (0, "memory", "number_as_text")]
+    assert (result.points, result.points_rejected, result.columns) == (1, 1, {})
+
+
+@pytest.mark.parametrize("bad", [5, None, "sample", [], [1], True])
+def test_a_sample_that_is_no_object(bad: Any) -> None:
+    assert reasons(decoded(metrics(sample(), bad))) == [(1, None, "not_an_object")]
+
+
+@pytest.mark.parametrize("fields", [{}, {"cpu": None}, {"temperature": 40}])
+def test_a_sample_without_a_known_field(fields: dict[str, Any]) -> None:
+    result = decoded(metrics(sample(), {"timestamp": ago(seconds=5)} | fields))
+    assert reasons(result) == [(1, None, "no_known_field")]
+    assert result.points_accepted == 1
+
+
+def test_times_at_the_very_edge_are_taken() -> None:
+    edges = [NOW + timedelta(minutes=5), NOW - timedelta(days=730)]
+    assert decoded(metrics(*(sample(timestamp=edge.isoformat()) for edge in edges))).points_accepted == 2
+
+
+def test_a_time_in_another_zone_is_the_same_instant() -> None:
+    there = NOW.astimezone(datetime.strptime("+0530", "%z").tzinfo)
+    result = decoded(metrics(sample(timestamp=there.isoformat())))
+    assert result.columns["time"] == [int(NOW.timestamp() * 1000)]
+
+
+def test_unknown_fields_of_samples_are_counted_and_left_out() -> None:
+    body = metrics(sample(temperature=40, fans=[1, 2]), sample(30), hostname="pc-1")
+    result = decoded(body)
+    assert (result.unknown_fields, result.points_accepted, result.rejections) == (2, 2, [])
+    assert "temperature" not in result.columns
+
+
+WHOLE: list[tuple[str, Any, dict[str, Any], str]] = [
+    ("not JSON", b"cpu=5", {}, "not_json"),
+    ("empty", b"", {}, "not_json"),
+    ("cut off", json.dumps(metrics(sample())).encode()[:-3], {}, "not_json"),
+    ("byte order mark", b"\xef\xbb\xbf" + json.dumps(metrics(sample())).encode(), {}, "not_json"),
+    (
+        "invalid UTF-8",
+        json.dumps(metrics(sample(), note="HERE")).encode().replace(b"HERE", b"\xff"),
+        {},
+        "invalid_utf8",
+    ),
+    ("UTF-16", json.dumps(metrics(sample())).encode("utf-16"), {}, "invalid_utf8"),
+    ("a list", b"[]", {}, "not_an_object"),
+    ("null", b"null", {}, "not_an_object"),
+    ("deep", b"[" * 200_000, {}, "nested_too_deeply"),
+    ("10 MB", b'{"a": "' + b"x" * 10_000_000 + b'"}', {}, "too_large"),
+    ("line protocol", metrics(sample()), {"content_type": "text/plain"}, "unknown_content_type"),
+    ("wrong schema", metrics(sample(), schema="ninjait.metrics.v2"), {}, "wrong_schema"),
+    ("no schema", metrics(sample(), schema=None), {}, "wrong_schema"),
+    ("no organization", metrics(sample(), organization_id=None), {}, "missing"),
+    ("organization is a number", metrics(sample(), organization_id=5), {}, "not_an_id"),
+    ("organization is a name", metrics(sample(), organization_id="acme"), {}, "not_an_id"),
+    ("unknown organization", metrics(sample(), organization_id=UNKNOWN), {}, "unknown_organization"),
+    ("no device", metrics(sample(), device_id=None), {}, "missing"),
+    ("unknown device", metrics(sample(), device_id=UNKNOWN), {}, "unknown_device"),
+    ("device of another", metrics(sample(), device_id=OTHER_DEVICE), {}, "device_of_another_organization"),
+    ("key of another", metrics(sample()), {"routing_key": f"metrics.{OTHER_ORG}"}, "not_of_its_routing_key"),
+    ("samples missing", {k: v for k, v in metrics().items() if k != "samples"}, {}, "missing"),
+    ("samples are an object", metrics() | {"samples": {"0": sample()}}, {}, "not_a_list"),
+    ("no samples", metrics(), {}, "no_samples"),
+    ("1,001 samples", metrics(*[sample()] * 1001), {}, "too_many_samples"),
+]
+
+
+@pytest.mark.parametrize(("body", "fields", "reason"), [row[1:] for row in WHOLE], ids=[row[0] for row in WHOLE])
+def test_what_cannot_be_taken_at_all(body: Any, fields: dict[str, Any], reason: str) -> None:
+    result = decoded(body, **fields)
+    assert [rejection.reason for rejection in result.rejections] == [reason]
+    assert result.whole
+    assert result.columns == {}
+    assert result.points_accepted == 0
+    assert len(result.rejections[0].value) <= 200
+
+
+def test_the_largest_allowed_message_is_taken() -> None:
+    body = metrics(*[sample()] * 1000)
+    padding = MOST_BYTES - len(json.dumps(body | {"agent_version": ""}).encode())
+    assert decoded(body | {"agent_version": "x" * padding}).points_accepted == 1000
+
+
+def test_an_unknown_device_is_still_told_with_its_samples_and_sender() -> None:
+    result = decoded(metrics(sample(), sample(30), device_id=UNKNOWN))
+    assert (result.points, result.points_rejected, result.device_id) == (2, 2, UNKNOWN)
+    assert (result.organization_id, result.agent_version) == (ORG, "2.4.1")
+
+
+def test_ids_in_another_spelling_are_the_same_ids() -> None:
+    body = metrics(sample(), organization_id=ORG.upper(), device_id="{" + DEVICE + "}")
+    result = decoded(body, routing_key=f"metrics.{ORG}")
+    assert (result.organization_id, result.device_id, result.points_accepted) == (ORG, DEVICE, 1)
+
+
+def test_the_message_id_is_the_property_else_the_body_s_else_made_from_the_content() -> None:
+    body = metrics(sample(), message_id=UNKNOWN)
+    assert decoded(body, number=5).message_id.int == 5
+    assert str(decoded(body, message_id=None).message_id) == UNKNOWN
+    nameless = decoded(metrics(sample()), message_id=None).message_id
+    assert nameless == decoded(metrics(sample()), message_id="no uuid", delivery_id="another").message_id
+    assert nameless != decoded(metrics(sample(30)), message_id=None).message_id
+
+
+@pytest.mark.parametrize("queue", EVENTS)
+def test_a_good_event_is_one_row(queue: str) -> None:
+    result = decoded(EVENTS[queue], queue)
+    assert (result.rejections, result.points, result.points_accepted) == ([], 1, 1)
+    assert result.columns["timestamp"] == [int((NOW - timedelta(minutes=1)).timestamp() * 1000)]
+    assert result.columns["message_id"] == [str(result.message_id)]
+
+
+def test_usage_is_decimal_to_the_last_place() -> None:
+    result = decoded(EVENTS["platform.usage"] | {"storage_gb": "123456789012.123456"}, "platform.usage")
+    assert result.columns["storage_gb"] == [Decimal("123456789012.123456")]
+
+
+@pytest.mark.parametrize("queue", EVENTS)
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"schema": "ninjait.metrics.v1"}, "wrong_schema"),
+        ({"organization_id": UNKNOWN}, "unknown_organization"),
+        ({"timestamp": None}, "missing"),
+        ({"timestamp": "2026-01-01T00:00:00"}, "no_time_zone"),
+        ({"timestamp": ago(days=800)}, "too_old"),
+        ({"timestamp": ago(days=-1)}, "in_the_future"),
+    ],
+)
+def test_a_bad_event_is_refused_whole(queue: str, change: dict[str, Any], reason: str) -> None:
+    result = decoded(EVENTS[queue] | change, queue)
+    assert [rejection.reason for rejection in result.rejections] == [reason]
+    assert (result.points, result.points_rejected, result.columns) == (1, 1, {})
+
+
+@pytest.mark.parametrize(
+    ("queue", "field", "value", "reason"),
+    [
+        ("agent.heartbeats", "status", "asleep", "not_one_of_online_offline_maintenance"),
+        ("agent.heartbeats", "status", ["online"], "not_one_of_online_offline_maintenance"),
+        ("agent.heartbeats", "agent_version", None, "missing"),
+        ("agent.heartbeats", "os_version", 12, "not_text"),
+        ("agent.heartbeats", "os_version", "x" * 201, "too_long"),
+        ("agent.heartbeats", "os_version", "", "empty"),
+        ("agent.heartbeats", "uptime_seconds", 1.5, "not_an_integer"),
+        ("agent.heartbeats", "uptime_seconds", -1, "negative"),
+        ("agent.heartbeats", "uptime_seconds", 2**70, "out_of_range"),
+        ("agent.heartbeats", "device_id", UNKNOWN, "unknown_device"),
+        ("agent.heartbeats", "device_id", OTHER_DEVICE, "device_of_another_organization"),
+        ("platform.api_calls", "status_code", True, "boolean_as_number"),
+        ("platform.api_calls", "status_code", 99, "out_of_range"),
+        ("platform.api_calls", "status_code", "200", "number_as_text"),
+        ("platform.api_calls", "response_time_ms", -1, "negative"),
+        ("platform.api_calls", "response_time_ms", float("nan"), "not_finite"),
+        ("platform.api_calls", "user_id", "root", "not_an_id"),
+        ("platform.usage", "storage_gb", 12.5, "decimal_not_as_text"),
+        ("platform.usage", "storage_gb", "1e3", "not_a_decimal"),
+        ("platform.usage", "storage_gb", "1.2345678", "not_a_decimal"),
+        ("platform.usage", "storage_gb", "١٢", "not_a_decimal"),
+        ("platform.usage", "backup_gb", "-1", "negative"),
+        ("platform.logs", "level", "loud", "not_one_of_debug_info_warning_error_critical"),
+        ("platform.logs", "message", "\ud800", "invalid_text"),
+        ("platform.logs", "device_id", OTHER_DEVICE, "device_of_another_organization"),
+        ("platform.logs", "error", "text", "not_an_object"),
+        ("platform.logs", "error", {"n": float("inf")}, "not_storable"),
+        ("platform.logs", "error", {"n": 2**64}, "not_storable"),
+        ("platform.logs", "error", {"a": [{"$where": "1"}]}, "not_storable"),
+        ("platform.logs", "error", {"a\0b": 1}, "not_storable"),
+        ("platform.logs", "error", {"text": "\ud800"}, "not_storable"),
+        ("platform.logs", "error", json.loads('{"a":' * 30 + "1" + "}" * 30), "not_storable"),
+    ],
+)
+def test_a_bad_field_of_an_event(queue: str, field: str, value: Any, reason: str) -> None:
+    result = decoded(EVENTS[queue] | {field: value}, queue)
+    assert reasons(result) == [(None, field, reason)]
+
+
+def test_a_log_is_held_to_the_level_of_its_routing_key() -> None:
+    result = decoded(EVENTS["platform.logs"], "platform.logs", routing_key="log.debug")
+    assert reasons(result) == [(None, "level", "not_of_its_routing_key")]
+
+
+# What senders could put anywhere: every kind of JSON value, and the ones that only Python's json writes.
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.floats()
+    | st.integers()
+    | st.text(max_size=8)
+    | st.sampled_from(
+        [10**400, -(10**30), "2026-01-01T00:00:00Z", ago(hours=1), ORG, DEVICE, 99.5, 100.00001, "\ud800"]
+    )
+    | st.datetimes(timezones=st.just(UTC)).map(datetime.isoformat),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+FIELD_NAMES = st.sampled_from(["timestamp", "cpu", "memory", "disk_used", "uptime", "extra"])
+SAMPLES = st.builds(lambda changes: sample() | changes, st.dictionaries(FIELD_NAMES, VALUES, max_size=2)) | VALUES
+ENVELOPE = st.sampled_from(
+    ["schema", "organization_id", "device_id", "agent_version", "message_id", "samples", "extra"]
+)
+BODIES = st.builds(
+    lambda samples, changes: json.dumps(metrics(*samples) | changes).encode(),
+    st.lists(SAMPLES, max_size=4),
+    st.dictionaries(ENVELOPE, VALUES, max_size=1),
+)
+
+
+@st.composite
+def damaged(draw: st.DrawFn) -> bytes:
+    """A body with some of its bytes replaced."""
+    body = bytearray(draw(BODIES))
+    for _ in range(draw(st.integers(0, 3))):
+        body[draw(st.integers(0, len(body) - 1))] = draw(st.integers(0, 255))
+    return bytes(body)
+
+
+@settings(max_examples=200, deadline=None)
+@given(damaged())
+def test_fast_and_slow_agree_and_every_sample_is_accounted_for(body: bytes) -> None:
+    incoming = message("agent.metrics", body, routing_key=f"metrics.{ORG}", message_id=None)
+    slow = decode_by_rules(incoming, REGISTRY, PERIOD)
+    fast = decode_good_metrics(incoming, REGISTRY, PERIOD)
+    assert fast is None or fast == slow
+    taken = len(slow.columns.get("time", []))
+    assert taken == slow.points_accepted
+    assert slow.points_accepted + slow.points_rejected == slow.points
+    assert bool(slow.rejections) == (slow.points_rejected > 0 or slow.whole)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.sampled_from(list(CONTRACTS)), st.binary(max_size=200) | VALUES.map(lambda value: json.dumps(value).encode()))
+def test_no_bytes_whatever_raise(queue: str, body: bytes) -> None:
+    result = decode(message(queue, body, routing_key="x.y"), REGISTRY, PERIOD)
+    assert result.rejections
+    assert result.points_accepted == 0
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(list(EVENTS)), st.data())
+def test_no_event_raises(queue: str, data: st.DataObject) -> None:
+    body = EVENTS[queue] | {data.draw(st.sampled_from(list(EVENTS[queue]))): data.draw(VALUES)}
+    result = decode(message(queue, body), REGISTRY, PERIOD)
+    assert bool(result.columns) != bool(result.rejections)

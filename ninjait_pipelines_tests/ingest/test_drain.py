@@ -1,0 +1,393 @@
+"""The drain: what is published is written, quarantined or still queued, whatever dies and whenever."""
+
+import json
+import threading
+import time
+import uuid
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from ninjait_pipelines.cache import keys
+from ninjait_pipelines.ingest import drain as drain_module
+from ninjait_pipelines.ingest.decode import Decoded
+from ninjait_pipelines.ingest.drain import Summary
+from ninjait_pipelines.ingest.quarantine import body_of
+from ninjait_pipelines.ingest.sinks import Hour, MetricsSink
+from ninjait_pipelines.resources import Stores, open_stores
+from ninjait_pipelines.resources.dragonfly import Dragonfly
+from ninjait_pipelines.resources.dragonfly_queue import DragonflyQueue
+from ninjait_pipelines.resources.metrics_store import Tier
+from ninjait_pipelines.resources.store import StoreFailed
+from ninjait_pipelines_tests.ingest.conftest import LOG, TABLES, make_drain, sink_of
+from ninjait_pipelines_tests.ingest.samples import (
+    DEVICE,
+    EVENTS,
+    NOW,
+    ORG,
+    OTHER_DEVICE,
+    OTHER_ORG,
+    SECOND_DEVICE,
+    ago,
+    metrics,
+    outgoing,
+    sample,
+)
+
+UNKNOWN = str(uuid.UUID(int=99))
+
+
+def run(stores: Stores, queue: str = "agent.metrics", **changes: Any) -> Summary:
+    return make_drain(stores, queue, **changes).run(idle_seconds=0.05)
+
+
+def publish(stores: Stores, *bodies: Any, queue: str = "agent.metrics", **fields: Any) -> None:
+    stores.message_queue.publish([outgoing(queue, body, **fields) for body in bodies])
+
+
+def ledger(stores: Stores) -> dict[str, int]:
+    rows = stores.clickhouse.rows("SELECT outcome, count() AS n FROM message_ledger GROUP BY outcome")
+    return {row["outcome"]: row["n"] for row in rows}
+
+
+def points(stores: Stores, hours: float = 2) -> list[dict[str, Any]]:
+    return stores.metrics_store.read(NOW - timedelta(hours=hours), NOW + timedelta(hours=1)).to_pylist()
+
+
+def held(stores: Stores) -> list[dict[str, Any]]:
+    return list(stores.mongodb.database["quarantine"].find({"state": "held"}).sort("_id", 1))
+
+
+def outstanding(stores: Stores, queue: str = "agent.metrics") -> tuple[int, int]:
+    depth = stores.message_queue.depth(queue)
+    return depth.outstanding, depth.dead
+
+
+def latest(stores: Stores, device: str = DEVICE) -> dict[str, Any]:
+    return json.loads(str(stores.dragonfly.client.get(keys.device_latest(device))))
+
+
+def test_samples_arrive_with_their_ledger_hours_and_latest_values(fleet: Stores) -> None:
+    old = sample(3 * 3600, cpu=99, extra=1)
+    other = metrics(sample(20), organization_id=OTHER_ORG, device_id=OTHER_DEVICE)
+    publish(fleet, metrics(sample(60, cpu=1), sample(30, cpu=2, uptime=None)), metrics(old), other)
+    summary = run(fleet)
+    assert (summary.messages, summary.points, summary.points_written, summary.unknown_fields) == (3, 4, 4, 1)
+    assert [(p["device_id"], p["cpu"], p["uptime"]) for p in points(fleet, hours=4) if p["device_id"] == DEVICE] == [
+        (DEVICE, 99, 3600),
+        (DEVICE, 1, 3600),
+        (DEVICE, 2, None),
+    ]
+    assert latest(fleet)["as_of"].startswith((NOW - timedelta(seconds=30)).strftime("%Y-%m-%dT%H:%M:%S"))
+    assert (latest(fleet)["cpu"], latest(fleet)["uptime"], latest(fleet)["organization_id"]) == (2, None, ORG)
+    assert ledger(fleet) == {"written": 3}
+    touched = fleet.clickhouse.rows("SELECT sum(points) AS points FROM touched_hours")
+    assert touched == [{"points": 4}]
+    hour = fleet.clickhouse.rows("SELECT DISTINCT organization_id, hour FROM touched_hours")
+    assert {(str(row["organization_id"]), row["hour"]) for row in hour} == summary.hours
+    assert outstanding(fleet) == (0, 0)
+
+
+def test_an_event_arrives_once_however_often_it_is_sent(fleet: Stores) -> None:
+    for queue, event in EVENTS.items():
+        publish(fleet, event, event, event | {"timestamp": ago(minutes=2)}, event | {"timestamp": "now"}, queue=queue)
+        assert run(fleet, queue).points_written == 3
+    expected = [NOW - timedelta(minutes=2), NOW - timedelta(minutes=1)]
+    for table in TABLES.values():
+        rows = fleet.clickhouse.rows(f"SELECT timestamp, message_id FROM {table} ORDER BY timestamp")
+        assert [row["timestamp"] for row in rows] == expected
+        assert len({row["message_id"] for row in rows}) == 2
+    logs = list(fleet.mongodb.database["application_logs"].find().sort("timestamp", 1))
+    assert [document["timestamp"] for document in logs] == expected
+    assert logs[0]["error"] == EVENTS["platform.logs"]["error"]
+    assert ledger(fleet) == {"written": 8, "duplicate": 4, "quarantined": 4}
+
+
+def test_events_keep_every_value(fleet: Stores) -> None:
+    for queue, event in EVENTS.items():
+        publish(fleet, event, queue=queue)
+        run(fleet, queue)
+    for queue, table in TABLES.items():
+        (row,) = fleet.clickhouse.rows(f"SELECT * EXCEPT (as_of, message_id) FROM {table}")
+        sent = {name: value for name, value in EVENTS[queue].items() if name != "schema"}
+        assert {name: str(value) for name, value in row.items()} | {"timestamp": ""} == {
+            name: str(value) if not name.endswith("_gb") else f"{Decimal(value):.6f}" for name, value in sent.items()
+        } | {"timestamp": ""}
+
+
+def test_a_bad_sample_is_held_alone_with_its_reason_and_original_bytes(fleet: Stores) -> None:
+    body = metrics(sample(60, cpu=1), sample(30, cpu=101), sample(20, cpu="5"))
+    publish(fleet, body)
+    summary = run(fleet)
+    assert (summary.points_written, summary.points_quarantined, summary.messages_quarantined) == (1, 2, 1)
+    assert [point["cpu"] for point in points(fleet)] == [1]
+    (document,) = held(fleet)
+    assert json.loads(document["body"]) == body
+    assert [(reason["index"], reason["field"], reason["reason"]) for reason in document["reasons"]] == [
+        (1, "cpu", "above_100"),
+        (2, "cpu", "number_as_text"),
+    ]
+    assert (document["organization_id"], document["device_id"], document["agent_version"]) == (ORG, DEVICE, "2.4.1")
+    assert (document["whole"], document["points_quarantined"], document["run_id"]) == (False, 2, "run-1")
+    assert ledger(fleet) == {"partly_quarantined": 1}
+
+
+def test_what_cannot_be_taken_is_held_whole(fleet: Stores) -> None:
+    """Bodies beyond 8 MiB lie in pieces, because MongoDB's documents end at 16."""
+    bad: dict[str, tuple[Any, dict[str, Any]]] = {
+        "invalid_utf8": (b"\xff\xfe not even text", {}),
+        "not_json": (b'{"cpu": ', {}),
+        "too_large": (b'{"a": "' + b"x" * 17_000_000 + b'"}', {}),
+        "unknown_device": (metrics(sample(), device_id=UNKNOWN), {}),
+        "device_of_another_organization": (metrics(sample(), device_id=OTHER_DEVICE), {}),
+        "not_of_its_routing_key": (metrics(sample()), {"routing_key": f"metrics.{OTHER_ORG}"}),
+        "too_many_samples": (metrics(*[sample()] * 1001), {}),
+    }
+    for body, fields in bad.values():
+        publish(fleet, body, **fields)
+    publish(fleet, b'{"a": "' + b"x" * 10_000_000 + b'"}')
+    run(fleet)
+    documents = held(fleet)
+    assert [document["reasons"][0]["reason"] for document in documents] == [*bad, "too_large"]
+    assert [document["whole"] for document in documents] == [True] * 8
+    assert [body_of(fleet.mongodb, document) for document in documents[:-1]] == [
+        outgoing("agent.metrics", body).body for body, _ in bad.values()
+    ]
+    assert len(body_of(fleet.mongodb, documents[-1])) == 10_000_009
+    assert points(fleet) == []
+    assert ledger(fleet) == {"quarantined": 8}
+    assert outstanding(fleet) == (0, 0)
+
+
+def test_the_same_message_twice_and_the_same_point_with_another_value(fleet: Stores) -> None:
+    publish(fleet, metrics(sample(60, cpu=1)), metrics(sample(60, cpu=1)), metrics(sample(60, cpu=7)))
+    run(fleet)
+    assert [point["cpu"] for point in points(fleet)] == [7]
+    assert latest(fleet)["cpu"] == 7
+    publish(fleet, metrics(sample(60, cpu=8)))
+    run(fleet)
+    assert [point["cpu"] for point in points(fleet)] == [8]
+    assert ledger(fleet) == {"written": 3, "duplicate": 1}
+
+
+def test_an_older_sample_never_replaces_a_newer_latest_value(fleet: Stores) -> None:
+    publish(fleet, metrics(sample(30, cpu=5)))
+    run(fleet)
+    publish(fleet, metrics(sample(600, cpu=9)))
+    run(fleet)
+    assert latest(fleet)["cpu"] == 5
+
+
+def test_old_samples_go_to_the_tier_of_their_age(fleet: Stores) -> None:
+    day = 24 * 3600
+    publish(fleet, metrics(sample(60), sample(8 * day, cpu=8), sample(100 * day, cpu=100)), metrics(sample(800 * day)))
+    summary = run(fleet)
+    assert (summary.points_written, summary.points_quarantined) == (3, 1)
+    assert held(fleet)[0]["reasons"][0]["reason"] == "too_old"
+    for tier, days, cpu in ((Tier.FIVE_MINUTES, 8, 8), (Tier.ONE_HOUR, 100, 100)):
+        start = (NOW - timedelta(days=days, hours=1)).replace(minute=0, second=0)
+        rows = fleet.metrics_store.aggregate(tier, start, start + timedelta(hours=3), timedelta(hours=1)).to_pylist()
+        assert [(row["samples"], row["cpu_max"]) for row in rows] == [(1, cpu)]
+    assert len(fleet.clickhouse.rows("SELECT DISTINCT hour FROM touched_hours")) == 3
+
+
+def test_a_laptop_that_sends_last_week_again_is_not_counted_twice(fleet: Stores) -> None:
+    """A sample was taken by the full-resolution tier and rolled up; a week later the agent sends its buffer once more.
+    Its late copy would lie beside the window that has it already, and count twice."""
+    week_ago = NOW - timedelta(days=8)
+    body = metrics(sample(timestamp=(week_ago - timedelta(minutes=1)).isoformat(), cpu=5))
+    publish(fleet, body)
+    run(fleet, clock=lambda: week_ago)
+    publish(fleet, body)
+    run(fleet)
+    start = (week_ago - timedelta(hours=1)).replace(minute=0, second=0)
+    late = fleet.metrics_store.aggregate(Tier.FIVE_MINUTES, start, start + timedelta(hours=3), timedelta(hours=1))
+    assert late.num_rows == 0
+    assert ledger(fleet) == {"written": 1, "duplicate": 1}
+
+
+def test_bounds_in_messages_and_seconds(fleet: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drain_module, "BATCH_MESSAGES", 4)
+    publish(fleet, *(metrics(sample(n)) for n in range(1, 21)))
+    assert make_drain(fleet).run(most_messages=6, idle_seconds=0.05).messages == 6
+    times = iter(NOW + timedelta(seconds=10 * n) for n in range(100))
+    assert make_drain(fleet, clock=lambda: next(times)).run(most_seconds=45, idle_seconds=0.05).messages == 8
+    assert outstanding(fleet) == (6, 0)
+    assert make_drain(fleet).run(idle_seconds=0.05).messages == 6
+    assert make_drain(fleet).run(idle_seconds=0.05).messages == 0
+
+
+def test_two_drains_at_once_share_the_queue_and_the_ledger_balances(
+    fleet: Stores, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drain_module, "BATCH_MESSAGES", 20)
+    bodies = [metrics(sample(n, cpu=n % 100), sample(n + 0.5, cpu=101 if n % 7 == 0 else 1)) for n in range(1, 201)]
+    publish(fleet, *bodies)
+    summaries: list[Summary] = []
+
+    def work(name: str) -> None:
+        with open_stores(settings) as stores:
+            summaries.append(run(stores, run_id=name))
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in ("left", "right")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(summary.messages for summary in summaries) == 200
+    assert all(summary.messages for summary in summaries)
+    assert ledger(fleet) == {"written": 172, "partly_quarantined": 28}
+    assert len(points(fleet)) == 372
+    assert len(held(fleet)) == 28
+
+
+class Broken:
+    """A sink that fails as it is told."""
+
+    queue = "agent.metrics"
+
+    def __init__(self, sink: MetricsSink, fails: Any) -> None:
+        self._sink = sink
+        self._fails = fails
+
+    def prepare(self) -> None:
+        self._sink.prepare()
+
+    def write(self, decoded: Sequence[Decoded], run_id: str, now: datetime) -> set[Hour]:
+        self._fails(decoded)
+        return self._sink.write(decoded, run_id, now)
+
+
+def poisoned(decoded: Sequence[Decoded]) -> None:
+    if any(13.0 in one.columns.get("cpu", []) for one in decoded):
+        raise ZeroDivisionError("a bug of ours, at cpu 13")
+
+
+def test_a_poison_message_is_found_out_and_the_others_go_through(fleet: Stores) -> None:
+    publish(fleet, *(metrics(sample(n, cpu=n)) for n in range(10, 20)))
+    sink = Broken(sink_of(fleet, "agent.metrics"), poisoned)  # type: ignore[arg-type]
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            run(fleet, sink=sink)
+    assert outstanding(fleet) == (10, 0)
+    assert run(fleet, sink=sink).messages == 9
+    assert outstanding(fleet) == (0, 1)
+    assert run(fleet, sink=sink).dead_letters == 1
+    assert outstanding(fleet) == (0, 0)
+    (document,) = held(fleet)
+    assert document["reasons"][0]["reason"] == "dead_letter:ZeroDivisionError: a bug of ours, at cpu 13"
+    assert (document["whole"], document["points_quarantined"], document["device_id"]) == (True, 1, DEVICE)
+    assert ledger(fleet) == {"written": 9, "dead_lettered": 1}
+
+
+def test_poison_alone_ends_at_the_delivery_limit(fleet: Stores) -> None:
+    queue = DragonflyQueue(url=fleet.message_queue.url, delivery_limit=3)  # type: ignore[attr-defined]
+    sink = Broken(sink_of(fleet, "agent.metrics"), poisoned)  # type: ignore[arg-type]
+    publish(fleet, metrics(sample(cpu=13)))
+    failed = 0
+    while outstanding(fleet) == (1, 0) and failed < 9:
+        try:
+            run(fleet, sink=sink, message_queue=queue)
+        except ZeroDivisionError:
+            failed += 1
+    assert failed == 4
+    assert run(fleet, message_queue=queue).dead_letters == 1
+    assert held(fleet)[0]["reasons"][0]["reason"].startswith("dead_letter:delivered 4 times")
+    queue.close()
+
+
+def test_a_store_that_refuses_everything_makes_no_dead_letters_of_good_messages(fleet: Stores) -> None:
+    def refuse(decoded: Sequence[Decoded]) -> None:
+        raise StoreFailed("Metrics store", "http://x:1", "no such table", "Bring the schema up to date.")
+
+    publish(fleet, *(metrics(sample(n)) for n in range(1, 4)))
+    for _ in range(4):
+        with pytest.raises(StoreFailed):
+            run(fleet, sink=Broken(sink_of(fleet, "agent.metrics"), refuse))  # type: ignore[arg-type]
+    assert outstanding(fleet) == (3, 0)
+    assert run(fleet).messages == 3
+    assert ledger(fleet) == {"written": 3}
+
+
+def test_a_message_that_the_decoder_stumbles_over_is_held_and_its_batch_goes_through(
+    fleet: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode = drain_module.decode
+
+    def stumbling(message: Any, *rest: Any) -> Decoded:
+        if b'"cpu": 13' in message.body:
+            raise IndexError("a bug of ours")
+        return decode(message, *rest)
+
+    monkeypatch.setattr(drain_module, "decode", stumbling)
+    publish(fleet, *(metrics(sample(n, cpu=n)) for n in range(10, 20)))
+    assert run(fleet).messages == 10
+    assert held(fleet)[0]["reasons"][0]["reason"] == "decoder_failed:IndexError"
+    assert ledger(fleet) == {"written": 9, "quarantined": 1}
+
+
+def test_a_cache_that_is_away_stops_nothing(fleet: Stores, caplog: pytest.LogCaptureFixture) -> None:
+    away = Dragonfly(url="redis://127.0.0.1:1/0", timeout_seconds=0.2)
+    sink = MetricsSink(fleet.metrics_store, away, fleet.clickhouse, LOG)
+    publish(fleet, metrics(sample()))
+    assert run(fleet, sink=sink).points_written == 1
+    assert len(points(fleet)) == 1
+    assert "latest values were not cached" in caplog.text
+    assert outstanding(fleet) == (0, 0)
+
+
+def test_dead_letters_move_to_quarantine_once_even_when_the_drain_dies_between(
+    fleet: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(fleet, *(metrics(sample(n)) for n in range(1, 31)))
+    with fleet.message_queue.consume("agent.metrics", 50) as consumer:
+        for message in consumer.receive(50, 0.1):
+            consumer.reject(message, "tried it")
+    with monkeypatch.context() as patch:
+        patch.setattr(DragonflyQueue, "discard_dead_letters", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run(fleet)
+    assert outstanding(fleet) == (0, 30)
+    assert run(fleet).dead_letters == 30
+    assert ledger(fleet) == {"dead_lettered": 30}
+    assert [document["reasons"][0]["reason"] for document in held(fleet)] == ["dead_letter:tried it"] * 30
+    assert outstanding(fleet) == (0, 0)
+
+
+def test_a_copy_that_was_replayed_meanwhile_is_not_held_again(fleet: Stores) -> None:
+    """A drain held a message and died before its acknowledgement; a person replayed it; then it came again."""
+    publish(fleet, metrics(sample(cpu=101)))
+    drain = make_drain(fleet)
+    with fleet.message_queue.consume("agent.metrics", 5) as consumer:
+        messages = consumer.receive(5, 0.1)
+        drain._process(_Deaf(consumer), messages, drain._prepare(), Summary())  # type: ignore[arg-type]
+        fleet.mongodb.database["quarantine"].update_one({}, {"$set": {"state": "replayed"}})
+    run(fleet)
+    assert [document["state"] for document in fleet.mongodb.database["quarantine"].find()] == ["replayed"]
+    assert ledger(fleet) == {"quarantined": 1}
+
+
+class _Deaf:
+    """A consumer whose acknowledgements are lost."""
+
+    def __init__(self, consumer: Any) -> None:
+        self.keep_alive = consumer.keep_alive
+
+    def acknowledge(self, messages: Any) -> None:
+        """Nothing arrives."""
+
+
+def test_a_drain_keeps_up_with_its_queue(fleet: Stores) -> None:
+    """The sensor's drain has 45 seconds for 20,000 messages of 20 samples; this bound is ten times below the aim."""
+    bodies = (
+        metrics(*(sample(20 * n / 10 + 0.05 * i, cpu=i) for i in range(20)), device_id=(DEVICE, SECOND_DEVICE)[n % 2])
+        for n in range(1, 501)
+    )
+    publish(fleet, *bodies)
+    started = time.perf_counter()
+    summary = run(fleet)
+    assert summary.points_written == 10_000
+    assert summary.points / (time.perf_counter() - started) > 3_000

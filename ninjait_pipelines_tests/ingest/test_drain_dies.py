@@ -1,0 +1,271 @@
+"""A drain that is killed between any two steps, or loses a store under way: nothing is lost, nothing counts twice."""
+
+import multiprocessing
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import pytest
+
+from ninjait_pipelines.ingest import drain as drain_module
+from ninjait_pipelines.ingest import quarantine, sinks
+from ninjait_pipelines.resources import Stores, open_stores
+from ninjait_pipelines.resources.clickhouse import ClickHouse
+from ninjait_pipelines.resources.clickhouse_metrics import ClickHouseMetrics
+from ninjait_pipelines.resources.dragonfly import Dragonfly
+from ninjait_pipelines.resources.dragonfly_queue import DragonflyQueue, StreamConsumer
+from ninjait_pipelines.resources.mongodb import MongoDB
+from ninjait_pipelines.resources.store import StoreUnavailable
+from ninjait_pipelines.settings import Settings
+from ninjait_pipelines_tests.ingest.conftest import make_drain
+from ninjait_pipelines_tests.ingest.samples import DEVICE, EVENTS, NOW, SECOND_DEVICE, metrics, outgoing, sample
+
+REDELIVERY_SECONDS = 0.3
+HELD, LEDGER, TOUCHED = "quarantine", "message_deliveries", "touched_hours"
+
+# Where a drain of metrics can die: (where to hook, what is called there, which call of it by its first argument).
+STEPS: dict[str, tuple[Any, str, str | None]] = {
+    "1 receive": (StreamConsumer, "receive", None),
+    "3a points": (ClickHouseMetrics, "write", None),
+    "3a late points": (ClickHouseMetrics, "write_aggregates", None),
+    "3b hours": (ClickHouse, "insert", TOUCHED),
+    "3c latest": (Dragonfly, "set_many_if_newer", None),
+    "4 quarantine": (quarantine, "insert_new", None),
+    "5 ledger": (ClickHouse, "insert", LEDGER),
+    "6 acknowledge": (StreamConsumer, "acknowledge", None),
+}
+
+
+def kill_after(where: Any, name: str, argument: str | None) -> None:
+    """Makes this process die, by SIGKILL, between this step and the next."""
+    step = getattr(where, name)
+
+    def dying(*args: Any, **kwargs: Any) -> Any:
+        result = step(*args, **kwargs)
+        if argument is None or argument in args:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    setattr(where, name, dying)
+
+
+def drain_once(settings: dict[str, str], queue: str, death: str | None) -> None:
+    """A whole drain, with the redelivery of a test; in a process of its own where it is to die."""
+    if death:
+        kill_after(*STEPS[death])
+    with (
+        open_stores(Settings(settings)) as stores,
+        DragonflyQueue(url=settings["DRAGONFLY_URL"], redelivery_seconds=REDELIVERY_SECONDS).open() as broker,
+    ):
+        make_drain(stores, queue, message_queue=broker).run(idle_seconds=0.05)
+
+
+def killed(settings: Settings, queue: str, death: str) -> int | None:
+    """Runs a drain that dies, and returns its exit code."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    process = context.Process(target=drain_once, args=(dict(settings), queue, death))
+    process.start()
+    process.join(60)
+    return process.exitcode
+
+
+def contents(stores: Stores) -> dict[str, Any]:
+    """Everything that a drain writes, but for when and by whom."""
+    day = timedelta(days=1)
+    start = (NOW - 9 * day).replace(hour=0, minute=0, second=0)
+    late = stores.metrics_store.aggregate(sinks.Tier.FIVE_MINUTES, start, start + 2 * day, timedelta(hours=1))
+    held = stores.mongodb.database[HELD].find({}, {"run_id": 0, "quarantined_at": 0})
+    ledger = stores.clickhouse.rows(
+        "SELECT queue, message_id, outcome, points, points_written, points_quarantined FROM message_ledger ORDER BY ALL"
+    )
+    heartbeats = "SELECT * EXCEPT (as_of) FROM device_heartbeats ORDER BY ALL"
+    cached = {key: stores.dragonfly.client.get(key) for key in sorted(stores.dragonfly.client.scan_iter("device:*"))}
+    return {
+        "points": stores.metrics_store.read(NOW - day, NOW + day).to_pylist(),
+        "late": late.to_pylist(),
+        "hours": stores.clickhouse.rows("SELECT DISTINCT organization_id, hour FROM touched_hours ORDER BY ALL"),
+        "cached": cached,
+        "heartbeats": stores.clickhouse.rows(heartbeats),
+        "logs": list(stores.mongodb.database["application_logs"].find().sort("_id", 1)),
+        "held": sorted(({**row, "_id": 0} for row in held), key=lambda row: row["message_id"]),
+        "ledger": ledger,
+        "depths": [
+            stores.message_queue.depth(queue) for queue in ("agent.metrics", "agent.heartbeats", "platform.logs")
+        ],
+    }
+
+
+def publish_everything(stores: Stores) -> None:
+    """Good, late, bad and repeated messages."""
+    good = [metrics(sample(n, cpu=n), sample(n + 0.5), device_id=(DEVICE, SECOND_DEVICE)[n % 2]) for n in range(1, 21)]
+    late = metrics(sample(8 * 24 * 3600), sample(61, cpu=3))
+    bad = [metrics(sample(70), sample(71, cpu=-1)), b"not json", metrics(sample(), device_id="x")]
+    stores.message_queue.publish([outgoing("agent.metrics", body) for body in [*good, late, *bad, good[0]]])
+
+
+def test_killed_between_any_two_steps_and_run_again_the_stores_are_as_if_nothing_had_been(
+    fleet: Stores, settings: Settings
+) -> None:
+    """A drain dies at each point in turn; it and the next one must write what one clean drain writes."""
+    publish_everything(fleet)
+    make_drain(fleet).run(idle_seconds=0.05)
+    clean = contents(fleet)
+    assert {row["outcome"] for row in clean["ledger"]} == {"written", "partly_quarantined", "quarantined", "duplicate"}
+
+    empty(fleet)
+    for death in STEPS:
+        publish_everything(fleet)
+        assert killed(settings, "agent.metrics", death) == -signal.SIGKILL, death
+        if death != "6 acknowledge":
+            assert fleet.message_queue.depth("agent.metrics").outstanding, f"{death}: acknowledged too early"
+        time.sleep(REDELIVERY_SECONDS + 0.05)
+        drain_once(dict(settings), "agent.metrics", None)
+        assert contents(fleet) == clean, death
+        empty(fleet)
+
+
+def empty(stores: Stores) -> None:
+    """Empties what a drain writes."""
+    for table in (LEDGER, TOUCHED, "metrics", "metrics_5m", "metrics_1h", "device_heartbeats_versions"):
+        stores.clickhouse.command(f"TRUNCATE TABLE {table}")
+    for collection in (HELD, "application_logs"):
+        stores.mongodb.database[collection].delete_many({})
+    for key in stores.dragonfly.client.scan_iter("device:*"):
+        stores.dragonfly.client.delete(key)
+
+
+@pytest.mark.parametrize("queue", ["agent.heartbeats", "platform.logs"])
+def test_events_are_rows_once_although_the_drain_died_before_its_acknowledgement(
+    fleet: Stores, settings: Settings, queue: str
+) -> None:
+    fleet.message_queue.publish([outgoing(queue, EVENTS[queue]), outgoing(queue, EVENTS[queue] | {"timestamp": 5})])
+    assert killed(settings, queue, "5 ledger") == -signal.SIGKILL
+    died = contents(fleet)
+    time.sleep(REDELIVERY_SECONDS + 0.05)
+    drain_once(dict(settings), queue, None)
+    after = contents(fleet)
+    assert died.pop("depths") != after.pop("depths")
+    assert died == after
+    assert [row["outcome"] for row in after["ledger"]] in (["written", "quarantined"], ["quarantined", "written"])
+
+
+class Proxy:
+    """A port in front of an engine, which can be cut off as if the engine had been stopped."""
+
+    def __init__(self, url: str) -> None:
+        self._parts = urlsplit(url)
+        self._target = (self._parts.hostname, self._parts.port)
+        self._sockets: list[socket.socket] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        user = self._parts.netloc.rpartition("@")[0]
+        host = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        return urlunsplit(self._parts._replace(netloc=f"{user}@{host}" if user else host))
+
+    def cut(self) -> None:
+        for one in [self._listener, *self._sockets]:
+            with_suppressed(lambda one=one: one.shutdown(socket.SHUT_RDWR))  # type: ignore[misc]
+            one.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+                server = socket.create_connection(self._target)
+            except OSError:
+                return
+            self._sockets += [client, server]
+            for one, other in ((client, server), (server, client)):
+                threading.Thread(target=self._pump, args=(one, other), daemon=True).start()
+
+    @staticmethod
+    def _pump(source: socket.socket, target: socket.socket) -> None:
+        with_suppressed(lambda: [target.sendall(data) for data in iter(lambda: source.recv(65536), b"")])
+        with_suppressed(lambda: target.shutdown(socket.SHUT_RDWR))
+
+
+def with_suppressed(call: Callable[[], Any]) -> None:
+    try:
+        call()
+    except OSError:
+        return
+
+
+@contextmanager
+def proxied(settings: Settings, name: str) -> Iterator[tuple[Settings, Proxy]]:
+    proxy = Proxy(settings[name])
+    try:
+        yield Settings(settings | {name: proxy.url}), proxy
+    finally:
+        proxy.cut()
+
+
+@pytest.mark.parametrize(
+    ("name", "at"), [("CLICKHOUSE_URL", "write"), ("CLICKHOUSE_URL", "ledger"), ("MONGODB_URL", "hold")]
+)
+def test_a_store_that_stops_in_the_middle_stops_the_drain_and_loses_nothing(
+    fleet: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch, name: str, at: str
+) -> None:
+    monkeypatch.setattr(drain_module, "BATCH_MESSAGES", 10)
+    fleet.message_queue.publish(
+        [outgoing("agent.metrics", metrics(sample(n), sample(n, cpu=-1))) for n in range(1, 41)]
+    )
+    with proxied(settings, name) as (through, proxy), open_stores(through) as stores:
+        stores = _impatient(stores)
+        calls = iter(range(100))
+
+        def cutting(step: Callable[..., Any]) -> Callable[..., Any]:
+            def wrapped(*args: Any, **kwargs: Any) -> Any:
+                if next(calls) == 1:
+                    proxy.cut()
+                return step(*args, **kwargs)
+
+            return wrapped
+
+        with monkeypatch.context() as patch:
+            target, function = {
+                "write": (sinks.MetricsSink, "write"),
+                "hold": (quarantine, "hold"),
+                "ledger": (drain_module, "ledger_rows"),
+            }[at]
+            patch.setattr(target, function, cutting(getattr(target, function)))
+            with pytest.raises(StoreUnavailable):
+                make_drain(stores).run(idle_seconds=0.05)
+    depth = fleet.message_queue.depth("agent.metrics")
+    assert (depth.outstanding, depth.dead) == (30, 0)
+    assert make_drain(fleet).run(idle_seconds=0.05).messages == 30
+    assert len(fleet.metrics_store.read(NOW - timedelta(hours=2), NOW + timedelta(hours=1))) == 40
+    assert fleet.mongodb.database[HELD].count_documents({}) == 40
+    rows = fleet.clickhouse.rows("SELECT outcome, count() AS n FROM message_ledger GROUP BY outcome")
+    assert rows == [{"outcome": "partly_quarantined", "n": 40}]
+
+
+def _impatient(stores: Stores) -> Stores:
+    """The same stores, with a MongoDB that is not waited for as long as in production."""
+    return replace(stores, mongodb=MongoDB(url=stores.mongodb.url, timeout_seconds=1))
+
+
+def test_an_outage_uses_up_no_deliveries(fleet: Stores, settings: Settings) -> None:
+    """A store was away for an hour. The sensor started a drain every minute, each delivered the same messages and gave
+    them back, and at the delivery limit good messages became dead letters."""
+    fleet.message_queue.publish([outgoing("platform.logs", EVENTS["platform.logs"])])
+    for name in ("CLICKHOUSE_URL", "MONGODB_URL", "DATABASE_URL"):
+        with proxied(settings, name) as (through, proxy), open_stores(through) as stores:
+            proxy.cut()
+            with pytest.raises(StoreUnavailable):
+                make_drain(_impatient(stores), "platform.logs").run(idle_seconds=0.05)
+    with fleet.message_queue.consume("platform.logs", 1) as consumer:
+        (message,) = consumer.receive(1, 0.1)
+    assert message.deliveries == 1

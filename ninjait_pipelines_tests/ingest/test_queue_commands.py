@@ -1,0 +1,169 @@
+"""`ninjait publish` and `ninjait quarantine`, from the command line to the stores and back."""
+
+import json
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner, Result
+
+from ninjait_pipelines.cli import queue as commands
+from ninjait_pipelines.ingest import quarantine
+from ninjait_pipelines.resources import Stores, dragonfly_queue
+from ninjait_pipelines.settings import Settings
+from ninjait_pipelines_tests.ingest.conftest import make_drain
+from ninjait_pipelines_tests.ingest.samples import DEVICE, EVENTS, NOW, ORG, ago, metrics, sample
+
+app = typer.Typer()
+commands.register(app)
+
+
+@pytest.fixture
+def ninjait(fleet: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Runs a command with the test's settings."""
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+
+    def run(*arguments: str, stdin: bytes | None = None) -> Result:
+        return CliRunner().invoke(app, list(arguments), input=stdin)
+
+    return run
+
+
+def lines(*bodies: Any) -> bytes:
+    return b"".join((body if isinstance(body, bytes) else json.dumps(body).encode()) + b"\n" for body in bodies)
+
+
+def drained(stores: Stores, queue: str = "agent.metrics") -> Any:
+    return make_drain(stores, queue).run(idle_seconds=0.05)
+
+
+def states(stores: Stores) -> list[str]:
+    return [document["state"] for document in stores.mongodb.database["quarantine"].find().sort("_id", 1)]
+
+
+def test_publish_a_file_and_standard_input(ninjait: Any, fleet: Stores, tmp_path: Path) -> None:
+    file = tmp_path / "messages.jsonl"
+    file.write_bytes(lines(metrics(sample(60)), b"", metrics(sample(30))))
+    result = ninjait("publish", "agent.metrics", str(file), "--json")
+    assert (result.exit_code, json.loads(result.stdout)["confirmed"]) == (0, 2)
+    result = ninjait("publish", "platform.logs", stdin=lines(EVENTS["platform.logs"]))
+    assert (result.exit_code, result.stdout) == (0, "platform.logs: the broker confirmed 1 messages\n")
+    assert (drained(fleet).points_written, drained(fleet, "platform.logs").points_written) == (2, 1)
+
+
+def test_publish_stops_at_the_first_line_that_is_not_json_and_says_how_many_went(
+    ninjait: Any, fleet: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commands, "BATCH", 2)
+    bad = lines(metrics(sample(1)), metrics(sample(2)), metrics(sample(3)), b"cpu=5", metrics(sample(4)))
+    result = ninjait("publish", "agent.metrics", stdin=bad)
+    assert result.exit_code == 1
+    assert "confirmed 3 messages" in result.stdout
+    assert "line 4 is not JSON" in result.stderr
+    assert drained(fleet).messages == 3
+    assert ninjait("publish", "agent.metrics", "--raw", stdin=bad).exit_code == 0
+    assert drained(fleet).points_written == 4
+    assert [document["reasons"][0]["reason"] for document in quarantine.select(fleet.mongodb)] == ["not_json"]
+
+
+def test_publish_refuses_what_has_no_routing_key_no_queue_no_file_and_a_full_queue(
+    ninjait: Any, fleet: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nobody = lines({"schema": "ninjait.metrics.v1"})
+    assert "line 1 has no organization_id" in ninjait("publish", "agent.metrics", stdin=nobody).stderr
+    given = ninjait("publish", "agent.metrics", "--routing-key", f"metrics.{ORG}", stdin=nobody)
+    assert given.exit_code == 0
+    assert "there is no queue agent.metric;" in ninjait("publish", "agent.metric", stdin=b"").stderr
+    assert "No such file" in ninjait("publish", "agent.metrics", "missing.jsonl").stderr
+    monkeypatch.setattr(dragonfly_queue, "_PUBLISH", "return 0")
+    full = ninjait("publish", "agent.metrics", "--json", stdin=lines(metrics(sample())))
+    assert full.exit_code == 1
+    assert "is full" in full.stderr
+    assert json.loads(full.stdout)["confirmed"] == 0
+
+
+def test_list_show_and_replay_of_an_unknown_device_once_it_is_registered(ninjait: Any, fleet: Stores) -> None:
+    with fleet.postgres.transaction() as connection:
+        connection.execute("DELETE FROM devices WHERE id = %s", (DEVICE,))
+    ninjait(
+        "publish", "agent.metrics", stdin=lines(metrics(sample(60)), metrics(sample(30)), b'{"organization_id": "x"}')
+    )
+    drained(fleet)
+    listed = json.loads(ninjait("quarantine", "list", "--json").stdout)
+    assert {(line["reason"], line["organization_id"], line["agent_version"], line["copies"]) for line in listed} == {
+        ("unknown_device", ORG, "2.4.1", 2),
+        ("wrong_schema", None, None, 1),
+    }
+    single = json.loads(ninjait("quarantine", "list", "--all", "--reason", "unknown_device", "--json").stdout)
+    shown = ninjait("quarantine", "show", single[0]["id"])
+    assert "device_id = '" + DEVICE in shown.stdout
+    assert json.dumps(metrics(sample(60))) in shown.stdout
+    as_json = json.loads(ninjait("quarantine", "show", single[0]["id"], "--json").stdout)
+    assert json.loads(as_json["body"]) == metrics(sample(60))
+
+    with fleet.postgres.transaction() as connection:
+        connection.execute("INSERT INTO devices VALUES (%s, %s, 'back', 'server', 'x', now())", (DEVICE, ORG))
+    result = ninjait("quarantine", "replay", "--reason", "unknown_device", "--json")
+    assert json.loads(result.stdout) == {"replayed": 2}
+    assert drained(fleet).points_written == 2
+    assert states(fleet) == ["replayed", "replayed", "held"]
+    rows = fleet.clickhouse.rows("SELECT outcome, count() AS n FROM message_ledger GROUP BY outcome ORDER BY outcome")
+    assert rows == [{"outcome": "quarantined", "n": 3}, {"outcome": "written", "n": 2}]
+    (step,) = quarantine.find(fleet.mongodb, single[0]["id"])["trail"]  # type: ignore[index]
+    assert step["action"] == "replayed"
+    assert fleet.mongodb.database["audit_trail"].count_documents({"action": "replayed"}) == 2
+    assert json.loads(ninjait("quarantine", "replay", "--all-held", "--json").stdout) == {"replayed": 1}
+
+
+def test_of_a_partly_good_message_only_the_rejected_samples_are_replayed(ninjait: Any, fleet: Stores) -> None:
+    early = (NOW.timestamp() + 400) * 1000
+    body = metrics(sample(60, cpu=1), sample(timestamp=int(early), cpu=2), sample(30, cpu=float("nan")), note="kept")
+    ninjait("publish", "agent.metrics", stdin=lines(body))
+    drained(fleet)
+    (document,) = quarantine.select(fleet.mongodb)
+    shown = ninjait("quarantine", "show", document["_id"])
+    assert "-> sample 2, cpu = nan: not_finite" in shown.stdout
+    full = quarantine.find(fleet.mongodb, document["_id"])
+    assert full
+    again = json.loads(quarantine.again(full, quarantine.body_of(fleet.mongodb, full)).body)
+    assert (len(again["samples"]), again["samples"][0]["cpu"]) == (2, 2)
+    assert again["note"] == "kept"
+    assert ninjait("quarantine", "replay", "--id", document["_id"]).exit_code == 0
+    later = make_drain(fleet, clock=lambda: NOW + timedelta(minutes=5)).run(idle_seconds=0.05)
+    assert (later.points, later.points_written, later.points_quarantined) == (2, 1, 1)
+    (still,) = quarantine.select(fleet.mongodb)
+    assert [entry["reason"] for entry in still["reasons"]] == ["not_finite"]
+
+
+def test_a_replay_that_died_after_publishing_is_a_duplicate(
+    ninjait: Any, fleet: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ninjait("publish", "agent.metrics", "--routing-key", "metrics.x", stdin=lines(metrics(sample())))
+    drained(fleet)
+    with monkeypatch.context() as patch:
+        patch.setattr(quarantine, "_mark", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        ninjait("quarantine", "replay", "--all-held")
+    assert states(fleet) == ["held"]
+    ninjait("quarantine", "replay", "--all-held")
+    assert drained(fleet).messages == 2
+    rows = fleet.clickhouse.rows("SELECT outcome, count() AS n FROM message_ledger GROUP BY outcome ORDER BY outcome")
+    assert rows == [{"outcome": "duplicate", "n": 1}, {"outcome": "quarantined", "n": 2}]
+
+
+def test_discard_needs_a_reason_and_happens_once(ninjait: Any, fleet: Stores) -> None:
+    ninjait("publish", "agent.metrics", stdin=lines(metrics(sample(timestamp=ago(days=900)))))
+    drained(fleet)
+    (document,) = quarantine.select(fleet.mongodb)
+    assert ninjait("quarantine", "discard", "--id", document["_id"]).exit_code != 0
+    assert ninjait("quarantine", "discard", "--id", document["_id"], "--because", "a test").exit_code == 0
+    again = ninjait("quarantine", "discard", "--id", document["_id"], "--because", "a test")
+    assert (again.exit_code, "is not held" in again.stderr) == (1, True)
+    assert "is not held" in ninjait("quarantine", "replay", "--id", document["_id"]).stderr
+    assert ninjait("quarantine", "list").stdout == "Nothing is held.\n"
+    assert "a test" in ninjait("quarantine", "show", document["_id"]).stdout
+    assert fleet.mongodb.database["audit_trail"].find_one({})["outcome"] == "a test"  # type: ignore[index]
+    assert "is not in quarantine" in ninjait("quarantine", "show", "nothing").stderr
+    assert "say which" in ninjait("quarantine", "replay").stderr

@@ -1,0 +1,15 @@
+-- Grain: one organization. Of each ticket the last fact of the week counts: opened and closed in the week; breaches are
+-- those of the tickets closed in it, also of tickets that nobody had.
+SELECT
+    organization_id,
+    countIf(created_at >= {start:DateTime('UTC')} AND created_at < {stop:DateTime('UTC')}) AS opened,
+    countIf(closed_at >= {start:DateTime('UTC')}) AS closed,
+    countIf(closed_at >= {start:DateTime('UTC')} AND first_response_breached) AS first_response_breaches,
+    countIf(closed_at >= {start:DateTime('UTC')} AND resolution_breached) AS resolution_breaches
+FROM (
+    SELECT * FROM ticket_facts
+    WHERE day >= toDate({start:DateTime('UTC')}, 'UTC') AND day < toDate({stop:DateTime('UTC')}, 'UTC')
+    ORDER BY day DESC
+    LIMIT 1 BY organization_id, ticket_id
+)
+GROUP BY organization_id
