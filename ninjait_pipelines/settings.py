@@ -47,7 +47,9 @@ def validate(values: Mapping[str, str]) -> Settings:
     Raises SettingsError, naming every variable that is missing or malformed, without its value.
     """
     problems = [
-        problem for name, (what, schemes) in REQUIRED.items() if (problem := _problem(name, values.get(name), what, schemes))
+        problem
+        for name, (what, schemes) in REQUIRED.items()
+        if (problem := _problem(name, values.get(name), what, schemes))
     ]
     problems += [f"{name} is set. {advice}." for name, advice in NOT_YET.items() if values.get(name)]
     if problems:

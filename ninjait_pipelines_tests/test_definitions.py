@@ -40,7 +40,13 @@ def test_a_fresh_interpreter_loads_it_in_two_seconds_without_a_connection() -> N
 def _run(script: str) -> float:
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"} | NOWHERE
     done = subprocess.run(
-        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False, cwd=ROOT, timeout=60
+        [sys.executable, "-c", script],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        timeout=60,
     )
     assert done.returncode == 0, done.stderr
     return float(done.stdout)
@@ -125,5 +131,3 @@ def test_settings_are_never_mixed(tmp_path) -> None:
     assert load({}, tmp_path) == NOWHERE
     with pytest.raises(SettingsError, match="DATABASE_URL is not set"):
         load({"CLICKHOUSE_URL": "http://staging:8123"}, tmp_path)
-
-

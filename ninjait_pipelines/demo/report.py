@@ -1,4 +1,4 @@
-"""What the demo prints at the end: figures of every stage, each held against another store's; False where one is off."""
+"""What the demo prints at the end: figures of every stage, each held against another store's."""
 
 import json
 from datetime import timedelta
@@ -101,7 +101,11 @@ class Report:
             table.add_row(name.replace("_", " "), f"{expected:,}", f"{found:,}", "ClickHouse", mark)
         expected, found = self.story.tally["platform.logs"].written, self._logs()
         table.add_row(
-            "application logs", f"{expected:,}", f"{found:,}", "MongoDB", self.equal("application_logs", expected, found)
+            "application logs",
+            f"{expected:,}",
+            f"{found:,}",
+            "MongoDB",
+            self.equal("application_logs", expected, found),
         )
         return table
 
@@ -233,7 +237,8 @@ class Report:
         mark = self.equal("sum of the invoice's lines", largest["total"], sum(line["amount"] for line in lines))
         table.add_row("[bold]total[/]", "", "", "", f"[bold]{largest['total']:,.2f}[/]", mark)
         booked = self.stores.postgres.rows(
-            "SELECT coalesce(sum(total), 0) AS total, count(*) AS n FROM billing.invoices WHERE period_starts_on >= %(m)s",
+            "SELECT coalesce(sum(total), 0) AS total, count(*) AS n FROM billing.invoices "
+            "WHERE period_starts_on >= %(m)s",
             {"m": month},
         )[0]
         total = sum((invoice["total"] for invoice in invoices), Decimal())
@@ -243,7 +248,9 @@ class Report:
 
     def archive(self) -> Table:
         """The manifests, with every object read back and its hash verified once more."""
-        table = _table("Archive: verified by reading it back", "day", "objects", "rows", "bytes", "sha256 of the first", "")
+        table = _table(
+            "Archive: verified by reading it back", "day", "objects", "rows", "bytes", "sha256 of the first", ""
+        )
         for start in sorted(self.story.windows):
             manifest = verify_day(self.stores.archive, DATASET, start.date())
             rows = self.stores.clickhouse.scalar(

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from itertools import islice
 from typing import Any
 
 import dagster as dg
@@ -15,9 +14,9 @@ from rich.console import Console
 from ninjait_pipelines.build import build_defs
 from ninjait_pipelines.fleet import agent, simulate
 from ninjait_pipelines.fleet.seed import seed
+from ninjait_pipelines.ingest.assets import BY_QUEUE
 from ninjait_pipelines.migrations import migrate_up
 from ninjait_pipelines.resources import Stores, open_stores
-from ninjait_pipelines.resources.message_queue import QUEUES
 from ninjait_pipelines.rollup.sensors import late_hours, roll_up_late_hours
 from ninjait_pipelines.settings import ROOT, Settings, validate
 from ninjait_pipelines.stack.local import LocalStack
@@ -25,10 +24,10 @@ from ninjait_pipelines.stack.local import LocalStack
 DAY = timedelta(days=1)
 # Days whose samples come too late for full resolution (7 days), and too late for the 5-minute tier (90 days).
 WARM_AGE, COLD_AGE = 10 * DAY, 100 * DAY
-# Of the day's messages, in order of delivery, so many come only after the day was rolled up: the laptops that were away.
+# Share of the day's messages, the last in order of delivery, that come after the roll-up: laptops that were away.
 LATECOMERS = 0.04
-# An old day is read every five minutes, which is enough to see it and keeps the demo short.
-OLD_INTERVAL = 300
+# An old day has a sample every five minutes and a heartbeat an hour: enough to see it, and it keeps the demo short.
+OLD = simulate.Options(interval=300, heartbeat_interval=3600)
 
 
 @dataclass
@@ -52,6 +51,12 @@ class Graph:
         self._defs = build_defs()
         self._everything = self._defs.resolve_implicit_global_asset_job_def()
 
+    def drain(self, asset: str) -> None:
+        """One drain of the asset's queue, which does not wait for messages that nobody is publishing."""
+        self._execute(
+            self._everything, {}, {asset: {"config": {"idle_seconds": 0}}}, asset_selection=[dg.AssetKey(asset)]
+        )
+
     def run(self, *assets: str, first: str | None = None, last: str | None = None) -> None:
         """One run of these assets with their checks: unpartitioned, of one partition, or of a range of them.
 
@@ -59,7 +64,7 @@ class Graph:
         """
         tags = {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last or first}
         keys = [dg.AssetKey(asset) for asset in assets]
-        self._execute(self._everything, tags if first else {}, asset_selection=keys)
+        self._execute(self._everything, tags if first else {}, {}, asset_selection=keys)
 
     def tick(self, sensor: dg.SensorDefinition, job: str, stores: Stores) -> list[dict[str, str]]:
         """Evaluates a sensor and runs what it asks for; returns the tags of those runs."""
@@ -67,12 +72,12 @@ class Graph:
         with dg.build_sensor_context(instance=self._instance, resources=resources) as context:
             requests = sensor.evaluate_tick(context).run_requests or []
         for request in requests:
-            self._execute(self._defs.resolve_job_def(job), request.tags)
+            self._execute(self._defs.resolve_job_def(job), request.tags, {})
         return [dict(request.tags) for request in requests]
 
-    def _execute(self, job: dg.JobDefinition, tags: Any, **selection: Any) -> None:
-        quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
-        result = job.execute_in_process(run_config=quiet, instance=self._instance, tags=dict(tags), **selection)
+    def _execute(self, job: dg.JobDefinition, tags: Any, ops: dict[str, Any], **selection: Any) -> None:
+        config = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}, "ops": ops}
+        result = job.execute_in_process(run_config=config, instance=self._instance, tags=dict(tags), **selection)
         failed = [check for check in result.get_asset_check_evaluations() if not check.passed]
         errors = [check for check in failed if check.severity == dg.AssetCheckSeverity.ERROR]
         if errors:
@@ -93,7 +98,9 @@ def prepared(console: Console, story_seconds: dict[str, float]) -> Iterator[tupl
         with _step(console, story_seconds, "schema and organizations") as say:
             applied = migrate_up(stores.postgres, stores.clickhouse)
             seeded = seed(stores.postgres, "demo", datetime.now(UTC).date())
-            say(f"{len(applied)} migrations applied, {seeded.rows['devices']} devices, {seeded.rows['tickets']} tickets")
+            say(
+                f"{len(applied)} migrations applied, {seeded.rows['devices']} devices, {seeded.rows['tickets']} tickets"
+            )
         yield settings, stores
 
 
@@ -127,11 +134,10 @@ def _publish(console: Console, stores: Stores, story: Story) -> list[simulate.Pu
     """Publishes the cold day, the warm day, and most of yesterday; returns yesterday's latecomers."""
     latecomers: list[simulate.Published] = []
     with _step(console, story.seconds, "publish") as say:
-        for age, interval in ((COLD_AGE, OLD_INTERVAL), (WARM_AGE, OLD_INTERVAL), (DAY, 30)):
+        for age, options in ((COLD_AGE, OLD), (WARM_AGE, OLD), (DAY, simulate.Options())):
             start = story.day + DAY - age
             story.points_before[start] = stored_points(stores, start)
             fleet = simulate.read_fleet(stores.postgres, before=start)
-            options = simulate.Options(interval=interval)
             messages = list(simulate.simulate(fleet, simulate.Window(start, start + DAY), options))
             if start == story.day:
                 cut = int(len(messages) * (1 - LATECOMERS))
@@ -159,12 +165,11 @@ def _publish_this_machine(stores: Stores, story: Story) -> None:
 
 
 def _drain(console: Console, graph: Graph, stores: Stores, story: Story, name: str) -> None:
-    assets = dict(zip(QUEUES, ("agent_metrics", "agent_heartbeats", "api_calls", "usage_reports", "application_logs")))
     with _step(console, story.seconds, name) as say:
         drains = 0
-        for queue, asset in assets.items():
+        for queue, asset in BY_QUEUE.items():
             while stores.message_queue.depth(queue).outstanding:
-                graph.run(asset)
+                graph.drain(asset.key.to_user_string())
                 drains += 1
         say(f"{drains} drains: written, quarantined, recorded, acknowledged")
 

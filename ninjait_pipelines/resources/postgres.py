@@ -47,7 +47,9 @@ class Postgres(Store):
             self._connection = None
 
     def _ping(self) -> tuple[str, int | None]:
-        row = self.rows("SELECT current_setting('server_version') AS version, pg_database_size(current_database()) AS size")
+        row = self.rows(
+            "SELECT current_setting('server_version') AS version, pg_database_size(current_database()) AS size"
+        )
         return row[0]["version"], row[0]["size"]
 
     def rows(self, query: str, parameters: Mapping[str, Any] | None = None) -> list[DictRow]:
@@ -80,6 +82,8 @@ class Postgres(Store):
                 raise StoreRefused(self.title, self.url, error, "Check DATABASE_URL.") from error
             raise StoreUnavailable(self.title, self.url, error, "See what runs with: ninjait status.") from error
         except psycopg.errors.UndefinedTable as error:
-            raise StoreFailed(self.title, self.url, error, "Bring the schema up to date: ninjait migrate up.") from error
+            raise StoreFailed(
+                self.title, self.url, error, "Bring the schema up to date: ninjait migrate up."
+            ) from error
         except psycopg.Error as error:
             raise StoreFailed(self.title, self.url, error, "Read PostgreSQL's words above.") from error
