@@ -129,7 +129,7 @@ class Report:
         table.add_row("", "", f"{hourly:,}", "ClickHouse, hourly", mark)
 
     def _logs(self) -> int:
-        ids = self._ids("platform.logs", "message_id", "written")
+        ids = self._ids("platform.logs", "concat(toString(organization_id), '/', toString(message_id))", "written")
         logs = self.stores.mongodb.database.application_logs
         with self.stores.mongodb.errors():
             return sum(logs.count_documents({"_id": {"$in": ids[n : n + 500]}}) for n in range(0, len(ids), 500))

@@ -1,0 +1,53 @@
+"""The daily archive of device_metrics_hourly."""
+
+import time
+from datetime import timedelta
+
+import dagster as dg
+
+from ninjait_pipelines.archive.days import write_day
+from ninjait_pipelines.archive.objects import manifest_key
+from ninjait_pipelines.partitions import DAILY, FOLLOW, catch_up, windows
+from ninjait_pipelines.resources.archive import Archive
+from ninjait_pipelines.resources.clickhouse import ClickHouse, column_schema, sql
+
+DATASET = "device_metrics_hourly"
+
+
+@dg.asset(
+    group_name="archive",
+    deps=["device_metrics_hourly"],
+    partitions_def=DAILY,
+    backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=168),
+    automation_condition=FOLLOW | catch_up(timedelta(days=14)),
+    kinds={"s3", "parquet"},
+    owners=["team:data-engineering"],
+    metadata={"dagster/column_schema": column_schema(DATASET)},
+)
+def device_metrics_archive(context: dg.AssetExecutionContext, clickhouse: ClickHouse, archive: Archive) -> None:
+    """device_metrics_hourly of a UTC day as Parquet, one object an organization, with a manifest that is written last.
+
+    Late data gives new objects and a new manifest; what dies where is said in `write_day`.
+    """
+    for key, start, end in windows(context):
+        started = time.perf_counter()
+        as_of = clickhouse.now()
+        rolled_up = clickhouse.scalar(
+            "SELECT count() FROM rolled_up_hours FINAL "
+            "WHERE hour >= {start:DateTime('UTC')} AND hour < {stop:DateTime('UTC')}",
+            start=start,
+            stop=end,
+        )
+        rows = clickhouse.arrow(sql("rollup/day"), start=start, stop=end)
+        manifest = write_day(archive, DATASET, start.date(), rows, as_of, completeness=rolled_up / 24)
+        context.add_asset_metadata(
+            {
+                "dagster/partition_row_count": manifest.rows,
+                "manifest": manifest_key(DATASET, start.date()),
+                "objects": len(manifest.objects),
+                "bytes": sum(described.bytes for described in manifest.objects),
+                "completeness": manifest.completeness,
+                "duration_seconds": time.perf_counter() - started,
+            },
+            partition_key=key,
+        )

@@ -1,0 +1,25 @@
+"""Is the archive still what its manifests say?"""
+
+from datetime import datetime
+
+import dagster as dg
+
+from ninjait_pipelines.archive.assets import DATASET, device_metrics_archive
+from ninjait_pipelines.archive.days import verify_day
+from ninjait_pipelines.archive.objects import ArchiveDamaged
+from ninjait_pipelines.partitions import DAILY, check_each
+from ninjait_pipelines.resources.archive import Archive
+
+
+@dg.asset_check(asset=device_metrics_archive, partitions_def=DAILY, blocking=True)
+def archived_day_is_whole(context: dg.AssetCheckExecutionContext, archive: Archive) -> dg.AssetCheckResult:
+    """Every object that the day's manifest names is read again: there, same hash, same number of rows."""
+
+    def examine(start: datetime, _: datetime) -> dg.AssetCheckResult:
+        try:
+            manifest = verify_day(archive, DATASET, start.date())
+        except ArchiveDamaged as damage:
+            return dg.AssetCheckResult(passed=False, description=str(damage), metadata={"key": damage.key})
+        return dg.AssetCheckResult(passed=True, metadata={"objects": len(manifest.objects), "rows": manifest.rows})
+
+    return check_each(context, examine)

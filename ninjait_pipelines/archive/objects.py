@@ -1,0 +1,110 @@
+"""Objects and manifests of a day, as pure functions: rows in, bytes and hashes out.
+
+    {dataset}/day=YYYY-MM-DD/organization_id={id}/{first 16 hex digits of sha256}.parquet
+    {dataset}/day=YYYY-MM-DD/manifest.json
+
+An object's key has its content's hash, so an object never changes; the manifest, written last, says which count.
+"""
+
+import hashlib
+import io
+from collections.abc import Iterable
+from datetime import date, datetime
+
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+
+class ArchiveDamaged(Exception):
+    """An object or manifest is not what was written. The message has the key and what to do."""
+
+    def __init__(self, key: str, problem: str) -> None:
+        super().__init__(f"{key}: {problem}. Rerun the day's partition: it writes the object again and verifies it.")
+        self.key = key
+
+
+class ObjectVanished(ArchiveDamaged):
+    """The archive has no object of this key, although it was written or a manifest names it."""
+
+
+class ObjectDiffers(ArchiveDamaged):
+    """The object's bytes are not those that were hashed, or it has another number of rows."""
+
+
+class ArchivedObject(msgspec.Struct, frozen=True):
+    """One organization's rows of a day."""
+
+    organization_id: str
+    key: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """What a day of a dataset consists of. `columns` are (name, Arrow type); completeness is the share of the day's 24
+    hours that had been rolled up when it was read, at `as_of`."""
+
+    dataset: str
+    day: date
+    columns: list[tuple[str, str]]
+    as_of: datetime
+    completeness: float
+    rows: int
+    objects: list[ArchivedObject]
+
+
+def day_folder(dataset: str, day: date) -> str:
+    """The folder of a day."""
+    return f"{dataset}/day={day.isoformat()}"
+
+
+def manifest_key(dataset: str, day: date) -> str:
+    """The key of a day's manifest."""
+    return f"{day_folder(dataset, day)}/manifest.json"
+
+
+def encode(manifest: Manifest) -> bytes:
+    """The manifest as JSON for people: indented, in a fixed order."""
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=2)
+
+
+def decode(key: str, data: bytes) -> Manifest:
+    """A manifest's content. Raises ObjectDiffers where it is not a manifest."""
+    try:
+        return msgspec.json.decode(data, type=Manifest)
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise ObjectDiffers(key, f"is no manifest ({error})") from error
+
+
+def parquet(rows: pa.Table) -> bytes:
+    """The same rows give the same bytes: the writer's options are fixed, and it writes no time of its own.
+
+    A new version of Arrow may write other bytes; that is a new object, which the manifest then names.
+    """
+    buffer = io.BytesIO()
+    pq.write_table(rows, buffer, version="2.6", data_page_version="1.0", compression="zstd", compression_level=3)
+    return buffer.getvalue()
+
+
+def split(dataset: str, day: date, rows: pa.Table, sort_by: Iterable[str]) -> dict[ArchivedObject, bytes]:
+    """The day's rows as one object an organization, in order of organization; sorted, so that their bytes are fixed."""
+    ordered = rows.sort_by([(name, "ascending") for name in sort_by])
+    objects = {}
+    for organization in sorted(pc.unique(ordered["organization_id"]).to_pylist()):
+        own = ordered.filter(pc.equal(ordered["organization_id"], organization)).combine_chunks()
+        data = parquet(own)
+        sha256 = hashlib.sha256(data).hexdigest()
+        key = f"{day_folder(dataset, day)}/organization_id={organization}/{sha256[:16]}.parquet"
+        objects[ArchivedObject(organization, key, own.num_rows, len(data), sha256)] = data
+    return objects
+
+
+def verify(described: ArchivedObject, data: bytes) -> None:
+    """Raises ObjectDiffers unless `data` is what `described` says, byte for byte and row for row."""
+    if hashlib.sha256(data).hexdigest() != described.sha256:
+        raise ObjectDiffers(described.key, f"{len(data)} bytes with another hash, written were {described.bytes}")
+    if (rows := pq.read_metadata(io.BytesIO(data)).num_rows) != described.rows:
+        raise ObjectDiffers(described.key, f"{rows} rows, written were {described.rows}")

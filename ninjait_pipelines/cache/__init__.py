@@ -1,0 +1,1 @@
+"""Dragonfly, warmed: what the platform's API reads without asking a database."""

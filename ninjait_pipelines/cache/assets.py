@@ -1,0 +1,97 @@
+"""The three caches. They have no partitions: each run writes what is true now, by ClickHouse's clock at its start."""
+
+import time
+from typing import Any
+
+import dagster as dg
+
+from ninjait_pipelines.cache import reads
+from ninjait_pipelines.cache.documents import by_organization, device_list, summary, uptime_scores
+from ninjait_pipelines.cache.keys import DEVICES_TTL, organization_devices, organization_summary
+from ninjait_pipelines.cache.leaderboard import publish
+from ninjait_pipelines.resources.clickhouse import ClickHouse
+from ninjait_pipelines.resources.dragonfly import Dragonfly, as_of_text
+from ninjait_pipelines.resources.postgres import Postgres
+
+DAY_HOURS = 24
+WEEK_HOURS = 168
+# By the clock and not by their sources, which change every few seconds: one run for all three, every four minutes, so
+# that a device list (five minutes) is replaced before it expires. A run that is late is not asked for twice.
+EVERY_FOUR_MINUTES = (
+    dg.AutomationCondition.cron_tick_passed("*/4 * * * *") & ~dg.AutomationCondition.in_progress()
+).with_label("every_four_minutes")
+COMMON: dict[str, Any] = {
+    "group_name": "cache",
+    "owners": ["team:data-engineering"],
+    "automation_condition": EVERY_FOUR_MINUTES,
+}
+
+
+@dg.asset(**COMMON, deps=["agent_metrics", "agent_heartbeats"], kinds={"redis"})
+def device_caches(clickhouse: ClickHouse, postgres: Postgres, dragonfly: Dragonfly) -> dg.MaterializeResult:
+    """api:devices:{organization_id}: the devices of each organization with status, last_seen and latest readings.
+
+    Dying half-way: some organizations have the new list, the others the old one until the next run or its expiry.
+    """
+    started = time.perf_counter()
+    as_of = clickhouse.now()
+    devices = by_organization(reads.active_devices(postgres, clickhouse, as_of))
+    documents = {
+        organization_devices(organization): device_list(
+            organization, devices[organization], reads.latest_readings(dragonfly, devices[organization]), as_of
+        )
+        for organization in reads.active_organizations(postgres)
+    }
+    written = dragonfly.set_many_if_newer(documents.items(), DEVICES_TTL)
+    return _result(started, len(documents), written=written, devices=sum(map(len, devices.values())))
+
+
+@dg.asset(**COMMON, deps=["device_metrics_hourly", "agent_heartbeats"], kinds={"redis"})
+def organization_summaries(clickhouse: ClickHouse, postgres: Postgres, dragonfly: Dragonfly) -> dg.MaterializeResult:
+    """org:{organization_id}:summary: devices by status, the last 24 hours of data, open tickets and alerts.
+
+    Dying half-way: some organizations have the new summary, the others the old one until the next run.
+    """
+    started = time.perf_counter()
+    as_of = clickhouse.now()
+    window = reads.rolled_up_window(clickhouse, DAY_HOURS)
+    devices = by_organization(reads.active_devices(postgres, clickhouse, as_of))
+    samples = reads.samples_by_device(clickhouse, window)
+    means = reads.means_by_organization(clickhouse, window)
+    work = reads.open_work(postgres)
+    documents = {
+        organization_summary(organization): summary(
+            organization,
+            devices[organization],
+            samples,
+            means.get(organization, {}),
+            work.get(organization, {}),
+            window,
+            as_of,
+        )
+        for organization in reads.active_organizations(postgres)
+    }
+    written = dragonfly.set_many_if_newer(documents.items())
+    return _result(started, len(documents), written=written, completeness=window.completeness)
+
+
+@dg.asset(**COMMON, deps=["device_metrics_hourly"], kinds={"redis"})
+def uptime_leaderboard(clickhouse: ClickHouse, postgres: Postgres, dragonfly: Dragonfly) -> dg.MaterializeResult:
+    """uptime:leaderboard: share of expected samples over the last seven days of data, of every active device."""
+    started = time.perf_counter()
+    as_of = clickhouse.now()
+    window = reads.rolled_up_window(clickhouse, WEEK_HOURS)
+    devices = reads.active_devices(postgres, clickhouse, as_of)
+    scores = uptime_scores(devices, reads.samples_by_device(clickhouse, window), window)
+    about = {
+        "as_of": as_of_text(as_of),
+        "completeness": window.completeness,
+        "window": window.document(),
+        "devices": len(scores),
+    }
+    return _result(started, len(scores), switched=publish(dragonfly, scores, about), completeness=window.completeness)
+
+
+def _result(started: float, rows: int, **more: Any) -> dg.MaterializeResult:
+    seconds = time.perf_counter() - started
+    return dg.MaterializeResult(metadata={"dagster/row_count": rows, "duration_seconds": seconds, **more})

@@ -1,0 +1,51 @@
+"""Every key in Dragonfly that the platform's API reads: name, type, lifetime, writer. None is spelled elsewhere.
+
+All but the sorted set are strings holding one JSON object with `organization_id` and `as_of` (UTC, microseconds). They
+are written by `set_if_newer`: an older run never overwrites what a newer one wrote.
+"""
+
+from datetime import timedelta
+from uuid import UUID
+
+# The API answers from it; a device list older than this is no answer. `device_caches` writes anew every four minutes.
+DEVICES_TTL = timedelta(seconds=300)
+WEEKLY_REPORT_TTL = timedelta(hours=24)
+# A leaderboard that was written and never switched to goes away by itself.
+UNFINISHED_TTL = timedelta(hours=1)
+
+# Sorted set, no expiry, by `uptime_leaderboard`: member "{organization_id}:{device_id}" (see `member`), score the share
+# of expected samples over seven days, 0 to 1.
+UPTIME_LEADERBOARD = "uptime:leaderboard"
+# JSON string, no expiry, switched together with it: as_of, window, completeness and the number of devices. The only
+# key without an organization_id: like the leaderboard it spans all of them, and names none.
+UPTIME_LEADERBOARD_ABOUT = "uptime:leaderboard:about"
+
+
+def device_latest(device_id: UUID | str) -> str:
+    """JSON string, by `agent_metrics`: the latest readings of a device, `as_of` being the time of the sample."""
+    return f"device:{device_id}:latest"
+
+
+def organization_devices(organization_id: UUID | str) -> str:
+    """JSON string, DEVICES_TTL, by `device_caches`: the devices with status, last_seen and latest readings."""
+    return f"api:devices:{organization_id}"
+
+
+def organization_summary(organization_id: UUID | str) -> str:
+    """JSON string, no expiry, by `organization_summaries`: the figures of the organization's dashboard."""
+    return f"org:{organization_id}:summary"
+
+
+def weekly_report(organization_id: UUID | str) -> str:
+    """JSON string, WEEKLY_REPORT_TTL, by `weekly_reports`: the latest week's report."""
+    return f"report:weekly:{organization_id}"
+
+
+def unfinished_leaderboard(as_of: str) -> str:
+    """Sorted set, UNFINISHED_TTL: a leaderboard while it is being written. Nobody reads it."""
+    return f"{UPTIME_LEADERBOARD}:{as_of}"
+
+
+def member(organization_id: UUID | str, device_id: UUID | str) -> str:
+    """A device in the leaderboard: filter by the prefix to show an organization its own devices only."""
+    return f"{organization_id}:{device_id}"

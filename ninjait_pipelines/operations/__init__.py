@@ -1,0 +1,1 @@
+"""Operations: the health of the stores, and alerts about runs that failed."""

@@ -1,0 +1,1 @@
+"""Reports to the customers of the platform, from ClickHouse's marts."""

@@ -1,0 +1,61 @@
+"""The weekly report of each organization."""
+
+import time
+from datetime import timedelta
+
+import dagster as dg
+
+from ninjait_pipelines.partitions import RUNNING, WEEKLY, catch_up, news, windows
+from ninjait_pipelines.reports.weekly import WEEK, completeness, publish, read_week, reports
+from ninjait_pipelines.resources.archive import Archive
+from ninjait_pipelines.resources.clickhouse import ClickHouse
+from ninjait_pipelines.resources.dragonfly import Dragonfly
+
+UPSTREAM = ("device_metrics_hourly", "ticket_facts", "billing_events", "invoices")
+# A report says how complete it is, so it waits for nothing: the running week's grows with every hour, and the first
+# week of an installation, of which hours are missing for ever, has one too. API calls come all the time: they ask none.
+_DRAIN = dg.AssetSelection.assets("api_calls")
+_FOLLOW = (
+    news(_DRAIN) & ~dg.AutomationCondition.any_deps_in_progress().ignore(_DRAIN) & ~dg.AutomationCondition.in_progress()
+)
+AUTOMATION = (catch_up(timedelta(days=14)).without(~dg.AutomationCondition.any_deps_missing()) | _FOLLOW).with_label(
+    "weekly"
+)
+
+
+@dg.asset(
+    group_name="reports",
+    deps=[*(dg.AssetDep(name, partition_mapping=RUNNING) for name in UPSTREAM), "api_calls"],
+    partitions_def=WEEKLY,
+    backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=168),
+    automation_condition=AUTOMATION,
+    kinds={"s3", "redis"},
+    owners=["team:data-engineering"],
+)
+def weekly_reports(
+    context: dg.AssetExecutionContext, clickhouse: ClickHouse, archive: Archive, dragonfly: Dragonfly
+) -> None:
+    """A report for each organization of a week from Monday, UTC: to the archive, and the latest to Dragonfly."""
+    for key, start, end in windows(context):
+        started = time.perf_counter()
+        as_of = clickhouse.now()
+        rolled_up = clickhouse.scalar(
+            "SELECT count() FROM rolled_up_hours FINAL "
+            "WHERE hour >= {start:DateTime('UTC')} AND hour < {stop:DateTime('UTC')}",
+            start=start,
+            stop=end,
+        )
+        complete = completeness(rolled_up, start, as_of)
+        week = reports(read_week(clickhouse, start, end), start.date(), as_of, complete)
+        # The API shows the latest week. A backfill of an older one must not bring it back, not even to an expired key.
+        recent = as_of < end + WEEK
+        published = sum(publish(archive, dragonfly, report, cached=recent) for report in week)
+        context.add_asset_metadata(
+            {
+                "dagster/partition_row_count": len(week),
+                "published": published,
+                "completeness": complete,
+                "duration_seconds": time.perf_counter() - started,
+            },
+            partition_key=key,
+        )

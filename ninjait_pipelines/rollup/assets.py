@@ -1,0 +1,205 @@
+"""The three hourly assets, in the order in which an hour passes through them: 5 minutes, 1 hour, ClickHouse.
+
+device_metrics_hourly comes last although a young hour is made from full resolution: an older hour is made from a lower
+tier, which must have been brought up to date first.
+"""
+
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+import dagster as dg
+import msgspec
+import pyarrow as pa
+
+from ninjait_pipelines.partitions import HOURLY, catch_up, windows
+from ninjait_pipelines.resources.clickhouse import ClickHouse, column_schema, sql
+from ninjait_pipelines.resources.metrics_store import WIDTH, MetricsStore, Tier
+from ninjait_pipelines.rollup.hours import (
+    HOUR,
+    SamplesLost,
+    batches,
+    fewer,
+    hourly_rows,
+    per_hour,
+    source_tier,
+    still_whole,
+)
+
+LOOKBACK = timedelta(days=7)
+# An hour's last samples are still on their way when it ends: rolled up in its first five minutes it would be rolled up
+# twice, every hour. Written as "not between :00 and :05", so that a start at any minute catches up at once.
+_GRACE = ~dg.AutomationCondition.cron_tick_passed("0 * * * *").since(
+    dg.AutomationCondition.cron_tick_passed("5 * * * *")
+)
+# agent_metrics has no partitions and is materialized every few seconds: it neither starts a roll-up nor holds one up.
+_DEPS_MISSING = dg.AutomationCondition.any_deps_missing()
+_HOURS_MISSING = _DEPS_MISSING.ignore(dg.AssetSelection.assets("agent_metrics"))
+# None of the three has FOLLOW: they are asked for in one tick, and the sensor late_hours asks for all three again.
+# Dagster would take a range run's updates of one for news to the next, and compute the range three times.
+CATCH_UP = catch_up(LOOKBACK).replace(_DEPS_MISSING, _HOURS_MISSING) & _GRACE
+# A week of hours a run: what one run may lose by dying, and what Dagster records in a few seconds.
+WEEK = dg.BackfillPolicy.multi_run(max_partitions_per_run=168)
+
+
+@dg.asset(
+    group_name="rollup",
+    deps=["agent_metrics"],
+    partitions_def=HOURLY,
+    backfill_policy=WEEK,
+    automation_condition=CATCH_UP,
+    kinds={"influxdb"},
+    owners=["team:data-engineering"],
+    metadata={"dagster/column_schema": column_schema("metrics_5m")},
+)
+def device_metrics_5m(context: dg.AssetExecutionContext, metrics_store: dg.ResourceParam[MetricsStore]) -> None:
+    """Full resolution -> 5-minute aggregates. Grain: device and 5 minutes with at least one sample."""
+    _fill(context, metrics_store, Tier.RAW, Tier.FIVE_MINUTES, datetime.now(UTC))
+
+
+@dg.asset(
+    group_name="rollup",
+    deps=[device_metrics_5m],
+    partitions_def=HOURLY,
+    backfill_policy=WEEK,
+    automation_condition=CATCH_UP,
+    kinds={"influxdb"},
+    owners=["team:data-engineering"],
+    metadata={"dagster/column_schema": column_schema("metrics_1h")},
+)
+def device_metrics_1h(context: dg.AssetExecutionContext, metrics_store: dg.ResourceParam[MetricsStore]) -> None:
+    """5-minute aggregates -> 1-hour aggregates. Grain: device and hour with at least one sample."""
+    _fill(context, metrics_store, Tier.FIVE_MINUTES, Tier.ONE_HOUR, datetime.now(UTC))
+
+
+def _fill(context: dg.AssetExecutionContext, store: MetricsStore, source: Tier, target: Tier, now: datetime) -> None:
+    keys = {start: key for key, start, _ in windows(context)}
+    started = time.perf_counter()
+    written = fill_tier(store, source, target, list(keys), now)
+    seconds = (time.perf_counter() - started) / len(keys)
+    for hour, key in keys.items():
+        rows = {"dagster/partition_row_count": written.get(hour, 0), "source_expired": hour not in written}
+        context.add_asset_metadata(rows | {"duration_seconds": seconds}, partition_key=key)
+
+
+def fill_tier(
+    store: MetricsStore, source: Tier, target: Tier, hours: Sequence[datetime], now: datetime
+) -> dict[datetime, int]:
+    """Aggregates consecutive hours of one tier into the next; returns the rows written of each hour.
+
+    Dying half-way: a rerun replaces what was written. Hours of which the source has begun to expire are left out, and
+    nothing is written of them: half an hour's samples would replace the whole.
+    """
+    written = {hour: 0 for hour in hours if still_whole(source, hour, now)}
+    for together in batches(list(written), lambda _: None):
+        aggregates = store.aggregate(source, together[0], together[-1] + HOUR, WIDTH[target])
+        store.write_aggregates(target, aggregates)
+        written |= {hour: rows for hour, (rows, _) in per_hour(aggregates["time"], aggregates["samples"]).items()}
+    return written
+
+
+@dg.asset(
+    group_name="rollup",
+    deps=[device_metrics_1h],
+    partitions_def=HOURLY,
+    backfill_policy=WEEK,
+    automation_condition=CATCH_UP,
+    kinds={"influxdb", "clickhouse"},
+    owners=["team:data-engineering"],
+    metadata={"dagster/column_schema": column_schema("device_metrics_hourly")},
+)
+def device_metrics_hourly(
+    context: dg.AssetExecutionContext, metrics_store: dg.ResourceParam[MetricsStore], clickhouse: ClickHouse
+) -> None:
+    """Metrics store -> ClickHouse. Grain: device and hour with at least one sample."""
+    # Before the first read: what arrives from now on makes its hour late, and late hours are rolled up again.
+    as_of = clickhouse.now()
+    keys = {start: key for key, start, _ in windows(context)}
+    for done in roll_up(list(keys), metrics_store, clickhouse, as_of):
+        context.add_asset_metadata(
+            {
+                "dagster/partition_row_count": done.rows,
+                "samples": done.samples,
+                "source_tier": str(done.tier),
+                "duration_seconds": done.seconds,
+            },
+            partition_key=keys[done.hour],
+        )
+
+
+class RolledUp(msgspec.Struct, frozen=True):
+    """What became of one hour."""
+
+    hour: datetime
+    tier: Tier
+    rows: int
+    samples: int
+    seconds: float
+
+
+def roll_up(
+    hours: list[datetime], metrics_store: MetricsStore, clickhouse: ClickHouse, as_of: datetime
+) -> list[RolledUp]:
+    """Rolls up consecutive hours, oldest first. `as_of` is the clock by which tiers expire, too.
+
+    Raises HourExpired, SamplesLost, StoreError; the rows of the hours that failed stay as they were.
+
+    1. Read and replace some hours at a time. Dying here: they look missing or late as before, and are done again.
+    2. Count what ClickHouse has now. Dying here: as above.
+    3. Record the hours as rolled up. From here on only a later arrival makes them late.
+    """
+    before = samples_by_hour(clickhouse, hours)
+    done = [
+        hour
+        for together in batches(hours, lambda hour: source_tier(hour, as_of))
+        for hour in _roll_up_batch(together, before, metrics_store, clickhouse, as_of)
+    ]
+    expected = {hour.hour: hour.samples for hour in done}
+    _refuse_loss(expected, samples_by_hour(clickhouse, hours), hours, "ClickHouse after the write")
+    clickhouse.insert("rolled_up_hours", _record(done, as_of))
+    return done
+
+
+def _roll_up_batch(
+    hours: list[datetime],
+    before: dict[datetime, int],
+    metrics_store: MetricsStore,
+    clickhouse: ClickHouse,
+    as_of: datetime,
+) -> list[RolledUp]:
+    started = time.perf_counter()
+    tier, stop = source_tier(hours[0], as_of), hours[-1] + HOUR
+    rows = hourly_rows(metrics_store.aggregate(tier, hours[0], stop, HOUR), tier)
+    found = per_hour(rows["hour"], rows["sample_count"])
+    samples = {hour: found[hour][1] for hour in found}
+    _refuse_loss(before, samples, hours, f"{metrics_store.title} ({tier})")
+    window = "hour >= {start:DateTime('UTC')} AND hour < {stop:DateTime('UTC')}"
+    clickhouse.replace_slice("device_metrics_hourly", rows, window, as_of, start=hours[0], stop=stop)
+    seconds = (time.perf_counter() - started) / len(hours)
+    return [RolledUp(hour, tier, *found.get(hour, (0, 0)), seconds) for hour in hours]
+
+
+def samples_by_hour(clickhouse: ClickHouse, hours: list[datetime]) -> dict[datetime, int]:
+    """Samples of each of these consecutive hours that has rows in device_metrics_hourly."""
+    rows = clickhouse.rows(sql("rollup/samples_by_hour"), start=hours[0], stop=hours[-1] + HOUR)
+    return {row["hour"]: row["samples"] for row in rows}
+
+
+def _refuse_loss(before: dict[datetime, int], after: dict[datetime, int], hours: list[datetime], where: str) -> None:
+    """An expired tier or another metrics store reads as empty; taken at its word it would delete good rows."""
+    if lost := fewer(before, after, hours):
+        raise SamplesLost(
+            f"{where} has fewer samples than were rolled up: {'; '.join(lost[:5])}. Nothing was deleted. If they were "
+            "deleted on purpose, delete the hour's rows from device_metrics_hourly_versions, then rerun."
+        )
+
+
+def _record(done: list[RolledUp], as_of: datetime) -> pa.Table:
+    return pa.table(
+        {
+            "hour": pa.array([hour.hour for hour in done], pa.timestamp("s", "UTC")),
+            "as_of": pa.array([as_of] * len(done), pa.timestamp("us", "UTC")),
+            "source_tier": [str(hour.tier) for hour in done],
+            "row_count": pa.array([hour.rows for hour in done], pa.uint32()),
+        }
+    )

@@ -1,0 +1,123 @@
+"""The rules of the hourly roll-up: from which tier an hour is made, what its rows are, which hours go together.
+
+Nothing here touches a store or a clock.
+"""
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ninjait_pipelines.resources.metrics_store import MARGIN, RETENTION, Tier, tier_of
+
+HOUR = timedelta(hours=1)
+# Agents send a sample every 30 seconds.
+EXPECTED_SAMPLES = 120
+# A query costs as much for one hour as for six; the 5-minute windows of 10,000 devices over six take some 200 MB.
+HOURS_AT_ONCE = 6
+
+
+class HourExpired(Exception):
+    """No tier holds the whole hour any more: rolled up now it would lose rows, so its rows stay as they are."""
+
+
+class SamplesLost(Exception):
+    """The hour has fewer samples now than it had at its last roll-up. Its rows stay as they are."""
+
+
+def still_whole(tier: Tier, hour: datetime, now: datetime) -> bool:
+    """Whether the tier still has everything that was ever written to it for the hour that starts at `hour`."""
+    return now - hour <= RETENTION[tier] + MARGIN
+
+
+def source_tier(hour: datetime, now: datetime) -> Tier:
+    """The tier that device_metrics_hourly is made from: the finest that takes points of the whole hour.
+
+    Ingest writes a sample older than a tier's retention straight to the next tier, so from that age on only the next
+    tier has all samples of the hour. Raises HourExpired beyond the last tier.
+    """
+    tier = tier_of(hour, now)
+    if tier is None and still_whole(Tier.ONE_HOUR, hour, now):
+        return Tier.ONE_HOUR
+    if tier is None:
+        kept = (RETENTION[Tier.ONE_HOUR] + MARGIN).days
+        raise HourExpired(
+            f"{hour:%Y-%m-%d %H:%M} UTC is older than the {kept} days of the last tier; nothing was changed."
+        )
+    return tier
+
+
+def hourly_rows(windows: pa.Table, tier: Tier) -> pa.Table:
+    """The rows of device_metrics_hourly, without as_of, from windows of one hour (schema WINDOWS).
+
+    Means are sum / count of the samples that carry the field; a field that none carries is null.
+    """
+    columns = {
+        "organization_id": windows["organization_id"],
+        "device_id": windows["device_id"],
+        "hour": pc.cast(windows["time"], pa.timestamp("s", "UTC")),
+        "cpu_avg": _mean(windows, "cpu"),
+        "cpu_max": windows["cpu_max"],
+        "memory_avg": _mean(windows, "memory"),
+        "memory_max": windows["memory_max"],
+        "disk_usage": windows["disk_used_last"],
+        "network_in": windows["network_in_sum"],
+        "network_out": windows["network_out_sum"],
+        "uptime": windows["uptime_last"],
+        "sample_count": pc.cast(windows["samples"], pa.uint32()),
+        "sample_share": pc.min_element_wise(pc.divide(windows["samples"], float(EXPECTED_SAMPLES)), 1.0),
+        "source_tier": pa.array([str(tier)] * windows.num_rows, pa.string()),
+    }
+    return pa.table(columns)
+
+
+def _mean(windows: pa.Table, field: str) -> pa.ChunkedArray:
+    count = windows[f"{field}_count"]
+    return pc.divide(windows[f"{field}_sum"], pc.if_else(pc.greater(count, 0.0), count, pa.scalar(None, pa.float64())))
+
+
+def batches(hours: Sequence[datetime], kind: Callable[[datetime], object]) -> Iterator[list[datetime]]:
+    """Consecutive hours of one kind in groups of at most HOURS_AT_ONCE: each is read by one query."""
+    for _, alike in itertools.groupby(hours, kind):
+        together = list(alike)
+        for first in range(0, len(together), HOURS_AT_ONCE):
+            yield together[first : first + HOURS_AT_ONCE]
+
+
+def per_hour(times: pa.ChunkedArray, samples: pa.ChunkedArray) -> dict[datetime, tuple[int, int]]:
+    """Hour -> (rows, their samples), of rows that are stamped with these times."""
+    table = pa.table({"hour": pc.floor_temporal(times, unit="hour"), "samples": samples})
+    found = table.group_by("hour").aggregate([("samples", "count"), ("samples", "sum")]).to_pylist()
+    return {row["hour"].astimezone(UTC): (row["samples_count"], int(row["samples_sum"])) for row in found}
+
+
+class LateRange(msgspec.Struct, frozen=True):
+    """Contiguous late hours, `first` to `last` inclusive; `touched_at` is the newest arrival among them."""
+
+    first: datetime
+    last: datetime
+    touched_at: datetime
+
+
+def condense(late: Mapping[datetime, datetime], longest: int = 168) -> list[LateRange]:
+    """Late hours (hour -> when it was last touched) as ranges of at most `longest` hours, oldest first."""
+    ranges: list[LateRange] = []
+    for hour in sorted(late):
+        previous = ranges[-1] if ranges else None
+        if previous and hour - previous.last == HOUR and hour - previous.first < longest * HOUR:
+            ranges[-1] = LateRange(previous.first, hour, max(previous.touched_at, late[hour]))
+        else:
+            ranges.append(LateRange(hour, hour, late[hour]))
+    return ranges
+
+
+def fewer(before: Mapping[datetime, int], after: Mapping[datetime, int], hours: Iterable[datetime]) -> list[str]:
+    """The hours that have fewer samples after than before, each with both numbers, for people."""
+    return [
+        f"{hour:%Y-%m-%d %H:%M} UTC: {after.get(hour, 0)} samples, not {before[hour]}"
+        for hour in hours
+        if after.get(hour, 0) < before.get(hour, 0)
+    ]

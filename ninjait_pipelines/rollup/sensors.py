@@ -1,0 +1,96 @@
+"""Late hours roll themselves up again."""
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime, timedelta
+
+import dagster as dg
+from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
+from dagster._core.storage.tags import (
+    ASSET_PARTITION_RANGE_END_TAG,
+    ASSET_PARTITION_RANGE_START_TAG,
+    PARTITION_NAME_TAG,
+)
+
+from ninjait_pipelines.partitions import HOURLY, START
+from ninjait_pipelines.resources.clickhouse import ClickHouse, sql
+from ninjait_pipelines.resources.metrics_store import RETENTION, Tier
+from ninjait_pipelines.rollup.assets import LOOKBACK, device_metrics_1h, device_metrics_5m, device_metrics_hourly
+from ninjait_pipelines.rollup.hours import HOUR, LateRange, condense
+
+# How often a repair that failed is tried again.
+RETRY_AFTER = timedelta(minutes=15)
+# Runs a tick asks for at most. Nothing is forgotten: what is still late is found again by the next tick.
+MOST_RUNS = 10
+
+ROLLUP = (device_metrics_5m, device_metrics_1h, device_metrics_hourly)
+
+roll_up_late_hours = dg.define_asset_job(
+    "roll_up_late_hours",
+    selection=dg.AssetSelection.assets(*ROLLUP),
+    description="Rolls up again the hours that something arrived for after their roll-up.",
+)
+
+
+@dg.sensor(
+    job=roll_up_late_hours,
+    minimum_interval_seconds=30,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    name="late_hours",
+)
+def late_hours(context: dg.SensorEvaluationContext, clickhouse: ClickHouse) -> Iterator[dg.RunRequest | dg.SkipReason]:
+    """Rolls up again what arrived late, as long as ClickHouse says that it is late; what depends on it follows.
+
+    There is no cursor: the view late_hours is the state, so a missed tick, a failed run or a replayed queue change
+    nothing. Hours of a run under way are left to it.
+    """
+    now = clickhouse.now()
+    late = {row["hour"]: row["touched_at"] for row in clickhouse.rows(sql("rollup/late_hours"), **_bounds(now))}
+    busy = busy_hours(context.instance)
+    ranges = condense({hour: touched_at for hour, touched_at in late.items() if hour not in busy})
+    if not ranges:
+        yield dg.SkipReason(f"{len(late)} late hours, all of them being rolled up" if late else "no late hours")
+    for late_range in ranges[:MOST_RUNS]:
+        yield _request(late_range, now)
+
+
+def _bounds(now: datetime) -> dict[str, datetime]:
+    oldest = max(START, now - RETENTION[Tier.ONE_HOUR])
+    return {"oldest": oldest, "known_since": (now - LOOKBACK).replace(minute=0, second=0, microsecond=0)}
+
+
+def _request(late: LateRange, now: datetime) -> dg.RunRequest:
+    """Dagster remembers a run key for ever and never launches it twice.
+
+    So it has the range, the newest arrival in it (more arrivals: another repair), and the quarter of an hour: a repair
+    that failed, and left the hours late, is tried again, but not at every tick. The assets are named, because
+    automation takes an update for news unless its run says that it does what depends on it too.
+    """
+    slot = int(now.timestamp() // RETRY_AFTER.total_seconds())
+    first, last = (HOURLY.get_partition_key_for_timestamp(hour.timestamp()) for hour in (late.first, late.last))
+    return dg.RunRequest(
+        run_key=f"{first}/{last}/{late.touched_at.isoformat()}/{slot}",
+        asset_selection=[asset.key for asset in ROLLUP],
+        tags={ASSET_PARTITION_RANGE_START_TAG: first, ASSET_PARTITION_RANGE_END_TAG: last},
+    )
+
+
+def busy_hours(instance: dg.DagsterInstance) -> set[datetime]:
+    """The hours that a queued or running run will roll up."""
+    runs = instance.get_runs(dg.RunsFilter(statuses=list(NOT_FINISHED_STATUSES)))
+    return {hour for run in runs if _rolls_up(run) for hour in hours_of(run.tags)}
+
+
+def _rolls_up(run: dg.DagsterRun) -> bool:
+    return run.job_name == roll_up_late_hours.name or device_metrics_hourly.key in (run.asset_selection or ())
+
+
+def hours_of(tags: Mapping[str, str]) -> Iterator[datetime]:
+    """The hours that a run's partition tags name."""
+    first = tags.get(ASSET_PARTITION_RANGE_START_TAG) or tags.get(PARTITION_NAME_TAG)
+    last = tags.get(ASSET_PARTITION_RANGE_END_TAG) or first
+    if first and last:
+        hour = HOURLY.time_window_for_partition_key(first).start
+        end = HOURLY.time_window_for_partition_key(last).end
+        while hour < end:
+            yield hour
+            hour += HOUR

@@ -1,0 +1,174 @@
+"""Late hours repair themselves: the sensor's real ticks, the runs it asks for, and what follows them."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from ninjait_pipelines.archive.assets import device_metrics_archive
+from ninjait_pipelines.resources import Stores
+from ninjait_pipelines.rollup.sensors import late_hours, roll_up_late_hours
+from ninjait_pipelines_tests.rollup.data import HOUR, ROLLUP, hourly, key, midnight, points, roll_up, touch
+from ninjait_pipelines_tests.runs import run
+
+H = midnight(2)
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield instance
+
+
+def tick(stores: Stores, instance: dg.DagsterInstance) -> Any:
+    with dg.build_sensor_context(instance=instance, resources={"clickhouse": stores.clickhouse}) as context:
+        return late_hours.evaluate_tick(context)
+
+
+def test_nothing_late_asks_for_nothing(stores: Stores, instance: dg.DagsterInstance) -> None:
+    touch(stores, H)
+    roll_up(stores, H)
+    result = tick(stores, instance)
+    assert (result.run_requests, result.skip_message) == ([], "no late hours")
+
+
+def test_late_hours_are_rolled_up_again_in_one_run(stores: Stores, instance: dg.DagsterInstance) -> None:
+    stores.metrics_store.write(points(H, 60))
+    roll_up(stores, H, H + 2 * HOUR)
+    stores.metrics_store.write(points(H + timedelta(seconds=15), 30))
+    stores.metrics_store.write(points(H + HOUR, 10))
+    touch(stores, H, H + HOUR)
+    [request] = tick(stores, instance).run_requests
+    assert request.asset_selection == [asset.key for asset in ROLLUP]
+    first, last = request.tags["dagster/asset_partition_range_start"], request.tags["dagster/asset_partition_range_end"]
+    assert (first, last) == (key(H), key(H + HOUR))
+    assert tick(stores, instance).run_requests[0].run_key == request.run_key, "Dagster would launch it at every tick"
+    run(stores, *ROLLUP, span=(first, last))
+    assert [row["sample_count"] for row in hourly(stores)] == [90, 10]
+    assert tick(stores, instance).run_requests == []
+
+
+def test_the_job_rolls_up_all_three(stores: Stores, instance: dg.DagsterInstance) -> None:
+    assets = [*ROLLUP, device_metrics_archive]
+    definitions = dg.Definitions(assets=assets, jobs=[roll_up_late_hours], resources=stores.all())
+    tags = {"dagster/asset_partition_range_start": key(H), "dagster/asset_partition_range_end": key(H + HOUR)}
+    result = definitions.resolve_job_def("roll_up_late_hours").execute_in_process(tags=tags, instance=instance)
+    events = result.get_asset_materialization_events()
+    done = {(event.materialization.asset_key, event.materialization.partition) for event in events}
+    assert done == {(asset.key, hour) for asset in ROLLUP for hour in (key(H), key(H + HOUR))}
+
+
+def test_more_arrivals_and_a_later_quarter_of_an_hour_are_other_runs(
+    stores: Stores, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run key is remembered for ever: a repair that failed would never be tried again."""
+    roll_up(stores, H)
+    touch(stores, H)
+    keys = [tick(stores, instance).run_requests[0].run_key]
+    touch(stores, H)
+    keys.append(tick(stores, instance).run_requests[0].run_key)
+    later = datetime.now(UTC) + timedelta(minutes=16)
+    monkeypatch.setattr(type(stores.clickhouse), "now", lambda _: later)
+    keys.append(tick(stores, instance).run_requests[0].run_key)
+    assert len(set(keys)) == 3
+
+
+def test_hours_of_a_run_under_way_are_left_to_it(stores: Stores, instance: dg.DagsterInstance) -> None:
+    roll_up(stores, H, H + 2 * HOUR)
+    touch(stores, H, H + HOUR, H + 2 * HOUR)
+    tags = {"dagster/asset_partition_range_start": key(H), "dagster/asset_partition_range_end": key(H + HOUR)}
+    instance.add_run(
+        dg.DagsterRun(job_name="roll_up_late_hours", tags=tags, status=dg.DagsterRunStatus.STARTED, run_id="a" * 36)
+    )
+    [request] = tick(stores, instance).run_requests
+    assert request.tags["dagster/asset_partition_range_start"] == key(H + 2 * HOUR)
+
+
+def test_an_hour_too_old_to_be_caught_up_is_rolled_up_for_the_first_time(
+    stores: Stores, instance: dg.DagsterInstance
+) -> None:
+    """A laptop comes back after a month: no schedule looks that far back, and its hours were never rolled up."""
+    old = midnight(30)
+    touch(stores, old, midnight(3))
+    [request] = tick(stores, instance).run_requests
+    assert request.tags["dagster/asset_partition_range_start"] == key(old)
+
+
+def inert(asset: dg.AssetsDefinition) -> dg.AssetsDefinition:
+    """The asset with all that automation looks at, doing nothing."""
+
+    @dg.multi_asset(specs=[asset.get_asset_spec()], name=f"inert_{asset.key.to_user_string()}")
+    def nothing() -> None: ...
+
+    return nothing
+
+
+class Clock:
+    """Automation conditions evaluated at moments of our choice, one tick after the other."""
+
+    def __init__(self, instance: dg.DagsterInstance) -> None:
+        self.instance = instance
+        self.cursor: Any = None
+        self.assets = [inert(asset) for asset in (*ROLLUP, device_metrics_archive)]
+        self.definitions = dg.Definitions(assets=self.assets)
+
+    def requests(self, moment: datetime) -> dict[str, list[str]]:
+        result = dg.evaluate_automation_conditions(
+            self.definitions, instance=self.instance, cursor=self.cursor, evaluation_time=moment
+        )
+        self.cursor = result.cursor
+        names = [asset.key.to_user_string() for asset in self.assets]
+        asked = {name: sorted(map(str, result.get_requested_partitions(dg.AssetKey(name)))) for name in names}
+        return {name: keys for name, keys in asked.items() if keys}
+
+    def done(self, requests: dict[str, list[str]]) -> None:
+        """Runs what was requested, which is one range of the same partitions for each asset."""
+        job = self.definitions.resolve_implicit_global_asset_job_def()
+        for first, last in {(keys[0], keys[-1]) for keys in requests.values()}:
+            tags = {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last}
+            assets = [dg.AssetKey(name) for name, keys in requests.items() if (keys[0], keys[-1]) == (first, last)]
+            job.execute_in_process(asset_selection=assets, instance=self.instance, tags=tags)
+
+
+NOON = midnight(1) + 12 * HOUR
+ALL = [asset.key.to_user_string() for asset in ROLLUP]
+
+
+def test_a_start_at_any_minute_catches_up_a_week_at_once_though_nothing_was_ingested(
+    instance: dg.DagsterInstance,
+) -> None:
+    asked = Clock(instance).requests(NOON + timedelta(minutes=7))
+    assert list(asked) == ALL, "all three in one tick, hence in one run"
+    assert {len(keys) for keys in asked.values()} == {168}
+    assert asked["device_metrics_hourly"][-1] == key(NOON - HOUR)
+
+
+def test_an_hour_is_rolled_up_five_minutes_after_its_end_once(instance: dg.DagsterInstance) -> None:
+    clock = Clock(instance)
+    clock.done(clock.requests(NOON + timedelta(minutes=7)))
+    clock.done(clock.requests(NOON + timedelta(minutes=8)))  # the archive of the days that became whole
+    for seconds in (3610, 3700, 3890):
+        assert clock.requests(NOON + timedelta(seconds=seconds)) == {}, "the last samples are still on their way"
+    asked = clock.requests(NOON + timedelta(seconds=3905))
+    assert asked == {name: [key(NOON)] for name in ALL}
+    clock.done(asked)
+    instance.report_runless_asset_event(dg.AssetMaterialization("agent_metrics"))
+    assert clock.requests(NOON + timedelta(seconds=3940)) == {}, "ingest alone rolls nothing up"
+
+
+def test_what_depends_on_a_repaired_hour_follows_however_old_it_is(instance: dg.DagsterInstance) -> None:
+    """An hour that was repaired while its day was being archived once never reached the archive."""
+    clock = Clock(instance)
+    for minutes in (7, 8, 9):
+        clock.done(clock.requests(NOON + timedelta(minutes=minutes)))
+    late = NOON - timedelta(days=4)
+    clock.done({name: [key(late), key(late + HOUR)] for name in ALL})
+    day = {"device_metrics_archive": [f"{late:%Y-%m-%d}"]}
+    assert clock.requests(NOON + timedelta(minutes=10)) == day
+    clock.done({name: [key(late)] for name in ALL})
+    clock.done(day)
+    assert clock.requests(NOON + timedelta(minutes=11)) == day, "repaired while the day was being archived: once more"
+    clock.done(day)
+    assert clock.requests(NOON + timedelta(minutes=12)) == {}
