@@ -6,7 +6,7 @@ READY := .venv/.ready
 RUN := .venv/bin/python -m
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format lock clean
+.PHONY: help demo test check bench format lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
@@ -21,6 +21,9 @@ check: $(READY) ## lint, format and types
 	@$(RUN) ruff check .
 	@$(RUN) ruff format --check .
 	@$(RUN) mypy
+
+bench: $(READY) ## how fast ingest is, against limits measured in the same run
+	@$(RUN) benchmarks.ingest
 
 format: $(READY) ## mends what ruff can mend
 	@$(RUN) ruff check --fix .
@@ -42,9 +45,10 @@ endif
 
 $(READY): requirements.txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed and was not found: install it, or name it: PYTHON=/path/to/python3.11 make" >&2; exit 1; }
-	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) has no venv module: install it (Debian and Ubuntu: apt-get install python3-venv)" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo "$(PYTHON) is not Python 3.11 or newer" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) has no venv module: install it (Debian and Ubuntu: apt-get install python3-venv)" >&2; exit 1; }
 	@echo "Installing into .venv (a minute, once) ..."
-	@rm -rf .venv && $(PYTHON) -m venv .venv
+	@rm -rf .venv && "$(PYTHON)" -m venv .venv
 	@{ $(RUN) pip install --require-hashes -r requirements.txt \
 		&& $(RUN) pip install --no-deps --no-build-isolation -e . ; } > .venv/install.log 2>&1 || { \
 		if grep -qiE 'connection|resolve|timed? ?out|unreachable|proxy' .venv/install.log; \

@@ -17,14 +17,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import LiteralString, Protocol
+from typing import LiteralString
 
 import msgspec
 
 from ninjait_pipelines.resources.clickhouse import ClickHouse
 from ninjait_pipelines.resources.postgres import Postgres
 from ninjait_pipelines.resources.store import StoreError, StoreFailed
-from ninjait_pipelines.settings import SQL
+from ninjait_pipelines.settings import SQL, MendableError
 
 STORES = ("postgres", "clickhouse")
 # Any number will do, as long as nothing else takes PostgreSQL's advisory lock of this number.
@@ -37,7 +37,7 @@ _DROPPED_TABLE = re.compile(r"^DROP TABLE IF EXISTS (\w+)", re.MULTILINE)
 Report = Callable[[str], None]
 
 
-class MigrationError(Exception):
+class MigrationError(MendableError):
     """Migrations that do not fit the database, or one that failed; the message names it, and says what holds now."""
 
 
@@ -68,17 +68,6 @@ class State(msgspec.Struct, frozen=True):
     name: str
     state: str
     applied_at: datetime | None
-
-
-class _Target(Protocol):
-    """A store as the migrations see it."""
-
-    title: str
-
-    def records(self) -> list[Record]: ...
-    def prepare(self) -> None: ...
-    def apply(self, migration: Migration) -> None: ...
-    def revert(self, migration: Migration) -> None: ...
 
 
 # --- what the files say, and what is due: nothing here touches a store ---
@@ -202,9 +191,9 @@ class _ClickHouseTarget:
             if not self._clickhouse.scalar("EXISTS TABLE schema_migrations"):
                 return []
         except StoreFailed as error:
-            if _no_database(error):
-                return []
-            raise
+            if not _no_database(error):
+                raise
+            return []
         rows = self._clickhouse.rows(
             "SELECT version, name, sha256, state = 'applied' AS finished, recorded_at AS applied_at "
             "FROM schema_migrations FINAL WHERE state != 'removed' ORDER BY version"
@@ -217,13 +206,9 @@ class _ClickHouseTarget:
         except StoreFailed as error:
             if not _no_database(error):
                 raise
-            self._create_database()
+            with self._clickhouse.model_copy(update={"database": "default"}).open() as server:
+                server.command(f"CREATE DATABASE IF NOT EXISTS {self._clickhouse.database}")
             self._create_table()
-
-    def _create_database(self) -> None:
-        store = self._clickhouse
-        with type(store)(url=store.url, user=store.user, password=store.password, database="default").open() as server:
-            server.command(f"CREATE DATABASE IF NOT EXISTS {store.database}")
 
     def _create_table(self) -> None:
         self._clickhouse.command(
@@ -322,7 +307,7 @@ def migrate_up(
     Raises MigrationError before anything is changed where a file and a database contradict each other, and at the
     first migration that fails. Two that run at once wait for each other.
     """
-    say = report or _silence
+    say = report or (lambda _: None)
     targets = _targets(postgres, clickhouse)
     applied: list[str] = []
     with _locked(postgres, say):
@@ -364,7 +349,7 @@ def rollback(
 
     Raises MigrationError where there is none, where its file is missing or was edited, or where undoing fails.
     """
-    say = report or _silence
+    say = report or (lambda _: None)
     with _locked(postgres, say):
         target, migrations = _targets(postgres, clickhouse)[store], load(folder / store)
         records = target.records()
@@ -376,7 +361,7 @@ def rollback(
     return records[-1].name
 
 
-def _targets(postgres: Postgres, clickhouse: ClickHouse) -> dict[str, _Target]:
+def _targets(postgres: Postgres, clickhouse: ClickHouse) -> dict[str, "_PostgresTarget | _ClickHouseTarget"]:
     return {"postgres": _PostgresTarget(postgres), "clickhouse": _ClickHouseTarget(clickhouse)}
 
 
@@ -406,7 +391,3 @@ def _locked(postgres: Postgres, say: Report) -> Iterator[None]:
     finally:
         with suppress(StoreError):  # a server that is away has let go of the lock, and its absence is reported already
             postgres.rows("SELECT pg_advisory_unlock(%(key)s)", key)
-
-
-def _silence(line: str) -> None:
-    """Reports nothing."""

@@ -32,12 +32,7 @@ def device_metrics_archive(context: dg.AssetExecutionContext, clickhouse: ClickH
     for key, start, end in windows(context):
         started = time.perf_counter()
         as_of = clickhouse.now()
-        rolled_up = clickhouse.scalar(
-            "SELECT count() FROM rolled_up_hours FINAL "
-            "WHERE hour >= {start:DateTime('UTC')} AND hour < {stop:DateTime('UTC')}",
-            start=start,
-            stop=end,
-        )
+        rolled_up = clickhouse.scalar(sql("rollup/rolled_up"), start=start, stop=end)
         rows = clickhouse.arrow(sql("rollup/day"), start=start, stop=end)
         manifest = write_day(archive, DATASET, start.date(), rows, as_of, completeness=rolled_up / 24)
         context.add_asset_metadata(

@@ -17,8 +17,6 @@ from ninjait_pipelines.archive.objects import (
 )
 from ninjait_pipelines.resources.archive import Archive
 
-SORT = ("organization_id", "device_id", "hour")
-
 
 def write_day(
     archive: Archive, dataset: str, day: date, rows: pa.Table, as_of: datetime, completeness: float
@@ -28,23 +26,26 @@ def write_day(
     Raises ObjectVanished, ObjectDiffers; StoreFailed where the disk is full. The day's previous manifest then still
     counts, and everything that it names is still there.
 
-    1. Write the objects that are not there yet. Dying here: nobody knows of them; a rerun writes the same keys.
-    2. Read each back: hash and rows. Dying here: as above.
-    3. Write the manifest and read it back. From here on it counts, and not before.
-    4. Delete what only the previous manifest named. Dying here: such objects stay, named by nobody, harmless.
+    1. Write the objects that are not there yet, reading each back: hash and rows. Dying here: nobody knows of them; a
+       rerun writes the same keys.
+    2. Write the manifest and read it back, unless a newer run has written one meanwhile. From here on it counts, and
+       not before.
+    3. Delete what only the previous manifest named. Dying here: such objects stay, named by nobody, harmless.
     """
-    previous = _previous(archive, dataset, day)
-    if previous and previous.as_of > as_of:
-        return previous
-    objects = split(dataset, day, rows, SORT)
+    objects = split(dataset, day, rows)
     for described, data in objects.items():
         if not _intact(archive, described):
             archive.write(described.key, data)
-        verify(described, _read(archive, described.key))
+            verify(described, _read(archive, described.key))
+    previous = _previous(archive, dataset, day)
+    if previous and previous.as_of > as_of:
+        return previous
     columns = [(field.name, str(field.type)) for field in rows.schema]
     manifest = Manifest(dataset, day, columns, as_of, completeness, rows.num_rows, list(objects))
-    _switch(archive, manifest)
-    kept = {described.key for described in manifest.objects}
+    archive.write(manifest_key(dataset, day), encode(manifest))
+    if read_manifest(archive, dataset, day) != manifest:
+        raise ObjectDiffers(manifest_key(dataset, day), "is not what was just written")
+    kept = {described.key for described in objects}
     for superseded in previous.objects if previous else []:
         if superseded.key not in kept:
             archive.delete(superseded.key)
@@ -68,14 +69,6 @@ def _intact(archive: Archive, described: ArchivedObject) -> bool:
     return True
 
 
-def _switch(archive: Archive, manifest: Manifest) -> None:
-    key = manifest_key(manifest.dataset, manifest.day)
-    data = encode(manifest)
-    archive.write(key, data)
-    if _read(archive, key) != data:
-        raise ObjectDiffers(key, "is not what was just written")
-
-
 def read_manifest(archive: Archive, dataset: str, day: date) -> Manifest | None:
     """The manifest that counts; None for a day that was never archived. Raises ObjectDiffers for a broken one."""
     key = manifest_key(dataset, day)
@@ -84,13 +77,14 @@ def read_manifest(archive: Archive, dataset: str, day: date) -> Manifest | None:
 
 def verify_day(archive: Archive, dataset: str, day: date) -> Manifest:
     """Reads the manifest and every object that it names. Raises ObjectVanished, ObjectDiffers."""
-    manifest = read_manifest(archive, dataset, day)
-    if manifest is None:
-        raise ObjectVanished(manifest_key(dataset, day), "is not there")
+    key = manifest_key(dataset, day)
+    manifest = decode(key, _read(archive, key))
+    if (manifest.dataset, manifest.day) != (dataset, day):
+        raise ObjectDiffers(key, f"is the manifest of {manifest.dataset}, {manifest.day}")
     for described in manifest.objects:
         verify(described, _read(archive, described.key))
     if manifest.rows != sum(described.rows for described in manifest.objects):
-        raise ObjectDiffers(manifest_key(dataset, day), "its objects have another number of rows than it says")
+        raise ObjectDiffers(key, "its objects have another number of rows than it says")
     return manifest
 
 

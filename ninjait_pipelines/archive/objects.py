@@ -8,7 +8,6 @@ An object's key has its content's hash, so an object never changes; the manifest
 
 import hashlib
 import io
-from collections.abc import Iterable
 from datetime import date, datetime
 
 import msgspec
@@ -56,14 +55,9 @@ class Manifest(msgspec.Struct, frozen=True):
     objects: list[ArchivedObject]
 
 
-def day_folder(dataset: str, day: date) -> str:
-    """The folder of a day."""
-    return f"{dataset}/day={day.isoformat()}"
-
-
 def manifest_key(dataset: str, day: date) -> str:
     """The key of a day's manifest."""
-    return f"{day_folder(dataset, day)}/manifest.json"
+    return f"{dataset}/day={day}/manifest.json"
 
 
 def encode(manifest: Manifest) -> bytes:
@@ -89,15 +83,14 @@ def parquet(rows: pa.Table) -> bytes:
     return buffer.getvalue()
 
 
-def split(dataset: str, day: date, rows: pa.Table, sort_by: Iterable[str]) -> dict[ArchivedObject, bytes]:
-    """The day's rows as one object an organization, in order of organization; sorted, so that their bytes are fixed."""
-    ordered = rows.sort_by([(name, "ascending") for name in sort_by])
+def split(dataset: str, day: date, rows: pa.Table) -> dict[ArchivedObject, bytes]:
+    """The day's rows as one object an organization. Their order is that of the query, so that their bytes are fixed."""
     objects = {}
-    for organization in sorted(pc.unique(ordered["organization_id"]).to_pylist()):
-        own = ordered.filter(pc.equal(ordered["organization_id"], organization)).combine_chunks()
+    for organization in pc.unique(rows["organization_id"]).to_pylist():
+        own = rows.filter(pc.equal(rows["organization_id"], organization)).combine_chunks()
         data = parquet(own)
         sha256 = hashlib.sha256(data).hexdigest()
-        key = f"{day_folder(dataset, day)}/organization_id={organization}/{sha256[:16]}.parquet"
+        key = f"{dataset}/day={day}/organization_id={organization}/{sha256[:16]}.parquet"
         objects[ArchivedObject(organization, key, own.num_rows, len(data), sha256)] = data
     return objects
 

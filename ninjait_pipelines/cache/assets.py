@@ -6,7 +6,7 @@ from typing import Any
 import dagster as dg
 
 from ninjait_pipelines.cache import reads
-from ninjait_pipelines.cache.documents import by_organization, device_list, summary, uptime_scores
+from ninjait_pipelines.cache.documents import device_list, summary, uptime_scores
 from ninjait_pipelines.cache.keys import DEVICES_TTL, organization_devices, organization_summary
 from ninjait_pipelines.cache.leaderboard import publish
 from ninjait_pipelines.resources.clickhouse import ClickHouse
@@ -24,10 +24,11 @@ COMMON: dict[str, Any] = {
     "group_name": "cache",
     "owners": ["team:data-engineering"],
     "automation_condition": EVERY_FOUR_MINUTES,
+    "kinds": {"redis"},
 }
 
 
-@dg.asset(**COMMON, deps=["agent_metrics", "agent_heartbeats"], kinds={"redis"})
+@dg.asset(**COMMON, deps=["agent_metrics", "agent_heartbeats"])
 def device_caches(clickhouse: ClickHouse, postgres: Postgres, dragonfly: Dragonfly) -> dg.MaterializeResult:
     """api:devices:{organization_id}: the devices of each organization with status, last_seen and latest readings.
 
@@ -35,18 +36,16 @@ def device_caches(clickhouse: ClickHouse, postgres: Postgres, dragonfly: Dragonf
     """
     started = time.perf_counter()
     as_of = clickhouse.now()
-    devices = by_organization(reads.active_devices(postgres, clickhouse, as_of))
+    organizations = reads.devices_by_organization(postgres, clickhouse, as_of)
     documents = {
-        organization_devices(organization): device_list(
-            organization, devices[organization], reads.latest_readings(dragonfly, devices[organization]), as_of
-        )
-        for organization in reads.active_organizations(postgres)
+        organization_devices(id_): device_list(id_, devices, reads.latest_readings(dragonfly, devices), as_of)
+        for id_, devices in organizations.items()
     }
     written = dragonfly.set_many_if_newer(documents.items(), DEVICES_TTL)
-    return _result(started, len(documents), written=written, devices=sum(map(len, devices.values())))
+    return _result(started, len(documents), written=written, devices=sum(map(len, organizations.values())))
 
 
-@dg.asset(**COMMON, deps=["device_metrics_hourly", "agent_heartbeats"], kinds={"redis"})
+@dg.asset(**COMMON, deps=["device_metrics_hourly", "agent_heartbeats"])
 def organization_summaries(clickhouse: ClickHouse, postgres: Postgres, dragonfly: Dragonfly) -> dg.MaterializeResult:
     """org:{organization_id}:summary: devices by status, the last 24 hours of data, open tickets and alerts.
 
@@ -55,34 +54,24 @@ def organization_summaries(clickhouse: ClickHouse, postgres: Postgres, dragonfly
     started = time.perf_counter()
     as_of = clickhouse.now()
     window = reads.rolled_up_window(clickhouse, DAY_HOURS)
-    devices = by_organization(reads.active_devices(postgres, clickhouse, as_of))
-    samples = reads.samples_by_device(clickhouse, window)
     means = reads.means_by_organization(clickhouse, window)
     work = reads.open_work(postgres)
     documents = {
-        organization_summary(organization): summary(
-            organization,
-            devices[organization],
-            samples,
-            means.get(organization, {}),
-            work.get(organization, {}),
-            window,
-            as_of,
-        )
-        for organization in reads.active_organizations(postgres)
+        organization_summary(id_): summary(id_, devices, window, means.get(id_, {}), work[id_], as_of)
+        for id_, devices in reads.devices_by_organization(postgres, clickhouse, as_of).items()
     }
     written = dragonfly.set_many_if_newer(documents.items())
     return _result(started, len(documents), written=written, completeness=window.completeness)
 
 
-@dg.asset(**COMMON, deps=["device_metrics_hourly"], kinds={"redis"})
+@dg.asset(**COMMON, deps=["device_metrics_hourly"])
 def uptime_leaderboard(clickhouse: ClickHouse, postgres: Postgres, dragonfly: Dragonfly) -> dg.MaterializeResult:
     """uptime:leaderboard: share of expected samples over the last seven days of data, of every active device."""
     started = time.perf_counter()
     as_of = clickhouse.now()
     window = reads.rolled_up_window(clickhouse, WEEK_HOURS)
-    devices = reads.active_devices(postgres, clickhouse, as_of)
-    scores = uptime_scores(devices, reads.samples_by_device(clickhouse, window), window)
+    organizations = reads.devices_by_organization(postgres, clickhouse, as_of)
+    scores = uptime_scores((device for devices in organizations.values() for device in devices), window)
     about = {
         "as_of": as_of_text(as_of),
         "completeness": window.completeness,

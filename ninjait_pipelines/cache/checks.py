@@ -1,8 +1,7 @@
 """Do the caches say what the databases say?"""
 
 import json
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
@@ -15,18 +14,16 @@ from ninjait_pipelines.cache.keys import (
     organization_devices,
     organization_summary,
 )
-from ninjait_pipelines.cache.reads import active_organizations
+from ninjait_pipelines.cache.reads import documents
 from ninjait_pipelines.resources.clickhouse import sql
 from ninjait_pipelines.resources.dragonfly import Dragonfly, errors
 from ninjait_pipelines.resources.postgres import Postgres
-
-Document = dict[str, Any]
 
 
 @dg.asset_check(asset=device_caches)
 def device_lists_match(postgres: Postgres, dragonfly: Dragonfly) -> dg.AssetCheckResult:
     """Each organization has a cached list, its own, with as many devices as PostgreSQL has."""
-    return _compare(postgres, dragonfly, organization_devices, lambda document: len(document["devices"]))
+    return _compare(postgres, dragonfly, organization_devices, lambda found: len(found["devices"]))
 
 
 @dg.asset_check(asset=organization_summaries)
@@ -36,56 +33,45 @@ def summaries_match(postgres: Postgres, dragonfly: Dragonfly) -> dg.AssetCheckRe
         postgres,
         dragonfly,
         organization_summary,
-        lambda document: sum(count for status, count in document["devices"].items() if status != "total"),
+        lambda found: sum(found["devices"].values()) - found["devices"]["total"],
     )
 
 
 def _compare(
-    postgres: Postgres, dragonfly: Dragonfly, key: Callable[[UUID], str], count: Callable[[Document], int]
+    postgres: Postgres, dragonfly: Dragonfly, key: Callable[[UUID], str], count: Callable[[dict[str, Any]], int]
 ) -> dg.AssetCheckResult:
     """A device registered since the cache was written fails it once; the next run of the cache heals that."""
-    organizations = active_organizations(postgres)
-    expected = Counter(row["organization_id"] for row in postgres.rows(sql("cache/devices")))
-    with errors(dragonfly.url):
-        values = dragonfly.client.mget([key(organization) for organization in organizations]) if organizations else []
-    problems = find_problems(organizations, list(values), expected, count)  # type: ignore[arg-type]
-    return dg.AssetCheckResult(
-        passed=not problems,
-        description="; ".join(problems[:10]),
-        metadata={"organizations": len(organizations), "problems": len(problems)},
-    )
-
-
-def find_problems(
-    organizations: Sequence[UUID],
-    values: Sequence[str | None],
-    expected: Counter[UUID],
-    count: Callable[[Document], int],
-) -> list[str]:
-    """What is wrong with each organization's cached value, in words."""
+    expected: dict[UUID, int] = {}
+    for row in postgres.rows(sql("cache/devices")):
+        expected[row["organization_id"]] = expected.get(row["organization_id"], 0) + (row["device_id"] is not None)
+    found = documents(dragonfly, [key(organization) for organization in expected])
     problems = []
-    for organization, value in zip(organizations, values, strict=True):
-        document = json.loads(value) if value else None
+    for (organization, devices), document in zip(expected.items(), found, strict=True):
         if document is None:
             problems.append(f"{organization} has no entry")
         elif document["organization_id"] != str(organization):
             problems.append(f"{organization} has the entry of {document['organization_id']}")
-        elif count(document) != expected[organization]:
-            problems.append(
-                f"{organization} has {count(document)} devices in it, {expected[organization]} in PostgreSQL"
-            )
-    return problems
+        elif count(document) != devices:
+            problems.append(f"{organization} has {count(document)} devices in it, {devices} in PostgreSQL")
+    return dg.AssetCheckResult(
+        passed=not problems,
+        description="; ".join(problems[:10]),
+        metadata={"organizations": len(expected), "problems": len(problems)},
+    )
 
 
 @dg.asset_check(asset=uptime_leaderboard)
 def leaderboard_is_whole(dragonfly: Dragonfly) -> dg.AssetCheckResult:
     """The leaderboard has as many devices as its last run gave it, and every score lies between 0 and 1."""
-    with errors(dragonfly.url):
-        about = json.loads(str(dragonfly.client.get(UPTIME_LEADERBOARD_ABOUT) or '{"devices": 0}'))
-        members = dragonfly.client.zcard(UPTIME_LEADERBOARD)
-        shares = dragonfly.client.zcount(UPTIME_LEADERBOARD, 0, 1)
+    # In one transaction: between two reads another run may switch.
+    with errors(dragonfly.url), dragonfly.client.pipeline() as pipeline:
+        pipeline.get(UPTIME_LEADERBOARD_ABOUT)
+        pipeline.zcard(UPTIME_LEADERBOARD)
+        pipeline.zcount(UPTIME_LEADERBOARD, 0, 1)
+        about, members, shares = pipeline.execute()
+    devices = json.loads(about)["devices"] if about else None
     return dg.AssetCheckResult(
-        passed=members == shares == about["devices"],
-        description=f"{about['devices']} devices written, {members} there, {shares} with a score between 0 and 1",
-        metadata={"devices": about["devices"], "members": int(str(members))},
+        passed=members == shares == devices,
+        description=f"{devices} devices written, {members} there, {shares} with a score between 0 and 1",
+        metadata={"devices": devices, "members": members},
     )

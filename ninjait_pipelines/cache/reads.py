@@ -1,13 +1,14 @@
 """What the caches are made from: current state (PostgreSQL), measurements (ClickHouse), readings (Dragonfly)."""
 
 import json
+from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 from ninjait_pipelines.cache import keys
-from ninjait_pipelines.cache.documents import Device, Key, Window
+from ninjait_pipelines.cache.documents import Device, Window
 from ninjait_pipelines.resources.clickhouse import ClickHouse, sql
 from ninjait_pipelines.resources.dragonfly import Dragonfly, errors
 from ninjait_pipelines.resources.postgres import Postgres
@@ -16,58 +17,48 @@ from ninjait_pipelines.resources.postgres import Postgres
 HEARTBEATS_OF = timedelta(days=7)
 
 
-def active_organizations(postgres: Postgres) -> list[UUID]:
-    """The organizations that have cache entries."""
-    return [row["organization_id"] for row in postgres.rows(sql("cache/organizations"))]
-
-
-def active_devices(postgres: Postgres, clickhouse: ClickHouse, now: datetime) -> list[Device]:
-    """The devices that are not retired, by organization and name, with their latest heartbeats."""
+def devices_by_organization(postgres: Postgres, clickhouse: ClickHouse, now: datetime) -> dict[UUID, list[Device]]:
+    """Every active organization with its devices that are not retired, by name, and their latest heartbeats."""
     heartbeats = {
         (row.pop("organization_id"), row.pop("device_id")): row
         for row in clickhouse.rows(sql("cache/heartbeats"), since=now - HEARTBEATS_OF)
     }
-    return [
-        Device(**row, **heartbeats.get((row["organization_id"], row["device_id"]), {}))
-        for row in postgres.rows(sql("cache/devices"))
-    ]
+    found: dict[UUID, list[Device]] = {}
+    for row in postgres.rows(sql("cache/devices")):
+        own = found.setdefault(row["organization_id"], [])
+        if row["device_id"]:
+            own.append(Device(**row, **heartbeats.get((row["organization_id"], row["device_id"]), {})))
+    return found
+
+
+def documents(dragonfly: Dragonfly, names: Sequence[str]) -> list[dict[str, Any] | None]:
+    """The JSON documents under these keys; None where there is none."""
+    with errors(dragonfly.url):
+        values: list[Any] = list(dragonfly.client.mget(names)) if names else []
+    return [json.loads(value) if value else None for value in values]
 
 
 def latest_readings(dragonfly: Dragonfly, devices: Sequence[Device]) -> dict[UUID, dict[str, Any]]:
     """What agent_metrics last heard of these devices, of those that it heard anything of."""
-    found: dict[UUID, dict[str, Any]] = {}
-    for first in range(0, len(devices), 1000):
-        chunk = devices[first : first + 1000]
-        with errors(dragonfly.url):
-            values = dragonfly.client.mget([keys.device_latest(device.device_id) for device in chunk])
-        found |= {device.device_id: json.loads(value) for device, value in zip(chunk, values, strict=True) if value}
-    return found
+    found = documents(dragonfly, [keys.device_latest(device.device_id) for device in devices])
+    return {device.device_id: value for device, value in zip(devices, found, strict=True) if value}
 
 
 def rolled_up_window(clickhouse: ClickHouse, hours: int) -> Window:
     """The last `hours` hours of data."""
-    return Window(hours, [row["hour"] for row in clickhouse.rows(sql("cache/rolled_up"), hours=hours)])
-
-
-def samples_by_device(clickhouse: ClickHouse, window: Window) -> dict[Key, int]:
-    """Samples of each (organization, device) in the window, at most 120 an hour."""
-    if window.stop is None:
-        return {}
-    rows = clickhouse.rows(sql("cache/samples"), start=window.start, stop=window.stop)
-    return {(row["organization_id"], row["device_id"]): row["samples"] for row in rows}
+    rolled_up = [row["hour"] for row in clickhouse.rows(sql("cache/rolled_up"), hours=hours)]
+    rows = clickhouse.rows(sql("cache/samples"), hours=rolled_up)
+    return Window(hours, rolled_up, {(row["organization_id"], row["device_id"]): row["samples"] for row in rows})
 
 
 def means_by_organization(clickhouse: ClickHouse, window: Window) -> dict[UUID, dict[str, float | None]]:
     """cpu_avg and memory_avg of each organization that has samples in the window."""
-    if window.stop is None:
-        return {}
-    rows = clickhouse.rows(sql("cache/last_day"), start=window.start, stop=window.stop)
-    return {row.pop("organization_id"): row for row in rows}
+    return {row.pop("organization_id"): row for row in clickhouse.rows(sql("cache/means"), hours=window.hours)}
 
 
-def open_work(postgres: Postgres) -> dict[UUID, dict[tuple[str, str], int]]:
+def open_work(postgres: Postgres) -> defaultdict[UUID, dict[tuple[str, str], int]]:
     """Open tickets and alerts: organization -> (work, priority or severity) -> how many."""
-    found: dict[UUID, dict[tuple[str, str], int]] = {}
+    found: defaultdict[UUID, dict[tuple[str, str], int]] = defaultdict(dict)
     for row in postgres.rows(sql("cache/open_work")):
-        found.setdefault(row["organization_id"], {})[row["work"], row["level"]] = row["open"]
+        found[row["organization_id"]][row["work"], row["level"]] = row["open"]
     return found

@@ -9,10 +9,11 @@ import uuid
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
-import msgspec
 import typer
+
+from ninjait_pipelines.cli.output import Json, fail, opened_stores, print_json, print_table
 
 if TYPE_CHECKING:
     from ninjait_pipelines.fleet.simulate import Tally, Window
@@ -28,7 +29,6 @@ COUNTS = (
     "bad_points",
     "resent_points",
 )
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
 
 
 class Environment(StrEnum):
@@ -51,19 +51,17 @@ def seed(
     Example: ninjait seed --environment demo
     """
     from ninjait_pipelines.fleet import seed as fleet_seed
-    from ninjait_pipelines.resources import open_stores
-    from ninjait_pipelines.settings import load
 
     if clean and not yes:
         typer.confirm(f"Delete the organizations of '{environment}' with everything that belongs to them?", abort=True)
-    with open_stores(load()) as stores:
+    with opened_stores() as stores:
         if clean:
             deleted = fleet_seed.clean(stores.postgres, environment)
             _say(as_json, {"deleted": deleted}, f"deleted {deleted} rows of {environment}")
             return
         seeded = fleet_seed.seed(stores.postgres, environment, datetime.now(UTC).date())
     rows = ", ".join(f"{count} {table}" for table, count in seeded.rows.items())
-    _say(as_json, msgspec.to_builtins(seeded), f"{environment}: {rows}; {seeded.added} of these rows are new")
+    _say(as_json, seeded, f"{environment}: {rows}; {seeded.added} of these rows are new")
 
 
 def agent(
@@ -83,22 +81,21 @@ def agent(
     Example: ninjait agent --organization aoraki --register --once
     """
     from ninjait_pipelines.fleet import agent as fleet_agent
-    from ninjait_pipelines.resources import open_stores
-    from ninjait_pipelines.settings import LOCAL_STACK, load
+    from ninjait_pipelines.settings import LOCAL_STACK
 
     stop = threading.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: stop.set())
     device_id = _id("--device", device) if device else None
     try:
-        with open_stores(load()) as stores:
+        with opened_stores() as stores:
             if register:
                 owner, device_id = fleet_agent.register(stores.postgres, organization, device_id, datetime.now(UTC))
                 typer.echo(f"this machine is device {device_id} of organization {owner}", err=True)
             else:
                 owner = _id("--organization", organization)
             if device_id is None:
-                _fail("name this device with --device, or let --register make it one")
+                fail("name this device with --device, or let --register make it one")
             folder = spool or LOCAL_STACK / "agent" / str(device_id)
             me = fleet_agent.Agent(owner, device_id)
             with fleet_agent.Spool(folder, spool_mib * fleet_agent.MIB) as opened:
@@ -108,7 +105,7 @@ def agent(
                 every = timedelta(seconds=interval)
                 fleet_agent.run(me, opened, stores.message_queue, every, stop, _report, _now)
     except (LookupError, fleet_agent.SpoolInUse) as error:
-        _fail(str(error.args[0]))
+        fail(str(error.args[0]))
 
 
 def simulate(
@@ -133,8 +130,6 @@ def simulate(
     Example: ninjait simulate --hours 24 --organization havelland
     """
     from ninjait_pipelines.fleet import simulate as fleet
-    from ninjait_pipelines.resources import open_stores
-    from ninjait_pipelines.settings import load
 
     options = fleet.Options(
         seed=seed_number,
@@ -147,17 +142,17 @@ def simulate(
         logs=logs,
     )
     window = _window(start, timedelta(hours=hours), _now())
-    with open_stores(load()) as stores:
+    with opened_stores() as stores:
         try:
             organizations = fleet.read_fleet(stores.postgres, window.end, organization or (), devices)
         except LookupError as error:
-            _fail(str(error.args[0]))
+            fail(str(error.args[0]))
         if not any(one.devices for one in organizations):
-            _fail("no devices were registered by then; for some to try: ninjait seed")
+            fail("no devices were registered by then; for some to try: ninjait seed")
         messages = fleet.simulate(organizations, window, options)
         tally = fleet.publish(stores.message_queue, messages, None if as_json else _progress)
     if as_json:
-        typer.echo(msgspec.json.encode({"window": window, "queues": tally}))
+        print_json({"window": window, "queues": tally})
     else:
         _print_tally(window, tally)
 
@@ -179,10 +174,10 @@ def _window(start: str | None, length: timedelta, now: datetime) -> Window:
     try:
         begin = datetime.fromisoformat(start) if start else now.replace(second=0, microsecond=0) - length
     except ValueError:
-        _fail(f"--from must be a time such as 2026-05-01T00:00:00Z, not {start!r}")
+        fail(f"--from must be a time such as 2026-05-01T00:00:00Z, not {start!r}")
     begin = begin.astimezone(UTC) if begin.tzinfo else begin.replace(tzinfo=UTC)
     if begin + length > now:
-        _fail(f"the window ends at {begin + length:%Y-%m-%d %H:%M} UTC, in the future: ingest would refuse its samples")
+        fail(f"the window ends at {begin + length:%Y-%m-%d %H:%M} UTC, in the future: ingest would refuse its samples")
     return Window(begin, begin + length)
 
 
@@ -192,26 +187,21 @@ def _progress(messages: int) -> None:
 
 
 def _print_tally(window: Window, tally: Tally) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("", title=f"published for {window.start:%Y-%m-%d %H:%M} to {window.end:%Y-%m-%d %H:%M} UTC")
-    for queue in tally:
-        table.add_column(queue.replace(".", "\n"), justify="right")
-    for count in COUNTS:
-        table.add_row(count.replace("_", " "), *(f"{getattr(counted, count):,}" for counted in tally.values()))
-    console = Console()
-    console.print(table)
+    typer.echo(f"published for {window.start:%Y-%m-%d %H:%M} to {window.end:%Y-%m-%d %H:%M} UTC")
+    rows = [
+        (count.replace("_", " "), *(f"{getattr(counted, count):,}" for counted in tally.values())) for count in COUNTS
+    ]
+    print_table(("", *tally), rows)
     for queue, counted in tally.items():
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(counted.kinds.items()) if kind != "good")
-        console.print(f"{queue}: {kinds or 'nothing else than good messages'}", highlight=False, soft_wrap=True)
+        typer.echo(f"{queue}: {kinds or 'nothing else than good messages'}")
 
 
 def _id(option: str, value: str) -> uuid.UUID:
     try:
         return uuid.UUID(value)
     except ValueError:
-        _fail(f"{option} must be a UUID, not {value!r}.")
+        fail(f"{option} must be a UUID, not {value!r}.")
 
 
 def _report(line: str) -> None:
@@ -219,9 +209,7 @@ def _report(line: str) -> None:
 
 
 def _say(as_json: bool, data: object, line: str) -> None:
-    typer.echo(msgspec.json.encode(data).decode() if as_json else line)
-
-
-def _fail(reason: str) -> NoReturn:
-    typer.echo(f"ninjait: {reason}", err=True)
-    raise typer.Exit(1)
+    if as_json:
+        print_json(data)
+    else:
+        typer.echo(line)

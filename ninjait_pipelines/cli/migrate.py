@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
-import msgspec
 import typer
 
-if TYPE_CHECKING:
-    from ninjait_pipelines.migrations import State
-    from ninjait_pipelines.resources import Stores
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
+from ninjait_pipelines.cli.output import Json, opened_stores, print_json, print_table
 
 
 class StoreName(StrEnum):
@@ -40,10 +33,10 @@ def up(as_json: Json = False) -> None:
     """
     from ninjait_pipelines import migrations
 
-    with _stores() as stores:
+    with opened_stores() as stores:
         applied = migrations.migrate_up(stores.postgres, stores.clickhouse, None if as_json else typer.echo)
     if as_json:
-        typer.echo(msgspec.json.encode({"applied": applied}))
+        print_json({"applied": applied})
     elif not applied:
         typer.echo("Nothing to apply: both stores are up to date.")
 
@@ -55,12 +48,16 @@ def status(as_json: Json = False) -> None:
     """
     from ninjait_pipelines import migrations
 
-    with _stores() as stores:
+    with opened_stores() as stores:
         states = migrations.status(stores.postgres, stores.clickhouse)
     if as_json:
-        typer.echo(msgspec.json.encode(states))
+        print_json(states)
     else:
-        _print(states)
+        rows = [
+            (state.store, state.name, state.state, f"{state.applied_at:%Y-%m-%d %H:%M:%S}" if state.applied_at else "")
+            for state in states
+        ]
+        print_table(("store", "migration", "state", "applied at (UTC)"), rows)
     raise typer.Exit(any(state.state != "applied" for state in states))
 
 
@@ -74,33 +71,8 @@ def rollback(
     """
     from ninjait_pipelines import migrations
 
-    with _stores() as stores:
+    with opened_stores() as stores:
         name = migrations.newest(stores.postgres, stores.clickhouse, store)
         if name and not yes:
             typer.confirm(f"Undo {store}/{name}, and delete what its tables hold?", abort=True)
         migrations.rollback(stores.postgres, stores.clickhouse, store, typer.echo)
-
-
-@contextmanager
-def _stores() -> Iterator[Stores]:
-    from ninjait_pipelines.migrations import MigrationError
-    from ninjait_pipelines.resources import open_stores
-    from ninjait_pipelines.settings import load
-
-    try:
-        with open_stores(load()) as stores:
-            yield stores
-    except MigrationError as error:
-        typer.secho(str(error), fg=typer.colors.RED, err=True)
-        raise typer.Exit(1) from error
-
-
-def _print(states: list[State]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("store", "migration", "state", "applied at (UTC)")
-    for state in states:
-        at = state.applied_at.strftime("%Y-%m-%d %H:%M:%S") if state.applied_at else ""
-        table.add_row(state.store, state.name, state.state, at)
-    Console().print(table)

@@ -9,15 +9,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
+import msgspec
 import typer
 
+from ninjait_pipelines.cli.output import Json, fail, opened_stores, print_json, print_table
+
 if TYPE_CHECKING:
-    from ninjait_pipelines.resources import Stores
     from ninjait_pipelines.resources.message_queue import Outgoing
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
 Reason = Annotated[str | None, typer.Option(help="Only copies with this reason, such as unknown_device.")]
 Since = Annotated[
     datetime | None,
@@ -56,29 +57,25 @@ def publish(
     from ninjait_pipelines.resources.store import StoreError
 
     if queue not in CONTRACTS:
-        _fail(f"there is no queue {queue}; the queues are {', '.join(CONTRACTS)}")
+        fail(f"there is no queue {queue}; the queues are {', '.join(CONTRACTS)}")
     confirmed = 0
     problem = None
-    with _stores() as stores, _opened(file) as lines:
+    with opened_stores() as stores, _opened(file) as lines:
         try:
             for batch in _batches(_messages(queue, lines, routing_key, content_type, raw)):
                 confirmed += stores.message_queue.publish(batch)
         except (StoreError, _BadLine) as error:
             problem = str(error)
-            if isinstance(error, _BadLine):
-                confirmed += stores.message_queue.publish(error.before)
     if as_json:
-        typer.echo(json.dumps({"queue": queue, "confirmed": confirmed, "problem": problem}))
+        print_json({"queue": queue, "confirmed": confirmed, "problem": problem})
     else:
         typer.echo(f"{queue}: the broker confirmed {confirmed} messages")
     if problem:
-        _fail(problem)
+        fail(problem)
 
 
 class _BadLine(Exception):
-    """A line that is not published, with what came before it in its batch."""
-
-    before: tuple[Outgoing, ...] = ()
+    """A line that is not published, nor what comes after it."""
 
 
 def _messages(queue: str, lines: BinaryIO, routing_key: str | None, content_type: str, raw: bool) -> Iterator[Outgoing]:
@@ -113,6 +110,7 @@ def _routing_key(queue: str, body: bytes, given: str | None, raw: bool, number: 
 
 
 def _batches(messages: Iterator[Outgoing]) -> Iterator[list[Outgoing]]:
+    """What comes before a bad line is given before its error is."""
     batch: list[Outgoing] = []
     try:
         for message in messages:
@@ -120,11 +118,10 @@ def _batches(messages: Iterator[Outgoing]) -> Iterator[list[Outgoing]]:
             if len(batch) == BATCH:
                 yield batch
                 batch = []
-    except _BadLine as error:
-        error.before = tuple(batch)
-        raise
-    if batch:
+    except _BadLine:
         yield batch
+        raise
+    yield batch
 
 
 def list_(
@@ -139,27 +136,25 @@ def list_(
     """
     from ninjait_pipelines.ingest import quarantine
 
-    with _stores() as stores:
+    with opened_stores() as stores:
         found = quarantine.select(stores.mongodb, reason=reason, since=_utc(since), state=None if every else "held")
-        rows = [_single(document) for document in found] if every else _grouped(quarantine.lines(found))
+        rows = (
+            [_single(document) for document in found]
+            if every
+            else [msgspec.structs.asdict(line) for line in quarantine.lines(found)]
+        )
     if as_json:
-        typer.echo(json.dumps(rows, default=str))
+        print_json(rows)
     elif not rows:
         typer.echo("Nothing is held.")
     else:
-        _table(rows)
+        print_table(rows[0], [row.values() for row in rows])
 
 
 def _single(document: dict[str, Any]) -> dict[str, Any]:
     reasons = list(dict.fromkeys(entry["reason"] for entry in document["reasons"]))
     shown = ("queue", "organization_id", "device_id", "agent_version", "points_quarantined", "state", "quarantined_at")
     return {"id": document["_id"], "reasons": ", ".join(reasons), **{name: document[name] for name in shown}}
-
-
-def _grouped(lines: list[Any]) -> list[dict[str, Any]]:
-    import msgspec
-
-    return [msgspec.structs.asdict(line) for line in lines]
 
 
 def show(
@@ -172,13 +167,13 @@ def show(
     """
     from ninjait_pipelines.ingest import quarantine
 
-    with _stores() as stores:
+    with opened_stores() as stores:
         document = quarantine.find(stores.mongodb, document_id)
         if document is None:
-            _fail(f"{document_id} is not in quarantine")
+            fail(f"{document_id} is not in quarantine")
         body = quarantine.body_of(stores.mongodb, document)
     if as_json:
-        typer.echo(json.dumps({**document, "body": body.decode(errors="backslashreplace")}, default=str))
+        print_json({**document, "body": body.decode(errors="backslashreplace")})
     else:
         _show(document, body)
 
@@ -230,20 +225,24 @@ def replay(
 ) -> None:
     """Publish held copies again, through the front door: of a message that was partly good, the rejected samples only.
 
-    Replayed twice is once: the message id is made from the copy's. What is bad still comes back, as a new copy.
+    Replayed twice is once: a whole message keeps its id, and samples get one made from their content. What is still bad
+    comes back, as a new copy.
 
     Example: ninjait quarantine replay --reason unknown_device
     """
     from ninjait_pipelines.ingest import quarantine
 
     if not (document_id or reason or since or all_held):
-        _fail("say which: --id, --reason, --since or --all-held")
-    with _stores() as stores:
+        fail("say which: --id, --reason, --since or --all-held")
+    with opened_stores() as stores:
         found = list(quarantine.select(stores.mongodb, document_id=document_id, reason=reason, since=_utc(since)))
         if document_id and not found:
-            _fail(f"{document_id} is not held")
+            fail(f"{document_id} is not held")
         count = quarantine.replay(stores.mongodb, stores.message_queue, found, _who(), datetime.now(UTC))
-    typer.echo(json.dumps({"replayed": count}) if as_json else f"replayed {count} messages")
+    if as_json:
+        print_json({"replayed": count})
+    else:
+        typer.echo(f"replayed {count} messages")
 
 
 def discard(
@@ -256,19 +255,10 @@ def discard(
     """
     from ninjait_pipelines.ingest import quarantine
 
-    with _stores() as stores:
+    with opened_stores() as stores:
         if not quarantine.discard(stores.mongodb, document_id, because, _who(), datetime.now(UTC)):
-            _fail(f"{document_id} is not held")
+            fail(f"{document_id} is not held")
     typer.echo(f"discarded {document_id}")
-
-
-@contextmanager
-def _stores() -> Iterator[Stores]:
-    from ninjait_pipelines.resources import open_stores
-    from ninjait_pipelines.settings import load
-
-    with open_stores(load()) as stores:
-        yield stores
 
 
 @contextmanager
@@ -280,7 +270,7 @@ def _opened(file: Path) -> Iterator[BinaryIO]:
         with file.open("rb") as lines:
             yield lines
     except OSError as error:
-        _fail(f"{file}: {error.strerror}")
+        fail(f"{file}: {error.strerror}")
 
 
 def _utc(moment: datetime | None) -> datetime | None:
@@ -293,18 +283,3 @@ def _who() -> str:
         return getpass.getuser()
     except (KeyError, OSError):  # a container's user without a name
         return "unknown"
-
-
-def _table(rows: list[dict[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*rows[0], box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(*("" if value is None else str(value) for value in row.values()))
-    Console(soft_wrap=True).print(table)
-
-
-def _fail(reason: str) -> NoReturn:
-    typer.echo(f"ninjait: {reason}", err=True)
-    raise typer.Exit(1)

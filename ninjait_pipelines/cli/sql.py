@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import csv
-import json
 import sys
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from ninjait_pipelines.cli.stack import fail
+from ninjait_pipelines.cli.output import Json, fail, opened_stores, print_json, print_table
 
 
 def register(app: typer.Typer) -> None:
@@ -19,7 +18,7 @@ def register(app: typer.Typer) -> None:
 
 def sql(
     statement: Annotated[str, typer.Argument(help="One statement of ClickHouse's SQL.", metavar='"SELECT ..."')],
-    as_json: Annotated[bool, typer.Option("--json", help="Print a list of objects.")] = False,
+    as_json: Json = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV with a header.")] = False,
     write: Annotated[bool, typer.Option("--write", help="Allow statements that change something.")] = False,
 ) -> None:
@@ -29,35 +28,28 @@ def sql(
     """
     from clickhouse_connect.driver.exceptions import ClickHouseError
 
-    from ninjait_pipelines import settings
-    from ninjait_pipelines.resources import open_stores
+    from ninjait_pipelines.stack.clickhouse_sql import READS, first_word
 
     if as_json and as_csv:
         fail("choose one of --json and --csv")
-    with open_stores(settings.load()) as stores:
+    # Asked here, because ClickHouse's own readonly mode lets through what changes no table: KILL QUERY for one.
+    reads = first_word(statement) in READS
+    if not reads and not write:
+        fail(f"only reading ({', '.join(sorted(READS - {'('}))}) is allowed unless --write is given")
+    with opened_stores() as stores:
         client = stores.clickhouse.client
         try:
-            # readonly=2: reads, and settings of the query itself; ClickHouse refuses everything else.
-            result = client.query(statement, settings={} if write else {"readonly": 2}, tz_mode="aware")
+            if not reads:
+                client.command(statement)
+                return
+            # readonly=2: reads, and settings of the query itself; ClickHouse refuses what a read could still hide.
+            result = client.query(statement, settings={"readonly": 2}, tz_mode="aware")
         except ClickHouseError as error:
             fail(" ".join(str(error).split()))
-    names, rows = list(result.column_names), [list(row) for row in result.result_rows]
     if as_json:
-        typer.echo(json.dumps([dict(zip(names, row, strict=True)) for row in rows], default=str, indent=2))
+        print_json([dict(zip(result.column_names, row, strict=True)) for row in result.result_rows])
     elif as_csv:
-        csv.writer(sys.stdout).writerows([names, *rows])
+        csv.writer(sys.stdout).writerows([result.column_names, *result.result_rows])
     else:
-        _print(names, rows)
-
-
-def _print(names: list[str], rows: list[list[Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(*names, box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(*(Text("" if value is None else str(value)) for value in row))
-    console = Console(soft_wrap=True, highlight=False)
-    console.print(table)
-    console.print(f"{len(rows)} row{'' if len(rows) == 1 else 's'}", style="dim")
+        print_table(result.column_names, result.result_rows)
+        typer.echo(f"{len(result.result_rows)} row{'' if len(result.result_rows) == 1 else 's'}")

@@ -1,45 +1,43 @@
-"""`ninjait up`, `down` and `env`: the local stack from the command line.
-
-Only what a person or a script sees belongs here; what happens is in ninjait_pipelines.stack. Heavy imports stand
-inside the commands, so that `ninjait --help` answers at once.
-"""
+"""`ninjait up`, `down` and `env`: the local stack from the command line; what happens is in ninjait_pipelines.stack."""
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from ninjait_pipelines.stack.local import LocalStack
+from ninjait_pipelines.cli.output import fail, print_json, print_table
+from ninjait_pipelines.settings import LOCAL_STACK, ROOT
 
-Home = Annotated[Path | None, typer.Option(help="Folder of the stack's data and settings. [default: <repo>/.ninjait]")]
+Home = Annotated[Path, typer.Option(help="Folder of the stack's data and settings.", show_default=".ninjait")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts, passwords included.")]
 
 
-def up(home: Home = None, as_json: Json = False) -> None:
+def up(home: Home = LOCAL_STACK, as_json: Json = False) -> None:
     """Start the local stack: PostgreSQL, ClickHouse, Dragonfly and MongoDB on loopback, without Docker.
 
     What runs already is left alone; what was killed is started again, on the port it had.
 
     Example: ninjait up && eval "$(ninjait env)"
     """
-    from ninjait_pipelines.stack.engines import StackError
+    from ninjait_pipelines.stack.local import LocalStack
 
-    stack = open_stack(home)
+    stack = LocalStack(home)
     try:
         settings = stack.up(None if as_json else lambda line: typer.echo(line, err=True))
-    except (StackError, OSError) as error:
+    except OSError as error:
         fail(str(error))
     if as_json:
         print_json(settings)
     else:
-        print_places(stack)
+        print_table(("engine", "what it is", "where"), stack.places())
+        typer.echo('settings: eval "$(ninjait env)"')
 
 
 def down(
-    home: Home = None,
+    home: Home = LOCAL_STACK,
     delete: Annotated[bool, typer.Option("--delete", help="Delete data, settings and logs too.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Delete without asking.")] = False,
 ) -> None:
@@ -47,7 +45,9 @@ def down(
 
     Example: ninjait down --delete --yes
     """
-    stack = open_stack(home)
+    from ninjait_pipelines.stack.local import LocalStack
+
+    stack = LocalStack(home)
     if delete and not yes:
         typer.confirm(f"Delete all data of the local stack in {stack.home}?", abort=True)
     try:
@@ -57,19 +57,17 @@ def down(
     typer.echo(f"the local stack is {'deleted' if delete else 'down'}")
 
 
-def env(home: Home = None, as_json: Json = False) -> None:
+def env(home: Home = LOCAL_STACK, as_json: Json = False) -> None:
     """Print the settings of the local stack as shell exports.
 
     Example: eval "$(ninjait env)"
     """
-    import shlex
+    from ninjait_pipelines.stack.local import LocalStack
 
-    from ninjait_pipelines.stack.local import REPOSITORY
-
-    settings = open_stack(home).settings()
+    settings = LocalStack(home).settings()
     if settings is None:
         fail("the local stack was never up; run `ninjait up` first")
-    settings["DAGSTER_HOME"] = str(REPOSITORY)
+    settings["DAGSTER_HOME"] = str(ROOT)
     if as_json:
         print_json(settings)
         return
@@ -78,34 +76,6 @@ def env(home: Home = None, as_json: Json = False) -> None:
 
 
 def register(app: typer.Typer) -> None:
+    """Adds the commands to `ninjait`."""
     for command in (up, down, env):
         app.command()(command)
-
-
-def open_stack(home: Path | None) -> LocalStack:
-    from ninjait_pipelines.stack.local import DEFAULT_HOME, LocalStack
-
-    return LocalStack(home or DEFAULT_HOME)
-
-
-def print_places(stack: LocalStack) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("engine", "what it is", "where", box=None, pad_edge=False)
-    for place in stack.places():
-        table.add_row(*place)
-    console = Console(soft_wrap=True)
-    console.print(table)
-    console.print('settings: eval "$(ninjait env)"', highlight=False)
-
-
-def print_json(settings: dict[str, str]) -> None:
-    import json
-
-    typer.echo(json.dumps(settings, indent=2))
-
-
-def fail(reason: str) -> NoReturn:
-    typer.echo(f"ninjait: {reason}", err=True)
-    raise typer.Exit(1)

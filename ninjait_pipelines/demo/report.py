@@ -27,7 +27,7 @@ TABLES = {
 _LEDGER = """
 SELECT queue, outcome, count() AS messages FROM (
     SELECT queue, if(row_number() OVER (
-        PARTITION BY queue, message_id
+        PARTITION BY queue, organization_id, message_id
         ORDER BY outcome = 'written' DESC, outcome = 'partly_quarantined' DESC, recorded_at, delivery_id
     ) > 1, 'duplicate', outcome) AS outcome
     FROM message_deliveries FINAL WHERE recorded_at >= {since:DateTime64(6, 'UTC')}

@@ -111,15 +111,21 @@ class Spool:
         with self._path.open("rb") as file:
             while lines := list(islice(file, _PUBLISHED_AT_ONCE)):
                 position += sum(map(len, lines))
-                yield [msgspec.json.decode(line, type=Outgoing) for line in lines], position
+                yield [message for line in lines if (message := _readable(line))], position
 
     def _drop(self, position: int) -> None:
-        """Takes out what lies before `position`, by a new file that replaces the old one whole."""
+        """Takes out what lies before `position`, by a new file that replaces the old one whole.
+
+        Where the disk is full, all of it stays, and is published again later: as if the agent had died before.
+        """
         replacement = self._path.with_suffix(".new")
-        with self._path.open("rb") as old, replacement.open("wb") as new:
-            old.seek(position)
-            _write_synced(new, old.read())
-        replacement.replace(self._path)
+        try:
+            with self._path.open("rb") as old, replacement.open("wb") as new:
+                old.seek(position)
+                _write_synced(new, old.read())
+            replacement.replace(self._path)
+        except OSError:
+            replacement.unlink(missing_ok=True)
 
     def _cut_unfinished_line(self) -> None:
         """What an append left that a crash interrupted was never promised to be kept."""
@@ -128,6 +134,14 @@ class Spool:
             content = file.read()
             file.truncate(content.rfind(b"\n") + 1)
             _write_synced(file, b"")
+
+
+def _readable(line: bytes) -> Outgoing | None:
+    """The message of a line; None for one that a power cut left as zeros. It must not hold up those behind it."""
+    try:
+        return msgspec.json.decode(line, type=Outgoing)
+    except msgspec.DecodeError:
+        return None
 
 
 def _write_synced(file: BinaryIO, content: bytes) -> None:
@@ -212,13 +226,13 @@ def run(
 
     A broker that answers slowly moves the next reading; readings that were missed so are not made up for.
     """
-    due, next_heartbeat = monotonic() + FIRST_READING_AFTER.total_seconds(), clock()
+    due = monotonic() + FIRST_READING_AFTER.total_seconds()
+    next_heartbeat = due  # by the clock that nobody sets back: a device would be silent, and seem offline, until then
     while not stop.wait(due - monotonic()):
-        now = clock()
-        messages = [agent.metrics(now)]
-        if now >= next_heartbeat:
-            messages.insert(0, agent.heartbeat(now))
-            next_heartbeat = now + HEARTBEAT_EVERY
+        messages = [agent.metrics(clock())]
+        if monotonic() >= next_heartbeat:
+            messages.insert(0, agent.heartbeat(clock()))
+            next_heartbeat += HEARTBEAT_EVERY.total_seconds()
         keep_and_deliver(spool, queue, messages, report)
         due = max(due + interval.total_seconds(), monotonic())
     keep_and_deliver(spool, queue, [agent.heartbeat(clock(), "offline")], report)

@@ -50,7 +50,6 @@ class Seeded(msgspec.Struct, frozen=True):
     environment: str
     organizations: dict[str, uuid.UUID]
     devices: dict[str, list[uuid.UUID]]
-    users: dict[str, list[uuid.UUID]]
     rows: dict[str, int]
     added: int
 
@@ -60,11 +59,14 @@ def seed(postgres: Postgres, environment: str, today: date) -> Seeded:
     rows = build(environment, _first_day(postgres, environment) or today)
     with postgres.transaction() as connection:
         added = sum(_insert(connection, table, rows[table]) for table in TABLES)
+    organizations = {row["slug"]: row["id"] for row in rows["organizations"]}
     return Seeded(
         environment=environment,
-        organizations={row["slug"]: row["id"] for row in rows["organizations"]},
-        devices=_ids_by_slug(rows, "devices"),
-        users=_ids_by_slug(rows, "users"),
+        organizations=organizations,
+        devices={
+            slug: [row["id"] for row in rows["devices"] if row["organization_id"] == organization]
+            for slug, organization in organizations.items()
+        },
         rows={table: len(content) for table, content in rows.items()},
         added=added,
     )
@@ -77,9 +79,10 @@ def clean(postgres: Postgres, environment: str) -> int:
     organizations stay untouched.
     """
     organizations = [identifier(environment, "organization", shape.slug) for shape in ENVIRONMENTS[environment]]
+    plans = [identifier(environment, "plan", plan) for plan in _plans(environment)]
     owned = [table for table in (*TABLES, *WRITTEN_BY_THE_PIPELINE) if table not in ("organizations", "price_plans")]
     deletions = [(table, "organization_id", organizations) for table in reversed(owned)]
-    deletions += [("organizations", "id", organizations), ("price_plans", "id", _plan_ids(environment))]
+    deletions += [("organizations", "id", organizations), ("price_plans", "id", plans)]
     with postgres.transaction() as connection:
         return sum(_delete(connection, *deletion) for deletion in deletions)
 
@@ -91,8 +94,7 @@ def identifier(*parts: object) -> uuid.UUID:
 
 def build(environment: str, today: date) -> dict[str, list[Row]]:
     """All rows of an environment by table. Pure."""
-    rows: dict[str, list[Row]] = {table: [] for table in TABLES}
-    rows["price_plans"] += _price_plans(environment, today)
+    rows: dict[str, list[Row]] = {table: [] for table in TABLES} | {"price_plans": [*_price_plans(environment, today)]}
     for shape in ENVIRONMENTS[environment]:
         _Organization(environment, shape, today, rows).build()
     return rows
@@ -109,10 +111,6 @@ def _first_day(postgres: Postgres, environment: str) -> date | None:
 
 def _plans(environment: str) -> list[str]:
     return sorted({plan for shape in ENVIRONMENTS[environment] for plan, _, _ in shape.contracts})
-
-
-def _plan_ids(environment: str) -> list[uuid.UUID]:
-    return [identifier(environment, "plan", plan) for plan in _plans(environment)]
 
 
 def _price_plans(environment: str, today: date) -> Iterator[Row]:
@@ -260,15 +258,9 @@ class _Organization:
         self.add_event(ticket, index, event, actor, at, old and str(old), str(value))
 
     def add_event(
-        self,
-        ticket: Row,
-        index: int,
-        event: str,
-        actor: uuid.UUID,
-        at: datetime,
-        old: str | None = None,
-        new: str | None = None,
+        self, ticket: Row, index: int, event: str, actor: uuid.UUID, at: datetime, *values: str | None
     ) -> None:
+        old, new = values or (None, None)
         row = {"ticket_id": ticket["id"], "actor_id": actor, "event": event, "old_value": old, "new_value": new}
         self.add("ticket_history", f"{ticket['number']}/{index}/{event}", {**row, "occurred_at": at})
 
@@ -326,29 +318,30 @@ class _Organization:
             self.add("script_executions", number, execution)
 
     def add_audit_logs(self) -> None:
+        """A row of each action: devices were created, tickets changed, users read, and a script deleted."""
         admin = self.users["admin"][0]
         for device in self.device_rows:
             new = {"hostname": device["hostname"], "kind": device["kind"]}
-            self.audit("device", device["id"], "CREATE", (None, new), admin, device["registered_at"])
+            self.audit("CREATE", "device", device["id"], admin, device["registered_at"], new=new)
         for ticket in self.rows["tickets"]:
             if ticket["organization_id"] == self.id and ticket["assignee_id"]:
-                values = {"status": "new"}, {"status": ticket["status"]}
-                self.audit("ticket", ticket["id"], "UPDATE", values, ticket["assignee_id"], ticket["created_at"])
+                old, new = {"status": "new"}, {"status": ticket["status"]}
+                self.audit("UPDATE", "ticket", ticket["id"], ticket["assignee_id"], ticket["created_at"], old, new)
         for customer in self.users["customer"]:
-            self.audit("user", customer, "READ", (None, None), admin, self.some_moment())
+            self.audit("READ", "user", customer, admin, self.some_moment())
         script = identifier(self.environment, self.shape.slug, "scripts", "Old script")
-        self.audit("script", script, "DELETE", ({"name": "Old script"}, None), None, self.some_moment())
+        self.audit("DELETE", "script", script, None, self.some_moment(), old={"name": "Old script"})
 
     def audit(
         self,
+        action: str,
         entity: str,
         entity_id: uuid.UUID,
-        action: str,
-        values: tuple[Row | None, Row | None],
         actor: uuid.UUID | None,
         at: datetime,
+        old: Row | None = None,
+        new: Row | None = None,
     ) -> None:
-        old, new = values
         log = {
             "actor_id": actor,
             "entity_type": entity,
@@ -377,15 +370,13 @@ def _contract_day(when: str, today: date) -> date:
     return today.replace(day=day) if today.day > day > 1 else last_month.replace(day=day)
 
 
-def _table(name: str) -> sql.Identifier:
-    return sql.Identifier(*name.split("."))
-
-
 def _insert(connection: Connection[Any], table: str, rows: Sequence[Row]) -> int:
     """Inserts the rows that are not there yet, and returns how many those were."""
     names = list(rows[0])
     statement = sql.SQL("INSERT INTO {} ({}) VALUES ({}) ON CONFLICT DO NOTHING").format(
-        _table(table), sql.SQL(", ").join(map(sql.Identifier, names)), sql.SQL(", ").join(map(sql.Placeholder, names))
+        sql.Identifier(*table.split(".")),
+        sql.SQL(", ").join(map(sql.Identifier, names)),
+        sql.SQL(", ").join(map(sql.Placeholder, names)),
     )
     with connection.cursor() as cursor:
         cursor.executemany(statement, rows)
@@ -393,12 +384,7 @@ def _insert(connection: Connection[Any], table: str, rows: Sequence[Row]) -> int
 
 
 def _delete(connection: Connection[Any], table: str, column: str, ids: list[uuid.UUID]) -> int:
-    statement = sql.SQL("DELETE FROM {} WHERE {} = ANY(%s)").format(_table(table), sql.Identifier(column))
+    statement = sql.SQL("DELETE FROM {} WHERE {} = ANY(%s)").format(
+        sql.Identifier(*table.split(".")), sql.Identifier(column)
+    )
     return connection.execute(statement, [ids]).rowcount
-
-
-def _ids_by_slug(rows: dict[str, list[Row]], table: str) -> dict[str, list[uuid.UUID]]:
-    return {
-        organization["slug"]: [row["id"] for row in rows[table] if row["organization_id"] == organization["id"]]
-        for organization in rows["organizations"]
-    }

@@ -21,7 +21,7 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
-from ninjait_pipelines.resources.message_queue import MessageQueue, Outgoing
+from ninjait_pipelines.resources.message_queue import QUEUES, MessageQueue, Outgoing
 from ninjait_pipelines.resources.postgres import Postgres
 
 AGENT_VERSION = "1.8.2"
@@ -29,6 +29,7 @@ PUBLISHED_AT_ONCE = 2_000
 SAMPLES_PER_MESSAGE = 20
 MOST_SAMPLES, MOST_BYTES = 1000, 1024 * 1024  # of the contract: what is above is refused
 DAY = 86_400.0
+USAGE_EVERY = 6 * 3600
 
 encode = msgspec.json.encode
 
@@ -68,7 +69,6 @@ class Options(msgspec.Struct, frozen=True):
     away: float = 0.35  # share of laptops that lose their connection for a while, and deliver later
     heartbeat_interval: int = 300  # seconds
     api_calls: float = 3.0  # per device and hour
-    usage_interval: int = 6 * 3600  # seconds
     logs: float = 0.5  # per device and hour
 
 
@@ -99,7 +99,6 @@ class QueueTally(msgspec.Struct):
     points: int = 0  # distinct: what the store must have afterwards
     bad_points: int = 0  # in messages whose other points are good
     resent_points: int = 0  # written, but known already
-    bytes: int = 0
     kinds: Counter[str] = msgspec.field(default_factory=Counter)
 
     def add(self, published: Published) -> None:
@@ -109,7 +108,6 @@ class QueueTally(msgspec.Struct):
         self.points += published.points
         self.bad_points += published.bad_points
         self.resent_points += published.resent_points
-        self.bytes += len(published.message.body)
         self.kinds[published.kind] += 1
 
 
@@ -149,21 +147,24 @@ def read_fleet(
     if missing := set(slugs) - {row["slug"] for row in rows}:
         raise LookupError(f"There is no organization {', '.join(sorted(missing))} in PostgreSQL. See: ninjait seed.")
     devices = postgres.rows(
-        "SELECT organization_id, id, kind, operating_system FROM devices "
+        "SELECT organization_id, id::text AS id, kind, operating_system FROM devices "
         "WHERE retired_at IS NULL AND registered_at < %(before)s ORDER BY id",
         {"before": before},
     )
-    users = postgres.rows("SELECT organization_id, id FROM users WHERE deactivated_at IS NULL ORDER BY id")
+    users = postgres.rows("SELECT organization_id, id::text AS id FROM users WHERE deactivated_at IS NULL ORDER BY id")
+
+    def owned(found: list[dict[str, Any]], organization: uuid.UUID) -> list[dict[str, Any]]:
+        return [row for row in found if row["organization_id"] == organization]
+
     return [
         Organization(
             id=str(row["id"]),
             time_zone=row["time_zone"],
             devices=tuple(
-                Device(str(device["id"]), device["kind"], device["operating_system"])
-                for device in devices
-                if device["organization_id"] == row["id"]
-            )[:most_devices],
-            users=tuple(str(user["id"]) for user in users if user["organization_id"] == row["id"]),
+                Device(device["id"], device["kind"], device["operating_system"])
+                for device in owned(devices, row["id"])[:most_devices]
+            ),
+            users=tuple(user["id"] for user in owned(users, row["id"])),
         )
         for row in rows
         if not slugs or row["slug"] in slugs
@@ -176,12 +177,11 @@ def simulate(fleet: Sequence[Organization], window: Window, options: Options) ->
     root = hashlib.sha256(encode([fleet, window, options])).hexdigest()
     sources: list[Iterator[Draft]] = []
     for organization in fleet:
-        clock = _LocalClock(organization.time_zone)
-        devices = [_Device(one, organization, clock, window, options, root) for one in organization.devices]
-        sources += [device.messages() for device in devices]
-        sources += [source(organization, clock, window, options, root) for source in (_api_calls, _usage, _logs)]
+        scene = _Scene(organization, _LocalClock(organization.time_zone), window, options, root)
+        sources += [_Device(device, scene).messages() for device in organization.devices]
+        sources += [_api_calls(scene), _usage(scene), _logs(scene)]
     drafts = heapq.merge(*sources, key=lambda draft: draft.at)
-    mischief = _Mischief(fleet, window, options, random.Random(f"{root}/mischief"))
+    mischief = _Mischief(fleet, options, random.Random(f"{root}/mischief"))
     return _in_order_of_delivery(mischief.messages(draft) for draft in drafts)
 
 
@@ -225,40 +225,49 @@ class _LocalClock:
         return max(min(rise, fall) - noon, 0.05) * (0.2 if weekday >= 5 else 1.0)
 
 
+class _Scene(NamedTuple):
+    """What all sources of one organization have in common."""
+
+    organization: Organization
+    clock: _LocalClock
+    window: Window
+    options: Options
+    root: str
+
+    def random(self, *names: str) -> random.Random:
+        """Chance of its own for each source, so that none depends on how often another asks."""
+        return random.Random("/".join((self.root, self.organization.id, *names)))
+
+    def draft(self, queue: str, at: float, fields: dict[str, Any], not_before: float = 0.0) -> Draft:
+        """A message of the organization as its contract says."""
+        topic = QUEUES[queue].removesuffix(".*")
+        body = {"schema": f"ninjait.{topic}.v1", "organization_id": self.organization.id, **fields}
+        routed_by = fields["level"] if topic == "log" else self.organization.id
+        return Draft(at, queue, f"{topic}.{routed_by}", body, max(at, not_before))
+
+
 class _Device:
     """A device over the window: what it has, when it is on and connected, and what it sends then."""
 
-    def __init__(
-        self,
-        device: Device,
-        organization: Organization,
-        clock: _LocalClock,
-        window: Window,
-        options: Options,
-        root: str,
-    ) -> None:
-        self.device, self.clock, self.options = device, clock, options
-        self.start, self.end = window.start.timestamp(), window.end.timestamp()
-        self.random = random.Random(f"{root}/{device.id}")
-        self.ids = {"organization_id": organization.id, "device_id": device.id, "agent_version": AGENT_VERSION}
-        self.keys = f"metrics.{organization.id}", f"heartbeat.{organization.id}"
+    def __init__(self, device: Device, scene: _Scene) -> None:
+        self.device, self.scene, self.clock, self.options = device, scene, scene.clock, scene.options
+        self.start, self.end = scene.window.start.timestamp(), scene.window.end.timestamp()
+        self.random = scene.random(device.id)
+        self.ids = {"device_id": device.id, "agent_version": AGENT_VERSION}
         own = random.Random(device.id)  # what a device has stays the same in every window
         self.memory_mib = own.choice((8, 16, 32) if device.kind != "server" else (32, 64, 128)) * 1024
         self.disk_mib = own.choice((256, 512, 1024)) * 1024 * own.uniform(0.3, 0.85)
         self.milliseconds = own.random() < 0.25  # some agents say the time so
-        self.phase_ms = own.randrange(options.interval * 1000)
+        self.phase_ms = own.randrange(self.options.interval * 1000)
         self.early_bird, self.late_worker = own.uniform(-1, 1), own.uniform(-1, 2)
         self.weekends = own.random() < 0.4
         self.booted = self.start - self.random.uniform(600, 20 * DAY)
         self.on = False
-        self.away_from, self.away_until = self._away()
-
-    def _away(self) -> tuple[float, float]:
-        """When the laptop has no connection; what it reads then is delivered at its end, hours or days later."""
-        if self.device.kind != "laptop" or self.random.random() >= self.options.away:
-            return 0.0, 0.0
-        begin = self.random.uniform(self.start, self.end)
-        return begin, begin + self.random.choice((2, 5, 9, 30, 72)) * 3600
+        # When the laptop has no connection; what it reads then is delivered at its end, hours or days later.
+        self.away_from = self.away_until = 0.0
+        if device.kind == "laptop" and self.random.random() < self.options.away:
+            self.away_from = self.random.uniform(self.start, self.end)
+            self.away_until = self.away_from + self.random.choice((2, 5, 9, 30, 72)) * 3600
 
     def messages(self) -> Iterator[Draft]:
         length = SAMPLES_PER_MESSAGE * self.options.interval
@@ -275,8 +284,7 @@ class _Device:
                 self.booted = begin - self.random.uniform(5, 60)
             samples = self._samples(begin, end)
             if samples:
-                body = {"schema": "ninjait.metrics.v1", **self.ids, "samples": samples}
-                yield self._draft(self.last_sample_at, "agent.metrics", self.keys[0], body)
+                yield self._draft("agent.metrics", self.last_sample_at, {"samples": samples})
             yield from self._heartbeats(begin, end)
         elif was_on:
             yield self._heartbeat(begin, "offline")
@@ -335,19 +343,17 @@ class _Device:
             at += every
 
     def _heartbeat(self, at: float, status: str) -> Draft:
-        body = {
-            "schema": "ninjait.heartbeat.v1",
-            **self.ids,
+        fields = {
             "timestamp": datetime.fromtimestamp(at, UTC),
             "status": status,
             "os_version": self.device.operating_system,
             "uptime_seconds": max(int(at - self.booted), 0),
         }
-        return self._draft(at, "agent.heartbeats", self.keys[1], body)
+        return self._draft("agent.heartbeats", at, fields)
 
-    def _draft(self, at: float, queue: str, routing_key: str, body: dict[str, Any]) -> Draft:
+    def _draft(self, queue: str, at: float, fields: dict[str, Any]) -> Draft:
         away = self.away_from <= at < self.away_until
-        return Draft(at, queue, routing_key, body, self.away_until if away else at)
+        return self.scene.draft(queue, at, self.ids | fields, self.away_until if away else at)
 
 
 ENDPOINTS = (
@@ -363,76 +369,64 @@ LOG_LEVELS = ("debug", "info", "info", "info", "info", "warning", "warning", "er
 SERVICES = ("agent-gateway", "api", "scheduler", "notifications", "billing")
 
 
-def _times(clock: _LocalClock, window: Window, per_hour: float, rng: random.Random) -> Iterator[float]:
-    """Moments at random, `per_hour` of them where the organization is fully busy."""
-    at, end = window.start.timestamp(), window.end.timestamp()
-    while per_hour > 0:
-        at += rng.expovariate(per_hour / 3600)
+def _times(scene: _Scene, per_device: float, rng: random.Random) -> Iterator[float]:
+    """Moments at random, `per_device` of them an hour while the organization is fully busy."""
+    at, end = scene.window.start.timestamp(), scene.window.end.timestamp()
+    per_second = per_device * len(scene.organization.devices) / 3600
+    while per_second > 0:
+        at += rng.expovariate(per_second)
         if at >= end:
             return
-        if rng.random() < clock.busy(at):
+        if rng.random() < scene.clock.busy(at):
             yield at
 
 
-def _api_calls(
-    organization: Organization, clock: _LocalClock, window: Window, options: Options, root: str
-) -> Iterator[Draft]:
-    rng = random.Random(f"{root}/{organization.id}/api_calls")
-    for at in _times(clock, window, options.api_calls * len(organization.devices), rng):
+def _api_calls(scene: _Scene) -> Iterator[Draft]:
+    rng = scene.random("api_calls")
+    for at in _times(scene, scene.options.api_calls, rng):
         method, endpoint, typical_ms = rng.choice(ENDPOINTS)
-        body = {
-            "schema": "ninjait.api_call.v1",
-            "organization_id": organization.id,
+        fields = {
             "timestamp": datetime.fromtimestamp(at, UTC),
             "endpoint": endpoint,
             "method": method,
             "status_code": rng.choice(STATUS_CODES),
             "response_time_ms": round(typical_ms * rng.lognormvariate(0, 0.5), 2),
         }
-        if organization.users and rng.random() < 0.8:  # the rest are machines
-            body["user_id"] = rng.choice(organization.users)
-        yield Draft(at, "platform.api_calls", f"api_call.{organization.id}", body, at)
+        if scene.organization.users and rng.random() < 0.8:  # the rest are machines
+            fields["user_id"] = rng.choice(scene.organization.users)
+        yield scene.draft("platform.api_calls", at, fields)
 
 
-def _usage(
-    organization: Organization, clock: _LocalClock, window: Window, options: Options, root: str
-) -> Iterator[Draft]:
+def _usage(scene: _Scene) -> Iterator[Draft]:
     """What is stored grows by the day, by the same line in every window."""
-    own = random.Random(organization.id)
-    start_mb, daily_mb = len(organization.devices) * own.randrange(20_000, 60_000), own.randrange(200, 900)
-    at = window.start.timestamp() + own.randrange(min(options.usage_interval, 3600))
-    while at < window.end.timestamp():
-        stored = start_mb + int((at - 1.7e9) / DAY * daily_mb * len(organization.devices) / 10)
-        body = {
-            "schema": "ninjait.usage.v1",
-            "organization_id": organization.id,
+    own, devices = random.Random(scene.organization.id), len(scene.organization.devices)
+    start_mb, daily_mb = devices * own.randrange(20_000, 60_000), own.randrange(200, 900)
+    at = scene.window.start.timestamp() + own.randrange(3600)
+    while at < scene.window.end.timestamp():
+        stored = start_mb + int((at - 1.7e9) / DAY * daily_mb * devices / 10)
+        fields = {
             "timestamp": datetime.fromtimestamp(at, UTC),
             "storage_gb": f"{stored // 1000}.{stored % 1000:03}",
             "backup_gb": f"{stored * 3 // 1000}.{stored * 3 % 1000:03}",
         }
-        yield Draft(at, "platform.usage", f"usage.{organization.id}", body, at)
-        at += options.usage_interval
+        yield scene.draft("platform.usage", at, fields)
+        at += USAGE_EVERY
 
 
-def _logs(
-    organization: Organization, clock: _LocalClock, window: Window, options: Options, root: str
-) -> Iterator[Draft]:
-    rng = random.Random(f"{root}/{organization.id}/logs")
-    for at in _times(clock, window, options.logs * len(organization.devices), rng):
-        level = rng.choice(LOG_LEVELS)
-        body: dict[str, Any] = {
-            "schema": "ninjait.log.v1",
-            "organization_id": organization.id,
+def _logs(scene: _Scene) -> Iterator[Draft]:
+    rng = scene.random("logs")
+    for at in _times(scene, scene.options.logs, rng):
+        fields: dict[str, Any] = {
             "timestamp": datetime.fromtimestamp(at, UTC),
-            "level": level,
+            "level": rng.choice(LOG_LEVELS),
             "service": rng.choice(SERVICES),
             "message": f"request {rng.randrange(10**6):06} took {rng.randrange(5, 900)} ms",
         }
         if rng.random() < 0.5:
-            body["device_id"] = rng.choice(organization.devices).id
-        if level in ("error", "critical"):
-            body["error"] = {"type": "TimeoutError", "code": 504, "attempts": rng.randrange(1, 5)}
-        yield Draft(at, "platform.logs", f"log.{level}", body, at)
+            fields["device_id"] = rng.choice(scene.organization.devices).id
+        if fields["level"] in ("error", "critical"):
+            fields["error"] = {"type": "TimeoutError", "code": 504, "attempts": rng.randrange(1, 5)}
+        yield scene.draft("platform.logs", at, fields)
 
 
 # --- what goes wrong ---
@@ -454,13 +448,14 @@ BAD_MESSAGES = ("not_json", "wrong_schema", "unknown_organization", "invalid_utf
 BAD_DEVICES = ("unknown_device", "device_of_another_organization", "not_of_its_routing_key")
 BAD_METRICS = ("no_samples", "too_many_samples", "too_large")
 
+# (made at, delivered at, message)
 Delivery = tuple[float, float, Published]
 
 
 class _Mischief:
     """What lies between a sender that means well and the broker."""
 
-    def __init__(self, fleet: Sequence[Organization], window: Window, options: Options, rng: random.Random) -> None:
+    def __init__(self, fleet: Sequence[Organization], options: Options, rng: random.Random) -> None:
         self._options, self._random = options, rng
         owners = [organization for organization in fleet if organization.devices]
         # organization -> a device of another one
@@ -471,18 +466,16 @@ class _Mischief:
         self._events = itertools.cycle([*BAD_MESSAGES, *_BAD_TIMES])
 
     def messages(self, draft: Draft) -> list[Delivery]:
-        """(made at, delivered at, message) of the draft and of what is published once more."""
+        """The draft, and what is published once more."""
         broken = self._random.random() < self._options.broken
         first = self._broken(draft) if broken else self._good(draft)
-        deliveries = [(draft.at, draft.not_before, first)]
+        published = [(draft.not_before, first)]
         if self._random.random() < self._options.duplicates:
-            copy = Published(first.message, "duplicate", "duplicate")
-            deliveries.append((draft.at, self._soon(draft), copy))
+            published.append((self._soon(draft), Published(first.message, "duplicate", "duplicate")))
         if not broken and draft.queue == "agent.metrics" and self._random.random() < self._options.resent:
             again = msgspec.structs.replace(first.message, message_id=self._message_id())
-            copy = Published(again, "written", "resent", resent_points=first.points)
-            deliveries.append((draft.at, self._soon(draft), copy))
-        return deliveries
+            published.append((self._soon(draft), Published(again, "written", "resent", resent_points=first.points)))
+        return [(draft.at, delivered_at, one) for delivered_at, one in published]
 
     def _soon(self, draft: Draft) -> float:
         return draft.not_before + self._random.uniform(0, 900)
@@ -501,7 +494,10 @@ class _Mischief:
         kind = next(self._metrics if draft.queue == "agent.metrics" else self._events)
         if kind in BAD_SAMPLES and draft.queue == "agent.metrics":
             return self._partly_broken(draft, kind)
-        return Published(self._message(self._misrouted(draft, kind), self._spoiled(draft, kind)), "quarantined", kind)
+        if kind == "not_of_its_routing_key":
+            other = next(one for one in self._foreign if one != draft.body["organization_id"])
+            draft = draft._replace(routing_key=f"metrics.{other}")
+        return Published(self._message(draft, self._spoiled(draft, kind)), "quarantined", kind)
 
     def _partly_broken(self, draft: Draft, kind: str) -> Published:
         """Up to three bad samples; of a message with only one sample that one, so that nothing is left of it."""
@@ -514,13 +510,6 @@ class _Mischief:
         if bad == len(samples):
             return Published(message, "quarantined", kind)
         return Published(message, "partly_quarantined", kind, points=len(samples) - bad, bad_points=bad)
-
-    def _misrouted(self, draft: Draft, kind: str) -> Draft:
-        if kind == "not_of_its_routing_key":
-            return draft._replace(
-                routing_key=f"metrics.{next(one for one in self._foreign if one not in draft.routing_key)}"
-            )
-        return draft
 
     def _spoiled(self, draft: Draft, kind: str) -> bytes:
         """The body, wrong as a whole in this way."""

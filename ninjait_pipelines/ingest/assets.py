@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import UTC, datetime
+from typing import Any
 
 import dagster as dg
 from pydantic import Field
 
-from ninjait_pipelines.ingest.drain import Drain, Summary
+from ninjait_pipelines.ingest.drain import Drain
 from ninjait_pipelines.ingest.sinks import EventsSink, LogsSink, MetricsSink, Sink
 from ninjait_pipelines.resources.clickhouse import ClickHouse, column_schema
 from ninjait_pipelines.resources.dragonfly import Dragonfly
@@ -39,117 +41,89 @@ def clock() -> datetime:
     return datetime.now(UTC)
 
 
-def metadata(
-    summary: Summary, seconds: float, started: datetime, run_id: str, message_queue: MessageQueue, queue: str
-) -> dict[str, dg.MetadataValue]:
-    """What a drain says of itself in Dagster. Duplicates are not known here: the view message_ledger derives them."""
-    depth = message_queue.depth(queue)
-    return {
-        "dagster/row_count": dg.MetadataValue.int(summary.points_written),
-        "messages": dg.MetadataValue.int(summary.messages),
-        "messages_quarantined": dg.MetadataValue.int(summary.messages_quarantined),
-        "dead_letters": dg.MetadataValue.int(summary.dead_letters),
-        "points": dg.MetadataValue.int(summary.points),
-        "points_written": dg.MetadataValue.int(summary.points_written),
-        "points_quarantined": dg.MetadataValue.int(summary.points_quarantined),
-        "unknown_fields": dg.MetadataValue.int(summary.unknown_fields),
-        "bytes": dg.MetadataValue.int(summary.bytes),
-        "hours_touched": dg.MetadataValue.int(len({hour for _, hour in summary.hours})),
-        "duration_seconds": dg.MetadataValue.float(seconds),
-        "points_per_second": dg.MetadataValue.float(summary.points / seconds),
-        "remaining_messages": dg.MetadataValue.int(depth.outstanding),
-        "remaining_dead_letters": dg.MetadataValue.int(depth.dead),
-        "drained_by": dg.MetadataValue.text(run_id),
-        "started_at": dg.MetadataValue.float(started.timestamp()),
-    }
-
-
-def _drain(
-    context: dg.AssetExecutionContext,
-    config: DrainConfig,
-    sink: Sink,
-    message_queue: MessageQueue,
-    postgres: Postgres,
-    clickhouse: ClickHouse,
-    mongodb: MongoDB,
-) -> dg.MaterializeResult:
-    started, at = time.perf_counter(), clickhouse.now()
-    drain = Drain(sink, message_queue, postgres, clickhouse, mongodb, context.run_id, clock, context.log)
-    summary = drain.run(config.most_messages, config.most_seconds, config.idle_seconds)
-    seconds = time.perf_counter() - started
-    return dg.MaterializeResult(metadata=metadata(summary, seconds, at, context.run_id, message_queue, sink.queue))
-
-
-def _ingest_asset(
-    queue: str, kinds: set[str], description: str, table: str | None = None
-) -> Callable[..., dg.AssetsDefinition]:
-    """What the five have in common."""
+def _drain_asset(
+    name: str, queue: str, store: str, description: str, make_sink: Callable[..., Sink], table: str | None = None
+) -> dg.AssetsDefinition:
+    """The asset of one queue; make_sink is given the log and the stores by their names."""
     columns = {"dagster/column_schema": column_schema(table)} if table else {}
-    return dg.asset(
+
+    @dg.asset(
+        name=name,
         group_name="ingest",
-        kinds=kinds,
+        kinds={store},
         owners=["team:data-engineering"],
         description=f"{description} Materializing it drains the queue {queue}, within bounds.",
         metadata={QUEUE: queue, **columns},
     )
-
-
-@_ingest_asset(
-    MetricsSink.queue,
-    {"influxdb"},
-    "Samples of the agents at full resolution, and the latest of each device in the cache. Grain: device and instant.",
-    "metrics",
-)
-def agent_metrics(
-    context: dg.AssetExecutionContext,
-    config: DrainConfig,
-    message_queue: dg.ResourceParam[MessageQueue],
-    metrics_store: dg.ResourceParam[MetricsStore],
-    dragonfly: Dragonfly,
-    postgres: Postgres,
-    clickhouse: ClickHouse,
-    mongodb: MongoDB,
-) -> dg.MaterializeResult:
-    sink = MetricsSink(metrics_store, dragonfly, clickhouse, context.log)
-    return _drain(context, config, sink, message_queue, postgres, clickhouse, mongodb)
-
-
-@_ingest_asset(LogsSink.queue, {"mongodb"}, "Log entries of the platform's services. Grain: one entry.")
-def application_logs(
-    context: dg.AssetExecutionContext,
-    config: DrainConfig,
-    message_queue: dg.ResourceParam[MessageQueue],
-    postgres: Postgres,
-    clickhouse: ClickHouse,
-    mongodb: MongoDB,
-) -> dg.MaterializeResult:
-    return _drain(context, config, LogsSink(mongodb), message_queue, postgres, clickhouse, mongodb)
-
-
-def _events(name: str, queue: str, table: str, description: str) -> dg.AssetsDefinition:
-    """An asset whose events are the rows of one ClickHouse table."""
-
-    def drain_events(
+    def drain_queue(
         context: dg.AssetExecutionContext,
         config: DrainConfig,
         message_queue: dg.ResourceParam[MessageQueue],
+        metrics_store: dg.ResourceParam[MetricsStore],
+        dragonfly: Dragonfly,
         postgres: Postgres,
         clickhouse: ClickHouse,
         mongodb: MongoDB,
     ) -> dg.MaterializeResult:
-        sink = EventsSink(queue, table, clickhouse)
-        return _drain(context, config, sink, message_queue, postgres, clickhouse, mongodb)
+        begun, started_at = time.perf_counter(), clickhouse.now()
+        sink = make_sink(
+            log=context.log, metrics_store=metrics_store, dragonfly=dragonfly, clickhouse=clickhouse, mongodb=mongodb
+        )
+        drain = Drain(sink, message_queue, postgres, clickhouse, mongodb, context.run_id, clock, context.log)
+        summary = drain.run(config.most_messages, config.most_seconds, config.idle_seconds)
+        seconds = time.perf_counter() - begun
+        depth, counts = message_queue.depth(queue), asdict(summary)
+        hours = {hour for _, hour in counts.pop("hours")}
+        return dg.MaterializeResult(
+            # Duplicates are not known here: the view message_ledger derives them.
+            metadata={
+                **counts,
+                "dagster/row_count": summary.points_written,
+                "hours_touched": len(hours),
+                "duration_seconds": seconds,
+                "points_per_second": summary.points / seconds,
+                "remaining_messages": depth.outstanding,
+                "remaining_dead_letters": depth.dead,
+                "drained_by": context.run_id,
+                "started_at": started_at.timestamp(),
+            }
+        )
 
-    drain_events.__name__ = name
-    return _ingest_asset(queue, {"clickhouse"}, description, table)(drain_events)
+    return drain_queue
 
 
-agent_heartbeats = _events(
+def _events_asset(name: str, queue: str, table: str, description: str) -> dg.AssetsDefinition:
+    """An asset whose events are the rows of one ClickHouse table."""
+
+    def make_sink(clickhouse: ClickHouse, **_: Any) -> Sink:
+        return EventsSink(queue, table, clickhouse)
+
+    return _drain_asset(name, queue, "clickhouse", description, make_sink, table)
+
+
+agent_metrics = _drain_asset(
+    "agent_metrics",
+    MetricsSink.queue,
+    "influxdb",
+    "Samples of the agents at full resolution, and the latest of each device in the cache. Grain: device and instant.",
+    lambda log, metrics_store, dragonfly, clickhouse, **_: MetricsSink(metrics_store, dragonfly, clickhouse, log),
+    "metrics",
+)
+agent_heartbeats = _events_asset(
     "agent_heartbeats", "agent.heartbeats", "device_heartbeats", "Heartbeats of the agents. Grain: one heartbeat."
 )
-api_calls = _events("api_calls", "platform.api_calls", "api_calls", "Calls of the platform's API. Grain: one call.")
-usage_reports = _events(
+api_calls = _events_asset(
+    "api_calls", "platform.api_calls", "api_calls", "Calls of the platform's API. Grain: one call."
+)
+usage_reports = _events_asset(
     "usage_reports", "platform.usage", "usage_reports", "Storage and backups as measured. Grain: one measurement."
+)
+application_logs = _drain_asset(
+    "application_logs",
+    LogsSink.queue,
+    "mongodb",
+    "Log entries of the platform's services. Grain: one entry.",
+    lambda mongodb, **_: LogsSink(mongodb),
 )
 
 BY_QUEUE: dict[str, dg.AssetsDefinition] = {

@@ -30,7 +30,7 @@ def quarantine_share(key: dg.AssetKey, messages: int, quarantined: int) -> dg.As
     )
 
 
-def conservation(key: dg.AssetKey, drained: dict[str, int], ledger: dict[str, int], held: int) -> dg.AssetCheckResult:
+def conservation(key: dg.AssetKey, drained: dict[str, Any], ledger: dict[str, int], held: int) -> dg.AssetCheckResult:
     """What the drain took = what the ledger has of it, point by point; what the ledger calls bad = what is held."""
     pairs = {
         "messages": (drained["messages"] + drained["dead_letters"], ledger["messages"]),
@@ -44,7 +44,7 @@ def conservation(key: dg.AssetKey, drained: dict[str, int], ledger: dict[str, in
         check_name="conservation",
         passed=not wrong,
         description="; ".join(wrong) or f"All {ledger['messages']} messages of the last drain are accounted for.",
-        metadata={**{f"drained_{name}": value for name, value in drained.items()}, "held": held},
+        metadata={**ledger, "held": held},
     )
 
 
@@ -74,9 +74,10 @@ def drain_checks(queue: str, asset: dg.AssetsDefinition) -> dg.AssetChecksDefini
     ) -> Iterator[dg.AssetCheckResult]:
         last = last_drain(context.instance, asset.key)
         yield quarantine_share(asset.key, last["messages"], last["messages_quarantined"])
-        ledger, held = of_the_ledger(clickhouse, mongodb, queue, last["drained_by"], last["started_at"])
-        drained = {name: last[name] for name in ("messages", "dead_letters", "points_written")}
-        yield conservation(asset.key, drained, ledger, held)
+        since = datetime.fromtimestamp(last["started_at"], UTC)
+        ledger = clickhouse.rows(sql("ingest/ledger_of_run"), queue=queue, run_id=last["drained_by"], since=since)[0]
+        ids = [f"{queue}/{delivery_id}" for delivery_id in ledger.pop("quarantined_ids")]
+        yield conservation(asset.key, last, ledger | {"quarantined": len(ids)}, held(mongodb, ids))
 
     return check
 
@@ -89,17 +90,8 @@ def last_drain(instance: dg.DagsterInstance, key: dg.AssetKey) -> dict[str, Any]
     return {name: value.value for name, value in event.asset_materialization.metadata.items()}
 
 
-def of_the_ledger(
-    clickhouse: ClickHouse, mongodb: MongoDB, queue: str, run_id: str, started_at: float
-) -> tuple[dict[str, int], int]:
-    """(what the ledger has of a run, how many of its quarantined copies MongoDB has)."""
-    since = datetime.fromtimestamp(started_at, UTC)
-    rows = clickhouse.rows(sql("ingest/ledger_of_run"), queue=queue, run_id=run_id, since=since)[0]
-    ids = [f"{queue}/{delivery_id}" for delivery_id in rows.pop("quarantined_ids")]
-    return {**rows, "quarantined": len(ids)}, _held(mongodb, ids)
-
-
-def _held(mongodb: MongoDB, ids: Sequence[str]) -> int:
+def held(mongodb: MongoDB, ids: Sequence[str]) -> int:
+    """How many of these copies the quarantine has."""
     with mongodb.errors():
         return sum(
             mongodb.database[COLLECTION].count_documents({"_id": {"$in": ids[at : at + IDS_A_QUERY]}})

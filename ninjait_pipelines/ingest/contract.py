@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -25,6 +26,8 @@ MOST_SAMPLES = 1000
 AHEAD = timedelta(minutes=5)
 BEHIND = RETENTION[Tier.ONE_HOUR]
 DEEPEST_DOCUMENT = 20
+# Beyond any real reading (a disk of an exabyte), and small enough that no sum of samples becomes infinite.
+MOST_NUMBER = 1e15
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
@@ -32,7 +35,11 @@ _DECIMAL = re.compile(r"-?\d{1,12}(\.\d{1,6})?", re.ASCII)
 
 
 class Refused(ValueError):
-    """A value, or a message, that the contract does not allow; its text is the reason, a short slug."""
+    """A value, or a message for one of its fields, that the contract does not allow; its text is the reason, a slug."""
+
+    def __init__(self, reason: str, field: str | None = None) -> None:
+        super().__init__(reason)
+        self.field = field
 
 
 Rule = Callable[[Any], Any]
@@ -58,71 +65,55 @@ def instant(value: Any) -> int:
     return milliseconds(moment)
 
 
-def number(value: Any) -> float:
-    """A finite number, not negative. True is not a number, and neither is text."""
+def number(value: Any, most: float = MOST_NUMBER, beyond: str = "out_of_range") -> float:
+    """A finite number from 0 to `most`. True is not a number, and neither is text."""
     if isinstance(value, bool):
         raise Refused("boolean_as_number")
     if isinstance(value, str):
         raise Refused("number_as_text")
     if not isinstance(value, int | float):
         raise Refused("not_a_number")
-    try:
-        converted = float(value)
-    except OverflowError:
-        raise Refused("not_finite") from None
-    if not math.isfinite(converted):
+    if not abs(value) < math.inf:
         raise Refused("not_finite")
-    if converted < 0:
+    if value < 0:
         raise Refused("negative")
-    return converted
+    if value > most:
+        raise Refused(beyond)
+    return float(value)
 
 
 def percent(value: Any) -> float:
     """A number from 0 to 100."""
-    if (converted := number(value)) > 100:
-        raise Refused("above_100")
-    return converted
+    return number(value, 100, "above_100")
 
 
-def whole(least: int, most: int) -> Rule:
+def whole(value: Any, least: int, most: int) -> int:
     """An integer within its bounds, both included."""
-
-    def rule(value: Any) -> int:
-        if number(value) > most or value < least:
-            raise Refused("out_of_range")
-        if not isinstance(value, int):
-            raise Refused("not_an_integer")
-        return value
-
-    return rule
+    if number(value, most) < least:
+        raise Refused("out_of_range")
+    if not isinstance(value, int):
+        raise Refused("not_an_integer")
+    return value
 
 
-def text(most: int, least: int = 1) -> Rule:
+def text(value: Any, most: int, least: int = 1) -> str:
     """Text of so many characters."""
-
-    def rule(value: Any) -> str:
-        if not isinstance(value, str):
-            raise Refused("not_text")
-        if not least <= len(value) <= most:
-            raise Refused("too_long" if value else "empty")
-        try:
-            value.encode()
-        except UnicodeEncodeError:  # half of a surrogate pair: no store takes it
-            raise Refused("invalid_text") from None
-        return value
-
-    return rule
+    if not isinstance(value, str):
+        raise Refused("not_text")
+    if not least <= len(value) <= most:
+        raise Refused("too_long" if value else "empty")
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair: no store takes it
+        raise Refused("invalid_text") from None
+    return value
 
 
-def choice(*allowed: str) -> Rule:
+def choice(value: Any, allowed: tuple[str, ...]) -> str:
     """One of these words."""
-
-    def rule(value: Any) -> str:
-        if value not in allowed:
-            raise Refused("not_one_of_" + "_".join(allowed))
-        return str(value)
-
-    return rule
+    if value not in allowed:
+        raise Refused("not_one_of_" + "_".join(allowed))
+    return str(value)
 
 
 def identifier(value: Any) -> str:
@@ -157,6 +148,17 @@ def document(value: Any) -> dict[str, Any]:
     return value
 
 
+def samples(value: Any) -> list[Any]:
+    """The samples of a message, as far as their number."""
+    if not isinstance(value, list):
+        raise Refused("not_a_list")
+    if not value:
+        raise Refused("no_samples")
+    if len(value) > MOST_SAMPLES:
+        raise Refused("too_many_samples")
+    return value
+
+
 def _unstorable(value: Any, levels: int) -> bool:
     """Whether it is too deep, or holds a number that is not finite or a key that MongoDB takes for its own."""
     if levels == 0:
@@ -176,74 +178,69 @@ class Field(msgspec.Struct, frozen=True):
 
 
 class Contract(msgspec.Struct, frozen=True):
-    """What one queue carries.
+    """What one queue carries; `device` where it is of a device.
 
     The routing key is `<topic>.<value of the field routed_by>`. A body that carries another value there is refused:
     brokers give rights by routing key, so it could speak for an organization that its sender is not.
     """
 
-    schema: str
     topic: str
     fields: Mapping[str, Field]
     routed_by: str = "organization_id"
     device: Field | None = None
 
+    @property
+    def schema(self) -> str:
+        """What the body says of itself."""
+        return f"ninjait.{self.topic}.v1"
+
 
 _DEVICE = Field(identifier)
 METRIC_RULES = {name: percent if name == "cpu" else number for name in FIELDS}
-METRICS = Contract(
-    schema="ninjait.metrics.v1",
-    topic="metrics",
-    fields={name: Field(rule, required=False) for name, rule in METRIC_RULES.items()},
+METRICS = Contract("metrics", {name: Field(rule, False) for name, rule in METRIC_RULES.items()}, device=_DEVICE)
+HEARTBEATS = Contract(
+    "heartbeat",
+    {
+        "status": Field(partial(choice, allowed=("online", "offline", "maintenance"))),
+        "agent_version": Field(partial(text, most=100)),
+        "os_version": Field(partial(text, most=200)),
+        "uptime_seconds": Field(partial(whole, least=0, most=2**53), required=False),
+    },
     device=_DEVICE,
+)
+API_CALLS = Contract(
+    "api_call",
+    {
+        "endpoint": Field(partial(text, most=500)),
+        "method": Field(partial(text, most=20)),
+        "status_code": Field(partial(whole, least=100, most=599)),
+        "response_time_ms": Field(number),
+        "user_id": Field(identifier, required=False),
+    },
+)
+USAGE = Contract("usage", {"storage_gb": Field(decimal_text), "backup_gb": Field(decimal_text)})
+LOGS = Contract(
+    "log",
+    {
+        "level": Field(partial(choice, allowed=("debug", "info", "warning", "error", "critical"))),
+        "service": Field(partial(text, most=200)),
+        "message": Field(partial(text, most=100_000, least=0)),
+        "error": Field(document, required=False),
+    },
+    routed_by="level",
+    device=Field(identifier, required=False),
 )
 CONTRACTS: Mapping[str, Contract] = {
     "agent.metrics": METRICS,
-    "agent.heartbeats": Contract(
-        schema="ninjait.heartbeat.v1",
-        topic="heartbeat",
-        fields={
-            "status": Field(choice("online", "offline", "maintenance")),
-            "agent_version": Field(text(100)),
-            "os_version": Field(text(200)),
-            "uptime_seconds": Field(whole(0, 2**53), required=False),
-        },
-        device=_DEVICE,
-    ),
-    "platform.api_calls": Contract(
-        schema="ninjait.api_call.v1",
-        topic="api_call",
-        fields={
-            "endpoint": Field(text(500)),
-            "method": Field(text(20)),
-            "status_code": Field(whole(100, 599)),
-            "response_time_ms": Field(number),
-            "user_id": Field(identifier, required=False),
-        },
-    ),
-    "platform.usage": Contract(
-        schema="ninjait.usage.v1",
-        topic="usage",
-        fields={"storage_gb": Field(decimal_text), "backup_gb": Field(decimal_text)},
-    ),
-    "platform.logs": Contract(
-        schema="ninjait.log.v1",
-        topic="log",
-        fields={
-            "level": Field(choice("debug", "info", "warning", "error", "critical")),
-            "service": Field(text(200)),
-            "message": Field(text(100_000, least=0)),
-            "error": Field(document, required=False),
-        },
-        routed_by="level",
-        device=Field(identifier, required=False),
-    ),
+    "agent.heartbeats": HEARTBEATS,
+    "platform.api_calls": API_CALLS,
+    "platform.usage": USAGE,
+    "platform.logs": LOGS,
 }
 
 
 def _annotation(rule: Rule) -> Any:
-    bounds = msgspec.Meta(ge=0, le=100) if rule is percent else msgspec.Meta(ge=0)
-    return Annotated[float, bounds] | None
+    return Annotated[float, msgspec.Meta(ge=0, le=100 if rule is percent else MOST_NUMBER)] | None
 
 
 Sample = msgspec.defstruct(

@@ -7,21 +7,23 @@ import json
 import uuid
 from collections.abc import Mapping
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import msgspec
 
 from ninjait_pipelines.ingest import contract as rules
-from ninjait_pipelines.ingest.contract import CONTRACTS, METRICS, Contract, Refused
+from ninjait_pipelines.ingest.contract import CONTRACTS, METRICS, Contract, Field, Refused
 from ninjait_pipelines.resources.message_queue import JSON, Message, identity
 from ninjait_pipelines.resources.metrics_store import FIELDS
 
 # Longer than any float has: such an integer is infinite to every store, and Python would refuse to read 5,000 digits.
 _MOST_DIGITS = 400
 _SHOWN = 200
-# field, value, reason
-_Problem = tuple[str | None, Any, str]
 _metrics = msgspec.json.Decoder(rules.Metrics)
+_agent_version = partial(rules.text, most=100)
+_ID = Field(rules.identifier)
+_SAMPLES = Field(rules.samples)
 
 
 class Registry(msgspec.Struct, frozen=True):
@@ -90,11 +92,8 @@ class Decoded(msgspec.Struct):
 
 def decode(message: Message, registry: Registry, period: Period) -> Decoded:
     """Decodes one message of any queue against its contract."""
-    if message.queue == "agent.metrics":
-        good = decode_good_metrics(message, registry, period)
-        if good is not None:
-            return good
-    return decode_by_rules(message, registry, period)
+    good = decode_good_metrics(message, registry, period) if message.queue == "agent.metrics" else None
+    return good or decode_by_rules(message, registry, period)
 
 
 def decode_good_metrics(message: Message, registry: Registry, period: Period) -> Decoded | None:
@@ -131,41 +130,26 @@ def decode_good_metrics(message: Message, registry: Registry, period: Period) ->
 def decode_by_rules(message: Message, registry: Registry, period: Period) -> Decoded:
     """Decodes a message rule by rule and says what is wrong with it, and where."""
     contract = CONTRACTS[message.queue]
+    body: dict[str, Any] | None = None
     try:
         body = _load(message)
-    except Refused as refused:
-        return _refuse(Decoded(identity(message.queue, message.body, message.message_id)), None, message.body, refused)
-    decoded = _describe(message, body)
-    try:
+        decoded = _describe(message, body)
         _check_envelope(message, body, contract, decoded, registry)
         if contract is METRICS:
             _decode_samples(body["samples"], decoded, period)
         else:
             _decode_event(body, contract, decoded, period)
-    except _RefusedField as refused:
-        return _refuse(decoded, refused.field, body.get(refused.field), refused)
+    except Refused as refused:
+        return _refuse(message, body, refused)
     return decoded
 
 
 def decode_nothing(message: Message, reason: str) -> Decoded:
     """A message that is not to be taken, for a reason that lies outside it; who sent it is read where it can be."""
     try:
-        decoded = _describe(message, _load(message))
+        return _refuse(message, _load(message), Refused(reason))
     except Refused:
-        decoded = Decoded(identity(message.queue, message.body, message.message_id))
-    return _refuse(decoded, None, message.body, Refused(reason))
-
-
-class _RefusedField(Refused):
-    """A message refused because of one field of its body."""
-
-    def __init__(self, field: str, reason: str) -> None:
-        super().__init__(reason)
-        self.field = field
-
-
-def _is_json(content_type: str | None) -> bool:
-    return not content_type or content_type.partition(";")[0].strip().lower() == JSON
+        return _refuse(message, None, Refused(reason))
 
 
 def _load(message: Message) -> dict[str, Any]:
@@ -187,6 +171,10 @@ def _load(message: Message) -> dict[str, Any]:
     return body
 
 
+def _is_json(content_type: str | None) -> bool:
+    return not content_type or content_type.partition(";")[0].strip().lower() == JSON
+
+
 def read_json(body: bytes) -> Any:
     """JSON as widely as Python reads it, with integers of any length. Raises ValueError or RecursionError."""
     return json.loads(body.decode(), parse_int=_integer)
@@ -196,16 +184,26 @@ def _integer(digits: str) -> int | float:
     return int(digits) if len(digits) < _MOST_DIGITS else float(digits)
 
 
-def _describe(message: Message, body: dict[str, Any]) -> Decoded:
-    """Who sent it, as far as it says so in readable form, and how many points it carries."""
-    own_id, samples = body.get("message_id"), body.get("samples")
+def _refuse(message: Message, body: dict[str, Any] | None, refused: Refused) -> Decoded:
+    """A message that is refused whole."""
+    decoded = _describe(message, body)
+    decoded.whole = True
+    decoded.rejections = [_rejection(None, refused, body if refused.field else message.body[:_SHOWN])]
+    return decoded
+
+
+def _describe(message: Message, body: dict[str, Any] | None) -> Decoded:
+    """Who sent it, as far as it says so in readable form, and how many points it carries; None cannot be read."""
+    fields = body or {}
+    own_id, samples = fields.get("message_id"), fields.get("samples")
     own_id = own_id if isinstance(own_id, str) else None
+    points = samples if CONTRACTS[message.queue] is METRICS else [body]
     return Decoded(
         message_id=identity(message.queue, message.body, message.message_id, own_id),
-        organization_id=_or_none(rules.identifier, body.get("organization_id")),
-        device_id=_or_none(rules.identifier, body.get("device_id")),
-        agent_version=_or_none(rules.text(100), body.get("agent_version")),
-        points=1 if CONTRACTS[message.queue] is not METRICS else len(samples) if isinstance(samples, list) else 0,
+        organization_id=_or_none(rules.identifier, fields.get("organization_id")),
+        device_id=_or_none(rules.identifier, fields.get("device_id")),
+        agent_version=_or_none(_agent_version, fields.get("agent_version")),
+        points=len(points) if body is not None and isinstance(points, list) else 0,
     )
 
 
@@ -219,86 +217,69 @@ def _or_none(rule: rules.Rule, value: Any) -> Any:
 def _check_envelope(
     message: Message, body: dict[str, Any], contract: Contract, decoded: Decoded, registry: Registry
 ) -> None:
-    """Raises _RefusedField for a message that must not be taken at all, whatever its points are like."""
+    """Raises Refused for a message that must not be taken at all, whatever its points are like."""
     if body.get("schema") != contract.schema:
-        raise _RefusedField("schema", "wrong_schema")
-    organization = _checked("organization_id", rules.identifier, body)
+        raise Refused("wrong_schema", "schema")
+    organization = _value("organization_id", _ID, body)
     if organization not in registry.organizations:
-        raise _RefusedField("organization_id", "unknown_organization")
-    if contract.device and (contract.device.required or body.get("device_id") is not None):
-        owner = registry.devices.get(_checked("device_id", contract.device.rule, body))
-        if owner is None:
-            raise _RefusedField("device_id", "unknown_device")
-        if owner != organization:
-            raise _RefusedField("device_id", "device_of_another_organization")
-    routed_by = decoded.organization_id if contract.routed_by == "organization_id" else body.get(contract.routed_by)
+        raise Refused("unknown_organization", "organization_id")
+    device = _value("device_id", contract.device, body) if contract.device else None
+    if device:
+        if device not in registry.devices:
+            raise Refused("unknown_device", "device_id")
+        if registry.devices[device] != organization:
+            raise Refused("device_of_another_organization", "device_id")
+    routed_by = organization if contract.routed_by == "organization_id" else body.get(contract.routed_by)
     if message.routing_key != f"{contract.topic}.{routed_by}":
-        raise _RefusedField(contract.routed_by, "not_of_its_routing_key")
+        raise Refused("not_of_its_routing_key", contract.routed_by)
     if contract is METRICS:
-        _check_samples(body.get("samples"))
+        _value("samples", _SAMPLES, body)
 
 
-def _check_samples(samples: Any) -> None:
-    if not isinstance(samples, list):
-        raise _RefusedField("samples", "not_a_list" if samples is not None else "missing")
-    if not samples:
-        raise _RefusedField("samples", "no_samples")
-    if len(samples) > rules.MOST_SAMPLES:
-        raise _RefusedField("samples", "too_many_samples")
-
-
-def _checked(name: str, rule: rules.Rule, body: dict[str, Any]) -> Any:
-    """The field's value by its rule. Raises _RefusedField."""
+def _value(name: str, field: Field, body: Mapping[str, Any]) -> Any:
+    """The field's value by its rule; None where it may be absent, and is. Raises Refused, with the field."""
     value = body.get(name)
     if value is None:
-        raise _RefusedField(name, "missing")
+        if field.required:
+            raise Refused("missing", name)
+        return None
     try:
-        return rule(value)
+        return field.rule(value)
     except Refused as refused:
-        raise _RefusedField(name, str(refused)) from None
+        raise Refused(str(refused), name) from None
 
 
 def _decode_samples(samples: list[Any], decoded: Decoded, period: Period) -> None:
-    times: list[int] = []
-    rows: list[tuple[float | None, ...]] = []
-    rejections: list[Rejection] = []
+    fields = {"timestamp": Field(period.check), **METRICS.fields}
+    rows: list[list[Any]] = []
+    decoded.rejections = []
     for index, sample in enumerate(samples):
-        time, row, problems = _decode_sample(sample, period)
+        row, problems = _decode_sample(sample, fields)
         if problems:
-            rejections += [Rejection(index, field, _shown(value), reason) for field, value, reason in problems]
+            decoded.rejections += [_rejection(index, refused, sample) for refused in problems]
         else:
-            times.append(time)
             rows.append(row)
         if isinstance(sample, dict):
-            decoded.unknown_fields += sum(name not in FIELDS and name != "timestamp" for name in sample)
-    decoded.rejections = rejections
+            decoded.unknown_fields += sum(name not in fields for name in sample)
     if rows and decoded.organization_id and decoded.device_id:
-        values = zip(*rows, strict=True)
-        decoded.columns = _metric_columns(decoded.organization_id, decoded.device_id, times, values)
+        times, *values = zip(*rows, strict=True)
+        decoded.columns = _metric_columns(decoded.organization_id, decoded.device_id, list(times), values)
 
 
-def _decode_sample(sample: Any, period: Period) -> tuple[int, tuple[float | None, ...], list[_Problem]]:
-    """(time, values in the order of FIELDS, problems) of one sample."""
+def _decode_sample(sample: Any, fields: Mapping[str, Field]) -> tuple[list[Any], list[Refused]]:
+    """(the values of the fields, all that is wrong) of one sample."""
     if not isinstance(sample, dict):
-        return 0, (), [(None, sample, "not_an_object")]
-    time = 0
-    row: list[float | None] = []
-    problems: list[_Problem] = []
-    try:
-        time = period.check(sample["timestamp"])
-    except KeyError:
-        problems.append(("timestamp", None, "missing"))
-    except Refused as refused:
-        problems.append(("timestamp", sample["timestamp"], str(refused)))
-    for name, rule in rules.METRIC_RULES.items():
-        value = sample.get(name)
+        return [], [Refused("not_an_object")]
+    row: list[Any] = []
+    problems: list[Refused] = []
+    for name, field in fields.items():
         try:
-            row.append(None if value is None else rule(value))
+            row.append(_value(name, field, sample))
         except Refused as refused:
-            problems.append((name, value, str(refused)))
-    if not problems and all(value is None for value in row):
-        problems.append((None, sample, "no_known_field"))
-    return time, tuple(row), problems
+            problems.append(refused)
+    if not problems and row.count(None) == len(FIELDS):
+        problems.append(Refused("no_known_field"))
+    return row, problems
 
 
 def _metric_columns(organization: str, device: str, times: list[int], values: Any) -> dict[str, list[Any]]:
@@ -315,23 +296,18 @@ def _decode_event(body: dict[str, Any], contract: Contract, decoded: Decoded, pe
     row: dict[str, Any] = {"organization_id": decoded.organization_id}
     if contract.device:
         row["device_id"] = decoded.device_id
-    row["timestamp"] = _checked("timestamp", period.check, body)
-    for name, field in contract.fields.items():
-        absent = body.get(name) is None and not field.required
-        row[name] = None if absent else _checked(name, field.rule, body)
+    for name, field in {"timestamp": Field(period.check), **contract.fields}.items():
+        row[name] = _value(name, field, body)
     row["message_id"] = str(decoded.message_id)
     decoded.columns = {name: [value] for name, value in row.items()}
 
 
-def _refuse(decoded: Decoded, field: str | None, value: Any, refused: Refused) -> Decoded:
-    decoded.whole = True
-    decoded.rejections = [Rejection(None, field, _shown(value), str(refused))]
-    return decoded
+def _rejection(index: int | None, refused: Refused, of: Any) -> Rejection:
+    """`of` is the object that has the field, or all that was refused."""
+    return Rejection(index, refused.field, _shown(of.get(refused.field) if refused.field else of), str(refused))
 
 
 def _shown(value: Any) -> str:
-    if isinstance(value, bytes):
-        value = value[:_SHOWN]
     try:
         return repr(value)[:_SHOWN]
     except RecursionError:

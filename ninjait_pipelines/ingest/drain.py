@@ -91,35 +91,33 @@ class Drain:
         Raises StoreError where a store is away or refuses; what was not acknowledged is given back then.
         """
         started = self.clock()
-        registry = self._prepare()
-        summary = Summary()
-        summary.dead_letters = self._move_dead_letters(most_messages)
+        self._prepare()
+        summary = Summary(dead_letters=self._move_dead_letters(most_messages))
         with self.message_queue.consume(self.sink.queue, prefetch=BATCH_MESSAGES) as consumer:
             while summary.messages < most_messages and (self.clock() - started).total_seconds() < most_seconds:
                 messages = _receive(consumer, most_messages - summary.messages, idle_seconds)
                 if not messages:
                     break
-                self._take(consumer, messages, registry, summary)
+                # Of now: a device may have been registered a second ago, and have sent its first sample since.
+                registry = load_registry(self.postgres)
+                suspects = [message for message in messages if message.deliveries > SUSPECT_AFTER_DELIVERIES]
+                others = [message for message in messages if message.deliveries <= SUSPECT_AFTER_DELIVERIES]
+                self._process(consumer, others, registry, summary)
+                self._process_one_by_one(consumer, suspects, registry, summary)
         return summary
 
-    def _prepare(self) -> Registry:
+    def _prepare(self) -> None:
         """Asks every store before anything is received: an outage must not use up the messages' deliveries."""
         self.message_queue.declare()
         self.clickhouse.now()
+        self.postgres.rows("SELECT 1")
         with self.mongodb.errors():
             self.mongodb.database[quarantine.COLLECTION].create_index([("state", 1), ("quarantined_at", 1)])
         self.sink.prepare()
-        return load_registry(self.postgres)
-
-    def _take(self, consumer: Consumer, messages: Sequence[Message], registry: Registry, summary: Summary) -> None:
-        suspects = [message for message in messages if message.deliveries > SUSPECT_AFTER_DELIVERIES]
-        others = [message for message in messages if message.deliveries <= SUSPECT_AFTER_DELIVERIES]
-        if others:
-            self._process(consumer, others, registry, summary)
-        if suspects:
-            self._process_one_by_one(consumer, suspects, registry, summary)
 
     def _process(self, consumer: Consumer, messages: Sequence[Message], registry: Registry, summary: Summary) -> None:
+        if not messages:
+            return
         now = self.clock()
         period = Period.at(now)
         batch = [(message, self._decode(message, registry, period)) for message in messages]
@@ -127,7 +125,6 @@ class Drain:
         hours = self.sink.write([decoded for _, decoded in batch], self.run_id, now)
         rejected = [(message, decoded) for message, decoded in batch if decoded.rejections]
         quarantine.hold(self.mongodb, rejected, self.run_id, now)
-        consumer.keep_alive()
         self.clickhouse.insert("message_deliveries", ledger_rows(batch, self.run_id))
         consumer.acknowledge(messages)
         summary.add(batch, hours)
@@ -151,7 +148,7 @@ class Drain:
                 raise
             except Exception as error:  # noqa: BLE001 -- raised below, or recorded with its message
                 failures.append((message, error))
-        if len(failures) == len(suspects):  # perhaps it is not the messages: let a person see
+        if failures and len(failures) == len(suspects):  # perhaps it is not the messages: let a person see
             raise failures[0][1]
         for message, failure in failures:
             self.log.error("%s becomes a dead letter: %s", quarantine.document_id(message), failure)

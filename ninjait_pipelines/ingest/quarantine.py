@@ -5,7 +5,6 @@ One document is one delivered copy; its `_id` is made from the copy, so holding 
 
 import hashlib
 import json
-import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
@@ -16,7 +15,7 @@ from bson import Binary
 from pymongo.errors import BulkWriteError
 
 from ninjait_pipelines.ingest.decode import Decoded, read_json
-from ninjait_pipelines.resources.message_queue import Message, MessageQueue, Outgoing
+from ninjait_pipelines.resources.message_queue import Message, MessageQueue, Outgoing, identity
 from ninjait_pipelines.resources.mongodb import MongoDB
 
 COLLECTION = "quarantine"
@@ -25,8 +24,6 @@ AUDIT = "audit_trail"
 # a put that died half-way has to be cleaned up first, and the local stack's server does that in its own way.)
 PIECE_BYTES = 8 * 1024 * 1024
 PIECES = "quarantine_body_pieces"
-# Names a replayed message after what it replays: replayed twice, it is one message and its duplicate.
-REPLAY_NAMESPACE = uuid.UUID("5f9e2c6e-0d0b-5b0e-8a53-2f1f0a6f3c55")
 DUPLICATE_KEY = 11000
 
 
@@ -127,15 +124,13 @@ def select(
     state: str | None = "held",
 ) -> Iterator[dict[str, Any]]:
     """Quarantined copies, without their bodies, the oldest first."""
-    query: dict[str, Any] = {}
-    if state:
-        query["state"] = state
-    if document_id:
-        query["_id"] = document_id
-    if reason:
-        query["reasons.reason"] = reason
-    if since:
-        query["quarantined_at"] = {"$gte": since}
+    wanted = {
+        "state": state,
+        "_id": document_id,
+        "reasons.reason": reason,
+        "quarantined_at": since and {"$gte": since},
+    }
+    query = {name: value for name, value in wanted.items() if value}
     with mongodb.errors():
         yield from mongodb.database[COLLECTION].find(query, {"body": 0}).sort("quarantined_at", 1)
 
@@ -160,33 +155,36 @@ def lines(documents: Iterable[dict[str, Any]]) -> list[Line]:
 
 
 def replay(mongodb: MongoDB, queue: MessageQueue, documents: Iterable[dict[str, Any]], who: str, now: datetime) -> int:
-    """Publishes held copies again, through the front door, and returns how many.
+    """Publishes held copies again, through the front door, and returns how many messages that were.
 
-    1. Publish. Dying here: it is still held, and the next replay publishes it again under the same message id, which
-       the ledger shows as a duplicate and no store shows at all.
+    1. Publish, several held copies of one message once. Dying here: they are still held, and the next replay publishes
+       the same message again, which the ledger shows as a duplicate and no store shows at all.
     2. Mark it replayed.
     """
-    count = 0
+    published: set[tuple[str | None, bytes]] = set()
     for document in documents:
         full = find(mongodb, document["_id"])
         if full is None or full["state"] != "held":
             continue
         message = again(full, body_of(mongodb, full))
-        queue.publish([message])
+        content = (message.message_id, hashlib.sha256(message.body).digest())
+        if content not in published:
+            queue.publish([message])
+            published.add(content)
         _mark(mongodb, full, "replayed", who, now, f"published as message {message.message_id}")
-        count += 1
-    return count
+    return len(published)
 
 
 def again(document: dict[str, Any], body: bytes) -> Outgoing:
-    """The message that replays a copy: its rejected samples where the others were written, else its whole body."""
-    return Outgoing(
-        queue=document["queue"],
-        routing_key=document["routing_key"],
-        body=body if document["whole"] else _only_samples(body, {entry["index"] for entry in document["reasons"]}),
-        message_id=str(uuid.uuid5(REPLAY_NAMESPACE, document["_id"])),
-        content_type=document["content_type"],
-    )
+    """The message that replays a copy: itself, or a message of its rejected samples where the others were written.
+
+    Either has the same id however often, and from whichever copy, it is made.
+    """
+    message_id = document["message_id"]
+    if not document["whole"]:
+        body = _only_samples(body, {entry["index"] for entry in document["reasons"]})
+        message_id = str(identity(document["queue"], body))
+    return Outgoing(document["queue"], document["routing_key"], body, message_id, document["content_type"])
 
 
 def _only_samples(body: bytes, indexes: set[int]) -> bytes:

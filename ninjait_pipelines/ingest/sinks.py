@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ninjait_pipelines.cache import keys
+from ninjait_pipelines.ingest.contract import milliseconds
 from ninjait_pipelines.ingest.decode import Decoded
 from ninjait_pipelines.ingest.quarantine import insert_new
 from ninjait_pipelines.resources.clickhouse import ClickHouse, mart_rows, sql
@@ -94,13 +95,13 @@ class MetricsSink:
         A laptop that sends last week's samples once more: they lie in the lower tiers inside their windows already, and
         the late copy, which stands beside the windows, would count twice.
         """
-        oldest = int((now - RETENTION[Tier.RAW]).timestamp() * 1000)
-        late = [str(one.message_id) for one in decoded if one.columns and min(one.columns["time"]) < oldest]
+        oldest = milliseconds(now - RETENTION[Tier.RAW])
+        late = [str(one.message_id) for one in decoded if one.columns and min(one.columns["time"]) <= oldest]
         if not late:
             return decoded
         rows = self._clickhouse.rows(sql("ingest/already_written"), queue=self.queue, message_ids=late)
-        written = {row["message_id"] for row in rows}
-        return [one for one in decoded if one.message_id not in written]
+        written = {(str(row["organization_id"]), row["message_id"]) for row in rows}
+        return [one for one in decoded if (one.organization_id, one.message_id) not in written]
 
 
 class EventsSink:
@@ -120,7 +121,7 @@ class EventsSink:
 
 
 class LogsSink:
-    """Application logs in MongoDB; the message id is the document's."""
+    """Application logs in MongoDB; the document's id is made from the organization's and the message's."""
 
     queue = "platform.logs"
     collection = "application_logs"
@@ -146,7 +147,7 @@ def events(decoded: Sequence[Decoded]) -> list[dict[str, Any]]:
 def _log_document(event: Mapping[str, Any]) -> dict[str, Any]:
     document = {name: value for name, value in event.items() if name != "message_id"}
     timestamp = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=event["timestamp"])
-    return {"_id": event["message_id"], **document, "timestamp": timestamp}
+    return {"_id": f"{event['organization_id']}/{event['message_id']}", **document, "timestamp": timestamp}
 
 
 def _points(decoded: Sequence[Decoded]) -> pa.Table:
@@ -161,24 +162,23 @@ def _points(decoded: Sequence[Decoded]) -> pa.Table:
 
 
 def by_tier(points: pa.Table, now: datetime) -> Iterator[tuple[Tier, pa.Table]]:
-    """The points that each tier takes by their age; `tier_of` for a whole table."""
-    younger = pa.array([False] * len(points), pa.bool_())
-    for tier, kept in RETENTION.items():
-        young_enough = pc.greater_equal(points["time"], pa.scalar(now - kept, POINTS.field("time").type))
-        part = points.filter(pc.and_not(young_enough, younger))
-        if len(part):
+    """The points that each tier takes by their age. The last takes all that are left: they have been accepted."""
+    *finer, last = RETENTION
+    for tier in finer:
+        young_enough = pc.greater_equal(points["time"], pa.scalar(now - RETENTION[tier], points["time"].type))
+        if len(part := points.filter(young_enough)):
             yield tier, part
-        younger = young_enough
+        points = points.filter(pc.invert(young_enough))
+    if len(points):
+        yield last, points
 
 
 def touched_hours(points: pa.Table, run_id: str) -> pa.Table:
     """Points by organization and hour, as the table touched_hours takes them."""
-    hours = pc.floor_temporal(points["time"], unit="hour").cast(_TOUCHED.field("hour").type)
-    counted = pa.table({"organization_id": points["organization_id"], "hour": hours})
-    counted = counted.group_by(["organization_id", "hour"]).aggregate([([], "count_all")])
-    runs = pa.array([run_id] * len(counted), pa.string())
-    columns = [counted["organization_id"], counted["hour"], counted["count_all"].cast(pa.uint32()), runs]
-    return pa.table(columns, schema=_TOUCHED)
+    hours = pa.table([points["organization_id"], pc.floor_temporal(points["time"], unit="hour")], _TOUCHED.names[:2])
+    counted = hours.group_by(_TOUCHED.names[:2]).aggregate([([], "count_all")])
+    counted = counted.append_column("run_id", pa.array([run_id] * len(counted), pa.string()))
+    return counted.rename_columns(_TOUCHED.names).cast(_TOUCHED)
 
 
 def latest(decoded: Sequence[Decoded]) -> list[tuple[str, dict[str, Any]]]:

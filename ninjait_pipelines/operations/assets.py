@@ -1,22 +1,21 @@
 """`store_health`: what an on-call engineer asks first, in the UI and with its history."""
 
 import time
+from dataclasses import fields
 
 import dagster as dg
+import msgspec
 
 from ninjait_pipelines.operations.health import check_all
-from ninjait_pipelines.resources.archive import Archive
-from ninjait_pipelines.resources.clickhouse import ClickHouse
-from ninjait_pipelines.resources.dragonfly import Dragonfly
-from ninjait_pipelines.resources.message_queue import MessageQueue
-from ninjait_pipelines.resources.metrics_store import MetricsStore
-from ninjait_pipelines.resources.mongodb import MongoDB
-from ninjait_pipelines.resources.postgres import Postgres
-from ninjait_pipelines.resources.store import Store, StoreStatus
+from ninjait_pipelines.resources import Stores
+from ninjait_pipelines.resources.store import StoreStatus
+
+STORES = [field.name for field in fields(Stores)]
 
 
 @dg.asset(
     group_name="operations",
+    required_resource_keys=set(STORES),
     check_specs=[
         dg.AssetCheckSpec("stores_are_up", asset="store_health", description="Fails naming the stores that are down.")
     ],
@@ -24,56 +23,27 @@ from ninjait_pipelines.resources.store import Store, StoreStatus
     kinds={"python"},
     owners=["team:data-engineering"],
 )
-def store_health(
-    message_queue: dg.ResourceParam[MessageQueue],
-    metrics_store: dg.ResourceParam[MetricsStore],
-    dragonfly: Dragonfly,
-    clickhouse: ClickHouse,
-    postgres: Postgres,
-    mongodb: MongoDB,
-    archive: Archive,
-) -> dg.MaterializeResult:
+def store_health(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
     """State, version, latency and size of every store. A store that is down fails the check, not the asset."""
     started = time.perf_counter()
-    stores: dict[str, Store] = {
-        "message_queue": message_queue,
-        "metrics_store": metrics_store,
-        "dragonfly": dragonfly,
-        "clickhouse": clickhouse,
-        "postgres": postgres,
-        "mongodb": mongodb,
-        "archive": archive,
-    }
-    statuses = check_all(stores)
+    statuses = check_all({name: getattr(context.resources, name) for name in STORES})
+    down = [status for status in statuses if not status.ok]
+    check = dg.AssetCheckResult(
+        check_name="stores_are_up",
+        passed=not down,
+        description=" ".join(status.problem for status in down) or "All stores answer.",
+        metadata={"down": [status.store for status in down]},
+    )
     return dg.MaterializeResult(
         metadata={
             "dagster/row_count": len(statuses),
             "stores": dg.MetadataValue.table([_record(status) for status in statuses]),
             "duration_seconds": time.perf_counter() - started,
         },
-        check_results=[_check(statuses)],
-    )
-
-
-def _check(statuses: list[StoreStatus]) -> dg.AssetCheckResult:
-    down = [status for status in statuses if not status.ok]
-    return dg.AssetCheckResult(
-        check_name="stores_are_up",
-        passed=not down,
-        description=" ".join(status.problem for status in down) or "All stores answer.",
-        metadata={"down": [status.store for status in down]},
+        check_results=[check],
     )
 
 
 def _record(status: StoreStatus) -> dg.TableRecord:
-    return dg.TableRecord(
-        {
-            "store": status.store,
-            "state": "up" if status.ok else "down",
-            "version": status.version,
-            "latency_seconds": status.latency_seconds or 0.0,
-            "size_bytes": status.size_bytes or 0,
-            "address": status.address,
-            "problem": status.problem,
-        }
-    )
+    columns = msgspec.to_builtins(status)
+    return dg.TableRecord({name: "" if value is None else value for name, value in columns.items()})

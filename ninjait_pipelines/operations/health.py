@@ -17,7 +17,10 @@ def check_all(
     found: dict[str, StoreStatus] = {}
 
     def check(name: str, store: Store) -> None:
-        found[name] = store.status()
+        try:
+            found[name] = store.status()
+        except Exception as error:  # noqa: BLE001 -- shown, not hidden: whatever a client throws, its store does not answer
+            found[name] = StoreStatus(store.title, store.address, ok=False, problem=f"{store.title}: {error!r}")
 
     threads = [Thread(target=check, args=item, daemon=True) for item in stores.items()]
     for thread in threads:

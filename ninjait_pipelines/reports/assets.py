@@ -6,17 +6,21 @@ from datetime import timedelta
 import dagster as dg
 
 from ninjait_pipelines.partitions import RUNNING, WEEKLY, catch_up, news, windows
-from ninjait_pipelines.reports.weekly import WEEK, completeness, publish, read_week, reports
+from ninjait_pipelines.reports.weekly import WEEK, completeness, publish, read_week, report
 from ninjait_pipelines.resources.archive import Archive
-from ninjait_pipelines.resources.clickhouse import ClickHouse
+from ninjait_pipelines.resources.clickhouse import ClickHouse, sql
 from ninjait_pipelines.resources.dragonfly import Dragonfly
 
 UPSTREAM = ("device_metrics_hourly", "ticket_facts", "billing_events", "invoices")
+# They have no partitions and are materialized all the time: they ask for no report and hold none up.
+ALWAYS_NEW = ("organizations", "devices", "api_calls")
+_ALWAYS_NEW = dg.AssetSelection.assets(*ALWAYS_NEW)
 # A report says how complete it is, so it waits for nothing: the running week's grows with every hour, and the first
-# week of an installation, of which hours are missing for ever, has one too. API calls come all the time: they ask none.
-_DRAIN = dg.AssetSelection.assets("api_calls")
+# week of an installation, of which hours are missing for ever, has one too.
 _FOLLOW = (
-    news(_DRAIN) & ~dg.AutomationCondition.any_deps_in_progress().ignore(_DRAIN) & ~dg.AutomationCondition.in_progress()
+    news(_ALWAYS_NEW)
+    & ~dg.AutomationCondition.any_deps_in_progress().ignore(_ALWAYS_NEW)
+    & ~dg.AutomationCondition.in_progress()
 )
 AUTOMATION = (catch_up(timedelta(days=14)).without(~dg.AutomationCondition.any_deps_missing()) | _FOLLOW).with_label(
     "weekly"
@@ -25,7 +29,7 @@ AUTOMATION = (catch_up(timedelta(days=14)).without(~dg.AutomationCondition.any_d
 
 @dg.asset(
     group_name="reports",
-    deps=[*(dg.AssetDep(name, partition_mapping=RUNNING) for name in UPSTREAM), "api_calls"],
+    deps=[*(dg.AssetDep(name, partition_mapping=RUNNING) for name in UPSTREAM), *ALWAYS_NEW],
     partitions_def=WEEKLY,
     backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=168),
     automation_condition=AUTOMATION,
@@ -39,17 +43,11 @@ def weekly_reports(
     for key, start, end in windows(context):
         started = time.perf_counter()
         as_of = clickhouse.now()
-        rolled_up = clickhouse.scalar(
-            "SELECT count() FROM rolled_up_hours FINAL "
-            "WHERE hour >= {start:DateTime('UTC')} AND hour < {stop:DateTime('UTC')}",
-            start=start,
-            stop=end,
-        )
-        complete = completeness(rolled_up, start, as_of)
-        week = reports(read_week(clickhouse, start, end), start.date(), as_of, complete)
+        complete = completeness(clickhouse.scalar(sql("rollup/rolled_up"), start=start, stop=end), start, as_of)
+        week = [report(own, start.date(), as_of, complete) for own in read_week(clickhouse, start, end)]
         # The API shows the latest week. A backfill of an older one must not bring it back, not even to an expired key.
         recent = as_of < end + WEEK
-        published = sum(publish(archive, dragonfly, report, cached=recent) for report in week)
+        published = sum(publish(archive, dragonfly, one, cached=recent) for one in week)
         context.add_asset_metadata(
             {
                 "dagster/partition_row_count": len(week),

@@ -1,14 +1,12 @@
 """Does every organization have its report?"""
 
-import json
 from datetime import datetime
-from typing import Any
 
 import dagster as dg
 
 from ninjait_pipelines.partitions import WEEKLY, check_each
 from ninjait_pipelines.reports.assets import weekly_reports
-from ninjait_pipelines.reports.weekly import report_key
+from ninjait_pipelines.reports.weekly import Report, read_report, report_key
 from ninjait_pipelines.resources.archive import Archive
 from ninjait_pipelines.resources.clickhouse import ClickHouse, sql
 
@@ -20,23 +18,22 @@ def every_organization_has_its_report(
     """Each organization of the week has an archived report, its own, with a completeness from 0 to 1."""
 
     def examine(start: datetime, end: datetime) -> dg.AssetCheckResult:
-        week = start.date().isoformat()
         rows = clickhouse.rows(sql("reports/organizations"), start=start, stop=end)
-        expected = [{"organization_id": str(row["organization_id"]), "week": week} for row in rows]
-        problems = [f"{report_key(one)} {problem}" for one in expected if (problem := _problem(archive, one))]
+        found = {row["organization_id"]: read_report(archive, row["organization_id"], start.date()) for row in rows}
+        problems = [text for id_, report in found.items() if (text := _problem(str(id_), str(start.date()), report))]
         return dg.AssetCheckResult(
             passed=not problems,
             description="; ".join(problems[:10]),
-            metadata={"organizations": len(expected), "problems": len(problems)},
+            metadata={"organizations": len(found), "problems": len(problems)},
         )
 
     return check_each(context, examine)
 
 
-def _problem(archive: Archive, expected: dict[str, Any]) -> str | None:
-    if not archive.exists(report_key(expected)):
-        return "is not there"
-    report = json.loads(archive.read(report_key(expected)))
-    if any(report[name] != value for name, value in expected.items()):
-        return f"is the report of {report['organization_id']}, week {report['week']}"
-    return None if 0 <= report["completeness"] <= 1 else f"has the completeness {report['completeness']}"
+def _problem(organization: str, week: str, report: Report | None) -> str | None:
+    key = report_key(organization, week)
+    if report is None:
+        return f"{key} is not there, or no report"
+    if (report["organization_id"], report["week"]) != (organization, week):
+        return f"{key} is the report of {report['organization_id']}, week {report['week']}"
+    return None if 0 <= report["completeness"] <= 1 else f"{key} has the completeness {report['completeness']}"

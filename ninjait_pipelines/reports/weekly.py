@@ -1,29 +1,33 @@
 """The weekly report: what is in it, where it goes, and which report gives way to which."""
 
 import json
+from collections import defaultdict
 from collections.abc import Mapping
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from redis.client import Pipeline
-
 from ninjait_pipelines.cache.keys import WEEKLY_REPORT_TTL, weekly_report
 from ninjait_pipelines.resources.archive import Archive
 from ninjait_pipelines.resources.clickhouse import ClickHouse, sql
-from ninjait_pipelines.resources.dragonfly import Dragonfly, as_of_text, errors
+from ninjait_pipelines.resources.dragonfly import Dragonfly, as_of_text
+from ninjait_pipelines.rollup.hours import HOUR
 
 WEEK = timedelta(days=7)
-HOUR = timedelta(hours=1)
+QUERIES = ("organizations", "devices", "expected", "busiest", "tickets", "api", "billing", "invoices")
 Report = dict[str, Any]
-Rows = list[dict[str, Any]]
+# Query -> one organization's rows of it.
+Rows = Mapping[str, list[dict[str, Any]]]
 
 
-def read_week(clickhouse: ClickHouse, start: datetime, stop: datetime) -> dict[str, Rows]:
-    """Every query of the report over [start, stop): name -> rows of all organizations."""
-    names = ("organizations", "devices", "expected", "busiest", "tickets", "api", "billing", "invoices")
-    return {name: clickhouse.rows(sql(f"reports/{name}"), start=start, stop=stop) for name in names}
+def read_week(clickhouse: ClickHouse, start: datetime, stop: datetime) -> list[Rows]:
+    """Every query of the report over [start, stop), of each organization that was a customer in it."""
+    found: defaultdict[UUID, defaultdict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
+    for name in QUERIES:
+        for row in clickhouse.rows(sql(f"reports/{name}"), start=start, stop=stop):
+            found[row["organization_id"]][name].append(row)
+    return [own for own in found.values() if own["organizations"]]
 
 
 def completeness(rolled_up_hours: int, start: datetime, as_of: datetime) -> float:
@@ -32,67 +36,39 @@ def completeness(rolled_up_hours: int, start: datetime, as_of: datetime) -> floa
     return min(1.0, rolled_up_hours / elapsed) if elapsed > 0 else 0.0
 
 
-def reports(read: Mapping[str, Rows], week: date, as_of: datetime, complete: float) -> list[Report]:
-    """One report for each organization, JSON-able: decimals as text, null where nothing was measured."""
-    of = {name: _by_organization(rows) for name, rows in read.items()}
-    return [
-        {
-            "organization_id": str(organization["organization_id"]),
-            "organization": organization["name"],
-            "week": week.isoformat(),
-            "as_of": as_of_text(as_of),
-            "completeness": complete,
-            **_sections({name: rows.get(organization["organization_id"], []) for name, rows in of.items()}),
-        }
-        for organization in read["organizations"]
-    ]
-
-
-def _sections(own: Mapping[str, Rows]) -> Report:
-    devices = _only(own["devices"])
-    expected = _only(own["expected"]).get("expected", 0)
-    tickets = _only(own["tickets"])
-    calls = _only(own["api"])
-    billed = {row["kind"]: row for row in own["billing"]}
-    figures = {name: devices.get(name) for name in ("cpu_avg", "cpu_max", "memory_avg", "memory_max")}
+def report(own: Rows, week: date, as_of: datetime, complete: float) -> Report:
+    """An organization's report, JSON-able: decimals as text, null where nothing was measured."""
+    first = {name: rows[0] for name, rows in own.items() if rows}
+    organization, devices = first["organizations"], first.get("devices", {})
+    tickets, calls = first.get("tickets", {}), first.get("api", {})
+    expected = first.get("expected", {}).get("expected")
+    latest = {row["kind"]: _value(row["latest"]) for row in own["billing"]}
+    breaches = ("first_response_breaches", "resolution_breaches")
+    invoiced = ("period_starts_on", "currency", "total", "status", "days_covered", "days_in_period")
     return {
+        "organization_id": str(organization["organization_id"]),
+        "organization": organization["name"],
+        "week": week.isoformat(),
+        "as_of": as_of_text(as_of),
+        "completeness": complete,
         "devices": {
             "reporting": devices.get("reporting", 0),
-            **figures,
+            **{name: devices.get(name) for name in ("cpu_avg", "cpu_max", "memory_avg", "memory_max")},
             "sample_share": min(1.0, devices.get("samples", 0) / expected) if expected else None,
-            "busiest": [_plain(row, "device_id", "hostname", "cpu_avg") for row in own["busiest"]],
+            "busiest": _plain(own["busiest"], "device_id", "hostname", "cpu_avg"),
         },
-        "tickets": {
-            name: tickets.get(name, 0)
-            for name in ("opened", "closed", "first_response_breaches", "resolution_breaches")
-        },
+        "tickets": {name: tickets.get(name, 0) for name in ("opened", "closed", *breaches)},
         "api": {"calls": calls.get("calls", 0), "error_share": calls.get("error_share")},
-        "usage": {
-            f"{kind}_gb": _value(billed[kind]["latest"]) if kind in billed else None for kind in ("storage", "backup")
-        },
+        "usage": {"storage_gb": latest.get("storage"), "backup_gb": latest.get("backup")},
         "billing": {
-            "quantities": [_plain(row, "kind", "quantity", "complete_days") for row in own["billing"]],
-            "invoices": [
-                _plain(row, "period_starts_on", "currency", "total", "status", "days_covered", "days_in_period")
-                for row in own["invoices"]
-            ],
+            "quantities": _plain(own["billing"], "kind", "quantity", "complete_days"),
+            "invoices": _plain(own["invoices"], *invoiced),
         },
     }
 
 
-def _by_organization(rows: Rows) -> dict[UUID, Rows]:
-    grouped: dict[UUID, Rows] = {}
-    for row in rows:
-        grouped.setdefault(row["organization_id"], []).append(row)
-    return grouped
-
-
-def _only(rows: Rows) -> dict[str, Any]:
-    return rows[0] if rows else {}
-
-
-def _plain(row: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    return {name: _value(row[name]) for name in names}
+def _plain(rows: list[dict[str, Any]], *names: str) -> list[dict[str, Any]]:
+    return [{name: _value(row[name]) for name in names} for row in rows]
 
 
 def _value(value: Any) -> Any:
@@ -101,40 +77,30 @@ def _value(value: Any) -> Any:
     return str(value) if isinstance(value, (UUID, date)) else value
 
 
-def report_key(report: Report) -> str:
+def report_key(organization_id: UUID | str, week: date | str) -> str:
     """The report's object in the archive."""
-    return f"weekly_reports/week={report['week']}/organization_id={report['organization_id']}.json"
+    return f"weekly_reports/week={week}/organization_id={organization_id}.json"
+
+
+def read_report(archive: Archive, organization_id: UUID | str, week: date | str) -> Report | None:
+    """The archived report; None where there is none, or where the object is no report: the next run replaces it."""
+    key = report_key(organization_id, week)
+    try:
+        found = json.loads(archive.read(key)) if archive.exists(key) else None
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) and "as_of" in found else None
 
 
 def publish(archive: Archive, dragonfly: Dragonfly, report: Report, cached: bool) -> bool:
     """Puts a report into the archive and, where `cached`, into Dragonfly; False where both hold a newer one already.
 
     1. The archive, which lasts. Dying here: the API shows the report before until a rerun, which repeats both.
-    2. Dragonfly, for a day.
+    2. Dragonfly, for a day, unless it holds a later week's.
     """
-    key = report_key(report)
-    held = json.loads(archive.read(key)) if archive.exists(key) else None
+    organization, week = report["organization_id"], report["week"]
+    held = read_report(archive, organization, week)
     archived = held is None or held["as_of"] <= report["as_of"]
     if archived:
-        archive.write(key, json.dumps(report, indent=2).encode())
-    return (cached and cache_report(dragonfly, report)) or archived
-
-
-def cache_report(dragonfly: Dragonfly, report: Report) -> bool:
-    """Caches the report unless the key holds a later week's, or this week's of a newer run."""
-    key = weekly_report(report["organization_id"])
-
-    def switch(pipeline: Pipeline) -> bool:
-        held = pipeline.get(key)
-        if held and _rank(json.loads(str(held))) > _rank(report):
-            return False
-        pipeline.multi()
-        pipeline.set(key, json.dumps(report), ex=WEEKLY_REPORT_TTL)
-        return True
-
-    with errors(dragonfly.url):
-        return bool(dragonfly.client.transaction(switch, key, value_from_callable=True))  # type: ignore[arg-type]
-
-
-def _rank(report: Report) -> tuple[str, str]:
-    return report["week"], report["as_of"]
+        archive.write(report_key(organization, week), json.dumps(report, indent=2).encode())
+    return (cached and dragonfly.set_if_newer(weekly_report(organization), report, WEEKLY_REPORT_TTL)) or archived

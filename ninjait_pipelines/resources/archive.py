@@ -5,13 +5,12 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import PurePosixPath
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import pyarrow.fs as pafs
 from pydantic import Field, PrivateAttr
 
 from ninjait_pipelines.resources.store import Store, StoreFailed, StoreRefused, StoreUnavailable
-from ninjait_pipelines.settings import without_password
 
 # What a killed writer leaves behind ends with this, and is no object.
 UNFINISHED = ".unfinished"
@@ -30,27 +29,18 @@ class Archive(Store):
     timeout_seconds: float = Field(default=30, description="Longest wait for S3, seconds")
 
     _filesystem: pafs.FileSystem | None = PrivateAttr(default=None)
-    _prefix: str = PrivateAttr(default="")
-
-    @property
-    def address(self) -> str:
-        return without_password(self.url)
 
     @property
     def filesystem(self) -> pafs.FileSystem:
         """Arrow's file system, rooted at the archive's prefix: paths in it are our keys."""
         if self._filesystem is None:
             parts = urlsplit(self.url)
-            root = parts.path if parts.scheme == "file" else f"{parts.netloc}{parts.path}"
-            base = pafs.LocalFileSystem() if parts.scheme == "file" else self._s3()
-            self._filesystem = pafs.SubTreeFileSystem(root, base)
+            if parts.scheme == "file":
+                self._filesystem = pafs.SubTreeFileSystem(unquote(parts.path), pafs.LocalFileSystem())
+            else:
+                s3 = pafs.S3FileSystem(connect_timeout=self.timeout_seconds, request_timeout=self.timeout_seconds)
+                self._filesystem = pafs.SubTreeFileSystem(f"{parts.netloc}{parts.path}", s3)
         return self._filesystem
-
-    def _s3(self) -> pafs.FileSystem:
-        return pafs.S3FileSystem(connect_timeout=self.timeout_seconds, request_timeout=self.timeout_seconds)
-
-    def close(self) -> None:
-        self._filesystem = None
 
     def _ping(self) -> tuple[str, int | None]:
         with self._errors(""):

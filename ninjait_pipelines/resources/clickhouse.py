@@ -1,11 +1,12 @@
 """ClickHouse: hourly rollups, events, marts, ledgers. Every mart is written by `replace_slice` and read by its view."""
 
 import functools
+import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 import clickhouse_connect
@@ -13,14 +14,30 @@ import dagster as dg
 import pyarrow as pa
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError, DatabaseError
+from clickhouse_connect.driver.query import QueryResult
 from pydantic import Field, PrivateAttr
 
 from ninjait_pipelines.resources.store import Store, StoreError, StoreFailed, StoreRefused, StoreUnavailable, retrying
-from ninjait_pipelines.settings import SQL, without_password
+from ninjait_pipelines.settings import SQL
 
-AUTHENTICATION_FAILED = ("516", "497")
-# Server-side states that pass: too many queries at once, memory limit of the moment, table read-only, timeouts.
-PASSING = ("159", "202", "209", "210", "241", "242", "252", "425")
+T = TypeVar("T")
+WORDS = "Read ClickHouse's words above."
+UNAVAILABLE = (StoreUnavailable, "See what runs with: ninjait status.")
+REFUSED = (StoreRefused, "Check CLICKHOUSE_USER and CLICKHOUSE_PASSWORD.")
+# ClickHouse's error codes; all others are StoreFailed. Those that pass: too many queries at once, memory limit of the
+# moment, table read-only, timeouts.
+BY_CODE: dict[str, tuple[type[StoreError], str]] = {
+    **dict.fromkeys(("159", "202", "209", "210", "241", "242", "252", "425"), UNAVAILABLE),
+    **dict.fromkeys(("497", "516"), REFUSED),
+    "60": (StoreFailed, "Bring the schema up to date: ninjait migrate up."),
+    "81": (StoreFailed, "Does the database of CLICKHOUSE_DATABASE exist?"),
+}
+BY_STATUS: dict[str, tuple[type[StoreError], str]] = {
+    **dict.fromkeys(("401", "403"), REFUSED),
+    **dict.fromkeys(("400", "404", "405"), (StoreFailed, "Is CLICKHOUSE_URL the address of a ClickHouse?")),
+}
+# The client logs every error that it raises, without time and place; it reaches the reader as ours.
+logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)
 
 
 class ClickHouse(Store):
@@ -42,10 +59,6 @@ class ClickHouse(Store):
     _client: Client | None = PrivateAttr(default=None)
 
     @property
-    def address(self) -> str:
-        return without_password(self.url)
-
-    @property
     def client(self) -> Client:
         """The official client, connected at first use; without a session, so that no query waits for another.
 
@@ -53,25 +66,17 @@ class ClickHouse(Store):
         """
         if self._client is None:
             with self._errors():
-                self._client = self._connect()
+                self._client = clickhouse_connect.get_client(
+                    dsn=self.url,
+                    username=self.user,
+                    password=self.password,
+                    database=self.database,
+                    connect_timeout=self.connect_timeout_seconds,
+                    send_receive_timeout=self.timeout_seconds,
+                    autogenerate_session_id=False,
+                    query_retries=0,
+                )
         return self._client
-
-    def _connect(self) -> Client:
-        return clickhouse_connect.get_client(
-            dsn=self.url,
-            username=self.user,
-            password=self.password,
-            database=self.database,
-            connect_timeout=self.connect_timeout_seconds,
-            send_receive_timeout=self.timeout_seconds,
-            autogenerate_session_id=False,
-            query_retries=0,
-        )
-
-    def close(self) -> None:
-        if self._client is not None:
-            self._client.close()
-            self._client = None
 
     def _ping(self) -> tuple[str, int | None]:
         row = self.rows(
@@ -82,12 +87,11 @@ class ClickHouse(Store):
 
     def rows(self, query: str, **parameters: Any) -> list[dict[str, Any]]:
         """The result as a list of dicts; UUIDs are UUID, decimals Decimal, times aware. For small results."""
-        result = self._retried(lambda: self.client.query(query, parameters=parameters, tz_mode="aware"))
-        return list(result.named_results())
+        return list(self._query(query, parameters).named_results())
 
     def scalar(self, query: str, **parameters: Any) -> Any:
         """The first column of the only row."""
-        return self._retried(lambda: self.client.query(query, parameters=parameters, tz_mode="aware")).result_rows[0][0]
+        return self._query(query, parameters).result_rows[0][0]
 
     def arrow(self, query: str, **parameters: Any) -> pa.Table:
         """The result as an Arrow table; UUIDs are text."""
@@ -121,7 +125,7 @@ class ClickHouse(Store):
         bound from `parameters`; as_of: the version, taken by `now()` before the sources were read.
 
         1. Insert the new version. Dying here: the view shows new rows, and ghosts beside them until a rerun.
-        2. Delete rows that the new version has not replaced. Dying before: as above; the rerun's version is newer still.
+        2. Delete rows that the new version has not replaced. Dying before: as above; a rerun's version is newer still.
         """
         storage = f"{table}_versions"
         versions = pa.array([as_of] * rows.num_rows, pa.timestamp("us", "UTC"))
@@ -132,11 +136,15 @@ class ClickHouse(Store):
             self._retried(lambda: self.client.command(f"DELETE FROM {storage} WHERE {ghosts}", parameters=parameters))  # noqa: S608
         return rows.num_rows
 
-    def _retried(self, call: Any) -> Any:
-        for attempt in retrying():
-            with attempt, self._errors():
+    def _query(self, query: str, parameters: Mapping[str, Any]) -> QueryResult:
+        return self._retried(lambda: self.client.query(query, parameters=dict(parameters), tz_mode="aware"))
+
+    def _retried(self, call: Callable[[], T]) -> T:
+        def once() -> T:
+            with self._errors():
                 return call()
-        raise AssertionError("unreachable: retrying either returns or raises")
+
+        return retrying()(once)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -145,20 +153,17 @@ class ClickHouse(Store):
         except DatabaseError as error:  # among them OperationalError
             raise self._error(error) from error
         except ClickHouseError as error:
-            raise StoreFailed(self.title, self.url, error, "Read ClickHouse's words above.") from error
+            raise StoreFailed(self.title, self.url, error, WORDS) from error
 
     def _error(self, error: Exception) -> StoreError:
         text = str(error)
-        code = (re.search(r"[Cc]ode:?\s*(\d+)", text) or [None, ""])[1]
-        if code in AUTHENTICATION_FAILED or "HTTP 401" in text or "HTTP 403" in text:
-            return StoreRefused(self.title, self.url, text, "Check CLICKHOUSE_USER and CLICKHOUSE_PASSWORD.")
-        if code == "81":
-            return StoreFailed(self.title, self.url, text, "Does the database of CLICKHOUSE_DATABASE exist?")
-        if code == "60":
-            return StoreFailed(self.title, self.url, text, "Bring the schema up to date: ninjait migrate up.")
-        if code in PASSING or not code:
-            return StoreUnavailable(self.title, self.url, text, "See what runs with: ninjait status.")
-        return StoreFailed(self.title, self.url, text, "Read ClickHouse's words above.")
+        code, status = (re.search(pattern, text) for pattern in (r"[Cc]ode: (\d+)", r"HTTP status (\d+)"))
+        if code is None:
+            # No answer, or not one of ClickHouse's: a proxy that says that its server is away, or another server.
+            kind, advice = BY_STATUS.get(status[1] if status else "", UNAVAILABLE)
+        else:
+            kind, advice = BY_CODE.get(code[1], (StoreFailed, WORDS))
+        return kind(self.title, self.url, text, advice)
 
 
 @functools.cache

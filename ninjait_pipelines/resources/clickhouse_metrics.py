@@ -5,12 +5,10 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pyarrow as pa
-from pydantic import Field, PrivateAttr
 
 from ninjait_pipelines.resources.clickhouse import ClickHouse
 from ninjait_pipelines.resources.metrics_store import FIELDS, POINTS, WINDOWS, MetricsStore, Tier, check_window
 from ninjait_pipelines.resources.store import StoreFailed
-from ninjait_pipelines.settings import without_password
 
 # Aggregates of a field over its samples, and over windows of it. All of them pass over nulls.
 OF_SAMPLES = {
@@ -32,8 +30,8 @@ KEY = "toString(organization_id) AS organization, toString(device_id) AS device"
 BETWEEN = "time >= {start:DateTime64(6, 'UTC')} AND time < {stop:DateTime64(6, 'UTC')}"
 
 
-class ClickHouseMetrics(MetricsStore):
-    """The metrics in ClickHouse; its fields are those of the resource ClickHouse.
+class ClickHouseMetrics(ClickHouse, MetricsStore):
+    """The metrics in ClickHouse.
 
     with ClickHouseMetrics(url="http://127.0.0.1:8123", user="me", password="...", database="ninjait").open() as store:
         store.write(points)
@@ -42,38 +40,8 @@ class ClickHouseMetrics(MetricsStore):
 
     title = "Metrics store (ClickHouse)"
 
-    url: str = Field(description="HTTP interface, http(s)://host:port")
-    user: str = Field(description="User")
-    password: str = Field(description="Password")
-    database: str = Field(description="Database that the migrations were applied to")
-    timeout_seconds: int = Field(default=60, description="Longest wait for an answer, seconds")
-
-    _clickhouse: ClickHouse | None = PrivateAttr(default=None)
-
-    @property
-    def address(self) -> str:
-        return without_password(self.url)
-
-    @property
-    def clickhouse(self) -> ClickHouse:
-        """The same client, errors and retries as every other use of ClickHouse."""
-        if self._clickhouse is None:
-            self._clickhouse = ClickHouse(
-                url=self.url,
-                user=self.user,
-                password=self.password,
-                database=self.database,
-                timeout_seconds=self.timeout_seconds,
-            )
-        return self._clickhouse
-
-    def close(self) -> None:
-        if self._clickhouse is not None:
-            self._clickhouse.close()
-            self._clickhouse = None
-
     def _ping(self) -> tuple[str, int | None]:
-        row = self.clickhouse.rows(
+        row = self.rows(
             "SELECT version() AS version, (SELECT sum(bytes_on_disk) FROM system.parts WHERE active "
             "AND database = currentDatabase() AND table IN {tiers:Array(String)}) AS size",
             tiers=list(Tier),
@@ -83,22 +51,19 @@ class ClickHouseMetrics(MetricsStore):
     def declare(self) -> None:
         """The migrations create the tables: raises StoreFailed where they have not been applied."""
         query = "SELECT name FROM system.tables WHERE database = currentDatabase() AND name IN {tiers:Array(String)}"
-        found = {row["name"] for row in self.clickhouse.rows(query, tiers=list(Tier))}
+        found = {row["name"] for row in self.rows(query, tiers=list(Tier))}
         if missing := sorted(set(Tier) - found):
             problem = f"the database {self.database} has no table {', '.join(missing)}"
             raise StoreFailed(self.title, self.url, problem, "Bring the schema up to date: ninjait migrate up.")
 
     def write(self, points: pa.Table) -> None:
-        self._insert(Tier.RAW, points, POINTS)
+        # One insert. Its rows share one received_at; of rows with one key and version the engine keeps the last.
+        self.insert(Tier.RAW, points.select(POINTS.names).cast(POINTS))
 
     def write_aggregates(self, tier: Tier, windows: pa.Table) -> None:
         if tier is Tier.RAW:
             raise ValueError(f"{tier} is the tier of points, not of windows")
-        self._insert(tier, windows, WINDOWS)
-
-    def _insert(self, tier: Tier, rows: pa.Table, schema: pa.Schema) -> None:
-        """One insert. Its rows share one received_at; of rows with one key and version the engine keeps the last."""
-        self.clickhouse.insert(tier, rows.select(schema.names).cast(schema))
+        self.insert(tier, windows.select(WINDOWS.names).cast(WINDOWS))
 
     def read(self, start: datetime, stop: datetime, device_id: str | None = None) -> pa.Table:
         device = "AND device_id = {device_id:UUID}" if device_id else ""
@@ -108,7 +73,7 @@ class ClickHouseMetrics(MetricsStore):
             WHERE {BETWEEN} {device}
             ORDER BY organization, device, time
         """  # noqa: S608
-        return self._arrow(query, POINTS, start=start, stop=stop, device_id=device_id)
+        return self._table(query, POINTS, start=start, stop=stop, device_id=device_id)
 
     def aggregate(self, tier: Tier, start: datetime, stop: datetime, every: timedelta) -> pa.Table:
         check_window(start, stop, every)
@@ -123,7 +88,7 @@ class ClickHouseMetrics(MetricsStore):
             GROUP BY organization_id, device_id, window
             ORDER BY organization, device, window
         """  # noqa: S608
-        return self._arrow(query, WINDOWS, start=start, stop=stop, every=every // timedelta(microseconds=1))
+        return self._table(query, WINDOWS, start=start, stop=stop, every=every // timedelta(microseconds=1))
 
     def delete(self, device_ids: Sequence[str]) -> None:
         """Rewrites the parts that have these devices, so that nothing of them is left on the disk either."""
@@ -131,9 +96,9 @@ class ClickHouseMetrics(MetricsStore):
             return
         for tier in Tier:
             statement = f"ALTER TABLE {tier} DELETE WHERE device_id IN {{ids:Array(UUID)}} SETTINGS mutations_sync = 2"
-            self.clickhouse.command(statement, ids=list(device_ids))
+            self.command(statement, ids=list(device_ids))
 
-    def _arrow(self, query: str, schema: pa.Schema, **parameters: Any) -> pa.Table:
+    def _table(self, query: str, schema: pa.Schema, **parameters: Any) -> pa.Table:
         """The result, its columns being named by their position."""
-        table = self.clickhouse.arrow(query, **parameters)
+        table = self.arrow(query, **parameters)
         return table.rename_columns(schema.names).cast(schema)

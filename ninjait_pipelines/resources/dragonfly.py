@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 import redis
 import redis.exceptions
@@ -13,13 +13,14 @@ from redis.backoff import ExponentialWithJitterBackoff
 from redis.retry import Retry
 
 from ninjait_pipelines.resources.store import Store, StoreFailed, StoreRefused, StoreUnavailable
-from ninjait_pipelines.settings import without_password
 
 # An older run never overwrites what a newer one wrote: as_of is ISO 8601 in UTC of fixed width, so text order is time
-# order. ARGV: value, as_of, lifetime in milliseconds (0: for ever).
+# order. Of documents about different weeks the later week's is newer. ARGV: value, week and as_of, lifetime in
+# milliseconds (0: for ever).
 _SET_IF_NEWER = """
 local held = redis.call('GET', KEYS[1])
-if held and cjson.decode(held)['as_of'] > ARGV[2] then return 0 end
+held = held and cjson.decode(held)
+if held and (held['week'] or '') .. held['as_of'] > ARGV[2] then return 0 end
 if ARGV[3] == '0' then redis.call('SET', KEYS[1], ARGV[1]) else redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[3]) end
 return 1
 """
@@ -47,18 +48,6 @@ class _Retry(Retry):
             return not refused and (is_retryable is None or is_retryable(error))
 
         return super().call_with_retry(do, fail, may_pass, with_failure_count)
-
-
-def connect(url: str, timeout_seconds: float, decode_responses: bool) -> redis.Redis:
-    """A client that tries three times to connect or when the connection broke, and no more."""
-    return redis.Redis.from_url(
-        url,
-        decode_responses=decode_responses,
-        socket_timeout=timeout_seconds,
-        socket_connect_timeout=timeout_seconds,
-        retry=_Retry(ExponentialWithJitterBackoff(base=0.1, cap=2), 3),
-        client_name="ninjait-pipelines",
-    )
 
 
 @contextmanager
@@ -94,23 +83,22 @@ class Dragonfly(Store):
     url: str = Field(description="redis://:password@host:port/database")
     timeout_seconds: float = Field(default=5, description="Longest wait for a connection or an answer, seconds")
 
+    _text: ClassVar[bool] = True
     _client: redis.Redis | None = PrivateAttr(default=None)
 
     @property
-    def address(self) -> str:
-        return without_password(self.url)
-
-    @property
     def client(self) -> redis.Redis:
-        """The official client; answers are text."""
+        """The official client; answers are text. It tries three times to connect or when the connection broke."""
         if self._client is None:
-            self._client = connect(self.url, self.timeout_seconds, decode_responses=True)
+            self._client = redis.Redis.from_url(
+                self.url,
+                decode_responses=self._text,
+                socket_timeout=self.timeout_seconds,
+                socket_connect_timeout=self.timeout_seconds,
+                retry=_Retry(ExponentialWithJitterBackoff(base=0.1, cap=2), 3),
+                client_name="ninjait-pipelines",
+            )
         return self._client
-
-    def close(self) -> None:
-        if self._client is not None:
-            self._client.close()
-            self._client = None
 
     def _ping(self) -> tuple[str, int | None]:
         with errors(self.url):
@@ -118,7 +106,10 @@ class Dragonfly(Store):
         return str(info.get("dragonfly_version") or info["redis_version"]), info.get("used_memory")
 
     def set_if_newer(self, key: str, value: dict[str, Any], ttl: timedelta | None = None) -> bool:
-        """Stores a JSON document that has an `as_of` (see `as_of_text`); False where the key holds a newer one."""
+        """Stores a JSON document that has an `as_of` (see `as_of_text`); False where the key holds a newer one.
+
+        Where it has a `week` too (ISO date), a later week is newer than an earlier one, whatever their as_of.
+        """
         return self.set_many_if_newer([(key, value)], ttl) == 1
 
     def set_many_if_newer(self, values: Iterable[tuple[str, dict[str, Any]]], ttl: timedelta | None = None) -> int:
@@ -128,5 +119,6 @@ class Dragonfly(Store):
             with self.client.pipeline(transaction=False) as pipeline:
                 for key, value in values:
                     milliseconds = int(ttl.total_seconds() * 1000) if ttl else 0
-                    script(keys=[key], args=[json.dumps(value), value["as_of"], milliseconds], client=pipeline)
+                    version = value.get("week", "") + value["as_of"]
+                    script(keys=[key], args=[json.dumps(value), version, milliseconds], client=pipeline)
                 return sum(pipeline.execute())

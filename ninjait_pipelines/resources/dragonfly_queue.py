@@ -15,12 +15,11 @@ from typing import Any
 import msgspec
 import redis
 import redis.exceptions
-from pydantic import Field, PrivateAttr
+from pydantic import Field
 
-from ninjait_pipelines.resources.dragonfly import connect, errors
+from ninjait_pipelines.resources.dragonfly import Dragonfly, errors
 from ninjait_pipelines.resources.message_queue import QUEUES, Depth, Message, MessageQueue, Outgoing, QueueFull
 from ninjait_pipelines.resources.store import StoreError, StoreFailed
-from ninjait_pipelines.settings import without_password
 
 GROUP = "pipeline"
 # The consumer that nobody is. It holds what was given back, as if it had held it for a week: whoever asks may claim it.
@@ -57,8 +56,9 @@ return redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], ARGV[2])
 """
 
 
-class DragonflyQueue(MessageQueue):
-    """The broker in Dragonfly streams.
+class DragonflyQueue(Dragonfly, MessageQueue):
+    """The broker in Dragonfly streams. Its client's answers are bytes; it sends again what was not answered, so a
+    message may come twice.
 
     with DragonflyQueue(url="redis://:password@127.0.0.1:6379/0").open() as queue:
         queue.publish([Outgoing("agent.metrics", f"metrics.{organization_id}", body)])
@@ -68,7 +68,6 @@ class DragonflyQueue(MessageQueue):
 
     title = "Message queue (Dragonfly)"
 
-    url: str = Field(description="redis://:password@host:port/database")
     redelivery_seconds: float = Field(
         default=120,
         gt=0,
@@ -84,28 +83,7 @@ class DragonflyQueue(MessageQueue):
     )
     timeout_seconds: float = Field(default=10, gt=0, description="Longest wait for a connection or an answer, seconds")
 
-    _client: redis.Redis | None = PrivateAttr(default=None)
-
-    @property
-    def address(self) -> str:
-        return without_password(self.url)
-
-    @property
-    def client(self) -> redis.Redis:
-        """The official client; answers are bytes. It sends again what was not answered, so a message may come twice."""
-        if self._client is None:
-            self._client = connect(self.url, self.timeout_seconds, decode_responses=False)
-        return self._client
-
-    def close(self) -> None:
-        if self._client is not None:
-            self._client.close()
-            self._client = None
-
-    def _ping(self) -> tuple[str, int | None]:
-        with errors(self.url):
-            info: dict[str, Any] = self.client.info()
-        return str(info.get("dragonfly_version") or info["redis_version"]), info.get("used_memory")
+    _text = False
 
     def declare(self) -> None:
         with errors(self.url):
@@ -331,14 +309,19 @@ def _entries(streams: Any) -> list[tuple[bytes, dict[bytes, bytes]]]:
     return list(entries)
 
 
+_TEXT = (b"routing_key", b"content_type", b"message_id")
+
+
 def _message(queue: str, entry_id: bytes, fields: dict[bytes, bytes], deliveries: int) -> Message:
+    """What somebody else put into the stream lacks our fields: it is delivered as it is, and ends in quarantine."""
     receipt = entry_id.decode()
+    text = {name: fields.get(name, b"").decode(errors="replace") for name in _TEXT}
     return Message(
         queue=queue,
-        routing_key=fields[b"routing_key"].decode(),
-        body=fields[b"body"],
-        content_type=fields[b"content_type"].decode(),
-        message_id=fields[b"message_id"].decode() or None,
+        routing_key=text[b"routing_key"],
+        body=fields.get(b"body", b""),
+        content_type=text[b"content_type"],
+        message_id=text[b"message_id"] or None,
         receipt=receipt,
         delivery_id=receipt,
         deliveries=deliveries,

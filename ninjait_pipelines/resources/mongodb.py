@@ -10,7 +10,6 @@ from pydantic import Field, PrivateAttr
 from pymongo.database import Database
 
 from ninjait_pipelines.resources.store import Store, StoreFailed, StoreRefused, StoreUnavailable
-from ninjait_pipelines.settings import without_password
 
 
 class MongoDB(Store):
@@ -28,10 +27,6 @@ class MongoDB(Store):
     _client: pymongo.MongoClient[dict[str, Any]] | None = PrivateAttr(default=None)
 
     @property
-    def address(self) -> str:
-        return without_password(self.url)
-
-    @property
     def database(self) -> Database[dict[str, Any]]:
         """The database that the URL names. pymongo itself retries what is safe to retry."""
         if self._client is None:
@@ -46,14 +41,9 @@ class MongoDB(Store):
             )
         return self._client.get_default_database("ninjait")
 
-    def close(self) -> None:
-        if self._client is not None:
-            self._client.close()
-            self._client = None
-
     def _ping(self) -> tuple[str, int | None]:
         with self.errors():
-            version = self.database.client.server_info().get("version", "unknown version")
+            version = self.database.command("buildInfo")["version"]
             size = self.database.command("dbStats").get("storageSize")
         return str(version), None if size is None else int(size)
 

@@ -9,7 +9,6 @@ from psycopg.rows import DictRow, dict_row
 from pydantic import Field, PrivateAttr
 
 from ninjait_pipelines.resources.store import Store, StoreFailed, StoreRefused, StoreUnavailable, retrying
-from ninjait_pipelines.settings import without_password
 
 
 class Postgres(Store):
@@ -25,26 +24,7 @@ class Postgres(Store):
     connect_timeout_seconds: int = Field(default=5, description="Longest wait for a connection, seconds")
     statement_timeout_seconds: int = Field(default=60, description="Longest run of one statement, seconds")
 
-    _connection: psycopg.Connection[DictRow] | None = PrivateAttr(default=None)
-
-    @property
-    def address(self) -> str:
-        return without_password(self.url)
-
-    def _connect(self) -> psycopg.Connection[DictRow]:
-        return psycopg.connect(
-            self.url,
-            row_factory=dict_row,
-            autocommit=True,
-            connect_timeout=self.connect_timeout_seconds,
-            options=f"-c statement_timeout={self.statement_timeout_seconds}s -c timezone=UTC",
-            application_name="ninjait-pipelines",
-        )
-
-    def close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+    _client: psycopg.Connection[DictRow] | None = PrivateAttr(default=None)
 
     def _ping(self) -> tuple[str, int | None]:
         row = self.rows(
@@ -54,23 +34,32 @@ class Postgres(Store):
 
     def rows(self, query: str, parameters: Mapping[str, Any] | None = None) -> list[DictRow]:
         """The rows of a query as dicts. Retried when the server is away, so for reads only."""
-        for attempt in retrying():
-            with attempt, self._errors():
-                return self._open_connection().execute(query.encode(), parameters).fetchall()
-        raise AssertionError("unreachable: retrying either returns or raises")
+
+        def once() -> list[DictRow]:
+            with self._errors():
+                return self._connection().execute(query.encode(), parameters).fetchall()
+
+        return retrying()(once)
 
     @contextmanager
     def transaction(self) -> Iterator[psycopg.Connection[DictRow]]:
         """A connection inside a transaction: committed at the end, rolled back by an exception."""
         with self._errors():
-            connection = self._open_connection()
+            connection = self._connection()
             with connection.transaction():
                 yield connection
 
-    def _open_connection(self) -> psycopg.Connection[DictRow]:
-        if self._connection is None or self._connection.closed:
-            self._connection = self._connect()
-        return self._connection
+    def _connection(self) -> psycopg.Connection[DictRow]:
+        if self._client is None or self._client.closed:
+            self._client = psycopg.connect(
+                self.url,
+                row_factory=dict_row,
+                autocommit=True,
+                connect_timeout=self.connect_timeout_seconds,
+                options=f"-c statement_timeout={self.statement_timeout_seconds}s -c timezone=UTC",
+                application_name="ninjait-pipelines",
+            )
+        return self._client
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

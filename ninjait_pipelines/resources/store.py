@@ -4,15 +4,14 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Self
 
 import dagster as dg
 import msgspec
+from pydantic import Field, PrivateAttr
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, stop_after_delay, wait_exponential_jitter
 
 from ninjait_pipelines.settings import MendableError, without_password
-
-T = TypeVar("T")
 
 
 class StoreError(MendableError):
@@ -66,24 +65,30 @@ def retrying(attempts: int = 4, first_wait: float = 0.2, most_seconds: float = 3
 class Store(dg.ConfigurableResource, ABC):
     """A store, through its official client: opened at its first use, closed by `open()` or by Dagster at the run's end.
 
-    A subclass connects in `_connect` and nowhere else, turns its client's errors into the StoreErrors above, and
-    keeps the client in a private attribute that `close` empties.
+    A subclass connects in one place and keeps what it got in `_client`, which `close` closes, and turns its client's
+    errors into the StoreErrors above.
     """
 
     title: ClassVar[str]
 
+    url: str = Field(description="Where the store is, with user and password")
+
+    _client: Any = PrivateAttr(default=None)
+
     @property
-    @abstractmethod
     def address(self) -> str:
         """Where the store is, without a password."""
+        return without_password(self.url)
 
     @abstractmethod
     def _ping(self) -> tuple[str, int | None]:
         """(version, bytes that its data takes), by one round trip."""
 
-    @abstractmethod
     def close(self) -> None:
         """Closes the connections, if any were opened. May be called twice."""
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
 
     @contextmanager
     def open(self) -> Iterator[Self]:

@@ -1,4 +1,4 @@
-"""chDB as a shared engine: connections, sessions, and one statement's life from settings to the last chunk.
+"""chDB as a shared engine: connections, and one statement's life from settings to the last chunk.
 
 Nothing of HTTP belongs here. Every function blocks, and the front calls them in threads.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -75,7 +74,6 @@ class Statement:
     params: dict[str, str] = field(default_factory=dict)
     settings: dict[str, str] = field(default_factory=dict)
     database: str | None = None
-    readonly: bool = False
     insert_format: str | None = None
     data: BinaryIO | None = None
 
@@ -88,27 +86,13 @@ class Statement:
         return first_word(self.sql) in ("SELECT", "WITH") and self.format.upper() in STREAMABLE
 
 
-@dataclass
-class Session:
-    """A named session: its connection keeps temporary tables, `SET` and `USE` between requests."""
-
-    connection: Any
-    database: str = "default"
-    # settings that the session itself changed: the value to return to after a request changed them for itself
-    settings: dict[str, str] = field(default_factory=dict)
-    busy: bool = False
-    expires: float = 0.0
-
-
 class Engine:
-    """The one chDB of this process. A connection costs 0.2 ms, so that every request without a session has its own
-    and no setting, database or parameter can reach the next request."""
+    """The one chDB of this process. A connection costs 0.2 ms, so that every request has its own and no setting,
+    database or parameter can reach the next request."""
 
     def __init__(self, folder: Path) -> None:
         limits = {"max_server_memory_usage": MEMORY_OF_SERVER, "mark_cache_size": MARK_CACHE}
         self._address = f"{folder}?" + "&".join(f"{name}={value}" for name, value in limits.items())
-        self._sessions: dict[str, Session] = {}
-        self._lock = threading.Lock()
         # held open for as long as the process lives: the engine closes with its last connection
         self._anchor = self.connect()
         self.version = self.text("SELECT version()")
@@ -127,40 +111,14 @@ class Engine:
     def kill(self, mark: str) -> None:
         self.text(f"KILL QUERY WHERE Settings['log_comment'] = {quote_string(mark)} ASYNC")
 
-    def claim_session(self, name: str, seconds: float, must_exist: bool) -> Session:
-        now = time.monotonic()
-        with self._lock:
-            self._drop_expired(now)
-            session = self._sessions.get(name)
-            if session is None:
-                if must_exist:
-                    raise EngineError.of(372, f"Session {name} not found", "SESSION_NOT_FOUND")
-                session = self._sessions[name] = Session(self.connect())
-            if session.busy:
-                raise EngineError.of(373, f"Session {name} is locked by a concurrent client", "SESSION_IS_LOCKED")
-            session.busy, session.expires = True, now + seconds
-            return session
-
-    def release_session(self, session: Session, seconds: float) -> None:
-        with self._lock:
-            session.busy, session.expires = False, time.monotonic() + seconds
-
-    def _drop_expired(self, now: float) -> None:
-        for name in [name for name, session in self._sessions.items() if not session.busy and session.expires < now]:
-            self._sessions.pop(name).connection.close()
-
     def close(self) -> None:
-        with self._lock:
-            for session in self._sessions.values():
-                session.connection.close()
-            self._sessions.clear()
         self._anchor.close()
 
 
 class Run:
     """One statement being executed. `start`, then `chunks`, then `close`; `cancel` may come from any thread."""
 
-    def __init__(self, engine: Engine, statement: Statement, session: Session | None) -> None:
+    def __init__(self, engine: Engine, statement: Statement) -> None:
         self.statement = statement
         self.cancelled = False
         self.rows = 0
@@ -171,10 +129,6 @@ class Run:
         self._engine = engine
         self._mark = uuid.uuid4().hex
         self._began = time.monotonic()
-        # A session's connection could not leave readonly again, nor forget a parameter: such requests get their own.
-        forgets = statement.readonly or "readonly" in statement.settings or (statement.data and statement.params)
-        self._session = session
-        self._shared = session is not None and not forgets
         self._connection: Any = None
         self._chunks: Iterator[bytes | memoryview] = iter(())
         self._first: bytes | memoryview | None = None
@@ -188,7 +142,6 @@ class Run:
             else:
                 self._chunks = self._stream() if self.statement.streams else self._whole()
                 self._first = next(self._chunks, None)
-            self._note_session_change()
         except RuntimeError as error:  # ChdbError is one
             raise EngineError.from_engine(error) from None
 
@@ -211,17 +164,8 @@ class Run:
         close = getattr(self._chunks, "close", None)
         if close is not None:
             close()
-        if self._connection is None:
-            return
-        if not (self._shared and self._session):
+        if self._connection is not None:
             self._connection.close()
-            return
-        try:
-            self._restore_session()
-        except RuntimeError:
-            # It cannot be brought back to what it was, after `SET readonly` for instance: it starts anew.
-            self._connection.close()
-            self._session.connection, self._session.settings = self._engine.connect(), {}
 
     def summary(self) -> str:
         numbers = {
@@ -236,23 +180,13 @@ class Run:
         return json.dumps({name: str(value) for name, value in numbers.items()})
 
     def _open(self) -> None:
-        session, statement = self._session, self.statement
-        self._connection = session.connection if session and self._shared else self._engine.connect()
-        database = statement.database or (session.database if session else None)
-        if database:
-            self._connection.query(f"USE {quote_name(database)}")
-        own = dict(session.settings) if session and not self._shared else {}
-        self._set(self._request_settings(own))
-        if statement.data is not None and statement.params:
-            self._set({f"param_{name}": value for name, value in statement.params.items()})
-
-    def _request_settings(self, own: dict[str, str]) -> dict[str, str]:
-        settings = {"max_memory_usage": str(MEMORY_PER_QUERY)} | own | self.statement.settings
-        if self.statement.readonly and settings.get("readonly", "0") == "0":
-            settings["readonly"] = "2"
-        return settings | {"log_comment": self._mark}
-
-    def _set(self, settings: dict[str, str]) -> None:
+        statement = self.statement
+        self._connection = self._engine.connect()
+        if statement.database:
+            self._connection.query(f"USE {quote_name(statement.database)}")
+        settings = {"max_memory_usage": str(MEMORY_PER_QUERY)} | statement.settings | {"log_comment": self._mark}
+        if statement.data is not None:
+            settings |= {f"param_{name}": value for name, value in statement.params.items()}
         for name in settings:
             if not _SETTING.fullmatch(name):
                 raise EngineError.of(115, f"Unknown setting '{name}'", "UNKNOWN_SETTING")
@@ -288,24 +222,3 @@ class Run:
         del result
         for start in range(0, len(data), COPY_BYTES):
             yield memoryview(data)[start : start + COPY_BYTES]
-
-    def _note_session_change(self) -> None:
-        """`USE` and `SET` of a session outlive the request; what the request set for itself does not."""
-        if not (self._session and self._shared):
-            return
-        word = first_word(self.statement.sql)
-        if word == "USE":
-            self._session.database = (
-                self._connection.query("SELECT currentDatabase()", "TSVRaw").bytes().decode().strip()
-            )
-        if word == "SET":
-            self._restore_session()
-            changed = "SELECT name, value FROM system.settings WHERE changed AND name != 'database' FORMAT JSONCompact"
-            rows = json.loads(self._connection.query(changed, "JSONCompact").bytes())["data"]
-            self._session.settings = dict(rows)
-
-    def _restore_session(self) -> None:
-        before = self._session.settings if self._session else {}
-        names = self._request_settings({})
-        values = (f"{name} = {quote_string(before[name]) if name in before else 'DEFAULT'}" for name in names)
-        self._connection.query("SET " + ", ".join(values))

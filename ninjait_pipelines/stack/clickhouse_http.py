@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import email.parser
+import email
 import email.policy
 import hmac
 import logging
@@ -21,7 +21,7 @@ import time
 import uuid
 from base64 import b64decode
 from binascii import Error as Base64Error
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
@@ -36,8 +36,8 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
-from ninjait_pipelines.stack.clickhouse_engine import Engine, EngineError, Run, Session, Statement
-from ninjait_pipelines.stack.clickhouse_sql import quote_name, refusal, result_format, split_insert
+from ninjait_pipelines.stack.clickhouse_engine import Engine, EngineError, Run, Statement
+from ninjait_pipelines.stack.clickhouse_sql import first_word, quote_name, refusal, result_format, split_insert
 from ninjait_pipelines.stack.http_codecs import DECODE_ERRORS, DECODERS, ENCODERS, Plain, negotiate
 
 log = logging.getLogger(__name__)
@@ -45,54 +45,25 @@ log = logging.getLogger(__name__)
 THREADS = 32
 HEAD_BYTES = 256 << 10
 BODY_IN_MEMORY = 16 << 20
-RESULT_IN_MEMORY = 32 << 20
 PIECE = 1 << 20
-SESSION_SECONDS = 60.0
-SESSION_SECONDS_MOST = 3600.0
 
 # Parameters of a request that are about HTTP, not settings of the query.
 TRANSPORT = frozenset(
-    {
-        "query",
-        "database",
-        "default_format",
-        "user",
-        "password",
-        "query_id",
-        "quota_key",
-        "role",
-        "session_id",
-        "session_timeout",
-        "session_check",
-        "compress",
-        "decompress",
-        "buffer_size",
-        "wait_end_of_query",
-        "client_protocol_version",
-        "send_progress_in_http_headers",
-        "http_headers_progress_interval_ms",
-        "enable_http_compression",
-        "http_zlib_compression_level",
-        "http_response_headers",
-        "cancel_http_readonly_queries_on_client_close",
-        "log_comment",
-        "add_http_cors_header",
-    }
+    (  # noqa: SIM905 -- as a list it would be 24 lines
+        "query database default_format user password query_id quota_key role session_id session_timeout session_check "
+        "compress decompress buffer_size wait_end_of_query client_protocol_version send_progress_in_http_headers "
+        "http_headers_progress_interval_ms enable_http_compression http_zlib_compression_level http_response_headers "
+        "cancel_http_readonly_queries_on_client_close log_comment add_http_cors_header"
+    ).split()
 )
-CONTENT_TYPES = {
-    "JSON": "application/json; charset=UTF-8",
-    "JSONCOMPACT": "application/json; charset=UTF-8",
-    "JSONSTRINGS": "application/json; charset=UTF-8",
+CONTENT_TYPES = dict.fromkeys(("JSON", "JSONCOMPACT", "JSONSTRINGS"), "application/json; charset=UTF-8")
+CONTENT_TYPES |= dict.fromkeys(("NATIVE", "ROWBINARY", "ARROW", "ARROWSTREAM", "PARQUET"), "application/octet-stream")
+CONTENT_TYPES |= {
     "JSONEACHROW": "application/x-ndjson; charset=UTF-8",
     "CSV": "text/csv; charset=UTF-8; header=absent",
     "CSVWITHNAMES": "text/csv; charset=UTF-8; header=present",
     "TABSEPARATED": "text/tab-separated-values; charset=UTF-8",
     "TSV": "text/tab-separated-values; charset=UTF-8",
-    "NATIVE": "application/octet-stream",
-    "ROWBINARY": "application/octet-stream",
-    "ARROW": "application/octet-stream",
-    "ARROWSTREAM": "application/octet-stream",
-    "PARQUET": "application/octet-stream",
 }
 T = TypeVar("T")
 
@@ -139,27 +110,13 @@ class Front:
     async def _execute(
         self, statement: Statement, arguments: dict[str, str], request: Request, headers: dict[str, str], send: Send
     ) -> None:
-        session, seconds = await self._in_thread(lambda: self._session(arguments))
-        run = Run(self._engine, statement, session)
+        run = Run(self._engine, statement)
         async with contextlib.AsyncExitStack() as held:
-            if session is not None:
-                held.callback(self._engine.release_session, session, seconds)
             held.push_async_callback(self._in_thread, run.close)
             held.callback(asyncio.create_task(self._cancel_when_client_leaves(request.receive, run)).cancel)
             await self._in_thread(run.start)
             answer = Answer(run, arguments, request.headers, headers)
-            if arguments.get("wait_end_of_query", "0") not in ("", "0"):
-                await self._in_thread(answer.collect)
-            # The session is free before the client has its last byte, or its next request would find it locked.
-            await answer.send(send, self._in_thread, held.aclose)
-
-    def _session(self, arguments: dict[str, str]) -> tuple[Session | None, float]:
-        asked = arguments.get("session_timeout", "")
-        seconds = min(float(asked), SESSION_SECONDS_MOST) if asked.isdecimal() else SESSION_SECONDS
-        name = arguments.get("session_id")
-        if not name:
-            return None, seconds
-        return self._engine.claim_session(name, seconds, arguments.get("session_check") == "1"), seconds
+            await answer.send(send, self._in_thread)
 
     async def _cancel_when_client_leaves(self, receive: Receive, run: Run) -> None:
         while (await receive())["type"] != "http.disconnect":
@@ -181,7 +138,6 @@ class Answer:
 
     def __init__(self, run: Run, arguments: dict[str, str], asked: Headers, headers: dict[str, str]) -> None:
         self._run = run
-        self._collected: BinaryIO | None = None
         wanted = arguments.get("enable_http_compression", "0") not in ("", "0")
         self._encoding = negotiate(asked.get("accept-encoding", "")) if wanted else None
         self._encoder = ENCODERS[self._encoding]() if self._encoding else Plain()
@@ -196,17 +152,7 @@ class Answer:
             headers["X-ClickHouse-Format"] = name
         return headers | ({"Content-Encoding": self._encoding} if self._encoding else {})
 
-    def collect(self) -> None:
-        """Take the whole result, on disk where it is large: an error at its very end still becomes a status."""
-        self._collected = spool = new_spool(RESULT_IN_MEMORY)
-        while (chunk := self._run.next_chunk()) is not None:
-            spool.write(self._encoder.compress(chunk))
-        spool.write(self._encoder.flush())
-        spool.seek(0)
-
-    async def send(
-        self, send: Send, in_thread: Callable[[Callable[[], Any]], Any], finish: Callable[[], Awaitable[None]]
-    ) -> None:
+    async def send(self, send: Send, in_thread: Callable[[Callable[[], Any]], Any]) -> None:
         headers = self._headers | {"X-ClickHouse-Summary": self._run.summary()}
         raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
         await send({"type": "http.response.start", "status": 200, "headers": raw})
@@ -215,20 +161,14 @@ class Answer:
                 if piece:
                     await send(_piece(piece))
             if not self._run.cancelled:
-                await finish()
-                await send(_piece(b"" if self._collected else self._encoder.flush(), last=True))
+                await send(_piece(self._encoder.flush(), last=True))
         except EngineError as error:
             # The status is long gone. The text goes out as a real server's does, and the last, empty chunk never
             # does: no client takes the half for the whole.
             await send(_piece(self._encoder.compress(self._exception(error)) + self._encoder.flush()))
             log.warning("a result broke off: %s", error)
-        finally:
-            if self._collected is not None:
-                self._collected.close()
 
     def _next_piece(self) -> bytes | None:
-        if self._collected is not None:
-            return self._collected.read(PIECE) or None
         chunk = self._run.next_chunk()
         return None if chunk is None else self._encoder.compress(chunk)
 
@@ -273,15 +213,23 @@ def credentials(request: Request) -> tuple[str, str]:
 
 
 async def spool_body(request: Request, body: BinaryIO) -> None:
+    """The whole body, decoded. One that ends inside a compressed frame is refused: with what came before its end
+    taken for everything, a torn insert would be acknowledged."""
     name = request.headers.get("content-encoding", "").lower()
     if name not in DECODERS:
         raise EngineError.of(48, f"Content-Encoding {name} is not supported by the local front", "NOT_IMPLEMENTED")
-    decoder = DECODERS[name]()
+    decoder = None
     try:
         async for piece in request.stream():
-            body.write(decoder.decompress(piece) if piece else b"")
+            while piece:
+                if decoder is None or decoder.eof:  # several frames may follow one another
+                    decoder = DECODERS[name]()
+                body.write(decoder.decompress(piece))
+                piece = decoder.unused_data or b""
     except DECODE_ERRORS as error:
         raise EngineError.of(117, f"The body is not valid {name}: {error}", "INCORRECT_DATA") from None
+    if decoder is not None and not decoder.eof:
+        raise EngineError.of(117, f"The body is not valid {name}: it ends in the middle", "INCORRECT_DATA")
     body.seek(0)
 
 
@@ -304,10 +252,15 @@ def read_statement(request: Request, body: BinaryIO) -> tuple[Statement, dict[st
 def build_statement(arguments: dict[str, str], body: BinaryIO, readonly: bool) -> Statement:
     params = {name[6:]: value for name, value in arguments.items() if name.startswith("param_")}
     settings = {n: v for n, v in arguments.items() if n not in TRANSPORT and not n.startswith("param_")}
-    common: dict[str, Any] = {"params": params, "settings": settings, "readonly": readonly}
+    if readonly and settings.get("readonly", "0") == "0":
+        settings["readonly"] = "2"
+    common: dict[str, Any] = {"params": params, "settings": settings}
     common["database"] = arguments.get("database") or None
     query = arguments.get("query", "").encode()
     head = query or body.read(HEAD_BYTES)
+    if first_word(head.decode("latin-1")) == "INSERT" and settings.get("readonly", "0") != "0":
+        # The engine would refuse the insert into a table, but write the file of an INSERT INTO FUNCTION file().
+        raise EngineError.of(164, "Cannot execute query in readonly mode", "READONLY")
     insert = split_insert(head)
     if insert is not None and not (insert.format == "Values" and params and not query):
         # Data may follow the statement in the URL too, but hardly ever does: what is there goes before the body.
@@ -342,22 +295,22 @@ def decode(text: bytes) -> str:
 
 
 def checked(sql: str) -> str:
-    reason = refusal(sql) if sql else "Syntax error: Empty query"
-    if reason:
+    if reason := refusal(sql) if sql else "Syntax error: Empty query":
         raise EngineError.of(62, reason, "SYNTAX_ERROR")
     return sql
 
 
 def form_fields(content_type: str, body: bytes) -> dict[str, str]:
-    """The fields of a multipart form; clickhouse-connect sends long parameters that way."""
-    head = f"Content-Type: {content_type}\r\n\r\n".encode()
-    message = email.parser.BytesParser(policy=email.policy.HTTP).parsebytes(head + body)
+    """The fields of a multipart form; clickhouse-connect sends parameters that way when they are long."""
+    message = email.message_from_bytes(
+        f"Content-Type: {content_type}\r\n\r\n".encode() + body, policy=email.policy.HTTP
+    )
     fields = {}
     for part in message.iter_parts():
         if part.get_filename() is not None:
             raise EngineError.of(48, "External data is not supported by the local front", "NOT_IMPLEMENTED")
         name = part.get_param("name", header="content-disposition")
-        fields[str(name)] = cast(bytes, part.get_payload(decode=True)).decode()
+        fields[str(name)] = decode(cast(bytes, part.get_payload(decode=True)))
     return fields
 
 
@@ -393,7 +346,16 @@ def main() -> None:
     login = Login(os.environ["CLICKHOUSE_USER"], os.environ["CLICKHOUSE_PASSWORD"])
     app = build_app(engine, login)
     # SIGTERM waits for the requests under way: an insert that is being written is acknowledged before we go.
-    uvicorn.run(app, host="127.0.0.1", port=options.port, log_level="warning", timeout_graceful_shutdown=20)
+    # h11, because httptools refuses an address of more than 64 KiB; a real server takes 1 MiB.
+    uvicorn.run(
+        app,
+        host="127.0.0.1",
+        port=options.port,
+        log_level="warning",
+        timeout_graceful_shutdown=20,
+        http="h11",
+        h11_max_incomplete_event_size=1 << 20,
+    )
 
 
 if __name__ == "__main__":

@@ -100,6 +100,10 @@ def refusal(sql: str) -> str | None:
     previous: Token | None = None
     ended = False
     for token in tokens(sql):
+        if previous is None and token.is_word("SET", "USE"):
+            return "SET and USE end with their request here: give settings and database with the request instead"
+        if token.is_word("TEMPORARY") and previous is not None and previous.is_word("CREATE"):
+            return "Temporary tables end with their request here, which has no sessions"
         if ended and token.text != ";":
             return "Multi-statements are not allowed"
         if token.is_word("OUTFILE") and previous is not None and previous.is_word("INTO"):

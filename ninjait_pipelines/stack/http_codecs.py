@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import zlib
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any
 
 import lz4.frame
 
@@ -13,15 +13,6 @@ if sys.version_info >= (3, 14):
     from compression import zstd
 else:
     from backports import zstd
-
-
-class Encoder(Protocol):
-    def compress(self, data: bytes | memoryview, /) -> bytes: ...
-    def flush(self) -> bytes: ...
-
-
-class Decoder(Protocol):
-    def decompress(self, data: bytes, /) -> bytes: ...
 
 
 class Lz4Encoder:
@@ -41,6 +32,11 @@ class Lz4Encoder:
 
 
 class Plain:
+    """No encoding: a body that may end anywhere."""
+
+    eof = True
+    unused_data = b""
+
     def compress(self, data: bytes | memoryview, /) -> bytes:
         return bytes(data)
 
@@ -51,13 +47,13 @@ class Plain:
         return b""
 
 
-ENCODERS: dict[str, Callable[[], Encoder]] = {
+ENCODERS: dict[str, Callable[[], Any]] = {
     "lz4": Lz4Encoder,
     "zstd": lambda: zstd.ZstdCompressor(level=1),
     "gzip": lambda: zlib.compressobj(level=1, wbits=31),
     "deflate": lambda: zlib.compressobj(level=1),
 }
-DECODERS: dict[str, Callable[[], Decoder]] = {
+DECODERS: dict[str, Callable[[], Any]] = {
     "": Plain,
     "identity": Plain,
     "lz4": lz4.frame.LZ4FrameDecompressor,

@@ -1,19 +1,22 @@
 """The agent: nothing it has read is lost, whoever is away and whatever is killed."""
 
+import itertools
 import json
 import os
 import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from ninjait_pipelines.fleet import agent as agent_module
 from ninjait_pipelines.fleet.agent import (
     Agent,
     Spool,
@@ -21,6 +24,7 @@ from ninjait_pipelines.fleet.agent import (
     SpoolInUse,
     keep_and_deliver,
     register,
+    run,
 )
 from ninjait_pipelines.fleet.seed import seed
 from ninjait_pipelines.ingest.decode import Period, Registry, decode
@@ -156,6 +160,68 @@ def test_half_a_line_that_a_crash_left_does_not_spoil_the_next(tmp_path: Path) -
         spool.append(reading(2))
         spool.deliver(into(taken))
     assert taken == [reading(1), reading(2)]
+
+
+def test_a_line_that_a_power_cut_left_as_zeros_does_not_hold_up_the_others(tmp_path: Path) -> None:
+    """The file system had the end of a line, its beginning was zeros: the agent died of that line at every start."""
+    with Spool(tmp_path) as spool:
+        for number in range(3):
+            spool.append(reading(number))
+    path = tmp_path / "spool.jsonl"
+    lines = path.read_bytes().splitlines()
+    path.write_bytes(b"\n".join([lines[0], bytes(len(lines[1])), lines[2], b""]))
+    taken: list[Outgoing] = []
+    with Spool(tmp_path) as spool:
+        spool.deliver(into(taken))
+        assert len(spool) == 0
+    assert taken == [reading(0), reading(2)]
+
+
+def test_a_full_disk_does_not_stop_an_agent_that_delivered_a_part(tmp_path: Path) -> None:
+    """What was left of the spool could not be written anew, and the agent died of it, at every start."""
+    with Spool(tmp_path) as spool:
+        for number in range(600):
+            spool.append(reading(number))
+
+        def full_disk(messages: list[Outgoing]) -> int:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+            if messages[0] != reading(0):
+                raise StoreUnavailable("Queue", "redis://x", "gone", "")
+            return len(messages)
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        try:
+            with pytest.raises(StoreUnavailable):
+                spool.deliver(full_disk)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        taken: list[Outgoing] = []
+        spool.deliver(into(taken))
+    assert taken == [reading(number) for number in range(600)]
+
+
+def test_a_clock_that_is_set_back_silences_no_heartbeat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock was set back by three hours, and the device seemed offline for three hours."""
+    monkeypatch.setattr(agent_module, "HEARTBEAT_EVERY", timedelta(seconds=0.2))
+    monkeypatch.setattr(agent_module, "FIRST_READING_AFTER", timedelta())
+    times = itertools.chain([now()] * 3, itertools.repeat(now() - timedelta(hours=3)))
+    stop, taken = threading.Event(), []
+
+    class Broker:
+        def publish(self, messages: list[Outgoing]) -> int:
+            taken.extend(messages)
+            if sum(message.queue == "agent.heartbeats" for message in taken) == 4:
+                stop.set()
+            return len(messages)
+
+    enough = threading.Timer(5, stop.set)
+    enough.start()
+    with Spool(tmp_path) as spool:
+        agent = Agent(ORGANIZATION, DEVICE)
+        every = timedelta(seconds=0.1)
+        run(agent, spool, Broker(), every, stop, lambda _: None, lambda: next(times))  # type: ignore[arg-type]
+    enough.cancel()
+    assert sum(message.queue == "agent.heartbeats" for message in taken) == 5, "four, and the last one: offline"
 
 
 def test_a_full_spool_keeps_the_older_readings_and_says_so(tmp_path: Path) -> None:

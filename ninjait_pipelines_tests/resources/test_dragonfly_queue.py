@@ -4,6 +4,7 @@ import functools
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,10 @@ import pytest
 import redis
 
 from ninjait_pipelines.resources.dragonfly_queue import GROUP, DragonflyQueue, stream_key
-from ninjait_pipelines.resources.message_queue import MessageQueue, Outgoing, QueueFull
+from ninjait_pipelines.resources.message_queue import MessageQueue, QueueFull
 from ninjait_pipelines.resources.store import StoreFailed, StoreRefused, StoreUnavailable
 from ninjait_pipelines.stack.engines import Dragonfly
-from ninjait_pipelines.stack.local import PortPicker
+from ninjait_pipelines.stack.local import free_port
 from ninjait_pipelines_tests.resources.queue_contract import (
     DELIVERY_LIMIT,
     MAX_LENGTH,
@@ -34,9 +35,8 @@ class Server:
     """The engine of the local stack, alone, so that a test may kill it."""
 
     def __init__(self, folder: Path) -> None:
-        ports = PortPicker()
-        self._engine = Dragonfly(folder, ports.free(), "secret")
-        ports.release()
+        with ExitStack() as held:
+            self._engine = Dragonfly(folder, free_port(held, 0), "secret")
         self.url = self._engine.settings()["DRAGONFLY_URL"]
         self.start()
 
@@ -219,13 +219,9 @@ def test_a_refused_password_is_not_retried_nor_shown(server: Server) -> None:
         assert not queue.status().ok
 
 
-def test_publishing_and_draining_are_fast(broker: Broker, server: Server) -> None:
-    """20,000 messages of 2 kB: 0.3 s and 0.4 s on two idle cores."""
-    body = bytes(2_000)
-    with _make(server.url, max_length=100_000).open() as queue:
-        started = time.monotonic()
-        queue.publish(Outgoing(QUEUE, "metrics.a", body) for _ in range(20_000))
-        published = time.monotonic()
-        assert len(drain(queue, wait_seconds=0)) == 20_000
-        assert published - started < 5
-        assert time.monotonic() - published < 10
+def test_what_somebody_else_put_into_the_stream_does_not_stop_it(server: Server, queue: MessageQueue) -> None:
+    """An entry without our fields once failed every receive, and its batch mates with it, at each redelivery again."""
+    with server.client() as client:
+        client.xadd(stream_key(QUEUE), {"note": "by hand"})
+    queue.publish([outgoing(1)])
+    assert [message.body for message in drain(queue)] == [b"", outgoing(1).body]

@@ -1,5 +1,6 @@
 """Points, touches and runs for the tests of everything that reads device_metrics_hourly."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -61,6 +62,18 @@ def key(hour: datetime) -> str:
 def roll_up(stores: Stores, first: datetime, last: datetime | None = None) -> dg.ExecuteInProcessResult:
     """Runs the three roll-up assets and their checks over hours, both ends included."""
     return run(stores, *ROLLUP, *CHECKS, span=(key(first), key(last or first)))
+
+
+def check(stores: Stores, assets: Sequence[Any], checks: Sequence[Any], key: str | None = None) -> dict[str, Any]:
+    """Runs checks alone, over what is there: name -> evaluation."""
+    result = dg.materialize(
+        [*assets, *checks],
+        selection=dg.AssetSelection.checks(*checks),
+        resources=stores.all(),
+        tags={"dagster/asset_partition_range_start": key, "dagster/asset_partition_range_end": key} if key else None,
+        raise_on_error=False,
+    )
+    return {evaluation.check_name: evaluation for evaluation in result.get_asset_check_evaluations()}
 
 
 def hourly(stores: Stores, version: bool = False) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import http.client
 import json
 import os
@@ -16,16 +17,19 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
+import lz4.frame
 import psutil
 import pyarrow as pa
 import pytest
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import DatabaseError, StreamFailureError
 
-from ninjait_pipelines.stack.local import LocalStack
+from ninjait_pipelines.stack.engines import ClickHouse
+from ninjait_pipelines.stack.local import LocalStack, find
 from ninjait_pipelines_tests.stack.conftest import connect
 
 SLOW = "SELECT count() FROM numbers(100000000000) WHERE sipHash64(number) = 1"
@@ -91,7 +95,9 @@ def raw(settings: dict[str, str]) -> Raw:
 
 
 def front_of(stack: LocalStack) -> psutil.Process:
-    return psutil.Process(stack._recorded()["clickhouse"].pid)
+    process = find(ClickHouse(stack.home / "clickhouse", 0, ""))
+    assert process
+    return process
 
 
 def eventually(condition: Callable[[], bool], seconds: float = 5) -> bool:
@@ -248,12 +254,62 @@ def test_get_cannot_write(raw: Raw, table: str) -> None:
         f"INSERT INTO {table} VALUES (1, 'a')",
         f"DROP TABLE {table}",
         f"TRUNCATE TABLE {table}",
-        "SET readonly = 0",
     ):
         for more in ({}, {"readonly": "0"}):
             assert raw(query=sql, **more)[1].get("x-clickhouse-exception-code") == "164", sql
     assert raw(query="SELECT 1 SETTINGS readonly = 0")[1]["x-clickhouse-exception-code"] == "164"
     assert raw("POST", b"SELECT 1 INTO OUTFILE '/tmp/ninjait-never'")[0] == 400
+
+
+def test_reading_writes_no_file_either(raw: Raw, tmp_path: Path) -> None:
+    """The engine's readonly mode refused every write but that of `INSERT INTO FUNCTION file(...)`, by GET too."""
+    target = f"FUNCTION file('{tmp_path / 'written.csv'}', 'CSV', 'a UInt8')"
+    for sql in (
+        f"INSERT INTO {target} SELECT 1",
+        f"INSERT INTO TABLE {target} VALUES (1)",
+        f"/**/ insert into {target} FORMAT CSV\n1",
+    ):
+        assert raw(query=sql)[1]["x-clickhouse-exception-code"] == "164", sql
+        assert raw("POST", sql.encode(), readonly="2")[1]["x-clickhouse-exception-code"] == "164", sql
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("name", "compress"), [("gzip", gzip.compress), ("lz4", lz4.frame.compress)])
+def test_a_torn_compressed_body_is_refused_and_frames_in_a_row_are_all_read(
+    raw: Raw, client: Client, table: str, name: str, compress: Callable[[bytes], bytes]
+) -> None:
+    """An lz4 body that had lost its last bytes was answered with 200, with 18,080 of its 100,000 rows missing; and of
+    two gzip files sent in a row the second was dropped."""
+
+    def send(body: bytes) -> int:
+        encoding = {"X-ClickHouse-User": raw.user, "X-ClickHouse-Key": raw.password, "Content-Encoding": name}
+        return raw("POST", body, headers=encoding, query=f"INSERT INTO {table} FORMAT CSV")[0]
+
+    rows = b"1,b\n" * 100_000
+    for lost in (1, 50):
+        assert send(compress(rows)[:-lost]) == 400
+    assert client.command(f"SELECT count() FROM {table}") == 0
+    assert send(compress(b"1,a\n") + compress(rows) + compress(b"")) == 200
+    assert client.command(f"SELECT count() FROM {table}") == 100_001
+
+
+def test_a_long_address_is_read(raw: Raw) -> None:
+    """clickhouse-connect binds parameters in the URL: at 64 KiB it was "Invalid HTTP request"."""
+    assert raw(query="SELECT length({text:String})", param_text="x" * 200_000)[2] == b"200000\n"
+
+
+def test_forms_and_encodings_that_are_not_understood(raw: Raw) -> None:
+    """A form with bytes that are no text was a 500 and a traceback in the log."""
+    login = {"X-ClickHouse-User": raw.user, "X-ClickHouse-Key": raw.password}
+    multipart = {"Content-Type": "multipart/form-data; boundary=x"}
+    form = b'--x\r\nContent-Disposition: form-data; name="query"%s\r\n\r\nSELECT \xff\r\n--x--\r\n'
+    for body, headers, more, code in (
+        (form % b"", multipart, {}, "62"),
+        (form % b'; filename="f"', multipart, {}, "48"),
+        (b"SELECT 1", {"Content-Encoding": "br"}, {}, "48"),
+        (b"SELECT 1", {}, {"decompress": "1"}, "48"),
+    ):
+        assert raw("POST", body, headers=login | headers, **more)[1]["x-clickhouse-exception-code"] == code
 
 
 def test_nothing_of_a_request_reaches_the_next(client: Client, settings: dict[str, str], raw: Raw) -> None:
@@ -262,7 +318,6 @@ def test_nothing_of_a_request_reaches_the_next(client: Client, settings: dict[st
     raw.database = None
     before = raw("POST", seen)[2]
     assert raw("POST", seen, database="other", max_block_size="77", readonly="2")[2] == b'"other",77,2\n'
-    assert raw("POST", b"SET max_block_size = 78")[0] == raw("POST", b"USE other")[0] == 200
     assert raw("POST", b"SELECT {p:String}", param_p="x")[0] == 200
     assert raw("POST", b"SELECT {p:String}")[1]["x-clickhouse-exception-code"] == "456"
     with ThreadPoolExecutor(8) as pool:
@@ -273,39 +328,22 @@ def test_nothing_of_a_request_reaches_the_next(client: Client, settings: dict[st
     assert raw("POST", b"SELECT 1", database="nowhere")[1]["x-clickhouse-exception-code"] == "81"
 
 
-def test_a_session_keeps_its_own_and_only_its_own(client: Client, settings: dict[str, str]) -> None:
-    client.command("SET max_block_size = 77")
-    client.command("CREATE TEMPORARY TABLE mine (n UInt8)")
-    client.insert("mine", [[1]], column_names=["n"], column_type_names=["UInt8"])
+def test_what_only_a_session_would_keep_is_refused(client: Client, raw: Raw) -> None:
+    """Accepted and forgotten, a `SET` would leave its client believing in a limit that nothing keeps."""
+    for sql in ("SET max_block_size = 77", "USE default", "CREATE TEMPORARY TABLE mine (n UInt8)"):
+        with pytest.raises(DatabaseError, match="their request here"):
+            client.command(sql)
     assert client.command("SELECT getSetting('max_block_size')", settings={"max_block_size": 88}) == 88
-    assert client.query("SELECT n, getSetting('max_block_size') FROM mine").result_rows == [(1, 77)]
-    with connect(settings) as other, pytest.raises(DatabaseError):
-        other.query("SELECT * FROM mine")
-
-
-def test_a_session_made_readonly_is_not_lost_for_good(raw: Raw) -> None:
-    assert raw("POST", b"SET readonly = 1", session_id="stuck")[0] in (200, 500)
-    assert raw("POST", b"SELECT 1", session_id="stuck")[2] == b"1\n"
-
-
-def test_a_busy_session_is_locked(raw: Raw) -> None:
-    with ThreadPoolExecutor() as pool:
-        slow = pool.submit(raw, "POST", b"SELECT sleep(1)", session_id="busy")
-        time.sleep(0.3)
-        assert raw("POST", b"SELECT 1", session_id="busy")[1]["x-clickhouse-exception-code"] == "373"
-        assert slow.result()[0] == 200
-    assert raw("POST", b"SELECT 1", session_id="busy")[0] == 200
+    assert raw("POST", b"SELECT 1", session_id="any", session_timeout="-1")[2] == b"1\n"
 
 
 def test_slow_queries_do_not_hold_up_fast_ones(raw: Raw, client: Client, table: str) -> None:
     with ThreadPoolExecutor(12) as pool:
         slow = [pool.submit(raw, "POST", b"SELECT sleepEachRow(0.5) FROM numbers(4)") for _ in range(8)]
         time.sleep(0.2)
-        began = time.monotonic()
         for n in range(20):
             client.insert(table, [[n, ""]])
             assert client.command(f"SELECT count() FROM {table}") == n + 1
-        assert time.monotonic() - began < 1
         assert not any(future.done() for future in slow)
         assert {future.result()[0] for future in slow} == {200}
 

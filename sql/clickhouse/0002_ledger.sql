@@ -47,12 +47,12 @@ CREATE VIEW message_ledger (
 AS SELECT
     queue, message_id, delivery_id, organization_id, run_id,
     if(row_number() OVER (
-        PARTITION BY queue, message_id
+        PARTITION BY queue, organization_id, message_id
         ORDER BY outcome = 'written' DESC, outcome = 'partly_quarantined' DESC, recorded_at, delivery_id
     ) > 1, 'duplicate', outcome) AS outcome,
     points, points_written, points_quarantined, unknown_fields, bytes, first_time, last_time, published_at, recorded_at
 FROM message_deliveries FINAL
-COMMENT 'Every message that left a queue, with what became of it. Grain: one published copy; per message one copy is not a duplicate.';
+COMMENT 'Every message that left a queue, with what became of it. Grain: one published copy; per organization and message one copy is not a duplicate.';
 
 -- ORDER BY: it is asked by hour, whether anything came after its roll-up.
 CREATE TABLE touched_hours (

@@ -1,6 +1,7 @@
--- PostgreSQL. Grain: one active device. Current state, so the system of record: a new device is listed at once.
-SELECT devices.organization_id, devices.id AS device_id, hostname, kind, operating_system, registered_at
-FROM devices
-JOIN organizations ON organizations.id = devices.organization_id
-WHERE retired_at IS NULL AND deactivated_at IS NULL
-ORDER BY devices.organization_id, hostname
+-- PostgreSQL. Grain: one active device; an active organization without any has one row of nulls. Current state, so the
+-- system of record and not its hourly copy: a new device is listed at once.
+SELECT organizations.id AS organization_id, devices.id AS device_id, hostname, kind, operating_system, registered_at
+FROM organizations
+LEFT JOIN devices ON devices.organization_id = organizations.id AND retired_at IS NULL
+WHERE deactivated_at IS NULL
+ORDER BY organizations.id, hostname

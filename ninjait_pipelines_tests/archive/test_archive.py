@@ -1,0 +1,313 @@
+"""The daily archive on real stores: twice, late, killed half-way, damaged, overtaken, and on a full disk."""
+
+import hashlib
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ninjait_pipelines.archive.assets import DATASET, device_metrics_archive
+from ninjait_pipelines.archive.checks import archived_day_is_whole
+from ninjait_pipelines.archive.days import verify_day, write_day
+from ninjait_pipelines.archive.objects import ObjectDiffers, ObjectVanished
+from ninjait_pipelines.resources import Stores
+from ninjait_pipelines.resources.archive import Archive
+from ninjait_pipelines.resources.clickhouse import sql
+from ninjait_pipelines.settings import ROOT
+from ninjait_pipelines_tests.cache.data import ALPHA, BETA, HOUR, Fleet, hours, midnight
+from ninjait_pipelines_tests.rollup.data import check
+from ninjait_pipelines_tests.runs import killed, passed, run
+
+D = midnight(2)
+DAY = f"{D:%Y-%m-%d}"
+FOLDER = f"{DATASET}/day={DAY}"
+MANIFEST = f"{FOLDER}/manifest.json"
+
+
+@pytest.fixture
+def fleet(stores: Stores) -> Fleet:
+    """A day: two hours of a device of Beta, one each of two devices of Alpha; and rows just outside it."""
+    fleet = Fleet(stores)
+    fleet.rolled_up(hours(D, 3))
+    one, two, other = fleet.device(ALPHA, "one"), fleet.device(ALPHA, "two"), fleet.device(BETA, "other")
+    fleet.hourly(BETA, other, [D + 23 * HOUR, D, D - HOUR, D + 24 * HOUR], cpu_avg=1.5)
+    fleet.hourly(ALPHA, two, [D + HOUR], 60, cpu_avg=None)
+    fleet.hourly(ALPHA, one, [D])
+    return fleet
+
+
+def late_row(fleet: Fleet) -> None:
+    """The hour is rolled up again, with more samples."""
+    fleet.hourly(ALPHA, fleet_device(fleet), [D], 121)
+
+
+def fleet_device(fleet: Fleet) -> Any:
+    [row] = fleet.stores.postgres.rows("SELECT id FROM devices WHERE hostname = 'one'")
+    return row["id"]
+
+
+def archive_day(stores: Stores, fails: bool = False) -> dict[str, bool]:
+    return passed(run(stores, device_metrics_archive, archived_day_is_whole, key=DAY, fails=fails))
+
+
+def manifest(stores: Stores) -> dict[str, Any]:
+    return json.loads(stores.archive.read(MANIFEST))
+
+
+def files(stores: Stores) -> dict[str, bytes]:
+    return {key: stores.archive.read(key) for key in stores.archive.list_keys(FOLDER)}
+
+
+def archived_rows(stores: Stores) -> list[dict[str, Any]]:
+    """What a reader of the archive gets: the rows of the objects that the manifest names."""
+    tables = [pq.read_table(io.BytesIO(stores.archive.read(one["key"]))) for one in manifest(stores)["objects"]]
+    return pa.concat_tables(tables).to_pylist()
+
+
+def test_the_objects_have_the_rows_and_the_manifest_describes_them(stores: Stores, fleet: Fleet) -> None:
+    assert archive_day(stores) == {"archived_day_is_whole": True}
+    found = manifest(stores)
+    assert (found["dataset"], found["day"], found["rows"], found["completeness"]) == (DATASET, DAY, 4, 3 / 24)
+    assert ["cpu_avg", "double"] in found["columns"]
+    assert [(one["organization_id"], one["rows"]) for one in found["objects"]] == [(str(ALPHA), 2), (str(BETA), 2)]
+    for one in found["objects"]:
+        data = stores.archive.read(one["key"])
+        assert (one["bytes"], one["sha256"]) == (len(data), hashlib.sha256(data).hexdigest())
+        assert one["key"] == f"{FOLDER}/organization_id={one['organization_id']}/{one['sha256'][:16]}.parquet"
+        own = pq.read_table(io.BytesIO(data))
+        assert set(own["organization_id"].to_pylist()) == {one["organization_id"]}, "tenants stay apart"
+    window = {"start": D, "stop": D + 24 * HOUR}
+    assert archived_rows(stores) == stores.clickhouse.arrow(sql("rollup/day"), **window).to_pylist()
+
+
+def test_the_same_data_again_is_the_same_objects(stores: Stores, fleet: Fleet) -> None:
+    """Rolled up again, the rows have another as_of: it is not in the objects, so that nothing changes."""
+    archive_day(stores)
+    before, first = manifest(stores), files(stores)
+    fleet.hourly(ALPHA, fleet_device(fleet), [D])
+    archive_day(stores)
+    after, again = manifest(stores), files(stores)
+    assert before.pop("as_of") < after.pop("as_of")
+    assert before == after
+    del first[MANIFEST], again[MANIFEST]
+    assert first == again
+
+
+def test_late_data_is_a_new_object_and_the_old_one_goes(stores: Stores, fleet: Fleet) -> None:
+    archive_day(stores)
+    old = {one["organization_id"]: one["key"] for one in manifest(stores)["objects"]}
+    late_row(fleet)
+    assert archive_day(stores) == {"archived_day_is_whole": True}
+    new = {one["organization_id"]: one["key"] for one in manifest(stores)["objects"]}
+    assert new[str(ALPHA)] != old[str(ALPHA)]
+    assert new[str(BETA)] == old[str(BETA)]
+    assert stores.archive.list_keys(FOLDER) == sorted([MANIFEST, *new.values()])
+
+
+def test_a_day_without_rows_is_archived_as_empty_and_a_range_is_its_days(stores: Stores, fleet: Fleet) -> None:
+    empty = f"{D - 48 * HOUR:%Y-%m-%d}"
+    result = run(stores, device_metrics_archive, archived_day_is_whole, span=(empty, DAY))
+    assert passed(result) == {"archived_day_is_whole": True}
+    [nothing, some, all_] = result.asset_materializations_for_node("device_metrics_archive")
+    assert [one.metadata["dagster/partition_row_count"].value for one in (nothing, some, all_)] == [0, 1, 4]
+    of_nothing = verify_day(stores.archive, DATASET, (D - 48 * HOUR).date())
+    assert (of_nothing.rows, of_nothing.objects, of_nothing.completeness) == (0, [], 0.0)
+    assert of_nothing.columns == verify_day(stores.archive, DATASET, D.date()).columns
+
+
+def test_a_day_that_lost_its_rows_becomes_empty(stores: Stores, fleet: Fleet) -> None:
+    archive_day(stores)
+    stores.clickhouse.command("TRUNCATE TABLE device_metrics_hourly_versions")
+    archive_day(stores)
+    assert stores.archive.list_keys(FOLDER) == [MANIFEST]
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("call", [1, 2, 3])
+def test_killed_at_any_write_of_a_first_archive_and_again(stores: Stores, fleet: Fleet, call: int, after: bool) -> None:
+    """Two objects, then the manifest: before that is there, nothing counts."""
+    with killed(Archive, "write", call, after):
+        archive_day(stores, fails=True)
+    assert stores.archive.exists(MANIFEST) == (call == 3 and after)
+    assert archive_day(stores) == {"archived_day_is_whole": True}
+    assert stores.archive.list_keys(FOLDER) == sorted([MANIFEST, *(one["key"] for one in manifest(stores)["objects"])])
+    assert len(archived_rows(stores)) == 4
+
+
+@pytest.mark.parametrize(
+    ("method", "call", "after", "switched"),
+    [
+        ("write", 1, False, False),  # the new object
+        ("write", 1, True, False),
+        ("write", 2, False, False),  # the manifest
+        ("write", 2, True, True),
+        ("delete", 1, False, True),  # the old object
+        ("delete", 1, True, True),
+    ],
+)
+def test_killed_in_a_rewrite_a_whole_day_stays_readable(
+    stores: Stores, fleet: Fleet, method: str, call: int, after: bool, switched: bool
+) -> None:
+    archive_day(stores)
+    before = files(stores)
+    late_row(fleet)
+    with killed(Archive, method, call, after):
+        archive_day(stores, fails=True)
+    assert verify_day(stores.archive, DATASET, D.date()).rows == 4
+    if not switched:
+        assert before.items() <= files(stores).items()
+    assert ({row["sample_count"] for row in archived_rows(stores)} == {121, 60, 120}) is switched
+    assert archive_day(stores) == {"archived_day_is_whole": True}
+    assert sorted(row["sample_count"] for row in archived_rows(stores)) == [60, 120, 120, 121]
+
+
+def day_now(stores: Stores) -> dict[str, Any]:
+    """Arguments of write_day for what is in ClickHouse."""
+    as_of = stores.clickhouse.now()
+    rows = stores.clickhouse.arrow(sql("rollup/day"), start=D, stop=D + 24 * HOUR)
+    return {"dataset": DATASET, "day": D.date(), "rows": rows, "as_of": as_of, "completeness": 1.0}
+
+
+@pytest.mark.parametrize("meanwhile", [False, True])
+def test_an_older_run_does_not_bring_back_what_it_read(
+    stores: Stores, fleet: Fleet, meanwhile: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that hung while late data was archived by another: before it wrote, or before it wrote its manifest.
+
+    In the second case it replaced the newer manifest by its own, whose objects the newer run had deleted.
+    """
+    archive_day(stores)
+    old = day_now(stores)
+    late_row(fleet)
+    new = day_now(stores)
+    if meanwhile:
+        _once_after_the_start(monkeypatch, lambda: write_day(stores.archive, **new))
+    else:
+        write_day(stores.archive, **new)
+    assert write_day(stores.archive, **old).as_of == new["as_of"]
+    assert verify_day(stores.archive, DATASET, D.date()).as_of == new["as_of"]
+
+
+def _once_after_the_start(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], Any]) -> None:
+    real = Archive.exists
+
+    def exists(self: Archive, key: str) -> bool:
+        if key != MANIFEST:
+            monkeypatch.undo()
+            happens()
+        return real(self, key)
+
+    monkeypatch.setattr(Archive, "exists", exists)
+
+
+def _path(stores: Stores, key: str) -> Path:
+    return Path(stores.archive.url.removeprefix("file://")) / key
+
+
+def _damage(stores: Stores, how: str) -> tuple[type[Exception], str]:
+    """Damages the day; returns the error that must tell, and the key that it must name."""
+    one, other = (described["key"] for described in manifest(stores)["objects"])
+    data, text = stores.archive.read(one), stores.archive.read(MANIFEST)
+    damages: dict[str, tuple[str, bytes | None]] = {
+        "vanished object": (one, None),
+        "vanished manifest": (MANIFEST, None),
+        "truncated object": (one, data[:-1]),
+        "empty object": (one, b""),
+        "one bit": (one, data[:99] + bytes([data[99] ^ 1]) + data[100:]),
+        "another organization's object": (one, stores.archive.read(other)),
+        "truncated manifest": (MANIFEST, text[:-10]),
+        "no text": (MANIFEST, b"\xff\x00"),
+        "a manifest of another day": (MANIFEST, text.replace(b'"day": "20', b'"day": "19')),
+        "a manifest with other rows": (MANIFEST, text.replace(b'"rows": 4', b'"rows": 5')),
+        "a manifest that names other rows of an object": (MANIFEST, text.replace(b'"rows": 2', b'"rows": 3')),
+    }
+    key, damaged = damages[how]
+    _path(stores, key).unlink()
+    if damaged is not None:
+        assert damaged not in (data, text)
+        _path(stores, key).write_bytes(damaged)
+    named = one if how == "a manifest that names other rows of an object" else key
+    return ObjectVanished if "vanished" in how else ObjectDiffers, named
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "vanished object",
+        "vanished manifest",
+        "truncated object",
+        "empty object",
+        "one bit",
+        "another organization's object",
+        "truncated manifest",
+        "no text",
+        "a manifest of another day",
+        "a manifest with other rows",
+        "a manifest that names other rows of an object",
+    ],
+)
+def test_the_check_finds_damage_and_a_rerun_heals_it(stores: Stores, fleet: Fleet, how: str) -> None:
+    archive_day(stores)
+    error, key = _damage(stores, how)
+    with pytest.raises(error, match=r"Rerun the day's partition") as caught:
+        verify_day(stores.archive, DATASET, D.date())
+    assert str(caught.value).startswith(key)
+    found = check(stores, [device_metrics_archive], [archived_day_is_whole], DAY)["archived_day_is_whole"]
+    assert not found.passed
+    assert key in str(found.description)
+    assert archive_day(stores) == {"archived_day_is_whole": True}
+
+
+def test_what_was_written_wrong_is_not_named_by_a_manifest(
+    stores: Stores, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that says yes and keeps something else: found before anything counts on it."""
+    real = Archive.write
+    monkeypatch.setattr(Archive, "write", lambda self, key, data: real(self, key, data[:-1]))
+    with pytest.raises(ObjectDiffers):
+        write_day(stores.archive, **day_now(stores))
+    assert not stores.archive.exists(MANIFEST)
+
+
+FULL_DISK = """
+import resource, sys
+from datetime import date, datetime, UTC
+import pyarrow as pa
+from ninjait_pipelines.archive.days import write_day
+from ninjait_pipelines.resources.archive import Archive
+from ninjait_pipelines.resources.store import StoreFailed
+rows = pa.table({"organization_id": ["a"] * 5000, "hour": [n * n % 7919 for n in range(5000)]})
+resource.setrlimit(resource.RLIMIT_FSIZE, (2048, 2048))
+with Archive(url=sys.argv[1]).open() as archive:
+    try:
+        write_day(archive, "device_metrics_hourly", date.fromisoformat(sys.argv[2]), rows, datetime.now(UTC), 1.0)
+    except StoreFailed as error:
+        print(error)
+"""
+
+
+def test_a_full_disk_leaves_the_day_as_it_was(stores: Stores, fleet: Fleet) -> None:
+    """The limit of the process on file sizes stands for the disk: the same error, at the same place."""
+    archive_day(stores)
+    before = files(stores)
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, stores.archive.url, DAY],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+        timeout=60,
+    )
+    assert "no room for" in done.stdout
+    assert "Make room" in done.stdout
+    assert files(stores) == before
+    left = [path for path in _path(stores, FOLDER).rglob("*") if path.is_file()]
+    assert len(left) == len(before), "nor is the half of an object left"
+    assert verify_day(stores.archive, DATASET, D.date()).rows == 4

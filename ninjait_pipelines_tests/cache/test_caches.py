@@ -1,0 +1,332 @@
+"""The three caches on real stores: what they say, twice, killed half-way, and runs that overtake each other."""
+
+import json
+import threading
+import uuid
+from datetime import datetime, timedelta
+from typing import Any
+
+import dagster as dg
+import pytest
+from redis.client import Pipeline
+from redis.commands.core import Script
+
+from ninjait_pipelines.cache import assets, checks, keys, leaderboard
+from ninjait_pipelines.resources import Stores
+from ninjait_pipelines.resources.clickhouse import ClickHouse
+from ninjait_pipelines.resources.dragonfly import Dragonfly, as_of_text
+from ninjait_pipelines_tests.cache.data import ALPHA, BETA, EMPTY, HOUR, Fleet, hours, midnight
+from ninjait_pipelines_tests.rollup import data
+from ninjait_pipelines_tests.runs import Killed, add, killed, passed, run
+
+ASSETS = (assets.device_caches, assets.organization_summaries, assets.uptime_leaderboard)
+CHECKS = (checks.device_lists_match, checks.summaries_match, checks.leaderboard_is_whole)
+H = midnight(1)
+NAMES = {asset.key.to_user_string(): asset for asset in ASSETS}
+
+
+@pytest.fixture
+def fleet(stores: Stores) -> Fleet:
+    """Alpha has `one` (all samples, online), `two` (half of them, silent) and `new` (registered at H+2); Beta has one.
+
+    Rolled up: H to H+3 but for H+1.
+    """
+    fleet = Fleet(stores)
+    one, two = fleet.device(ALPHA, "one"), fleet.device(ALPHA, "two")
+    new, other = fleet.device(ALPHA, "new", H + 2 * HOUR), fleet.device(BETA, "other")
+    fleet.device(ALPHA, "retired", retired_at=H)
+    when = [H, H + 2 * HOUR, H + 3 * HOUR]
+    fleet.rolled_up(when)
+    fleet.hourly(ALPHA, one, when, cpu_avg=10.0, memory_avg=1000.0)
+    fleet.hourly(ALPHA, two, when, 60, cpu_avg=40.0, memory_avg=None)
+    fleet.hourly(ALPHA, new, when[1:], 90, cpu_avg=None, memory_avg=None)
+    # Written by a roll-up that died before it recorded the hour: not data yet.
+    fleet.hourly(ALPHA, one, [H + HOUR], cpu_avg=99.0)
+    fleet.hourly(BETA, other, when, 240, cpu_avg=20.0, memory_avg=2000.0)
+    fleet.heartbeat(ALPHA, one, H, "offline")
+    fleet.heartbeat(ALPHA, one, H + HOUR, "online")
+    fleet.heartbeat(BETA, other, H, "maintenance")
+    reading(stores, ALPHA, one, cpu=12.5)
+    return fleet
+
+
+def reading(stores: Stores, organization: uuid.UUID, device: uuid.UUID, **fields: float) -> None:
+    """What agent_metrics writes."""
+    about = {"organization_id": str(organization), "device_id": str(device), "as_of": as_of_text(H)}
+    stores.dragonfly.set_if_newer(keys.device_latest(device), about | fields)
+
+
+def cached(stores: Stores, key: str) -> dict[str, Any]:
+    return json.loads(stores.dragonfly.client.get(key) or "null")
+
+
+def everything(stores: Stores) -> dict[str, Any]:
+    """All keys and values that a reader may see, without as_of."""
+    client = stores.dragonfly.client
+    found: dict[str, Any] = {}
+    for key in sorted(client.scan_iter()):
+        if client.type(key) == "zset":
+            found[key] = client.zrange(key, 0, -1, withscores=True)
+        elif client.type(key) == "string":
+            found[key] = cached(stores, key) | {"as_of": None}
+    return {key: value for key, value in found.items() if not key.startswith(f"{keys.UPTIME_LEADERBOARD}:2")}
+
+
+def device(organization: uuid.UUID, name: str) -> str:
+    return str(uuid.uuid5(organization, name))
+
+
+def test_the_device_list(stores: Stores, fleet: Fleet) -> None:
+    assert passed(run(stores, *ASSETS, *CHECKS)) == dict.fromkeys((check.check_key.name for check in CHECKS), True)
+    found = cached(stores, keys.organization_devices(ALPHA))
+    assert (found["organization_id"], found["completeness"]) == (str(ALPHA), 1 / 3)
+    assert [one["hostname"] for one in found["devices"]] == ["new", "one", "two"]
+    new, one, _ = found["devices"]
+    assert (one["status"], one["last_seen"]) == ("online", (H + HOUR).isoformat().replace("+00:00", "Z"))
+    assert (one["readings"]["cpu"], one["readings"]["memory"], one["readings"]["as_of"]) == (12.5, None, as_of_text(H))
+    assert (new["status"], new["last_seen"], new["readings"]) == ("unknown", None, None), "never seen"
+    empty = cached(stores, keys.organization_devices(EMPTY))
+    assert (empty["devices"], empty["completeness"]) == ([], 1.0)
+
+
+def test_the_summary(stores: Stores, fleet: Fleet) -> None:
+    someone = uuid.uuid4()
+    user = {"id": someone, "organization_id": ALPHA, "email": "x", "full_name": "x", "role": "customer"}
+    add(stores, "users", [{**user, "created_at": H}])
+    ticket = {"organization_id": ALPHA, "requester_id": someone, "subject": "?", "created_at": H}
+    states = (("urgent", "open"), ("urgent", "new"), ("low", "closed"), ("low", "resolved"), ("low", "pending"))
+    rows = [{**ticket, "id": uuid.uuid4(), "number": n, "priority": p, "status": s} for n, (p, s) in enumerate(states)]
+    add(stores, "tickets", rows)
+    alert = {"organization_id": ALPHA, "kind": "disk", "message": "?", "raised_at": H}
+    kinds = (("critical", None), ("info", H))
+    add(stores, "alerts", [{**alert, "id": uuid.uuid4(), "severity": s, "resolved_at": at} for s, at in kinds])
+    run(stores, assets.organization_summaries)
+    found = cached(stores, keys.organization_summary(ALPHA))
+    assert found["devices"] == {"total": 3, "online": 1, "unknown": 2}
+    assert found["completeness"] == 3 / 24
+    assert found["window"] == {"start": as_of_text(H - 20 * HOUR), "end": as_of_text(H + 4 * HOUR)}
+    assert found["cpu_avg"] == (360 * 10 + 180 * 40) / 540
+    assert found["memory_avg"] == 1000.0, "of those that carry it"
+    assert found["sample_share"] == (360 + 180 + 180) / (360 + 360 + 240)
+    assert found["open_tickets"] == {"urgent": 2, "high": 0, "normal": 0, "low": 1}
+    assert found["open_alerts"] == {"critical": 1, "warning": 0, "info": 0}
+    beta, empty = (cached(stores, keys.organization_summary(id_)) for id_ in (BETA, EMPTY))
+    assert (beta["devices"], beta["sample_share"]) == ({"total": 1, "maintenance": 1}, 1.0), "never more than all"
+    assert beta["open_tickets"]["urgent"] == 0
+    assert (empty["devices"], empty["cpu_avg"], empty["sample_share"]) == ({"total": 0}, None, None)
+
+
+def test_the_leaderboard(stores: Stores, fleet: Fleet) -> None:
+    run(stores, assets.uptime_leaderboard)
+    found = dict(stores.dragonfly.client.zrange(keys.UPTIME_LEADERBOARD, 0, -1, withscores=True))
+    assert found == {
+        f"{ALPHA}:{device(ALPHA, 'one')}": 1.0,
+        f"{ALPHA}:{device(ALPHA, 'two')}": 0.5,
+        f"{ALPHA}:{device(ALPHA, 'new')}": 0.75,
+        f"{BETA}:{device(BETA, 'other')}": 1.0,
+    }
+    about = cached(stores, keys.UPTIME_LEADERBOARD_ABOUT)
+    assert (about["devices"], about["completeness"]) == (4, 3 / 168)
+
+
+def test_before_the_first_roll_up(stores: Stores) -> None:
+    Fleet(stores).device(ALPHA, "one")
+    assert all(passed(run(stores, *ASSETS, *CHECKS)).values())
+    found = cached(stores, keys.organization_summary(ALPHA))
+    assert (found["completeness"], found["sample_share"], found["window"]["end"]) == (0.0, None, None)
+    assert not stores.dragonfly.client.exists(keys.UPTIME_LEADERBOARD)
+
+
+def test_without_any_organization(stores: Stores) -> None:
+    assert all(passed(run(stores, *ASSETS, *CHECKS)).values())
+
+
+def test_lifetimes(stores: Stores, fleet: Fleet) -> None:
+    run(stores, *ASSETS)
+    client = stores.dragonfly.client
+    assert 290 < client.ttl(keys.organization_devices(ALPHA)) <= 300
+    lasting = (keys.organization_summary(ALPHA), keys.UPTIME_LEADERBOARD, keys.UPTIME_LEADERBOARD_ABOUT)
+    assert [client.ttl(key) for key in lasting] == [-1, -1, -1]
+
+
+def test_tenants_stay_apart(stores: Stores, fleet: Fleet) -> None:
+    """A reading, heartbeats and samples of Alpha's device in Beta's name are nobody's."""
+    run(stores, *ASSETS)
+    before = everything(stores)
+    two = uuid.uuid5(ALPHA, "two")
+    stores.dragonfly.set_if_newer(keys.device_latest(two), {"organization_id": str(BETA), "as_of": as_of_text(H)})
+    fleet.heartbeat(BETA, two, H + HOUR, "offline")
+    fleet.hourly(BETA, two, [H, H + 2 * HOUR])
+    run(stores, *ASSETS)
+    after = everything(stores)
+    del after[keys.device_latest(two)]
+    assert after == before
+    for organization, foreign in ((ALPHA, "other"), (BETA, "one")):
+        texts = [stores.dragonfly.client.get(key(organization)) for key in _document_keys()]
+        assert not any(device(BETA if organization == ALPHA else ALPHA, foreign) in str(text) for text in texts)
+
+
+def _document_keys() -> tuple[Any, ...]:
+    return (keys.organization_devices, keys.organization_summary)
+
+
+def test_twice_the_same(stores: Stores, fleet: Fleet) -> None:
+    run(stores, *ASSETS)
+    first = everything(stores)
+    assert len(first) == 1 + 3 + 3 + 2
+    run(stores, *ASSETS)
+    assert everything(stores) == first
+
+
+@pytest.mark.parametrize(
+    ("name", "owner", "method", "after"),
+    [
+        ("device_caches", Pipeline, "execute", False),
+        ("device_caches", Pipeline, "execute", True),
+        ("organization_summaries", Pipeline, "execute", True),
+        ("uptime_leaderboard", Pipeline, "execute", False),
+        ("uptime_leaderboard", Pipeline, "execute", True),
+        ("uptime_leaderboard", Script, "__call__", True),
+    ],
+)
+def test_killed_half_way_and_again(
+    stores: Stores, fleet: Fleet, name: str, owner: type, method: str, after: bool
+) -> None:
+    run(stores, NAMES[name])
+    expected = everything(stores)
+    stores.dragonfly.client.delete(*(key for key in expected if not key.startswith("device:")))
+    with killed(owner, method, after=after):
+        run(stores, NAMES[name], fails=True)
+    run(stores, NAMES[name])
+    assert everything(stores) == expected
+
+
+@pytest.mark.parametrize(
+    "asset", [assets.device_caches, assets.organization_summaries], ids=lambda asset: str(asset.key)
+)
+def test_killed_between_two_organizations_and_again(
+    stores: Stores, fleet: Fleet, asset: dg.AssetsDefinition, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Dragonfly.set_many_if_newer
+
+    def dying(self: Dragonfly, values: Any, ttl: timedelta | None = None) -> int:
+        real(self, list(values)[:1], ttl)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Dragonfly, "set_many_if_newer", dying)
+        run(stores, asset, fails=True)
+    run(stores, asset)
+    again = everything(stores)
+    stores.dragonfly.client.delete(*(key for key in again if not key.startswith("device:")))
+    run(stores, asset)
+    assert everything(stores) == again
+    assert len(again) == 4
+
+
+def test_an_older_run_never_overwrites_a_newer_one(
+    stores: Stores, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(stores, *ASSETS)
+    first = everything(stores)
+    fleet.device(BETA, "late")
+    then: datetime = stores.clickhouse.now() - HOUR
+    with monkeypatch.context() as patch:
+        patch.setattr(ClickHouse, "now", lambda _: then)
+        result = run(stores, *ASSETS)
+    assert everything(stores) == first
+    written = [
+        result.asset_materializations_for_node(name)[0].metadata[figure].value
+        for name, figure in (("device_caches", "written"), ("organization_summaries", "written"))
+    ]
+    assert written == [0, 0]
+    [board] = result.asset_materializations_for_node("uptime_leaderboard")
+    assert board.metadata["switched"].value is False
+    run(stores, *ASSETS)
+    assert everything(stores) != first
+
+
+def test_a_reader_sees_one_whole_leaderboard_or_the_other(stores: Stores) -> None:
+    sizes = (4000, 1500)
+    boards = [{f"{ALPHA}:{number}": 1 / (number + 1) for number in range(size)} for size in sizes]
+    publish(stores, boards[0], 0)
+    seen: set[int] = set()
+    done = threading.Event()
+
+    def read() -> None:
+        with Dragonfly(url=stores.dragonfly.url).open() as own:
+            while not done.is_set():
+                seen.add(int(own.client.zcard(keys.UPTIME_LEADERBOARD)))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for number in range(1, 16):
+        publish(stores, boards[number % 2], number)
+    done.set()
+    reader.join()
+    assert seen == set(sizes)
+
+
+def publish(stores: Stores, scores: dict[str, float], minutes: int) -> bool:
+    about = {"as_of": as_of_text(H + timedelta(minutes=minutes)), "devices": len(scores)}
+    return leaderboard.publish(stores.dragonfly, scores, about)
+
+
+def test_of_two_runs_the_newer_leaderboard_wins_whichever_switches_last(stores: Stores) -> None:
+    client = stores.dragonfly.client
+    assert publish(stores, {"a:1": 0.25}, 1)
+    older = leaderboard.write_generation(stores.dragonfly, {"a:1": 0.5}, as_of_text(H + timedelta(minutes=2)))
+    assert 0 < client.ttl(older) <= 3600, "if its run dies now, it goes away by itself"
+    assert publish(stores, {"a:1": 1.0}, 3)
+    assert not publish(stores, {"a:1": 0.5}, 2)
+    assert client.zscore(keys.UPTIME_LEADERBOARD, "a:1") == 1.0
+    assert publish(stores, {}, 4)
+    assert not client.exists(keys.UPTIME_LEADERBOARD), "the last device was retired"
+    assert not publish(stores, {"a:1": 1.0}, 3)
+    assert not client.exists(keys.UPTIME_LEADERBOARD)
+
+
+@pytest.mark.parametrize(
+    ("check", "damage"),
+    [
+        ("device_lists_match", lambda client: client.delete(keys.organization_devices(EMPTY))),
+        (
+            "device_lists_match",
+            lambda client: client.copy(keys.organization_devices(BETA), keys.organization_devices(ALPHA), replace=True),
+        ),
+        ("summaries_match", lambda client: client.delete(keys.organization_summary(BETA))),
+        ("leaderboard_is_whole", lambda client: client.zpopmin(keys.UPTIME_LEADERBOARD)),
+        ("leaderboard_is_whole", lambda client: client.zincrby(keys.UPTIME_LEADERBOARD, 1, f"{ALPHA}:x")),
+        ("leaderboard_is_whole", lambda client: client.zincrby(keys.UPTIME_LEADERBOARD, 1, _any_member(client))),
+        ("leaderboard_is_whole", lambda client: client.delete(keys.UPTIME_LEADERBOARD_ABOUT)),
+    ],
+)
+def test_the_checks_fail(stores: Stores, fleet: Fleet, check: str, damage: Any) -> None:
+    [(asset, definition)] = [pair for pair in zip(ASSETS, CHECKS, strict=True) if pair[1].check_key.name == check]
+    run(stores, asset)
+    damage(stores.dragonfly.client)
+    assert not data.check(stores, [asset], [definition])[check].passed
+
+
+def _any_member(client: Any) -> str:
+    return client.zrange(keys.UPTIME_LEADERBOARD, 0, 0)[0]
+
+
+def test_a_device_registered_since_fails_the_checks_until_the_next_run(stores: Stores, fleet: Fleet) -> None:
+    run(stores, *ASSETS)
+    fleet.device(EMPTY, "first")
+    found = data.check(stores, ASSETS, CHECKS)
+    assert [name for name, one in found.items() if not one.passed] == ["device_lists_match", "summaries_match"]
+    assert all(passed(run(stores, *ASSETS, *CHECKS)).values())
+
+
+def test_a_window_longer_than_the_data(stores: Stores) -> None:
+    """A week of hours as one parameter of a query."""
+    fleet = Fleet(stores)
+    one = fleet.device(ALPHA, "one")
+    when = hours(midnight(9), 200)
+    fleet.rolled_up(when)
+    fleet.hourly(ALPHA, one, when, 30)
+    run(stores, assets.uptime_leaderboard)
+    assert stores.dragonfly.client.zscore(keys.UPTIME_LEADERBOARD, f"{ALPHA}:{one}") == 0.25
+    assert cached(stores, keys.UPTIME_LEADERBOARD_ABOUT)["completeness"] == 1.0

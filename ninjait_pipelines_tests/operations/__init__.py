@@ -1,0 +1,1 @@
+"""Tests of what the engineer on call uses."""

@@ -1,0 +1,106 @@
+"""The health of the stores, as an asset with its check; `ninjait status` and `ninjait sql` when all is not well."""
+
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from ninjait_pipelines.cli import app
+from ninjait_pipelines.cli import status as status_command
+from ninjait_pipelines.operations.assets import store_health
+from ninjait_pipelines.operations.health import check_all
+from ninjait_pipelines.resources import Stores, open_stores
+from ninjait_pipelines.settings import REQUIRED, Settings
+from ninjait_pipelines_tests.runs import passed, run
+
+
+@pytest.fixture
+def mute() -> Iterator[int]:
+    """The port of a server that accepts connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+def with_dragonfly_at(settings: Settings, port: int) -> Settings:
+    return Settings({**settings, "DRAGONFLY_URL": f"redis://:secret-of-the-test@127.0.0.1:{port}/0"})
+
+
+def test_every_store_answers_with_version_and_latency(stores: Stores) -> None:
+    statuses = check_all(stores.all())
+    assert [status.problem for status in statuses] == [""] * 7
+    assert all(status.ok and status.version for status in statuses)
+    assert all(status.latency_seconds is not None and status.latency_seconds < 5 for status in statuses)
+
+
+def test_a_store_that_hangs_costs_no_more_than_the_wait(settings: Settings, mute: int) -> None:
+    with open_stores(with_dragonfly_at(settings, mute)) as stores:
+        started = time.monotonic()
+        found = dict(zip(stores.all(), check_all(stores.all(), seconds=1), strict=True))
+        assert time.monotonic() - started < 3
+    assert found["postgres"].ok
+    assert not found["dragonfly"].ok
+    assert "no answer within 1 second" in found["dragonfly"].problem
+    assert "secret-of-the-test" not in repr(found)
+
+
+def test_the_asset_shows_all_and_its_check_passes(stores: Stores) -> None:
+    result = run(stores, store_health)
+    assert passed(result) == {"stores_are_up": True}
+    table: Any = result.asset_materializations_for_node("store_health")[0].metadata["stores"]
+    assert len(table.records) == 7
+
+
+def test_a_store_that_is_down_fails_the_check_and_not_the_asset(settings: Settings) -> None:
+    with open_stores(with_dragonfly_at(settings, 1)) as stores:
+        result = run(stores, store_health)
+    [evaluation] = result.get_asset_check_evaluations()
+    assert not evaluation.passed
+    assert "Dragonfly at redis://127.0.0.1:1/0" in str(evaluation.description)
+    assert "PostgreSQL" not in str(evaluation.description)
+
+
+def ninjait(*arguments: str) -> Result:
+    return CliRunner().invoke(app, arguments)
+
+
+@pytest.fixture
+def shell(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """A shell that has the settings in its environment."""
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    return settings
+
+
+def test_status_of_a_stack_that_was_never_started_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in REQUIRED:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(status_command, "LOCAL_STACK", tmp_path)
+    result = ninjait("status")
+    assert result.exit_code == 1
+    assert result.stderr.splitlines() == ["ninjait: the local stack was never started; start it with: ninjait up"]
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(None, ""), (0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (3 << 40, "3.0 TiB")]
+)
+def test_sizes_are_for_people(count: int | None, text: str) -> None:
+    assert status_command.size(count) == text
+
+
+@pytest.mark.parametrize(
+    ("statement", "says"), [("SELECT * FROM nowhere", "nowhere"), ("SELECT (", "yntax"), ("SELECT 1/'a'", "Code: ")]
+)
+def test_a_wrong_statement_is_one_clear_line(shell: Settings, statement: str, says: str) -> None:
+    result = ninjait("sql", statement)
+    assert result.exit_code == 1
+    assert len(result.stderr.splitlines()) == 1
+    assert says in result.stderr
+    assert result.stdout == ""
+
+
+def test_two_formats_at_once_are_refused(shell: Settings) -> None:
+    assert "choose one" in ninjait("sql", "SELECT 1", "--json", "--csv").stderr
