@@ -13,14 +13,12 @@ warnings.filterwarnings("ignore", category=dg.BetaWarning)
 warnings.filterwarnings("ignore", category=dg.PreviewWarning)
 
 # Fixed, never computed from the clock: a start that moves would change the meaning of every key.
-START = datetime(2026, 1, 1, tzinfo=UTC)
+START = datetime(2024, 1, 1, tzinfo=UTC)
 
 HOURLY = dg.HourlyPartitionsDefinition(start_date=START, timezone="UTC")
 DAILY = dg.DailyPartitionsDefinition(start_date=START, timezone="UTC")
 # The running week and month exist too, so that a draft can be seen before its end.
-WEEKLY = dg.WeeklyPartitionsDefinition(
-    start_date=datetime(2026, 1, 5, tzinfo=UTC), day_offset=1, timezone="UTC", end_offset=1
-)
+WEEKLY = dg.WeeklyPartitionsDefinition(start_date=START, day_offset=1, timezone="UTC", end_offset=1)
 MONTHLY = dg.MonthlyPartitionsDefinition(start_date=START, timezone="UTC", end_offset=1)
 
 RUNNING = dg.TimeWindowPartitionMapping(allow_nonexistent_upstream_partitions=True)

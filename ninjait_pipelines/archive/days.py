@@ -2,6 +2,7 @@
 
 from datetime import date, datetime
 
+import msgspec
 import pyarrow as pa
 
 from ninjait_pipelines.archive.objects import (
@@ -10,7 +11,6 @@ from ninjait_pipelines.archive.objects import (
     ObjectDiffers,
     ObjectVanished,
     decode,
-    encode,
     manifest_key,
     split,
     verify,
@@ -42,7 +42,7 @@ def write_day(
         return previous
     columns = [(field.name, str(field.type)) for field in rows.schema]
     manifest = Manifest(dataset, day, columns, as_of, completeness, rows.num_rows, list(objects))
-    archive.write(manifest_key(dataset, day), encode(manifest))
+    archive.write(manifest_key(dataset, day), msgspec.json.format(msgspec.json.encode(manifest), indent=2))
     if read_manifest(archive, dataset, day) != manifest:
         raise ObjectDiffers(manifest_key(dataset, day), "is not what was just written")
     kept = {described.key for described in objects}

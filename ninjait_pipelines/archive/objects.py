@@ -60,11 +60,6 @@ def manifest_key(dataset: str, day: date) -> str:
     return f"{dataset}/day={day}/manifest.json"
 
 
-def encode(manifest: Manifest) -> bytes:
-    """The manifest as JSON for people: indented, in a fixed order."""
-    return msgspec.json.format(msgspec.json.encode(manifest), indent=2)
-
-
 def decode(key: str, data: bytes) -> Manifest:
     """A manifest's content. Raises ObjectDiffers where it is not a manifest."""
     try:

@@ -48,7 +48,7 @@ WEEK = dg.BackfillPolicy.multi_run(max_partitions_per_run=168)
     partitions_def=HOURLY,
     backfill_policy=WEEK,
     automation_condition=CATCH_UP,
-    kinds={"influxdb"},
+    kinds={"clickhouse"},
     owners=["team:data-engineering"],
     metadata={"dagster/column_schema": column_schema("metrics_5m")},
 )
@@ -63,7 +63,7 @@ def device_metrics_5m(context: dg.AssetExecutionContext, metrics_store: dg.Resou
     partitions_def=HOURLY,
     backfill_policy=WEEK,
     automation_condition=CATCH_UP,
-    kinds={"influxdb"},
+    kinds={"clickhouse"},
     owners=["team:data-engineering"],
     metadata={"dagster/column_schema": column_schema("metrics_1h")},
 )
@@ -104,7 +104,7 @@ def fill_tier(
     partitions_def=HOURLY,
     backfill_policy=WEEK,
     automation_condition=CATCH_UP,
-    kinds={"influxdb", "clickhouse"},
+    kinds={"clickhouse"},
     owners=["team:data-engineering"],
     metadata={"dagster/column_schema": column_schema("device_metrics_hourly")},
 )

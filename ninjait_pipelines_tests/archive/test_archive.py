@@ -76,6 +76,7 @@ def test_the_objects_have_the_rows_and_the_manifest_describes_them(stores: Store
     found = manifest(stores)
     assert (found["dataset"], found["day"], found["rows"], found["completeness"]) == (DATASET, DAY, 4, 3 / 24)
     assert ["cpu_avg", "double"] in found["columns"]
+    assert ["hour", "timestamp[ms, tz=UTC]"] in found["columns"], "ClickHouse gives Arrow a DateTime as a bare number"
     assert [(one["organization_id"], one["rows"]) for one in found["objects"]] == [(str(ALPHA), 2), (str(BETA), 2)]
     for one in found["objects"]:
         data = stores.archive.read(one["key"])

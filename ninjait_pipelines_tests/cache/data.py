@@ -33,7 +33,7 @@ def mart(stores: Stores, view: str, *rows: dict[str, Any]) -> None:
         nothing = "" if "String" in type_ else zeros.get(type_, 0)
         blank[name] = None if type_.startswith("Nullable") else nothing
     table = mart_rows(view, [blank | row for row in rows])
-    as_of = pa.array([stores.clickhouse.now()] * len(rows), pa.timestamp("us", "UTC"))
+    as_of = pa.array([datetime.now(UTC)] * len(rows), pa.timestamp("us", "UTC"))
     stores.clickhouse.insert(f"{view}_versions", table.append_column("as_of", as_of))
 
 
@@ -68,7 +68,7 @@ class Fleet:
     def rolled_up(self, when: Iterable[datetime]) -> None:
         when = list(when)
         columns = {"hour": pa.array(when, pa.timestamp("s", "UTC")), "source_tier": ["metrics"] * len(when)}
-        columns["as_of"] = pa.array([self.stores.clickhouse.now()] * len(when), pa.timestamp("us", "UTC"))
+        columns["as_of"] = pa.array([datetime.now(UTC)] * len(when), pa.timestamp("us", "UTC"))
         columns["row_count"] = pa.array([1] * len(when), pa.uint32())
         self.stores.clickhouse.insert("rolled_up_hours", pa.table(columns))
 

@@ -1,4 +1,4 @@
-"""The weekly report on real stores: figures, boundaries to the millisecond, twice, killed, damaged, overtaken."""
+"""The weekly report at its edges: boundaries to the millisecond, killed at every step, damaged, the running week."""
 
 import json
 import uuid
@@ -13,11 +13,10 @@ import pytest
 from ninjait_pipelines.cache.keys import weekly_report
 from ninjait_pipelines.reports.assets import weekly_reports
 from ninjait_pipelines.reports.checks import every_organization_has_its_report
-from ninjait_pipelines.reports.weekly import WEEK, completeness, report_key
+from ninjait_pipelines.reports.weekly import WEEK, report_key
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.resources.archive import Archive
-from ninjait_pipelines.resources.clickhouse import ClickHouse
-from ninjait_pipelines.resources.dragonfly import Dragonfly, as_of_text
+from ninjait_pipelines.resources.dragonfly import Dragonfly
 from ninjait_pipelines_tests.cache.data import ALPHA, BETA, EMPTY, HOUR, SINCE, Fleet, hours, mart, midnight
 from ninjait_pipelines_tests.rollup.data import check
 from ninjait_pipelines_tests.runs import killed, passed, run
@@ -104,7 +103,7 @@ def test_the_figures_of_devices(stores: Stores, fleet: Fleet) -> None:
 
 
 def test_the_week_is_half_open_to_the_millisecond(stores: Stores, fleet: Fleet) -> None:
-    """The engine forgot the last second of a range whose end was bound as DateTime and compared with a DateTime64."""
+    """Bound as DateTime, the end of a range of DateTime64 lost its last second in the metrics store (a bug of chDB)."""
     for moment in (W - MS, END):
         call(stores, ALPHA, moment, 500)
     call(stores, ALPHA, W, 499)
@@ -140,29 +139,6 @@ def test_who_gets_a_report(stores: Stores, created: datetime, deactivated: datet
         "every_organization_has_its_report": True
     }
     assert stores.archive.list_keys("weekly_reports") == ([report_key(ALPHA, LAST)] if there else [])
-
-
-def test_the_figures_of_tickets(stores: Stores, fleet: Fleet) -> None:
-    late = {"first_response_breached": True, "resolution_breached": True}
-    closed(stores, W, 1, W, W + HOUR, first_response_breached=True)
-    closed(stores, W, 2, W - 9 * DAY, W + HOUR, resolution_breached=True)
-    closed(stores, W + DAY, 3, W, W + DAY, **late)
-    closed(stores, W + 2 * DAY, 3, W, None, **late)  # opened again: the last fact of the week counts
-    closed(stores, W + DAY, 4, W + DAY, None, **late)  # breached, but not closed yet
-    closed(stores, END + DAY, 4, W + DAY, END + DAY, **late)  # closed the week after
-    closed(stores, W + DAY, 5, W - DAY, W - HOUR, **late)  # closed the week before, commented in this one
-    reports(stores)
-    expected = {"opened": 3, "closed": 2, "first_response_breaches": 1, "resolution_breaches": 1}
-    assert archived(stores)["tickets"] == expected
-    assert set(archived(stores, BETA)["tickets"].values()) == {0}
-
-
-def test_only_the_five_busiest(stores: Stores, fleet: Fleet) -> None:
-    for number in range(7):
-        device = fleet.device(BETA, f"busy{number}")
-        fleet.hourly(BETA, device, [W], cpu_avg=50.0 + number)
-    reports(stores)
-    assert [row["cpu_avg"] for row in archived(stores, BETA)["devices"]["busiest"]] == [56.0, 55.0, 54.0, 53.0, 52.0]
 
 
 def test_the_figures_of_billing(stores: Stores, fleet: Fleet) -> None:
@@ -293,40 +269,3 @@ def test_the_check_fails_and_a_rerun_heals_it(stores: Stores, damage: Any, words
     assert passed(reports(stores, LAST, every_organization_has_its_report)) == {
         "every_organization_has_its_report": True
     }
-
-
-def test_a_later_week_is_shown_although_an_older_one_was_computed_after_it(stores: Stores) -> None:
-    Fleet(stores)
-    newer = {"as_of": as_of_text(datetime.now(UTC) + DAY), "week": LAST}
-    stores.dragonfly.set_if_newer(weekly_report(ALPHA), newer)
-    reports(stores, RUNNING)
-    assert (cached(stores) or {})["week"] == RUNNING
-
-
-def test_an_older_run_of_the_same_week_gives_way(stores: Stores, fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
-    reports(stores)
-    first = everything(stores)
-    call(stores, ALPHA, W)
-    then = stores.clickhouse.now() - HOUR
-    with monkeypatch.context() as patch:
-        patch.setattr(ClickHouse, "now", lambda _: then)
-        result = reports(stores)
-    assert everything(stores) == first
-    assert result.asset_materializations_for_node("weekly_reports")[0].metadata["published"].value == 0
-    reports(stores)
-    assert archived(stores)["api"]["calls"] == 1
-
-
-@pytest.mark.parametrize(
-    ("rolled_up", "after", "expected"),
-    [
-        (0, 0 * HOUR, 0.0),
-        (0, 59 * HOUR / 60, 0.0),
-        (1, HOUR, 1.0),
-        (2, HOUR, 1.0),
-        (42, WEEK / 2, 0.5),
-        (84, 9 * WEEK, 0.5),
-    ],
-)
-def test_completeness(rolled_up: int, after: timedelta, expected: float) -> None:
-    assert completeness(rolled_up, W, W + after) == expected
