@@ -1,5 +1,7 @@
 """`ninjait demo`; what it does lives in ninjait_pipelines.demo."""
 
+import sys
+
 import typer
 
 
@@ -15,7 +17,8 @@ def demo() -> None:
     from ninjait_pipelines.demo.report import Report
     from ninjait_pipelines.demo.run import prepared, run
 
-    console = Console()
+    # A log file is no terminal of 80 columns.
+    console = Console(width=None if sys.stdout.isatty() else 118)
     seconds: dict[str, float] = {}
     with prepared(console, seconds) as (_, stores):
         story = run(console, stores, seconds)

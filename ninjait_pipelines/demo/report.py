@@ -1,6 +1,7 @@
 """What the demo prints at the end: figures of every stage, each held against another store's."""
 
 import json
+from collections.abc import Collection
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
@@ -175,6 +176,7 @@ class Report:
         table = _table(
             "Dragonfly: org:{organization_id}:summary",
             *("organization", "devices", "CPU mean %", "samples", "open tickets", "open alerts", "complete"),
+            wrapped=("devices", "open tickets", "open alerts"),
         )
         for organization in self._organizations():
             found = json.loads(self.stores.dragonfly.client.get(keys.organization_summary(organization["id"])) or "{}")
@@ -322,8 +324,10 @@ class Report:
         )
 
 
-def _table(title: str, *columns: str) -> Table:
+def _table(title: str, *columns: str, wrapped: Collection[str] = ()) -> Table:
+    """Figures are never cut: on a narrow terminal the first column and those in `wrapped` take more lines instead."""
     table = Table(title=title, title_justify="left", title_style="bold", header_style="dim")
     for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right", no_wrap=index == 0)
+        words = index == 0 or column in wrapped
+        table.add_column(column, justify="left" if words else "right", no_wrap=not words)
     return table
