@@ -42,8 +42,13 @@ NO_DEP_FAILED_ITS_CHECKS = ~dg.AutomationCondition.any_deps_match(
 ).with_label("a blocking check of a dependency failed")
 
 
+# A partition that failed is tried again once an hour: a store that was away for a minute at night must not leave a gap
+# until somebody wakes up, and what fails for another reason must not fail at every tick.
+AGAIN = dg.AutomationCondition.cron_tick_passed("10 * * * *").with_label("ten past the hour")
+
+
 def catch_up(lookback: timedelta) -> AndAutomationCondition:
-    """Fills every gap of the last `lookback`, also those of a time when nothing ran; a failure waits for a person.
+    """Fills every gap of the last `lookback`, also those of a time when nothing ran, or when what ran failed.
 
     `on_cron` would only ever ask for the newest partition after a stop.
     """
@@ -53,7 +58,7 @@ def catch_up(lookback: timedelta) -> AndAutomationCondition:
         & ~dg.AutomationCondition.any_deps_missing()
         & NO_DEP_FAILED_ITS_CHECKS
         & ~dg.AutomationCondition.in_progress()
-        & ~dg.AutomationCondition.execution_failed()
+        & (~dg.AutomationCondition.execution_failed() | AGAIN)
     ).with_label("catch_up")
 
 

@@ -1,0 +1,41 @@
+"""When partitions are asked for: evaluated by Dagster itself, at moments of our choice."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import dagster as dg
+
+from ninjait_pipelines.partitions import DAILY, catch_up
+
+DAY = "2026-03-09"
+NOON = datetime(2026, 3, 10, 12, 20, tzinfo=UTC)
+
+
+def test_a_partition_that_failed_is_tried_again_once_an_hour() -> None:
+    """ClickHouse was away for half a minute at night: what ran then failed, and stayed missing until somebody woke."""
+    away = True
+
+    @dg.asset(partitions_def=DAILY, automation_condition=catch_up(timedelta(days=1)))
+    def mart() -> None:
+        if away:
+            raise RuntimeError("the store is away")
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        cursor: Any = None
+
+        def asked(**after_noon: int) -> list[str]:
+            nonlocal cursor
+            moment = NOON + timedelta(**after_noon)
+            result = dg.evaluate_automation_conditions([mart], instance, evaluation_time=moment, cursor=cursor)
+            cursor = result.cursor
+            return sorted(result.get_requested_partitions(dg.AssetKey("mart")) or ())
+
+        assert asked() == [DAY]
+        assert not dg.materialize([mart], instance=instance, partition_key=DAY, raise_on_error=False).success
+        assert asked(minutes=1) == []
+        assert asked(minutes=49) == []
+        assert asked(minutes=51) == [DAY], "ten past the hour"
+        away = False
+        assert dg.materialize([mart], instance=instance, partition_key=DAY).success
+        assert asked(minutes=52) == []
+        assert asked(minutes=112) == []
