@@ -20,7 +20,7 @@ def demo() -> None:
     # A log file is no terminal of 80 columns.
     console = Console(width=None if sys.stdout.isatty() else 118)
     seconds: dict[str, float] = {}
-    with prepared(console, seconds) as (_, stores):
+    with prepared(console, seconds) as stores:
         story = run(console, stores, seconds)
         if not Report(console, stores, story).show():
             raise typer.Exit(1)

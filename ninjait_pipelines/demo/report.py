@@ -131,9 +131,7 @@ class Report:
 
     def _logs(self) -> int:
         ids = self._ids("platform.logs", "concat(toString(organization_id), '/', toString(message_id))", "written")
-        logs = self.stores.mongodb.database.application_logs
-        with self.stores.mongodb.errors():
-            return sum(logs.count_documents({"_id": {"$in": ids[n : n + 500]}}) for n in range(0, len(ids), 500))
+        return self.stores.mongodb.count_ids("application_logs", ids)
 
     def _ids(self, queue: str, column: str, *outcomes: str) -> list[str]:
         rows = self.stores.clickhouse.rows(

@@ -17,8 +17,9 @@ from ninjait_pipelines.fleet.seed import seed
 from ninjait_pipelines.ingest.assets import BY_QUEUE
 from ninjait_pipelines.migrations import migrate_up
 from ninjait_pipelines.resources import Stores, open_stores
+from ninjait_pipelines.resources.metrics_store import tier_of
 from ninjait_pipelines.rollup.sensors import late_hours, roll_up_late_hours
-from ninjait_pipelines.settings import ROOT, Settings, validate
+from ninjait_pipelines.settings import ROOT, validate
 from ninjait_pipelines.stack.local import LocalStack
 
 DAY = timedelta(days=1)
@@ -39,7 +40,6 @@ class Story:
     tally: simulate.Tally = field(default_factory=dict)
     windows: dict[datetime, simulate.QueueTally] = field(default_factory=dict)
     points_before: dict[datetime, int] = field(default_factory=dict)
-    late_hours: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -66,14 +66,14 @@ class Graph:
         keys = [dg.AssetKey(asset) for asset in assets]
         self._execute(self._everything, tags if first else {}, {}, asset_selection=keys)
 
-    def tick(self, sensor: dg.SensorDefinition, job: str, stores: Stores) -> list[dict[str, str]]:
-        """Evaluates a sensor and runs what it asks for; returns the tags of those runs."""
+    def tick(self, sensor: dg.SensorDefinition, job: str, stores: Stores) -> int:
+        """Evaluates a sensor and runs what it asks for; returns how many runs that were."""
         resources = {key: getattr(stores, key) for key in sensor.required_resource_keys}
         with dg.build_sensor_context(instance=self._instance, resources=resources) as context:
             requests = sensor.evaluate_tick(context).run_requests or []
         for request in requests:
             self._execute(self._defs.resolve_job_def(job), request.tags, {})
-        return [dict(request.tags) for request in requests]
+        return len(requests)
 
     def _execute(self, job: dg.JobDefinition, tags: Any, ops: dict[str, Any], **selection: Any) -> None:
         config = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}, "ops": ops}
@@ -85,7 +85,7 @@ class Graph:
 
 
 @contextmanager
-def prepared(console: Console, story_seconds: dict[str, float]) -> Iterator[tuple[Settings, Stores]]:
+def prepared(console: Console, story_seconds: dict[str, float]) -> Iterator[Stores]:
     """The local stack with its schema and the demo's organizations."""
     with _step(console, story_seconds, "stack") as say:
         stack = LocalStack(ROOT / ".ninjait")
@@ -93,15 +93,14 @@ def prepared(console: Console, story_seconds: dict[str, float]) -> Iterator[tupl
         os.environ.update(environment, DAGSTER_HOME=str(ROOT))
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
         say(", ".join(what for _, what, _ in stack.places()))
-    settings = validate(environment)
-    with open_stores(settings) as stores:
+    with open_stores(validate(environment)) as stores:
         with _step(console, story_seconds, "schema and organizations") as say:
             applied = migrate_up(stores.postgres, stores.clickhouse)
             seeded = seed(stores.postgres, "demo", datetime.now(UTC).date())
             say(
                 f"{len(applied)} migrations applied, {seeded.rows['devices']} devices, {seeded.rows['tickets']} tickets"
             )
-        yield settings, stores
+        yield stores
 
 
 def run(console: Console, stores: Stores, seconds: dict[str, float]) -> Story:
@@ -124,8 +123,7 @@ def run(console: Console, stores: Stores, seconds: dict[str, float]) -> Story:
     _drain(console, graph, stores, story, "drain again")
     with _step(console, seconds, "late hours") as say:
         ranges = graph.tick(late_hours, roll_up_late_hours.name, stores)
-        story.late_hours = [" to ".join(sorted(set(tags.values()) & set(_range_tags(tags)))) for tags in ranges]
-        say(f"the sensor had {len(ranges)} ranges rolled up again, the warm and the cold day among them")
+        say(f"the sensor had {ranges} ranges rolled up again, the warm and the cold day among them")
     _marts(console, graph, story, today)
     return story
 
@@ -146,8 +144,9 @@ def _publish(console: Console, stores: Stores, story: Story) -> list[simulate.Pu
             _add(story.tally, simulate.publish(stores.message_queue, messages), story.windows[start])
         _publish_this_machine(stores, story)
         total = sum(queue.messages for queue in story.tally.values())
-        samples = sum(queue.points for name, queue in story.tally.items() if name == "agent.metrics")
-        say(f"{total:,} messages, {samples:,} samples: three organizations and this machine")
+        say(
+            f"{total:,} messages, {story.tally['agent.metrics'].points:,} samples: three organizations and this machine"
+        )
     return latecomers
 
 
@@ -214,8 +213,6 @@ def _archive(graph: Graph, story: Story) -> None:
 
 def stored_points(stores: Stores, start: datetime) -> int:
     """Samples of a day in the metrics store, counted there, in whichever tier a sample of that age goes to."""
-    from ninjait_pipelines.resources.metrics_store import tier_of
-
     tier = tier_of(start, datetime.now(UTC))
     if tier is None:
         raise ValueError(f"{start.isoformat()} is older than the last tier")
@@ -238,10 +235,6 @@ def _sum(total: simulate.QueueTally, more: simulate.QueueTally) -> None:
 
 def _keys(first: datetime, last: datetime, form: str) -> tuple[str, str]:
     return first.strftime(form), last.strftime(form)
-
-
-def _range_tags(tags: dict[str, str]) -> list[str]:
-    return [value for name, value in tags.items() if name.startswith("dagster/asset_partition_range")]
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Checks of the drains: how much of what came was bad, and whether every message is accounted for."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,7 +13,6 @@ from ninjait_pipelines.resources.mongodb import MongoDB
 
 WARN_SHARE = 0.05
 ERROR_SHARE = 0.50
-IDS_A_QUERY = 1000
 
 
 def quarantine_share(key: dg.AssetKey, messages: int, quarantined: int) -> dg.AssetCheckResult:
@@ -77,7 +76,7 @@ def drain_checks(queue: str, asset: dg.AssetsDefinition) -> dg.AssetChecksDefini
         since = datetime.fromtimestamp(last["started_at"], UTC)
         ledger = clickhouse.rows(sql("ingest/ledger_of_run"), queue=queue, run_id=last["drained_by"], since=since)[0]
         ids = [f"{queue}/{delivery_id}" for delivery_id in ledger.pop("quarantined_ids")]
-        yield conservation(asset.key, last, ledger | {"quarantined": len(ids)}, held(mongodb, ids))
+        yield conservation(asset.key, last, ledger | {"quarantined": len(ids)}, mongodb.count_ids(COLLECTION, ids))
 
     return check
 
@@ -88,15 +87,6 @@ def last_drain(instance: dg.DagsterInstance, key: dg.AssetKey) -> dict[str, Any]
     if event is None or event.asset_materialization is None:
         raise dg.Failure(f"{key.to_user_string()} has never been materialized: there is no drain to check.")
     return {name: value.value for name, value in event.asset_materialization.metadata.items()}
-
-
-def held(mongodb: MongoDB, ids: Sequence[str]) -> int:
-    """How many of these copies the quarantine has."""
-    with mongodb.errors():
-        return sum(
-            mongodb.database[COLLECTION].count_documents({"_id": {"$in": ids[at : at + IDS_A_QUERY]}})
-            for at in range(0, len(ids), IDS_A_QUERY)
-        )
 
 
 all_checks = [drain_checks(queue, asset) for queue, asset in BY_QUEUE.items()]

@@ -1,6 +1,6 @@
 """MongoDB: application logs, the operators' audit trail, quarantined messages."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,6 +10,8 @@ from pydantic import Field, PrivateAttr
 from pymongo.database import Database
 
 from ninjait_pipelines.resources.store import Store, StoreFailed, StoreRefused, StoreUnavailable
+
+IDS_A_QUERY = 1000
 
 
 class MongoDB(Store):
@@ -46,6 +48,14 @@ class MongoDB(Store):
             version = self.database.command("buildInfo")["version"]
             size = self.database.command("dbStats").get("storageSize")
         return str(version), None if size is None else int(size)
+
+    def count_ids(self, collection: str, ids: Sequence[str]) -> int:
+        """How many documents with one of these ids a collection has."""
+        with self.errors():
+            return sum(
+                self.database[collection].count_documents({"_id": {"$in": ids[at : at + IDS_A_QUERY]}})
+                for at in range(0, len(ids), IDS_A_QUERY)
+            )
 
     @contextmanager
     def errors(self) -> Iterator[None]:

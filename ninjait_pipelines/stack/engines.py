@@ -16,6 +16,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -38,7 +39,7 @@ class StackError(MendableError):
 
 
 @dataclass(frozen=True)
-class Engine:
+class Engine(ABC):
     """One engine: its folder, its port and its password. Subclasses say how it is run."""
 
     folder: Path
@@ -55,8 +56,9 @@ class Engine:
         """Lay out the data folder; called before every start, and leaves what is there."""
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
+    @abstractmethod
     def command(self) -> list[str]:
-        raise NotImplementedError
+        """The program with its arguments; no secret is among them."""
 
     def is_command(self, words: list[str]) -> bool:
         return any(Path(word).name == self.program for word in words[:4])
@@ -67,13 +69,13 @@ class Engine:
     def popen_options(self) -> dict[str, Any]:
         return {}
 
+    @abstractmethod
     def ready(self) -> bool:
         """True once the engine answers in its own protocol, and everything that users expect in it exists."""
-        raise NotImplementedError
 
+    @abstractmethod
     def settings(self) -> dict[str, str]:
         """The environment variables by which the pipeline finds this engine."""
-        raise NotImplementedError
 
 
 class Dragonfly(Engine):

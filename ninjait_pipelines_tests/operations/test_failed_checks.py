@@ -24,23 +24,8 @@ def sums() -> None: ...
 class Shop(Daemon):
     """The daemon over an asset whose blocking check fails."""
 
-    def __init__(self, stores: Stores, instance: dg.DagsterInstance) -> None:
-        super().__init__(stores, instance)
-        self.definitions = dg.Definitions(assets=[counted, sums], asset_checks=[adds_up], sensors=[failed_runs])
-        self.cursor = None
-        self.tick()
-
-    def fail(self, **tags: str) -> str:
-        job = self.definitions.resolve_implicit_global_asset_job_def()
-        result = job.execute_in_process(
-            asset_selection=[counted.key],
-            partition_key="2026-02-01",
-            instance=self.instance,
-            raise_on_error=False,
-            tags=tags,
-        )
-        assert not result.success
-        return result.run_id
+    definitions = dg.Definitions(assets=[counted, sums], asset_checks=[adds_up], sensors=[failed_runs])
+    failing = counted
 
 
 def test_what_waits_for_a_blocking_check_is_named(stores: Stores) -> None:

@@ -39,10 +39,12 @@ def elsewhere() -> None: ...
 class Daemon:
     """Runs assets and evaluates the sensor as Dagster's daemon does: each tick goes on at the last one's cursor."""
 
+    definitions = dg.Definitions(assets=[upstream, middle, last, elsewhere], sensors=[failed_runs])
+    failing = upstream
+
     def __init__(self, stores: Stores, instance: dg.DagsterInstance) -> None:
         self.stores = stores
         self.instance = instance
-        self.definitions = dg.Definitions(assets=[upstream, middle, last, elsewhere], sensors=[failed_runs])
         self.cursor: str | None = None
         self.tick()
 
@@ -61,7 +63,7 @@ class Daemon:
     def fail(self, **tags: str) -> str:
         job = self.definitions.resolve_implicit_global_asset_job_def()
         result = job.execute_in_process(
-            asset_selection=[upstream.key],
+            asset_selection=[self.failing.key],
             partition_key="2026-02-01",
             instance=self.instance,
             raise_on_error=False,
