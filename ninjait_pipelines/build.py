@@ -24,7 +24,7 @@ def build_defs(
 
     Opens no connection. Raises SettingsError, which names the variable, for settings that cannot be right.
     """
-    validate(environ)
+    settings = validate(environ)
     modules = [module for stage in STAGES for module in _modules(stage)]
     sensors: list[dg.SensorDefinition] = [*_found(modules, dg.SensorDefinition), _conditions()]
     return dg.Definitions(
@@ -33,7 +33,7 @@ def build_defs(
         jobs=[*_found(modules, dg.JobDefinition), *_found(modules, type(dg.define_asset_job("any")))],
         sensors=sensors,
         schedules=_found(modules, dg.ScheduleDefinition),
-        resources={**stores_from(dg.EnvVar).all(), **(resource_overrides or {})},
+        resources={**stores_from(dg.EnvVar, settings).all(), **(resource_overrides or {})},
     )
 
 

@@ -20,10 +20,25 @@ REQUIRED: dict[str, tuple[str, tuple[str, ...]]] = {
     "MONGODB_URL": ("MongoDB: logs, audit trail, quarantine; the URL names the database", ("mongodb", "mongodb+srv")),
     "ARCHIVE_URL": ("the cold archive, s3://bucket/prefix or file:///folder", ("s3", "file")),
 }
-NOT_YET = {
-    "RABBITMQ_URL": "This version has no RabbitMQ client yet: unset it, and the queue is kept in Dragonfly streams",
-    "INFLUXDB_URL": "This version has no InfluxDB client yet: unset it, and the metrics are kept in ClickHouse",
+# What may be unset. Without RABBITMQ_URL the queue is kept in Dragonfly's streams, without INFLUXDB_URL the metrics in
+# ClickHouse; without AWS_* S3's credentials come from where they usually do (profile, instance, container).
+OPTIONAL: dict[str, tuple[str, tuple[str, ...]]] = {
+    "RABBITMQ_URL": ("RabbitMQ; the URL's path names the virtual host", ("amqp", "amqps")),
+    "INFLUXDB_URL": ("InfluxDB 2's HTTP interface", ("http", "https")),
+    "INFLUXDB_TOKEN": ("InfluxDB's token, which may read, write and delete in the buckets", ()),
+    "INFLUXDB_ORG": ("InfluxDB's organization", ()),
+    "INFLUXDB_BUCKET": (
+        "the bucket of full resolution, else `metrics`; the other tiers add _5m and _1h to it",
+        (),
+    ),
+    "AWS_ENDPOINT_URL": ("S3's address, where it is not Amazon's", ("http", "https")),
+    "AWS_ACCESS_KEY_ID": ("S3's access key", ()),
+    "AWS_SECRET_ACCESS_KEY": ("S3's secret key", ()),
+    "AWS_SESSION_TOKEN": ("S3's session token, with temporary keys", ()),
+    "AWS_REGION": ("S3's region", ()),
 }
+# What another setting makes necessary.
+NEEDS = {"INFLUXDB_URL": ("INFLUXDB_TOKEN", "INFLUXDB_ORG"), "AWS_ACCESS_KEY_ID": ("AWS_SECRET_ACCESS_KEY",)}
 
 
 class MendableError(Exception):
@@ -51,11 +66,22 @@ def validate(values: Mapping[str, str]) -> Settings:
         for name, (what, schemes) in REQUIRED.items()
         if (problem := _problem(name, values.get(name), what, schemes))
     ]
-    problems += [f"{name} is set. {advice}." for name, advice in NOT_YET.items() if values.get(name)]
+    problems += [
+        problem
+        for name, (what, schemes) in OPTIONAL.items()
+        if values.get(name) and (problem := _problem(name, values[name], what, schemes))
+    ]
+    problems += [
+        f"{name} is not set, and {because} needs it: {OPTIONAL[name][0]}."
+        for because, needed in NEEDS.items()
+        if values.get(because)
+        for name in needed
+        if not values.get(name)
+    ]
     if problems:
         advice = 'For the local stack: .venv/bin/ninjait up, then eval "$(.venv/bin/ninjait env)".'
         raise SettingsError("\n".join([*problems, advice]))
-    return Settings({name: values[name] for name in REQUIRED})
+    return Settings({name: values[name] for name in (*REQUIRED, *OPTIONAL) if values.get(name)})
 
 
 def _problem(name: str, value: str | None, what: str, schemes: tuple[str, ...]) -> str | None:
@@ -82,7 +108,8 @@ def load(environ: Mapping[str, str] = os.environ, local_stack: Path = LOCAL_STAC
     Never a mixture: a staging URL together with a local password would be worse than an error.
     """
     env_file = local_stack / "settings.env"
-    if env_file.exists() and not any(environ.get(name) for name in REQUIRED):
+    ours = [name for name in (*REQUIRED, *OPTIONAL) if not name.startswith("AWS_")]
+    if env_file.exists() and not any(environ.get(name) for name in ours):
         return validate(read_env_file(env_file))
     return validate(environ)
 

@@ -10,7 +10,7 @@ import pytest
 from psycopg import sql
 
 from ninjait_pipelines.resources import Stores, open_stores
-from ninjait_pipelines.settings import REQUIRED, Settings, validate
+from ninjait_pipelines.settings import OPTIONAL, REQUIRED, Settings, validate
 
 _numbers = itertools.count(1)
 
@@ -19,7 +19,7 @@ _numbers = itertools.count(1)
 def _no_settings_of_the_shell() -> Iterator[None]:
     """A test never reaches a store that the developer's shell points at."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in (*REQUIRED, "RABBITMQ_URL", "INFLUXDB_URL", "DAGSTER_HOME", "DAGSTER_DATABASE_URL"):
+        for name in (*REQUIRED, *OPTIONAL, "DAGSTER_HOME", "DAGSTER_DATABASE_URL"):
             patch.delenv(name, raising=False)
         yield
 

@@ -240,7 +240,7 @@ class _Scene(NamedTuple):
 
     def draft(self, queue: str, at: float, fields: dict[str, Any], not_before: float = 0.0) -> Draft:
         """A message of the organization as its contract says."""
-        topic = QUEUES[queue].removesuffix(".*")
+        topic = QUEUES[queue][0].removesuffix(".*")
         body = {"schema": f"ninjait.{topic}.v1", "organization_id": self.organization.id, **fields}
         routed_by = fields["level"] if topic == "log" else self.organization.id
         return Draft(at, queue, f"{topic}.{routed_by}", body, max(at, not_before))

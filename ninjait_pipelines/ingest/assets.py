@@ -74,6 +74,7 @@ def _drain_asset(
         seconds = time.perf_counter() - begun
         depth, counts = message_queue.depth(queue), asdict(summary)
         hours = {hour for _, hour in counts.pop("hours")}
+        counts.pop("_counted")
         return dg.MaterializeResult(
             # Duplicates are not known here: the view message_ledger derives them.
             metadata={

@@ -20,6 +20,7 @@ from ninjait_pipelines.resources.metrics_store import FIELDS
 # Longer than any float has: such an integer is infinite to every store, and Python would refuse to read 5,000 digits.
 _MOST_DIGITS = 400
 _SHOWN = 200
+NOBODY = str(uuid.UUID(int=0))
 _metrics = msgspec.json.Decoder(rules.Metrics)
 _agent_version = partial(rules.text, most=100)
 _ID = Field(rules.identifier)
@@ -27,10 +28,14 @@ _SAMPLES = Field(rules.samples)
 
 
 class Registry(msgspec.Struct, frozen=True):
-    """Who may send: the organizations, and the organization of each device. Ids in canonical spelling."""
+    """Who may send: the organizations, the organization of each device, and the devices of each host name.
+
+    Ids in canonical spelling. `hosts` is for agents that know no ids: host name -> organization -> device.
+    """
 
     organizations: frozenset[str]
     devices: Mapping[str, str]
+    hosts: Mapping[str, Mapping[str, str]] = {}
 
 
 class Period(msgspec.Struct, frozen=True):
@@ -64,9 +69,11 @@ class Rejection(msgspec.Struct, frozen=True):
 
 
 class Decoded(msgspec.Struct):
-    """What a message holds. `columns` are those of the good points, empty where there are none.
+    """What a message holds. `columns` are those of the good points, `counters` those of the good readings of counters;
+    empty where there are none.
 
-    `points` counts the samples of a metrics message and is 1 for an event; 0 where that could not be read.
+    `points` counts the samples of a metrics message and is 1 for an event; 0 where that could not be read. `rows` and
+    `counter_rows` say which of them each row of `columns` and `counters` is; empty means 0, 1, 2 and so on.
     """
 
     message_id: uuid.UUID
@@ -75,6 +82,9 @@ class Decoded(msgspec.Struct):
     agent_version: str | None = None
     points: int = 0
     columns: dict[str, list[Any]] = {}
+    counters: dict[str, list[Any]] = {}
+    rows: list[int] = []
+    counter_rows: list[int] = []
     rejections: list[Rejection] = []
     whole: bool = False
     unknown_fields: int = 0
@@ -252,6 +262,7 @@ def _value(name: str, field: Field, body: Mapping[str, Any]) -> Any:
 def _decode_samples(samples: list[Any], decoded: Decoded, period: Period) -> None:
     fields = {"timestamp": Field(period.check), **METRICS.fields}
     rows: list[list[Any]] = []
+    taken: list[int] = []
     decoded.rejections = []
     for index, sample in enumerate(samples):
         row, problems = _decode_sample(sample, fields)
@@ -259,8 +270,11 @@ def _decode_samples(samples: list[Any], decoded: Decoded, period: Period) -> Non
             decoded.rejections += [_rejection(index, refused, sample) for refused in problems]
         else:
             rows.append(row)
+            taken.append(index)
         if isinstance(sample, dict):
             decoded.unknown_fields += sum(name not in fields for name in sample)
+    if decoded.rejections:
+        decoded.rows = taken
     if rows and decoded.organization_id and decoded.device_id:
         times, *values = zip(*rows, strict=True)
         decoded.columns = _metric_columns(decoded.organization_id, decoded.device_id, list(times), values)

@@ -17,12 +17,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
-from uuid import UUID
 
 import pyarrow as pa
 
 from ninjait_pipelines.ingest import quarantine
-from ninjait_pipelines.ingest.decode import Decoded, Period, Registry, decode, decode_nothing
+from ninjait_pipelines.ingest.decode import NOBODY, Decoded, Period, Registry, decode, decode_nothing
 from ninjait_pipelines.ingest.sinks import Hour, Sink
 from ninjait_pipelines.resources.clickhouse import ClickHouse
 from ninjait_pipelines.resources.message_queue import Consumer, Message, MessageQueue
@@ -36,7 +35,6 @@ BATCH_BYTES = 8 * 1024 * 1024
 RECEIVE_MESSAGES = 100
 DEAD_LETTERS = 25
 SUSPECT_AFTER_DELIVERIES = 2
-NOBODY = str(UUID(int=0))
 Batch = Sequence[tuple[Message, Decoded]]
 
 _LEDGER = pa.schema(
@@ -59,9 +57,12 @@ class Summary:
     unknown_fields: int = 0
     bytes: int = 0
     hours: set[Hour] = field(default_factory=set)
+    _counted: set[str] = field(default_factory=set)
 
     def add(self, batch: Batch, hours: set[Hour]) -> None:
-        """Counts a batch that has been acknowledged."""
+        """Counts a batch that has been recorded; a copy that came a second time within this drain counts once."""
+        batch = [(message, decoded) for message, decoded in batch if message.delivery_id not in self._counted]
+        self._counted.update(message.delivery_id for message, _ in batch)
         self.messages += len(batch)
         self.messages_quarantined += sum(bool(decoded.rejections) for _, decoded in batch)
         self.points += sum(decoded.points for _, decoded in batch)
@@ -126,8 +127,11 @@ class Drain:
         rejected = [(message, decoded) for message, decoded in batch if decoded.rejections]
         quarantine.hold(self.mongodb, rejected, self.run_id, now)
         self.clickhouse.insert("message_deliveries", ledger_rows(batch, self.run_id))
-        consumer.acknowledge(messages)
         summary.add(batch, hours)
+        try:
+            consumer.acknowledge(messages)
+        except StoreUnavailable as error:
+            self.log.warning("%d messages were not acknowledged and will come again: %s", len(messages), error)
 
     def _decode(self, message: Message, registry: Registry, period: Period) -> Decoded:
         """A message that our own code stumbles over is bad input like any other: it must not take its batch along."""
@@ -172,10 +176,14 @@ class Drain:
 def load_registry(postgres: Postgres) -> Registry:
     """Who may send, as PostgreSQL has it now; retired devices too, because their last samples may come late."""
     organizations = postgres.rows("SELECT id::text AS id FROM organizations")
-    devices = postgres.rows("SELECT id::text AS id, organization_id::text AS organization_id FROM devices")
+    devices = postgres.rows("SELECT id::text AS id, organization_id::text AS organization_id, hostname FROM devices")
+    hosts: dict[str, dict[str, str]] = {}
+    for row in devices:
+        hosts.setdefault(row["hostname"], {})[row["organization_id"]] = row["id"]
     return Registry(
         organizations=frozenset(row["id"] for row in organizations),
         devices={row["id"]: row["organization_id"] for row in devices},
+        hosts=hosts,
     )
 
 
@@ -193,7 +201,8 @@ def outcome_of(decoded: Decoded) -> str:
 
 
 def _ledger_row(message: Message, decoded: Decoded, run_id: str, outcome: str) -> dict[str, Any]:
-    times = decoded.columns.get("time") or decoded.columns.get("timestamp") or [None]
+    times = [*decoded.columns.get("time", ()), *decoded.counters.get("time", ())]
+    times = times or decoded.columns.get("timestamp") or [None]
     return {
         "queue": message.queue,
         "message_id": str(decoded.message_id),

@@ -1,24 +1,27 @@
 """Where the good points of each queue go: one small sink for each kind of store. The drain does everything else."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ninjait_pipelines.cache import keys
 from ninjait_pipelines.ingest.contract import milliseconds
-from ninjait_pipelines.ingest.decode import Decoded
+from ninjait_pipelines.ingest.decode import NOBODY, Decoded, Rejection
 from ninjait_pipelines.ingest.quarantine import insert_new
 from ninjait_pipelines.resources.clickhouse import ClickHouse, mart_rows, sql
 from ninjait_pipelines.resources.dragonfly import Dragonfly, as_of_text
 from ninjait_pipelines.resources.metrics_store import (
+    COUNTER_GAP,
+    COUNTERS,
     FIELDS,
     POINTS,
     RETENTION,
     MetricsStore,
+    Refusal,
     Tier,
     late_windows,
 )
@@ -48,7 +51,10 @@ class Sink(Protocol):
         """Raises a StoreError where its store is away; nothing has been taken from the queue then."""
 
     def write(self, decoded: Sequence[Decoded], run_id: str, now: datetime) -> set[Hour]:
-        """Writes what has columns, and returns when it is safe; (organization, hour) of the metrics it wrote."""
+        """Writes what has columns, and returns when it is safe; (organization, hour) of the metrics it wrote.
+
+        A row that its store refuses for good is added to the rejections of its message.
+        """
 
 
 class MetricsSink:
@@ -75,19 +81,26 @@ class MetricsSink:
         3c. The latest values, which are a cache: a Dragonfly that is away stops nothing.
         """
         decoded = self._without_late_duplicates(decoded, now)
-        points = _points(decoded)
-        for tier, part in by_tier(points, now):
-            if tier is Tier.RAW:
-                self._metrics_store.write(part)
-            else:
-                self._metrics_store.write_aggregates(tier, late_windows(part))
-        hours = touched_hours(points, run_id)
+        points, counters = _points(decoded), _counters(decoded)
+        _reject(decoded, "columns", self._write_points(points, now))
+        if len(counters):
+            _reject(decoded, "counters", self._metrics_store.write_counters(counters))
+        hours = touched_hours(points, counters, run_id)
         self._clickhouse.insert("touched_hours", hours)
         try:
             self._dragonfly.set_many_if_newer(latest(decoded))
         except StoreError as error:
             self._log.warning("The latest values were not cached: %s", error)
         return set(zip(hours["organization_id"].to_pylist(), hours["hour"].to_pylist(), strict=True))
+
+    def _write_points(self, points: pa.Table, now: datetime) -> Iterator[Refusal]:
+        for tier, positions in by_tier(points["time"], now):
+            part = points.take(positions)
+            if tier is Tier.RAW:
+                refused = self._metrics_store.write(part)
+            else:
+                refused = self._metrics_store.write_aggregates(tier, late_windows(part))
+            yield from (Refusal(positions[refusal.row].as_py(), refusal.words) for refusal in refused)
 
     def _without_late_duplicates(self, decoded: Sequence[Decoded], now: datetime) -> Sequence[Decoded]:
         """Leaves out what is too old for full resolution and was written before.
@@ -101,7 +114,7 @@ class MetricsSink:
             return decoded
         rows = self._clickhouse.rows(sql("ingest/already_written"), queue=self.queue, message_ids=late)
         written = {(str(row["organization_id"]), row["message_id"]) for row in rows}
-        return [one for one in decoded if (one.organization_id, one.message_id) not in written]
+        return [one for one in decoded if (one.organization_id or NOBODY, one.message_id) not in written]
 
 
 class EventsSink:
@@ -152,30 +165,59 @@ def _log_document(event: Mapping[str, Any]) -> dict[str, Any]:
 
 def _points(decoded: Sequence[Decoded]) -> pa.Table:
     """The samples of many messages, in the order in which they were received (schema POINTS)."""
-    columns: dict[str, list[Any]] = {name: [] for name in POINTS.names}
-    for one in decoded:
-        for name, values in one.columns.items():
+    return _gathered([one.columns for one in decoded], POINTS)
+
+
+def _counters(decoded: Sequence[Decoded]) -> pa.Table:
+    """The readings of counters of many messages, likewise (schema COUNTERS)."""
+    return _gathered([one.counters for one in decoded], COUNTERS)
+
+
+def _gathered(parts: Iterable[Mapping[str, list[Any]]], schema: pa.Schema) -> pa.Table:
+    columns: dict[str, list[Any]] = {name: [] for name in schema.names}
+    for part in parts:
+        for name, values in part.items():
             columns[name] += values
-    time = pa.array(columns.pop("time"), _MILLISECONDS).cast(POINTS.field("time").type)
-    arrays = {name: pa.array(values, POINTS.field(name).type) for name, values in columns.items()} | {"time": time}
-    return pa.table([arrays[name] for name in POINTS.names], schema=POINTS)
+    time = pa.array(columns.pop("time"), _MILLISECONDS).cast(schema.field("time").type)
+    arrays = {name: pa.array(values, schema.field(name).type) for name, values in columns.items()} | {"time": time}
+    return pa.table([arrays[name] for name in schema.names], schema=schema)
 
 
-def by_tier(points: pa.Table, now: datetime) -> Iterator[tuple[Tier, pa.Table]]:
-    """The points that each tier takes by their age. The last takes all that are left: they have been accepted."""
-    *finer, last = RETENTION
-    for tier in finer:
-        young_enough = pc.greater_equal(points["time"], pa.scalar(now - RETENTION[tier], points["time"].type))
-        if len(part := points.filter(young_enough)):
-            yield tier, part
-        points = points.filter(pc.invert(young_enough))
-    if len(points):
-        yield last, points
+def _reject(decoded: Sequence[Decoded], kind: Literal["columns", "counters"], refused: Iterable[Refusal]) -> None:
+    """Adds the store's refusals to the messages that the rows came from."""
+    refusals = sorted(refused, key=lambda refusal: refusal.row)
+    at = 0  # the first row of the message that is looked at
+    for one in decoded if refusals else ():
+        columns, rows = (one.columns, one.rows) if kind == "columns" else (one.counters, one.counter_rows)
+        end = at + len(columns.get("time", ()))
+        while refusals and refusals[0].row < end:
+            refusal = refusals.pop(0)
+            index = rows[refusal.row - at] if rows else refusal.row - at
+            one.rejections = [*one.rejections, Rejection(index, None, refusal.words, "refused_by_store")]
+        at = end
 
 
-def touched_hours(points: pa.Table, run_id: str) -> pa.Table:
-    """Points by organization and hour, as the table touched_hours takes them."""
-    hours = pa.table([points["organization_id"], pc.floor_temporal(points["time"], unit="hour")], _TOUCHED.names[:2])
+def by_tier(times: pa.ChunkedArray, now: datetime) -> Iterator[tuple[Tier, pa.Array]]:
+    """The positions of the points that each tier takes by their age. The last takes all that are left: they have been
+    accepted."""
+    taken = pa.scalar(False)
+    for tier, kept in RETENTION.items():
+        young_enough = pc.or_(pc.greater_equal(times, pa.scalar(now - kept, times.type)), tier is Tier.ONE_HOUR)
+        if len(positions := pc.indices_nonzero(pc.and_not(young_enough, taken))):
+            yield tier, positions
+        taken = young_enough
+
+
+def touched_hours(points: pa.Table, counters: pa.Table, run_id: str) -> pa.Table:
+    """Points by organization and hour, as the table touched_hours takes them.
+
+    A reading of a counter touches the next hour as well: the increase of the reading after it changes.
+    """
+    key = ["organization_id", "time"]
+    at = COUNTERS.get_field_index("time")
+    later = counters.set_column(at, COUNTERS.field(at), pc.add(counters["time"], COUNTER_GAP))
+    touching = pa.concat_tables([points.select(key), counters.select(key), later.select(key)])
+    hours = pa.table([touching[key[0]], pc.floor_temporal(touching["time"], unit="hour")], _TOUCHED.names[:2])
     counted = hours.group_by(_TOUCHED.names[:2]).aggregate([([], "count_all")])
     counted = counted.append_column("run_id", pa.array([run_id] * len(counted), pa.string()))
     return counted.rename_columns(_TOUCHED.names).cast(_TOUCHED)

@@ -1,6 +1,6 @@
 """One resource per store. `stores_from` is the one place that says which setting goes into which field."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
 from typing import Any
@@ -35,9 +35,13 @@ class Stores:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
-def stores_from(value: Callable[[str], Any]) -> Stores:
+def stores_from(value: Callable[[str], Any], given: Container[str] = ()) -> Stores:
     """The stores, unopened; `value` gives a setting by the name of its variable (Dagster: EnvVar, so that no secret
-    reaches a snapshot)."""
+    reaches a snapshot). `given` has the names of the optional settings that are set."""
+
+    def optional(name: str) -> Any:
+        return value(name) if name in given else None
+
     clickhouse = {
         "url": value("CLICKHOUSE_URL"),
         "user": value("CLICKHOUSE_USER"),
@@ -58,7 +62,7 @@ def stores_from(value: Callable[[str], Any]) -> Stores:
 @contextmanager
 def open_stores(settings: Settings) -> Iterator[Stores]:
     """The stores for a command or a test: each connects at its first use, all are closed at the end."""
-    stores = stores_from(settings.__getitem__)
+    stores = stores_from(settings.__getitem__, settings)
     with ExitStack() as stack:
         for store in stores.all().values():
             stack.enter_context(store.open())

@@ -7,7 +7,16 @@ from typing import Any
 import pyarrow as pa
 
 from ninjait_pipelines.resources.clickhouse import ClickHouse
-from ninjait_pipelines.resources.metrics_store import FIELDS, POINTS, WINDOWS, MetricsStore, Tier, check_window
+from ninjait_pipelines.resources.metrics_store import (
+    COUNTERS,
+    FIELDS,
+    POINTS,
+    WINDOWS,
+    MetricsStore,
+    Refusal,
+    Tier,
+    check_window,
+)
 from ninjait_pipelines.resources.store import StoreFailed
 
 # Aggregates of a field over its samples, and over windows of it. All of them pass over nulls.
@@ -56,14 +65,20 @@ class ClickHouseMetrics(ClickHouse, MetricsStore):
             problem = f"the database {self.database} has no table {', '.join(missing)}"
             raise StoreFailed(self.title, self.url, problem, "Bring the schema up to date: ninjait migrate up.")
 
-    def write(self, points: pa.Table) -> None:
+    def write(self, points: pa.Table) -> list[Refusal]:
         # One insert. Its rows share one received_at; of rows with one key and version the engine keeps the last.
         self.insert(Tier.RAW, points.select(POINTS.names).cast(POINTS))
+        return []
 
-    def write_aggregates(self, tier: Tier, windows: pa.Table) -> None:
+    def write_counters(self, counters: pa.Table) -> list[Refusal]:
+        self.insert("interface_counters", counters.select(COUNTERS.names).cast(COUNTERS))
+        return []
+
+    def write_aggregates(self, tier: Tier, windows: pa.Table) -> list[Refusal]:
         if tier is Tier.RAW:
             raise ValueError(f"{tier} is the tier of points, not of windows")
         self.insert(tier, windows.select(WINDOWS.names).cast(WINDOWS))
+        return []
 
     def read(self, start: datetime, stop: datetime, device_id: str | None = None) -> pa.Table:
         device = "AND device_id = {device_id:UUID}" if device_id else ""
@@ -74,6 +89,17 @@ class ClickHouseMetrics(ClickHouse, MetricsStore):
             ORDER BY organization, device, time
         """  # noqa: S608
         return self._table(query, POINTS, start=start, stop=stop, device_id=device_id)
+
+    def latest(self, start: datetime, stop: datetime) -> pa.Table:
+        columns = ", ".join(f"argMax({field}, time)" for field in FIELDS)
+        query = f"""
+            SELECT {KEY}, max(time) AS newest, {columns}
+            FROM {Tier.RAW} FINAL
+            WHERE {BETWEEN}
+            GROUP BY organization_id, device_id
+            ORDER BY organization, device
+        """  # noqa: S608
+        return self._table(query, POINTS, start=start, stop=stop)
 
     def aggregate(self, tier: Tier, start: datetime, stop: datetime, every: timedelta) -> pa.Table:
         check_window(start, stop, every)

@@ -21,13 +21,13 @@ import msgspec
 
 from ninjait_pipelines.resources.store import Store, StoreError
 
-# queue -> the routing key of its messages, in which `*` is one word
-QUEUES = {
-    "agent.metrics": "metrics.*",
-    "agent.heartbeats": "heartbeat.*",
-    "platform.api_calls": "api_call.*",
-    "platform.usage": "usage.*",
-    "platform.logs": "log.*",
+# queue -> the routing keys of its messages, in which `*` is one word and `#` any number of them
+QUEUES: dict[str, tuple[str, ...]] = {
+    "agent.metrics": ("metrics.*", "metrics.telegraf.#", "metrics.collectd.#"),
+    "agent.heartbeats": ("heartbeat.*",),
+    "platform.api_calls": ("api_call.*",),
+    "platform.usage": ("usage.*",),
+    "platform.logs": ("log.*",),
 }
 JSON = "application/json"
 # Names the id of a message that brought none: the same content in the same queue has the same id.
@@ -69,7 +69,10 @@ class Message(msgspec.Struct, frozen=True):
 
 
 class Depth(msgspec.Struct, frozen=True):
-    """How many messages wait in a queue (`ready`), are held by consumers (`unsettled`), and are its dead letters."""
+    """How many messages wait in a queue (`ready`), are held by consumers (`unsettled`), and are its dead letters.
+
+    `unsettled` is 0 where the broker does not say: RabbitMQ gives what a dead consumer held back at once.
+    """
 
     ready: int
     unsettled: int
@@ -88,7 +91,10 @@ class Consumer(Protocol):
         """Up to `most` messages; an empty list when none came within `wait_seconds`."""
 
     def acknowledge(self, messages: Sequence[Message]) -> None:
-        """Settles messages that are safely stored: they never come again."""
+        """Settles messages that are safely stored: they never come again.
+
+        Raises StoreUnavailable where the broker cannot be told; they come again then, and `receive` may be called on.
+        """
 
     def requeue(self, messages: Sequence[Message]) -> None:
         """Gives messages back, to be delivered again at once, to whoever asks."""

@@ -3,7 +3,10 @@
 The contract, which `ninjait_pipelines_tests/resources/metrics_contract.py` holds every implementation to:
 
 - A point is known by (organization_id, device_id, time): written again it replaces itself, so writing is idempotent,
-  and the value received last wins.
+  and of each field the value received last wins. A field that a later point does not carry keeps its value: other
+  agents than ours spread one reading over several messages.
+- A reading of a network interface's counters is known by (organization_id, device_id, interface, time). `aggregate`
+  of the first tier turns them into increases (see `increases`) and adds them to network_in and network_out.
 - All fields are float; a field that a sample does not carry is null and stays null.
 - The tiers below the first hold aggregates that compose: aggregating the 5-minute tier over an hour gives exactly what
   aggregating the raw points would have given (sums to the last bits of floating point). Only `last` of a window that
@@ -16,6 +19,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -63,6 +67,26 @@ WINDOWS = pa.schema(
         *(pa.field(f"{name}_{aggregate}", pa.float64()) for name in FIELDS for aggregate in AGGREGATES),
     ]
 )
+# One row a reading of an interface: bytes received and sent since its device booted. Full resolution only.
+COUNTERS = pa.schema(
+    [
+        *_KEY[:2],
+        pa.field("interface", pa.string(), nullable=False),
+        _KEY[2],
+        pa.field("network_in", pa.float64()),
+        pa.field("network_out", pa.float64()),
+    ]
+)
+# A reading increases the one before it where that is not older than this; else nobody knows what lies between, and it
+# only begins a new series. So a reading that comes late changes its own hour and the next one, and no other.
+COUNTER_GAP = timedelta(hours=1)
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """A row that the store will never take: its index in what was written, and the store's own words."""
+
+    row: int
+    words: str
 
 
 class MetricsStore(Store):
@@ -73,19 +97,31 @@ class MetricsStore(Store):
         """Creates what is missing of the tiers, with their retention. Safe to repeat; never changes what is there."""
 
     @abstractmethod
-    def write(self, points: pa.Table) -> None:
+    def write(self, points: pa.Table) -> list[Refusal]:
         """Writes points (schema POINTS) to the full-resolution tier, in as few requests as is sensible.
 
-        Returns when the store has them safely. Of two points with one key, the later row wins.
+        Returns when the store has them safely, all but those that it refused for what they are. Of two points with one
+        key, the later row wins.
         """
 
     @abstractmethod
-    def write_aggregates(self, tier: Tier, windows: pa.Table) -> None:
+    def write_aggregates(self, tier: Tier, windows: pa.Table) -> list[Refusal]:
         """Writes windows (schema WINDOWS) to a lower tier; a window written again is replaced."""
+
+    @abstractmethod
+    def write_counters(self, counters: pa.Table) -> list[Refusal]:
+        """Writes readings of counters (schema COUNTERS), which are kept as long as full resolution."""
 
     @abstractmethod
     def read(self, start: datetime, stop: datetime, device_id: str | None = None) -> pa.Table:
         """The points (schema POINTS) of the full-resolution tier, in order of organization, device and time."""
+
+    @abstractmethod
+    def latest(self, start: datetime, stop: datetime) -> pa.Table:
+        """One row a device (schema POINTS) with the last value of each field in the window, in order of the key.
+
+        `time` is that of the newest point. Counters are not among it.
+        """
 
     @abstractmethod
     def aggregate(self, tier: Tier, start: datetime, stop: datetime, every: timedelta) -> pa.Table:
