@@ -1,18 +1,41 @@
-"""The fixtures of the whole suite: one local stack a session, and databases of its own for each test."""
+"""The fixtures of the whole suite: one local stack a session, and databases of its own for each test.
+
+With `--servers` the same tests run on RabbitMQ, InfluxDB and S3: on those that the environment names (RABBITMQ_URL and
+the other settings, for a staging system), else on those that `make servers` has built.
+"""
 
 import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote, urlsplit
 
 import psycopg
 import pytest
+import urllib3
+from influxdb_client import InfluxDBClient
 from psycopg import sql
 
 from ninjait_pipelines.resources import Stores, open_stores
-from ninjait_pipelines.settings import OPTIONAL, REQUIRED, Settings, validate
+from ninjait_pipelines.settings import OPTIONAL, REQUIRED, ROOT, Settings, validate
 
+SERVERS = ROOT / ".servers"
 _numbers = itertools.count(1)
+_taken: set[str] = set()  # Dragonfly's databases that a test has now
+_named = {name: os.environ[name] for name in (*REQUIRED, *OPTIONAL, "RABBITMQ_MANAGEMENT_URL") if name in os.environ}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--servers", action="store_true", help="on RabbitMQ, InfluxDB and S3 instead of the wheels")
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Says what was left out, and how it is run."""
+    left_out = terminalreporter.stats.get("deselected", [])
+    for marker, command in (("servers", "make test-servers"), ("faults", "make test-faults")):
+        if count := sum(1 for item in left_out if item.get_closest_marker(marker)):
+            terminalreporter.write_line(f"not run: {count} tests of real servers: {command}")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -25,11 +48,20 @@ def _no_settings_of_the_shell() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """A local stack in a folder of its own: its settings as environment variables."""
+def on_servers(request: pytest.FixtureRequest) -> bool:
+    """Whether the tests run on RabbitMQ, InfluxDB and S3."""
+    return bool(request.config.getoption("--servers"))
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory, on_servers: bool) -> Iterator[dict[str, str]]:
+    """A local stack in a folder of its own, or the servers that the environment names: settings as variables."""
     from ninjait_pipelines.stack.local import LocalStack
 
-    stack = LocalStack(tmp_path_factory.mktemp("stack") / "home")
+    if on_servers and "RABBITMQ_URL" in _named:
+        yield _named
+        return
+    stack = LocalStack(tmp_path_factory.mktemp("stack") / "home", SERVERS if on_servers else None)
     try:
         yield stack.up()
     finally:
@@ -39,8 +71,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
 @pytest.fixture
 def settings(stack: dict[str, str], tmp_path: Path) -> Iterator[Settings]:
     """Settings that name fresh, migrated databases, an empty key space and an empty archive."""
-    number = next(_numbers)
-    settings = fresh(stack, f"test_{os.getpid()}_{number}", number, tmp_path)
+    settings = fresh(stack, f"test_{os.getpid()}_{next(_numbers)}", tmp_path)
     from ninjait_pipelines.migrations import migrate_up
 
     try:
@@ -48,44 +79,89 @@ def settings(stack: dict[str, str], tmp_path: Path) -> Iterator[Settings]:
             migrate_up(stores.postgres, stores.clickhouse)
         yield settings
     finally:
-        _drop(stack, settings)
+        drop(stack, settings)
 
 
-def fresh(stack: dict[str, str], name: str, number: int, folder: Path) -> Settings:
-    """Settings for databases called `name`, empty; Dragonfly's is one of fifteen, emptied."""
+def fresh(stack: dict[str, str], name: str, folder: Path) -> Settings:
+    """Settings for databases, a virtual host, an organization and an archive called `name`, all of them empty."""
     with open_stores(validate(stack)) as stores:
         stores.clickhouse.command(f"CREATE DATABASE {name}")
     with psycopg.connect(stack["DATABASE_URL"], autocommit=True) as connection:
         connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-    archive = folder / "archive"
-    archive.mkdir()
-    settings = validate(
-        {
-            **stack,
-            "DATABASE_URL": _with_database(stack["DATABASE_URL"], name),
-            "MONGODB_URL": _with_database(stack["MONGODB_URL"], name),
-            "DRAGONFLY_URL": _with_database(stack["DRAGONFLY_URL"], str(number % 15 + 1)),
-            "CLICKHOUSE_DATABASE": name,
-            "ARCHIVE_URL": archive.as_uri(),
-        }
-    )
-    with open_stores(settings) as stores:
-        stores.dragonfly.client.flushdb()
-    return settings
+    settings = {
+        **stack,
+        "DATABASE_URL": _with_path(stack["DATABASE_URL"], name),
+        "MONGODB_URL": _with_path(stack["MONGODB_URL"], name),
+        "CLICKHOUSE_DATABASE": name,
+    }
+    if "RABBITMQ_URL" in stack:
+        _manage_rabbitmq(stack, "PUT", f"vhosts/{name}")
+        user = unquote(urlsplit(stack["RABBITMQ_URL"]).username or "")
+        rights = {"configure": ".*", "write": ".*", "read": ".*"}
+        _manage_rabbitmq(stack, "PUT", f"permissions/{name}/{quote(user)}", rights)
+        settings["RABBITMQ_URL"] = _with_path(stack["RABBITMQ_URL"], name)
+    if "INFLUXDB_URL" in stack:
+        with InfluxDBClient(stack["INFLUXDB_URL"], stack["INFLUXDB_TOKEN"]) as client:
+            client.organizations_api().create_organization(name=name)
+        settings["INFLUXDB_ORG"] = name
+    if stack["ARCHIVE_URL"].startswith("s3:"):
+        settings["ARCHIVE_URL"] = f"{stack['ARCHIVE_URL'].rstrip('/')}/{name}"
+    else:
+        (folder / "archive").mkdir()
+        settings["ARCHIVE_URL"] = (folder / "archive").as_uri()
+    settings["DRAGONFLY_URL"] = _empty_dragonfly(stack)
+    return validate(settings)
 
 
-def _with_database(url: str, name: str) -> str:
+def _empty_dragonfly(stack: dict[str, str]) -> str:
+    """The first empty one of Dragonfly's databases 1 to 15: nothing of anybody else is ever emptied."""
+    for url in (_with_path(stack["DRAGONFLY_URL"], str(number)) for number in range(1, 16)):
+        with open_stores(validate({**stack, "DRAGONFLY_URL": url})) as stores:
+            if url not in _taken and not stores.dragonfly.client.dbsize():
+                _taken.add(url)
+                return url
+    raise RuntimeError("all of Dragonfly's databases 1 to 15 hold something: empty one for the tests")
+
+
+def _with_path(url: str, name: str) -> str:
     base, _, query = url.partition("?")
     return f"{base.rsplit('/', 1)[0]}/{name}" + (f"?{query}" if query else "")
 
 
-def _drop(stack: dict[str, str], settings: Settings) -> None:
+def _manage_rabbitmq(stack: dict[str, str], method: str, path: str, body: Any = None) -> None:
+    """One request to RabbitMQ's management plugin: at RABBITMQ_MANAGEMENT_URL, else on its usual port."""
+    broker = urlsplit(stack["RABBITMQ_URL"])
+    usual = f"http://{broker.username}:{broker.password}@{broker.hostname}:15672"
+    place = urlsplit(stack.get("RABBITMQ_MANAGEMENT_URL", usual))
+    headers = urllib3.make_headers(basic_auth=f"{unquote(place.username or '')}:{unquote(place.password or '')}")
+    url = f"{place.scheme}://{place.hostname}:{place.port}/api/{path}"
+    answer = urllib3.request(method, url, json=body if body is not None else {}, headers=headers, timeout=20)
+    assert answer.status < 300, f"{method} {path}: {answer.status} {answer.data!r}"
+
+
+def drop(stack: dict[str, str], settings: Settings) -> None:
+    """Removes what `fresh` has made, and all that was put there."""
     name = settings["CLICKHOUSE_DATABASE"]
+    with open_stores(settings) as stores:
+        stores.dragonfly.client.flushdb()
+        _taken.discard(settings["DRAGONFLY_URL"])
+        if settings["ARCHIVE_URL"].startswith("s3:"):
+            for key in stores.archive.list_keys(""):
+                stores.archive.delete(key)
     with open_stores(validate(stack)) as stores:
         stores.clickhouse.command(f"DROP DATABASE IF EXISTS {name}")
         stores.mongodb.database.client.drop_database(name)
     with psycopg.connect(stack["DATABASE_URL"], autocommit=True) as connection:
         connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+    if "RABBITMQ_URL" in stack:
+        _manage_rabbitmq(stack, "DELETE", f"vhosts/{name}")
+    if "INFLUXDB_URL" in stack:
+        with InfluxDBClient(stack["INFLUXDB_URL"], stack["INFLUXDB_TOKEN"]) as client:
+            for bucket in client.buckets_api().find_buckets(org=name, limit=100).buckets:
+                if bucket.type == "user":
+                    client.buckets_api().delete_bucket(bucket)
+            organizations = client.organizations_api()
+            organizations.delete_organization(organizations.find_organizations(org=name)[0].id)
 
 
 @pytest.fixture

@@ -3,29 +3,30 @@
 A folder's conftest.py imports these fixtures; they stand before those of the whole suite.
 """
 
-import shutil
+import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
+from influxdb_client import InfluxDBClient
 
 from ninjait_pipelines.migrations import migrate_up
 from ninjait_pipelines.resources import Stores, open_stores
+from ninjait_pipelines.resources.metrics_store import Tier
 from ninjait_pipelines.settings import Settings
 from ninjait_pipelines_tests import conftest
 
 
 @pytest.fixture(scope="module")
 def module_stores(stack: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Settings, Stores]]:
-    number = next(conftest._numbers)
-    settings = conftest.fresh(stack, f"module_{number}", number, tmp_path_factory.mktemp("module"))
+    name = f"module_{os.getpid()}_{next(conftest._numbers)}"
+    settings = conftest.fresh(stack, name, tmp_path_factory.mktemp("module"))
     try:
         with open_stores(settings) as stores:
             migrate_up(stores.postgres, stores.clickhouse)
             stores.message_queue.declare()
             yield settings, stores
     finally:
-        conftest._drop(stack, settings)
+        conftest.drop(stack, settings)
 
 
 @pytest.fixture
@@ -45,7 +46,10 @@ def stores(module_stores: tuple[Settings, Stores]) -> Stores:
         stores.clickhouse.command(f"TRUNCATE TABLE {row['name']}")
     stores.dragonfly.client.flushdb()
     stores.mongodb.database.alerts.delete_many({})
-    folder = Path(settings["ARCHIVE_URL"].removeprefix("file://"))
-    shutil.rmtree(folder)
-    folder.mkdir()
+    for key in stores.archive.list_keys(""):
+        stores.archive.delete(key)
+    if "INFLUXDB_URL" in settings:
+        with InfluxDBClient(settings["INFLUXDB_URL"], settings["INFLUXDB_TOKEN"], settings["INFLUXDB_ORG"]) as client:
+            for tier in Tier:
+                client.delete_api().delete("1970-01-01T00:00:00Z", "2200-01-01T00:00:00Z", "", bucket=tier)
     return stores

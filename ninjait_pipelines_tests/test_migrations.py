@@ -1,5 +1,6 @@
 """Migrations: what the planning refuses, and what the real stores hold after a failure, a kill and a race."""
 
+import itertools
 import json
 import re
 import signal
@@ -20,19 +21,17 @@ from ninjait_pipelines.cli.migrate import register
 from ninjait_pipelines.migrations import MigrationError, Record, due, load, migrate_up, parse, rollback, statements
 from ninjait_pipelines.resources import Stores, open_stores
 from ninjait_pipelines.settings import SQL, Settings
-from ninjait_pipelines_tests.conftest import _drop, fresh
+from ninjait_pipelines_tests.conftest import drop, fresh
 
-# The numbers of the suite's own databases count up from 1; these must not meet them.
-_numbers = iter(range(9000, 10000))
+_numbers = itertools.count(1)
 
 
 @pytest.fixture
 def empty(stack: dict[str, str], tmp_path: Path) -> Iterator[Settings]:
     """Settings that name an empty PostgreSQL database and an empty ClickHouse database."""
-    number = next(_numbers)
-    settings = fresh(stack, f"test_migrations_{number}", number, tmp_path)
+    settings = fresh(stack, f"test_migrations_{next(_numbers)}", tmp_path)
     yield settings
-    _drop(stack, settings)
+    drop(stack, settings)
 
 
 @pytest.fixture
