@@ -10,6 +10,7 @@ from uuid import UUID
 
 from ninjait_pipelines.cache.keys import WEEKLY_REPORT_TTL, weekly_report
 from ninjait_pipelines.resources.archive import Archive
+from ninjait_pipelines.resources.archive_errors import ObjectCorrupt
 from ninjait_pipelines.resources.clickhouse import ClickHouse, sql
 from ninjait_pipelines.resources.dragonfly import Dragonfly, as_of_text
 from ninjait_pipelines.rollup.hours import HOUR
@@ -87,7 +88,7 @@ def read_report(archive: Archive, organization_id: UUID | str, week: date | str)
     key = report_key(organization_id, week)
     try:
         found = json.loads(archive.read(key)) if archive.exists(key) else None
-    except ValueError:
+    except (ValueError, ObjectCorrupt):
         return None
     return found if isinstance(found, dict) and "as_of" in found else None
 

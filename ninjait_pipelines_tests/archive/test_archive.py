@@ -3,9 +3,12 @@
 import hashlib
 import io
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +18,11 @@ import pytest
 
 from ninjait_pipelines.archive.assets import DATASET, device_metrics_archive
 from ninjait_pipelines.archive.checks import archived_day_is_whole
-from ninjait_pipelines.archive.days import verify_day, write_day
-from ninjait_pipelines.archive.objects import ObjectDiffers, ObjectVanished
+from ninjait_pipelines.archive.days import read_day, verify_day, write_day
+from ninjait_pipelines.archive.objects import ArchiveDamaged, ObjectDiffers, ObjectVanished, split
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.resources.archive import Archive
+from ninjait_pipelines.resources.archive_errors import ObjectChanged
 from ninjait_pipelines.resources.clickhouse import sql
 from ninjait_pipelines.settings import ROOT
 from ninjait_pipelines_tests.cache.data import ALPHA, BETA, HOUR, Fleet, hours, midnight
@@ -180,7 +184,7 @@ def day_now(stores: Stores) -> dict[str, Any]:
 def test_an_older_run_does_not_bring_back_what_it_read(
     stores: Stores, fleet: Fleet, meanwhile: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run that hung while late data was archived by another: before it wrote, or before it wrote its manifest.
+    """A run that hung while late data was archived by another: before it began, or before it wrote its manifest.
 
     In the second case it replaced the newer manifest by its own, whose objects the newer run had deleted.
     """
@@ -189,27 +193,99 @@ def test_an_older_run_does_not_bring_back_what_it_read(
     late_row(fleet)
     new = day_now(stores)
     if meanwhile:
-        _once_after_the_start(monkeypatch, lambda: write_day(stores.archive, **new))
+        _before(monkeypatch, MANIFEST, lambda: write_day(stores.archive, **new))
     else:
         write_day(stores.archive, **new)
     assert write_day(stores.archive, **old).as_of == new["as_of"]
     assert verify_day(stores.archive, DATASET, D.date()).as_of == new["as_of"]
 
 
-def _once_after_the_start(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], Any]) -> None:
-    real = Archive.exists
+def _before(monkeypatch: pytest.MonkeyPatch, key: str, happens: Callable[[], Any]) -> None:
+    """Something happens right before the first write of a key, when what it replaces has been looked at."""
+    real = Archive.write
 
-    def exists(self: Archive, key: str) -> bool:
-        if key != MANIFEST:
+    def write(self: Archive, written: str, data: bytes, over: str | None = None) -> None:
+        if written == key:
             monkeypatch.undo()
             happens()
-        return real(self, key)
+        real(self, written, data, over)
 
-    monkeypatch.setattr(Archive, "exists", exists)
+    monkeypatch.setattr(Archive, "write", write)
 
 
-def _path(stores: Stores, key: str) -> Path:
-    return Path(stores.archive.url.removeprefix("file://")) / key
+def test_a_newer_run_does_not_name_what_an_older_one_deleted(
+    stores: Stores, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The day's rows changed and changed back. A run that has them as they were first found their object there; before
+    its manifest a run that had read them between replaced the manifest and deleted that object."""
+    archive_day(stores)
+    back = day_now(stores)
+    late_row(fleet)
+    between = day_now(stores)
+    back["as_of"] = between["as_of"] + timedelta(seconds=1)
+    _before(monkeypatch, MANIFEST, lambda: write_day(stores.archive, **between))
+    assert write_day(stores.archive, **back).as_of == back["as_of"]
+    assert verify_day(stores.archive, DATASET, D.date()).as_of == back["as_of"]
+    assert len(files(stores)) == 3, "nothing of the other run is left"
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_two_runs_write_one_object_at_once(
+    stores: Stores, fleet: Fleet, monkeypatch: pytest.MonkeyPatch, same: bool
+) -> None:
+    """The key has the content's hash: the other's object is fine if it has that content, and else a named error."""
+    now = day_now(stores)
+    [(described, data), _] = split(DATASET, D.date(), now["rows"]).items()
+    there = data if same else data[:-1]
+    _before(monkeypatch, described.key, lambda: stores.archive.write(described.key, there))
+    if same:
+        assert write_day(stores.archive, **now).rows == 4
+    else:
+        with pytest.raises(ObjectDiffers, match="another hash"):
+            write_day(stores.archive, **now)
+        assert not stores.archive.exists(MANIFEST)
+
+
+def test_runs_of_a_day_at_once_leave_it_whole(stores: Stores, fleet: Fleet) -> None:
+    """Six runs, older and newer, at once: the newest counts, and all that it names is there."""
+    first = day_now(stores)
+    late_row(fleet)
+    second = day_now(stores)
+    runs = [{**(second if n % 2 else first), "as_of": first["as_of"] + timedelta(minutes=n)} for n in range(6)]
+    with ThreadPoolExecutor(6) as pool:
+        done = list(pool.map(lambda day: _attempted(stores.archive, day), runs))
+    assert any(done)
+    write_day(stores.archive, **runs[-1])
+    assert verify_day(stores.archive, DATASET, D.date()).as_of == runs[-1]["as_of"]
+
+
+def _attempted(archive: Archive, day: dict[str, Any]) -> bool:
+    """Whether the run went through. One that lost every race says so, and is rerun."""
+    try:
+        write_day(archive, **day)
+    except (ObjectChanged, ArchiveDamaged):
+        return False
+    return True
+
+
+def test_a_reader_gets_the_day_or_some_of_its_columns(stores: Stores, fleet: Fleet) -> None:
+    archive_day(stores)
+    window = {"start": D, "stop": D + 24 * HOUR}
+    assert read_day(stores.archive, DATASET, D.date()).equals(stores.clickhouse.arrow(sql("rollup/day"), **window))
+    some = read_day(stores.archive, DATASET, D.date(), ["organization_id", "hour"])
+    assert (some.num_rows, some.column_names) == (4, ["organization_id", "hour"])
+    stores.clickhouse.command("TRUNCATE TABLE device_metrics_hourly_versions")
+    archive_day(stores)
+    assert read_day(stores.archive, DATASET, D.date()).num_rows == 0
+
+
+@pytest.mark.parametrize("how", ["vanished object", "empty object", "a manifest with other rows"])
+def test_a_reader_is_told_of_damage(stores: Stores, fleet: Fleet, how: str) -> None:
+    """Never fewer rows in silence."""
+    archive_day(stores)
+    error, key = _damage(stores, how)
+    with pytest.raises(error, match=re.escape(key)):
+        read_day(stores.archive, DATASET, D.date())
 
 
 def _damage(stores: Stores, how: str) -> tuple[type[Exception], str]:
@@ -230,10 +306,10 @@ def _damage(stores: Stores, how: str) -> tuple[type[Exception], str]:
         "a manifest that names other rows of an object": (MANIFEST, text.replace(b'"rows": 2', b'"rows": 3')),
     }
     key, damaged = damages[how]
-    _path(stores, key).unlink()
+    assert damaged not in (data, text)
+    stores.archive.delete(key)
     if damaged is not None:
-        assert damaged not in (data, text)
-        _path(stores, key).write_bytes(damaged)
+        stores.archive.write(key, damaged)
     named = one if how == "a manifest that names other rows of an object" else key
     return ObjectVanished if "vanished" in how else ObjectDiffers, named
 
@@ -271,7 +347,7 @@ def test_what_was_written_wrong_is_not_named_by_a_manifest(
 ) -> None:
     """A disk that says yes and keeps something else: found before anything counts on it."""
     real = Archive.write
-    monkeypatch.setattr(Archive, "write", lambda self, key, data: real(self, key, data[:-1]))
+    monkeypatch.setattr(Archive, "write", lambda self, key, data, over: real(self, key, data[:-1], over))
     with pytest.raises(ObjectDiffers):
         write_day(stores.archive, **day_now(stores))
     assert not stores.archive.exists(MANIFEST)
@@ -283,6 +359,7 @@ from datetime import date, datetime, UTC
 import pyarrow as pa
 from ninjait_pipelines.archive.days import write_day
 from ninjait_pipelines.resources.archive import Archive
+from ninjait_pipelines.resources.archive_errors import ObjectChanged
 from ninjait_pipelines.resources.store import StoreFailed
 rows = pa.table({"organization_id": ["a"] * 5000, "hour": [n * n % 7919 for n in range(5000)]})
 resource.setrlimit(resource.RLIMIT_FSIZE, (2048, 2048))
@@ -294,7 +371,8 @@ with Archive(url=sys.argv[1]).open() as archive:
 """
 
 
-def test_a_full_disk_leaves_the_day_as_it_was(stores: Stores, fleet: Fleet) -> None:
+@pytest.mark.parametrize("archive", ["folder"], indirect=True)
+def test_a_full_disk_leaves_the_day_as_it_was(stores: Stores, fleet: Fleet, tmp_path: Path) -> None:
     """The limit of the process on file sizes stands for the disk: the same error, at the same place."""
     archive_day(stores)
     before = files(stores)
@@ -309,6 +387,6 @@ def test_a_full_disk_leaves_the_day_as_it_was(stores: Stores, fleet: Fleet) -> N
     assert "no room for" in done.stdout
     assert "Make room" in done.stdout
     assert files(stores) == before
-    left = [path for path in _path(stores, FOLDER).rglob("*") if path.is_file()]
+    left = [path for path in (tmp_path / FOLDER).rglob("*") if path.is_file()]
     assert len(left) == len(before), "nor is the half of an object left"
     assert verify_day(stores.archive, DATASET, D.date()).rows == 4
