@@ -36,6 +36,7 @@ OPTIONAL: dict[str, tuple[str, tuple[str, ...]]] = {
     "AWS_SECRET_ACCESS_KEY": ("S3's secret key", ()),
     "AWS_SESSION_TOKEN": ("S3's session token, with temporary keys", ()),
     "AWS_REGION": ("S3's region", ()),
+    "QUARANTINE_SPOOL": ("the folder where quarantine waits while MongoDB is away, else .ninjait/spool", ()),
 }
 # What another setting makes necessary.
 NEEDS = {"INFLUXDB_URL": ("INFLUXDB_TOKEN", "INFLUXDB_ORG"), "AWS_ACCESS_KEY_ID": ("AWS_SECRET_ACCESS_KEY",)}

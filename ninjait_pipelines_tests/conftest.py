@@ -32,7 +32,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Says what was left out, and how it is run."""
-    left_out = terminalreporter.stats.get("deselected", [])
+    by_name = terminalreporter.config.option.keyword
+    left_out = [] if by_name else terminalreporter.stats.get("deselected", [])
     for marker, command in (("servers", "make test-servers"), ("faults", "make test-faults")):
         if count := sum(1 for item in left_out if item.get_closest_marker(marker)):
             terminalreporter.write_line(f"not run: {count} tests of real servers: {command}")
@@ -93,6 +94,7 @@ def fresh(stack: dict[str, str], name: str, folder: Path) -> Settings:
         "DATABASE_URL": _with_path(stack["DATABASE_URL"], name),
         "MONGODB_URL": _with_path(stack["MONGODB_URL"], name),
         "CLICKHOUSE_DATABASE": name,
+        "QUARANTINE_SPOOL": str(folder / "spool"),
     }
     if "RABBITMQ_URL" in stack:
         _manage_rabbitmq(stack, "PUT", f"vhosts/{name}")

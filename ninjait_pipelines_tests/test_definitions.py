@@ -110,8 +110,9 @@ def test_a_missing_variable_is_named(name: str) -> None:
         ("DRAGONFLY_URL", "localhost:6379", "DRAGONFLY_URL starts with"),
         ("CLICKHOUSE_URL", "http://host:port", "is not a URL"),
         ("MONGODB_URL", "mongodb://", "names no host"),
-        ("RABBITMQ_URL", "amqp://host", "no RabbitMQ client yet"),
-        ("INFLUXDB_URL", "http://host", "no InfluxDB client yet"),
+        ("RABBITMQ_URL", "rabbitmq://host", "RABBITMQ_URL starts with 'rabbitmq'"),
+        ("INFLUXDB_URL", "http://host", "INFLUXDB_TOKEN is not set, and INFLUXDB_URL needs it"),
+        ("AWS_ACCESS_KEY_ID", "key", "AWS_SECRET_ACCESS_KEY is not set"),
     ],
 )
 def test_a_wrong_variable_is_named_without_its_value(name: str, value: str, words: str) -> None:

@@ -1,18 +1,24 @@
 """The three caches. They have no partitions: each run writes what is true now, by ClickHouse's clock at its start."""
 
 import time
+from datetime import datetime, timedelta
 from typing import Any
 
 import dagster as dg
 
 from ninjait_pipelines.cache import reads
-from ninjait_pipelines.cache.documents import device_list, summary, uptime_scores
+from ninjait_pipelines.cache.documents import device_list, latest_reading, summary, uptime_scores
 from ninjait_pipelines.cache.keys import DEVICES_TTL, organization_devices, organization_summary
 from ninjait_pipelines.cache.leaderboard import publish
+from ninjait_pipelines.ingest.contract import AHEAD
 from ninjait_pipelines.resources.clickhouse import ClickHouse
 from ninjait_pipelines.resources.dragonfly import Dragonfly, as_of_text
+from ninjait_pipelines.resources.metrics_store import MetricsStore
 from ninjait_pipelines.resources.postgres import Postgres
+from ninjait_pipelines.resources.store import StoreError
 
+# A device that has been silent for longer has no latest readings to repair.
+LATEST_OF = timedelta(minutes=15)
 DAY_HOURS = 24
 WEEK_HOURS = 168
 # By the clock and not by their sources, which change every few seconds: one run for all three, every four minutes, so
@@ -29,20 +35,46 @@ COMMON: dict[str, Any] = {
 
 
 @dg.asset(**COMMON, deps=["agent_metrics", "agent_heartbeats"])
-def device_caches(clickhouse: ClickHouse, postgres: Postgres, dragonfly: Dragonfly) -> dg.MaterializeResult:
+def device_caches(
+    context: dg.AssetExecutionContext,
+    clickhouse: ClickHouse,
+    postgres: Postgres,
+    dragonfly: Dragonfly,
+    metrics_store: dg.ResourceParam[MetricsStore],
+) -> dg.MaterializeResult:
     """api:devices:{organization_id}: the devices of each organization with status, last_seen and latest readings.
+
+    Before it, device:{device_id}:latest from the metrics store: what drains could not write while Dragonfly was away,
+    and devices whose agents spread one reading over several messages.
 
     Dying half-way: some organizations have the new list, the others the old one until the next run or its expiry.
     """
     started = time.perf_counter()
     as_of = clickhouse.now()
+    repaired = _repair_latest(context, metrics_store, dragonfly, as_of)
     organizations = reads.devices_by_organization(postgres, clickhouse, as_of)
     documents = {
         organization_devices(id_): device_list(id_, devices, reads.latest_readings(dragonfly, devices), as_of)
         for id_, devices in organizations.items()
     }
     written = dragonfly.set_many_if_newer(documents.items(), DEVICES_TTL)
-    return _result(started, len(documents), written=written, devices=sum(map(len, organizations.values())))
+    devices = sum(map(len, organizations.values()))
+    return _result(started, len(documents), written=written, devices=devices, latest_written=repaired)
+
+
+def _repair_latest(
+    context: dg.AssetExecutionContext, metrics_store: MetricsStore, dragonfly: Dragonfly, as_of: datetime
+) -> int:
+    """Writes each device's latest readings where the cache has no newer ones; returns how many.
+
+    A metrics store that is away stops no list: the readings are as old then as the drains left them.
+    """
+    try:
+        points = metrics_store.latest(as_of - LATEST_OF, as_of + AHEAD)
+    except StoreError as error:
+        context.log.warning("The latest readings were not compared with the metrics store: %s", error)
+        return 0
+    return dragonfly.set_many_if_newer(map(latest_reading, points.to_pylist()))
 
 
 @dg.asset(**COMMON, deps=["device_metrics_hourly", "agent_heartbeats"])

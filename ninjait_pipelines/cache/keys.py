@@ -22,7 +22,8 @@ UPTIME_LEADERBOARD_ABOUT = "uptime:leaderboard:about"
 
 
 def device_latest(device_id: UUID | str) -> str:
-    """JSON string, by `agent_metrics`: the latest readings of a device, `as_of` being the time of the sample."""
+    """JSON string, by `agent_metrics`, and by `device_caches` where that did not: the latest readings of a device,
+    `as_of` being the time of the newest sample."""
     return f"device:{device_id}:latest"
 
 

@@ -18,6 +18,7 @@ from ninjait_pipelines.cli.output import Json, fail, opened_stores, print_json, 
 
 if TYPE_CHECKING:
     from ninjait_pipelines.resources.message_queue import Outgoing
+    from ninjait_pipelines.resources.mongodb import MongoDB
 
 Reason = Annotated[str | None, typer.Option(help="Only copies with this reason, such as unknown_device.")]
 Since = Annotated[
@@ -132,23 +133,46 @@ def list_(
 ) -> None:
     """List what is held: copies by reason, organization and agent version.
 
+    While MongoDB is away it lists the copies that wait in the spool, and exits with 1: that is not all that is held.
+
     Example: ninjait quarantine list --reason unknown_device
     """
     from ninjait_pipelines.ingest import quarantine
+    from ninjait_pipelines.resources.store import StoreError
 
+    away = ""
     with opened_stores() as stores:
-        found = quarantine.select(stores.mongodb, reason=reason, since=_utc(since), state=None if every else "held")
-        rows = (
-            [_single(document) for document in found]
-            if every
-            else [msgspec.structs.asdict(line) for line in quarantine.lines(found)]
-        )
+        mongodb, moment = stores.mongodb, _utc(since)
+        try:
+            _move_spooled(mongodb)
+            found = list(quarantine.select(mongodb, reason=reason, since=moment, state=None if every else "held"))
+        except StoreError as error:
+            found = quarantine.select_spooled(mongodb, reason=reason, since=moment)
+            away = f"{error} What waits in the spool {mongodb.spool} is all that can be listed: {len(found)} copies."
+    rows = (
+        [_single(document) for document in found]
+        if every
+        else [msgspec.structs.asdict(line) for line in quarantine.lines(found)]
+    )
     if as_json:
         print_json(rows)
-    elif not rows:
-        typer.echo("Nothing is held.")
-    else:
+    elif rows:
         print_table(rows[0], [row.values() for row in rows])
+    elif not away:
+        typer.echo("Nothing is held.")
+    if away:
+        fail(away)
+
+
+def _move_spooled(mongodb: MongoDB) -> None:
+    """Moves what waits in the spool; a file that cannot be moved stops no command."""
+    from ninjait_pipelines.ingest import quarantine
+    from ninjait_pipelines.resources.store import StoreFailed
+
+    try:
+        quarantine.move_spooled(mongodb, datetime.now(UTC))
+    except StoreFailed as error:
+        typer.echo(str(error), err=True)
 
 
 def _single(document: dict[str, Any]) -> dict[str, Any]:
@@ -163,15 +187,26 @@ def show(
 ) -> None:
     """Show one copy: its reasons, its trail, and its original bytes. With --json the bytes are text as far as they are.
 
+    While MongoDB is away it shows a copy that waits in the spool.
+
     Example: ninjait quarantine show agent.metrics/1700000000000-0
     """
     from ninjait_pipelines.ingest import quarantine
+    from ninjait_pipelines.resources.store import StoreError
 
     with opened_stores() as stores:
-        document = quarantine.find(stores.mongodb, document_id)
+        try:
+            _move_spooled(stores.mongodb)
+            document = quarantine.find(stores.mongodb, document_id)
+            body = quarantine.body_of(stores.mongodb, document) if document else b""
+        except StoreError as error:
+            spooled = quarantine.select_spooled(stores.mongodb, with_body=True)
+            document = next((one for one in spooled if one["_id"] == document_id), None)
+            if document is None:
+                fail(f"{error} It is not among the {len(spooled)} copies in the spool {stores.mongodb.spool}.")
+            body = document["body"]
         if document is None:
             fail(f"{document_id} is not in quarantine")
-        body = quarantine.body_of(stores.mongodb, document)
     if as_json:
         print_json({**document, "body": body.decode(errors="backslashreplace")})
     else:
@@ -235,6 +270,7 @@ def replay(
     if not (document_id or reason or since or all_held):
         fail("say which: --id, --reason, --since or --all-held")
     with opened_stores() as stores:
+        _move_spooled(stores.mongodb)
         found = list(quarantine.select(stores.mongodb, document_id=document_id, reason=reason, since=_utc(since)))
         if document_id and not found:
             fail(f"{document_id} is not held")
@@ -256,6 +292,7 @@ def discard(
     from ninjait_pipelines.ingest import quarantine
 
     with opened_stores() as stores:
+        _move_spooled(stores.mongodb)
         if not quarantine.discard(stores.mongodb, document_id, because, _who(), datetime.now(UTC)):
             fail(f"{document_id} is not held")
     typer.echo(f"discarded {document_id}")

@@ -22,7 +22,9 @@ def status(
     as_json: Json = False,
     seconds: Annotated[float, typer.Option(help="How long to wait for an answer, seconds.", min=0.1)] = 5,
 ) -> None:
-    """Show every store's state, version, latency and size. Exits with 1 while a store is down.
+    """Show every store's state, version, latency and size. Exits with 1 while a store is down, an optional one too.
+
+    "away" is an optional store that is down: the pipeline goes on, and a line below says what is different meanwhile.
 
     Example: ninjait status --json
     """
@@ -40,12 +42,13 @@ def status(
         raise typer.Exit(bool(down))
     rows = []
     for store in statuses:
-        state = Text("up", "green") if store.ok else Text("down", "red")
+        state = Text("up", "green") if store.ok else Text("away", "yellow") if store.optional else Text("down", "red")
         latency = None if store.latency_seconds is None else f"{store.latency_seconds * 1000:.0f} ms"
         rows.append((store.store, state, store.version, latency, size(store.size_bytes), store.address))
     print_table(("store", "state", "version", "latency", "size", "address"), rows)
-    for store in down:
-        typer.echo(store.problem, err=True)
+    for store in statuses:
+        for text in filter(None, (store.problem, store.note)):
+            typer.echo(text, err=True)
     if down:
         typer.echo(f"down: {', '.join(store.store for store in down)}. {REMEDY}", err=True)
         raise typer.Exit(1)

@@ -3,7 +3,7 @@
 1. Receive a batch.            Dying here: the broker gives it to the next drain.
 2. Decode it.                  As above; nothing has been written.
 3. Write the good points.      As above; written again, each replaces itself (see the sinks).
-4. Quarantine the bad ones.    As above; the document's id is the copy's, so it is held once.
+4. Quarantine the bad ones.    As above; the document's id is the copy's, so it is held once, in MongoDB or its spool.
 5. Record it in the ledger.    As above; the row's key is the copy's, so it counts once.
 6. Acknowledge.                Dying before: all of it happens once more. After: it is done.
 
@@ -108,13 +108,15 @@ class Drain:
         return summary
 
     def _prepare(self) -> None:
-        """Asks every store before anything is received: an outage must not use up the messages' deliveries."""
+        """Asks every store before anything is received: an outage must not use up the messages' deliveries.
+
+        Without MongoDB the drain goes on, unless its sink needs it: its quarantine has a spool.
+        """
         self.message_queue.declare()
         self.clickhouse.now()
         self.postgres.rows("SELECT 1")
-        with self.mongodb.errors():
-            self.mongodb.database[quarantine.COLLECTION].create_index([("state", 1), ("quarantined_at", 1)])
         self.sink.prepare()
+        quarantine.prepare(self.mongodb, self.clock(), self.log)
 
     def _process(self, consumer: Consumer, messages: Sequence[Message], registry: Registry, summary: Summary) -> None:
         if not messages:
@@ -125,7 +127,7 @@ class Drain:
         consumer.keep_alive()
         hours = self.sink.write([decoded for _, decoded in batch], self.run_id, now)
         rejected = [(message, decoded) for message, decoded in batch if decoded.rejections]
-        quarantine.hold(self.mongodb, rejected, self.run_id, now)
+        quarantine.hold(self.mongodb, rejected, self.run_id, now, self.log)
         self.clickhouse.insert("message_deliveries", ledger_rows(batch, self.run_id))
         summary.add(batch, hours)
         try:
@@ -166,7 +168,7 @@ class Drain:
         moved = 0
         while moved < most and (letters := self.message_queue.dead_letters(self.sink.queue, DEAD_LETTERS)):
             batch = [(message, decode_nothing(message, f"dead_letter:{reason}"[:200])) for message, reason in letters]
-            quarantine.hold(self.mongodb, batch, self.run_id, self.clock())
+            quarantine.hold(self.mongodb, batch, self.run_id, self.clock(), self.log)
             self.clickhouse.insert("message_deliveries", ledger_rows(batch, self.run_id, outcome="dead_lettered"))
             self.message_queue.discard_dead_letters([message for message, _ in letters])
             moved += len(letters)

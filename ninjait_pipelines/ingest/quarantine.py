@@ -1,10 +1,12 @@
 """What could not be taken, with its reasons and original bytes, in MongoDB: held by a drain, mended by a person.
 
 One document is one delivered copy; its `_id` is made from the copy, so holding it again after a crash is the same one.
+What MongoDB does not take waits in the spool (see spool.py), and is moved once it does.
 """
 
 import hashlib
 import json
+import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
@@ -14,9 +16,11 @@ import msgspec
 from bson import Binary
 from pymongo.errors import BulkWriteError
 
-from ninjait_pipelines.ingest.decode import Decoded, read_json
+from ninjait_pipelines.ingest.decode import Decoded, format_of, read_json
+from ninjait_pipelines.ingest.spool import Spool
 from ninjait_pipelines.resources.message_queue import Message, MessageQueue, Outgoing, identity
 from ninjait_pipelines.resources.mongodb import MongoDB
+from ninjait_pipelines.resources.store import StoreError, StoreFailed
 
 COLLECTION = "quarantine"
 AUDIT = "audit_trail"
@@ -25,6 +29,8 @@ AUDIT = "audit_trail"
 PIECE_BYTES = 8 * 1024 * 1024
 PIECES = "quarantine_body_pieces"
 DUPLICATE_KEY = 11000
+# Of the spool, so that what gathered there in a day does not hold up the metrics; store_health moves the rest.
+FILES_A_DRAIN = 20
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -55,13 +61,89 @@ def insert_new(mongodb: MongoDB, collection: str, documents: Sequence[dict[str, 
                 raise
 
 
-def hold(mongodb: MongoDB, rejected: Iterable[tuple[Message, Decoded]], run_id: str, now: datetime) -> None:
-    """Puts copies into quarantine. A copy that is there already stays as it is: a person may have replayed it since."""
+def prepare(mongodb: MongoDB, now: datetime, log: logging.Logger) -> None:
+    """Before a drain receives anything: sees to it that what is bad can be held, and moves what waits in the spool.
+
+    Raises StoreUnavailable where neither MongoDB nor the spool can take anything.
+    """
+    try:
+        with mongodb.optional(), mongodb.errors():
+            mongodb.database[COLLECTION].create_index([("state", 1), ("quarantined_at", 1)])
+    except StoreError as error:
+        spool = Spool(mongodb)
+        spool.check_room()
+        log.warning("What MongoDB does not take for the quarantine goes to the spool %s: %s", spool.folder, error)
+        return
+    try:
+        move_spooled(mongodb, now, FILES_A_DRAIN)
+    except StoreError as error:
+        log.warning("Not all that waits in the quarantine's spool was moved: %s", error)
+
+
+def hold(
+    mongodb: MongoDB,
+    rejected: Iterable[tuple[Message, Decoded]],
+    run_id: str,
+    now: datetime,
+    log: logging.Logger,
+) -> None:
+    """Puts copies into quarantine, into its spool where MongoDB does not take them, and returns when they are safe.
+
+    A copy that is there already stays as it is: a person may have replayed it since. Raises StoreUnavailable where the
+    spool does not take them either.
+    """
     documents = [_document(message, decoded, run_id, now) for message, decoded in rejected]
-    for document in documents:
-        if len(document["body"]) > PIECE_BYTES:
-            _split_body(mongodb, document)
-    insert_new(mongodb, COLLECTION, documents)
+    if not documents:
+        return
+    try:
+        with mongodb.optional():
+            _insert(mongodb, documents)
+    except StoreError as error:
+        Spool(mongodb).put(documents, run_id)
+        log.warning("%d copies for the quarantine wait in its spool: %s", len(documents), error)
+
+
+def move_spooled(mongodb: MongoDB, now: datetime, most_files: int | None = None) -> int:
+    """Moves what waits in the spool into MongoDB, file by file, and returns how many copies that were.
+
+    1. Insert the documents of a file. Dying here: the next mover inserts them onto themselves.
+    2. Delete the file.                As above. Two movers at once do the same thing twice.
+
+    A file that cannot be read or moved is left and raised as StoreFailed, after all others have been moved.
+    """
+    spool = Spool(mongodb)
+    moved = 0
+    problem: StoreFailed | None = None
+    for file in spool.files()[:most_files]:
+        try:
+            documents = spool.read(file)
+            with mongodb.optional():
+                _insert(mongodb, documents)
+            spool.remove(file)
+            moved += len(documents)
+        except StoreFailed as error:
+            problem = error
+    spool.clear_unfinished(now)
+    if problem:
+        raise problem
+    return moved
+
+
+def count_held(mongodb: MongoDB, ids: Sequence[str], run_id: str) -> int:
+    """How many of these copies, which this run held, are in quarantine or wait in its spool.
+
+    The spool first: what is moved between the two looks is seen in MongoDB.
+    """
+    spooled = {document["_id"] for document in Spool(mongodb).documents(run_id)}.intersection(ids)
+    others = [one for one in ids if one not in spooled]
+    if not others:
+        return len(spooled)
+    with mongodb.optional():
+        return len(spooled) + mongodb.count_ids(COLLECTION, others)
+
+
+def _insert(mongodb: MongoDB, documents: Sequence[dict[str, Any]]) -> None:
+    insert_new(mongodb, COLLECTION, [_without_long_body(mongodb, document) for document in documents])
 
 
 def _document(message: Message, decoded: Decoded, run_id: str, now: datetime) -> dict[str, Any]:
@@ -88,13 +170,16 @@ def _document(message: Message, decoded: Decoded, run_id: str, now: datetime) ->
     }
 
 
-def _split_body(mongodb: MongoDB, document: dict[str, Any]) -> None:
-    """The pieces are written before their document. Dying between: the next drain writes the same pieces again."""
+def _without_long_body(mongodb: MongoDB, document: dict[str, Any]) -> dict[str, Any]:
+    """The document, after a body that is too long for it has been written in pieces. Dying between: the next drain, or
+    mover, writes the same pieces again."""
     body = document["body"]
+    if len(body) <= PIECE_BYTES:
+        return document
     pieces = [body[at : at + PIECE_BYTES] for at in range(0, len(body), PIECE_BYTES)]
     for number, piece in enumerate(pieces):
         insert_new(mongodb, PIECES, [{"_id": _piece_id(document, number), "body": Binary(piece)}])
-    document |= {"body": Binary(b""), "body_pieces": len(pieces)}
+    return document | {"body": Binary(b""), "body_pieces": len(pieces)}
 
 
 def _piece_id(document: dict[str, Any], number: int) -> str:
@@ -135,6 +220,19 @@ def select(
         yield from mongodb.database[COLLECTION].find(query, {"body": 0}).sort("quarantined_at", 1)
 
 
+def select_spooled(
+    mongodb: MongoDB, *, reason: str | None = None, since: datetime | None = None, with_body: bool = False
+) -> list[dict[str, Any]]:
+    """The same of what waits in the spool: all of it is held."""
+    found = [
+        document if with_body else {name: value for name, value in document.items() if name != "body"}
+        for document in Spool(mongodb).documents()
+        if reason is None or any(entry["reason"] == reason for entry in document["reasons"])
+        if since is None or document["quarantined_at"] >= since
+    ]
+    return sorted(found, key=lambda document: document["quarantined_at"])
+
+
 def lines(documents: Iterable[dict[str, Any]]) -> list[Line]:
     """Copies grouped by reason, queue, organization and agent version, the most frequent first.
 
@@ -161,13 +259,14 @@ def replay(mongodb: MongoDB, queue: MessageQueue, documents: Iterable[dict[str, 
        the same message again, which the ledger shows as a duplicate and no store shows at all.
     2. Mark it replayed.
     """
-    published: set[tuple[str | None, bytes]] = set()
+    published: set[tuple[str, str | None, bytes]] = set()
     for document in documents:
         full = find(mongodb, document["_id"])
         if full is None or full["state"] != "held":
             continue
         message = again(full, body_of(mongodb, full))
-        content = (message.message_id, hashlib.sha256(message.body).digest())
+        # with the routing key: another agent's message names its organization nowhere else
+        content = (message.routing_key, message.message_id, hashlib.sha256(message.body).digest())
         if content not in published:
             queue.publish([message])
             published.add(content)
@@ -182,12 +281,18 @@ def again(document: dict[str, Any], body: bytes) -> Outgoing:
     """
     message_id = document["message_id"]
     if not document["whole"]:
-        body = _only_samples(body, {entry["index"] for entry in document["reasons"]})
+        body = _only_samples(document, body)
         message_id = str(identity(document["queue"], body))
     return Outgoing(document["queue"], document["routing_key"], body, message_id, document["content_type"])
 
 
-def _only_samples(body: bytes, indexes: set[int]) -> bytes:
+def _only_samples(document: dict[str, Any], body: bytes) -> bytes:
+    """The samples, lines or entries of a body that were rejected, in the format that they came in."""
+    indexes = {entry["index"] for entry in document["reasons"]}
+    foreign = format_of(document["queue"], document["routing_key"], document["content_type"], body)
+    if foreign:
+        entries = foreign.entries(body.decode())
+        return foreign.join([entry for index, entry in enumerate(entries) if index in indexes])
     envelope = read_json(body)
     envelope["samples"] = [sample for index, sample in enumerate(envelope["samples"]) if index in indexes]
     return json.dumps(envelope, separators=(",", ":")).encode()

@@ -8,16 +8,15 @@ from typing import Any, Literal, Protocol
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ninjait_pipelines.cache import keys
+from ninjait_pipelines.cache.documents import latest_reading
 from ninjait_pipelines.ingest.contract import milliseconds
 from ninjait_pipelines.ingest.decode import NOBODY, Decoded, Rejection
 from ninjait_pipelines.ingest.quarantine import insert_new
 from ninjait_pipelines.resources.clickhouse import ClickHouse, mart_rows, sql
-from ninjait_pipelines.resources.dragonfly import Dragonfly, as_of_text
+from ninjait_pipelines.resources.dragonfly import Dragonfly
 from ninjait_pipelines.resources.metrics_store import (
     COUNTER_GAP,
     COUNTERS,
-    FIELDS,
     POINTS,
     RETENTION,
     MetricsStore,
@@ -78,7 +77,8 @@ class MetricsSink:
 
         3b. The hours that they touch. Dying before: the message comes again, and its hours are touched then. After the
             points, so that a roll-up which missed a point is older than its touch.
-        3c. The latest values, which are a cache: a Dragonfly that is away stops nothing.
+        3c. The latest values, which are a cache: a Dragonfly that is away stops nothing, and `device_caches` repairs
+            them afterwards.
         """
         decoded = self._without_late_duplicates(decoded, now)
         points, counters = _points(decoded), _counters(decoded)
@@ -88,7 +88,8 @@ class MetricsSink:
         hours = touched_hours(points, counters, run_id)
         self._clickhouse.insert("touched_hours", hours)
         try:
-            self._dragonfly.set_many_if_newer(latest(decoded))
+            with self._dragonfly.optional():
+                self._dragonfly.set_many_if_newer(latest(decoded))
         except StoreError as error:
             self._log.warning("The latest values were not cached: %s", error)
         return set(zip(hours["organization_id"].to_pylist(), hours["hour"].to_pylist(), strict=True))
@@ -232,10 +233,9 @@ def latest(decoded: Sequence[Decoded]) -> list[tuple[str, dict[str, Any]]]:
             index = max(range(len(times)), key=lambda row: (times[row], row))
             if one.device_id not in newest or times[index] >= newest[one.device_id][0]:
                 newest[one.device_id] = (times[index], one.columns, index)
-    return [(keys.device_latest(device), _latest_value(*entry)) for device, entry in newest.items()]
+    return [_latest_entry(*entry) for entry in newest.values()]
 
 
-def _latest_value(time: int, columns: Mapping[str, list[Any]], index: int) -> dict[str, Any]:
+def _latest_entry(time: int, columns: Mapping[str, list[Any]], index: int) -> tuple[str, dict[str, Any]]:
     moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=time)
-    who = {name: columns[name][index] for name in ("organization_id", "device_id")}
-    return who | {"as_of": as_of_text(moment)} | {name: columns[name][index] for name in FIELDS}
+    return latest_reading({name: values[index] for name, values in columns.items()} | {"time": moment})

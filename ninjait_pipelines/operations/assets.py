@@ -1,14 +1,18 @@
 """`store_health`: what an on-call engineer asks first, in the UI and with its history."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import fields
+from datetime import UTC, datetime
 
 import dagster as dg
 import msgspec
 
+from ninjait_pipelines.ingest.quarantine import move_spooled
 from ninjait_pipelines.operations.health import check_all
 from ninjait_pipelines.resources import Stores
-from ninjait_pipelines.resources.store import StoreStatus
+from ninjait_pipelines.resources.mongodb import MongoDB
+from ninjait_pipelines.resources.store import StoreError, StoreStatus
 
 STORES = [field.name for field in fields(Stores)]
 
@@ -17,31 +21,56 @@ STORES = [field.name for field in fields(Stores)]
     group_name="operations",
     required_resource_keys=set(STORES),
     check_specs=[
-        dg.AssetCheckSpec("stores_are_up", asset="store_health", description="Fails naming the stores that are down.")
+        dg.AssetCheckSpec(
+            "stores_are_up",
+            asset="store_health",
+            description="Fails naming the stores that are down, as a warning where all of them are optional. It also "
+            "warns of what waits in the quarantine's spool.",
+        )
     ],
     automation_condition=dg.AutomationCondition.on_cron("*/15 * * * *"),
     kinds={"python"},
     owners=["team:data-engineering"],
 )
 def store_health(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-    """State, version, latency and size of every store. A store that is down fails the check, not the asset."""
+    """State, version, latency and size of every store, after what waits in the quarantine's spool has been moved.
+
+    A store that is down fails the check, not the asset.
+    """
     started = time.perf_counter()
+    moved = _move_spooled(context, context.resources.mongodb)
     statuses = check_all({name: getattr(context.resources, name) for name in STORES})
-    down = [status for status in statuses if not status.ok]
-    check = dg.AssetCheckResult(
-        check_name="stores_are_up",
-        passed=not down,
-        description=" ".join(status.problem for status in down) or "All stores answer.",
-        metadata={"down": [status.store for status in down]},
-    )
     return dg.MaterializeResult(
         metadata={
             "dagster/row_count": len(statuses),
             "stores": dg.MetadataValue.table([_record(status) for status in statuses]),
+            "spooled_copies_moved": moved,
             "duration_seconds": time.perf_counter() - started,
         },
-        check_results=[check],
+        check_results=[stores_are_up(statuses)],
     )
+
+
+def stores_are_up(statuses: Sequence[StoreStatus]) -> dg.AssetCheckResult:
+    """What is down and what that means, and what is up but not as it should be."""
+    down = [status for status in statuses if not status.ok]
+    said = [text for status in statuses for text in (status.problem, status.note) if text]
+    required = any(not status.optional for status in down)
+    return dg.AssetCheckResult(
+        check_name="stores_are_up",
+        passed=not said,
+        severity=dg.AssetCheckSeverity.ERROR if required else dg.AssetCheckSeverity.WARN,
+        description=" ".join(said) or "All stores answer.",
+        metadata={"down": [status.store for status in down]},
+    )
+
+
+def _move_spooled(context: dg.AssetExecutionContext, mongodb: MongoDB) -> int:
+    try:
+        return move_spooled(mongodb, datetime.now(UTC))
+    except StoreError as error:
+        context.log.warning("The quarantine's spool was not moved: %s", error)
+        return 0
 
 
 def _record(status: StoreStatus) -> dg.TableRecord:

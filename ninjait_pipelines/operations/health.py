@@ -1,16 +1,25 @@
-"""The health of all stores at once; shared by the asset store_health and by `ninjait status`."""
+"""The health of all stores at once; shared by the asset store_health and by `ninjait status`.
+
+Two stores are optional. Without MongoDB what is bad waits in the spool; without Dragonfly the caches are cold, unless
+it is the queue as well. All others are required: without one of them nothing is taken from the queue.
+"""
 
 import time
 from collections.abc import Callable, Mapping
 from threading import Thread
 
-from ninjait_pipelines.resources.store import Store, StoreStatus
+import msgspec
+
+from ninjait_pipelines.ingest.spool import Spool
+from ninjait_pipelines.resources.dragonfly import Dragonfly
+from ninjait_pipelines.resources.mongodb import MongoDB
+from ninjait_pipelines.resources.store import Store, StoreError, StoreStatus
 
 
 def check_all(
     stores: Mapping[str, Store], seconds: float = 5, clock: Callable[[], float] = time.monotonic
 ) -> list[StoreStatus]:
-    """Asks every store at the same time, and waits for the slowest at most `seconds`.
+    """Asks every store (resource key -> store) at the same time, and waits for the slowest at most `seconds`.
 
     A store that hangs is reported as down and left to its own time-out, in a thread that keeps nobody from exiting.
     """
@@ -28,9 +37,33 @@ def check_all(
     deadline = clock() + seconds
     for thread in threads:
         thread.join(max(0.0, deadline - clock()))
-    return [found.get(name) or _silent(store, seconds) for name, store in stores.items()]
+    queue = stores.get("message_queue")
+    return [_with_meaning(found.get(name) or _silent(store, seconds), store, queue) for name, store in stores.items()]
 
 
 def _silent(store: Store, seconds: float) -> StoreStatus:
     problem = f"{store.title} at {store.address}: no answer within {seconds:g} seconds."
     return StoreStatus(store.title, store.address, ok=False, problem=problem)
+
+
+def _with_meaning(status: StoreStatus, store: Store, queue: Store | None) -> StoreStatus:
+    """The status, saying whether the pipeline goes on without the store, and what is different then."""
+    if isinstance(store, MongoDB):
+        return _with_spool(status, store)
+    if type(store) is Dragonfly and not isinstance(queue, Dragonfly):
+        cold = "Caches are cold; device_caches repairs the latest values once it is back."
+        return msgspec.structs.replace(status, optional=True, note="" if status.ok else cold)
+    return status
+
+
+def _with_spool(status: StoreStatus, mongodb: MongoDB) -> StoreStatus:
+    spool = Spool(mongodb)
+    try:
+        copies, size = spool.waiting()
+    except StoreError as error:
+        return msgspec.structs.replace(status, optional=True, note=str(error))
+    waiting = f"{copies} {'copy waits' if copies == 1 else 'copies wait'} there"
+    note = f"Not yet moved from the spool {spool.folder}: {waiting}." if copies else ""
+    if not status.ok:
+        note = f"Quarantine goes to the spool {spool.folder}: {waiting}. Logs stay queued, alerts in Dagster's log."
+    return msgspec.structs.replace(status, optional=True, note=note, spooled_copies=copies, spooled_bytes=size)

@@ -10,10 +10,12 @@ from ninjait_pipelines.resources.clickhouse import ClickHouse
 from ninjait_pipelines.resources.clickhouse_metrics import ClickHouseMetrics
 from ninjait_pipelines.resources.dragonfly import Dragonfly
 from ninjait_pipelines.resources.dragonfly_queue import DragonflyQueue
+from ninjait_pipelines.resources.influxdb import InfluxDB
 from ninjait_pipelines.resources.message_queue import MessageQueue
 from ninjait_pipelines.resources.metrics_store import MetricsStore
 from ninjait_pipelines.resources.mongodb import MongoDB
 from ninjait_pipelines.resources.postgres import Postgres
+from ninjait_pipelines.resources.rabbitmq import RabbitMQ
 from ninjait_pipelines.resources.store import Store
 from ninjait_pipelines.settings import Settings
 
@@ -48,14 +50,32 @@ def stores_from(value: Callable[[str], Any], given: Container[str] = ()) -> Stor
         "password": value("CLICKHOUSE_PASSWORD"),
         "database": value("CLICKHOUSE_DATABASE"),
     }
+    queue: MessageQueue = DragonflyQueue(url=value("DRAGONFLY_URL"))
+    if "RABBITMQ_URL" in given:
+        queue = RabbitMQ(url=value("RABBITMQ_URL"))
+    metrics: MetricsStore = ClickHouseMetrics(**clickhouse)
+    if "INFLUXDB_URL" in given:
+        metrics = InfluxDB(
+            url=value("INFLUXDB_URL"),
+            token=value("INFLUXDB_TOKEN"),
+            organization=value("INFLUXDB_ORG"),
+            bucket=optional("INFLUXDB_BUCKET") or "metrics",
+        )
     return Stores(
-        message_queue=DragonflyQueue(url=value("DRAGONFLY_URL")),
-        metrics_store=ClickHouseMetrics(**clickhouse),
+        message_queue=queue,
+        metrics_store=metrics,
         dragonfly=Dragonfly(url=value("DRAGONFLY_URL")),
         clickhouse=ClickHouse(**clickhouse),
         postgres=Postgres(url=value("DATABASE_URL")),
-        mongodb=MongoDB(url=value("MONGODB_URL")),
-        archive=Archive(url=value("ARCHIVE_URL")),
+        mongodb=MongoDB(url=value("MONGODB_URL"), spool_folder=optional("QUARANTINE_SPOOL")),
+        archive=Archive(
+            url=value("ARCHIVE_URL"),
+            endpoint_url=optional("AWS_ENDPOINT_URL"),
+            access_key_id=optional("AWS_ACCESS_KEY_ID"),
+            secret_access_key=optional("AWS_SECRET_ACCESS_KEY"),
+            session_token=optional("AWS_SESSION_TOKEN"),
+            region=optional("AWS_REGION"),
+        ),
     )
 
 

@@ -1,6 +1,6 @@
-"""`MetricsStore` on ClickHouse: the tables of sql/clickhouse/0001_metrics.sql, whose TTL is the tiers' retention."""
+"""`MetricsStore` on ClickHouse: the tables of 0001_metrics.sql and 0008_counters.sql, whose TTL is the retention."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from ninjait_pipelines.resources.clickhouse import ClickHouse
 from ninjait_pipelines.resources.metrics_store import (
+    COUNTER_GAP,
     COUNTERS,
     FIELDS,
     POINTS,
@@ -15,7 +16,9 @@ from ninjait_pipelines.resources.metrics_store import (
     MetricsStore,
     Refusal,
     Tier,
+    added,
     check_window,
+    increases,
 )
 from ninjait_pipelines.resources.store import StoreFailed
 
@@ -34,6 +37,7 @@ OF_WINDOWS = {
     "max": "max({field}_max)",
     "last": "argMax({field}_last, time)",
 }
+TABLES = (*Tier, "interface_counters")
 # ClickHouse orders UUIDs by their second half, people and InfluxDB by their text.
 KEY = "toString(organization_id) AS organization, toString(device_id) AS device"
 BETWEEN = "time >= {start:DateTime64(6, 'UTC')} AND time < {stop:DateTime64(6, 'UTC')}"
@@ -52,21 +56,21 @@ class ClickHouseMetrics(ClickHouse, MetricsStore):
     def _ping(self) -> tuple[str, int | None]:
         row = self.rows(
             "SELECT version() AS version, (SELECT sum(bytes_on_disk) FROM system.parts WHERE active "
-            "AND database = currentDatabase() AND table IN {tiers:Array(String)}) AS size",
-            tiers=list(Tier),
+            "AND database = currentDatabase() AND table IN {tables:Array(String)}) AS size",
+            tables=list(TABLES),
         )[0]
         return row["version"], row["size"] or 0
 
     def declare(self) -> None:
         """The migrations create the tables: raises StoreFailed where they have not been applied."""
-        query = "SELECT name FROM system.tables WHERE database = currentDatabase() AND name IN {tiers:Array(String)}"
-        found = {row["name"] for row in self.rows(query, tiers=list(Tier))}
-        if missing := sorted(set(Tier) - found):
+        query = "SELECT name FROM system.tables WHERE database = currentDatabase() AND name IN {tables:Array(String)}"
+        found = {row["name"] for row in self.rows(query, tables=list(TABLES))}
+        if missing := sorted(set(TABLES) - found):
             problem = f"the database {self.database} has no table {', '.join(missing)}"
             raise StoreFailed(self.title, self.url, problem, "Bring the schema up to date: ninjait migrate up.")
 
     def write(self, points: pa.Table) -> list[Refusal]:
-        # One insert. Its rows share one received_at; of rows with one key and version the engine keeps the last.
+        # One insert: of rows with one key the engine keeps, field by field, the last value that is not null.
         self.insert(Tier.RAW, points.select(POINTS.names).cast(POINTS))
         return []
 
@@ -114,14 +118,30 @@ class ClickHouseMetrics(ClickHouse, MetricsStore):
             GROUP BY organization_id, device_id, window
             ORDER BY organization, device, window
         """  # noqa: S608
-        return self._table(query, WINDOWS, start=start, stop=stop, every=every // timedelta(microseconds=1))
+        windows = self._table(query, WINDOWS, start=start, stop=stop, every=every // timedelta(microseconds=1))
+        if tier is Tier.RAW:
+            windows = added(windows, self._retried(lambda: increases(self._counters(start, stop), start, every)))
+        return windows
+
+    def _counters(self, start: datetime, stop: datetime) -> Iterator[pa.Table]:
+        """All readings that increases in [start, stop) are made from, in parts, those of a device together."""
+        query = f"""
+            SELECT {KEY}, interface, time, network_in, network_out
+            FROM interface_counters FINAL
+            WHERE {BETWEEN}
+            ORDER BY device_id
+        """  # noqa: S608
+        parameters = {"start": start - COUNTER_GAP, "stop": stop}
+        with self.client.query_arrow_stream(query, parameters=parameters, use_strings=True) as parts:
+            for part in parts:
+                yield pa.Table.from_batches([part]).rename_columns(COUNTERS.names).cast(COUNTERS)
 
     def delete(self, device_ids: Sequence[str]) -> None:
         """Rewrites the parts that have these devices, so that nothing of them is left on the disk either."""
         if not device_ids:
             return
-        for tier in Tier:
-            statement = f"ALTER TABLE {tier} DELETE WHERE device_id IN {{ids:Array(UUID)}} SETTINGS mutations_sync = 2"
+        for table in TABLES:
+            statement = f"ALTER TABLE {table} DELETE WHERE device_id IN {{ids:Array(UUID)}} SETTINGS mutations_sync = 2"
             self.command(statement, ids=list(device_ids))
 
     def _table(self, query: str, schema: pa.Schema, **parameters: Any) -> pa.Table:

@@ -34,7 +34,8 @@ _PASSING = {
 
 
 class _Retry(Retry):
-    """Passes a refused password on at once: redis-py counts it among the broken connections."""
+    """Passes two errors on at once: a refused password, which redis-py counts among the broken connections, and
+    silence, because a server that hangs would hang for every further try."""
 
     def call_with_retry(
         self,
@@ -44,8 +45,8 @@ class _Retry(Retry):
         with_failure_count: bool = False,
     ) -> Any:
         def may_pass(error: Exception) -> bool:
-            refused = isinstance(error, redis.exceptions.AuthenticationError)
-            return not refused and (is_retryable is None or is_retryable(error))
+            at_once = isinstance(error, redis.exceptions.AuthenticationError | redis.exceptions.TimeoutError)
+            return not at_once and (is_retryable is None or is_retryable(error))
 
         return super().call_with_retry(do, fail, may_pass, with_failure_count)
 

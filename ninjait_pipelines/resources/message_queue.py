@@ -4,8 +4,9 @@ The contract, which `ninjait_pipelines_tests/resources/queue_contract.py` holds 
 
 - A message is confirmed to its publisher only when the broker has it safely; a queue that is full refuses its
   publisher (QueueFull) rather than drop anything.
-- Delivery is at least once. What a consumer received and did not settle comes again: at once after `requeue`, after
-  the consumer closed, or after `redelivery_seconds` when the consumer died.
+- Delivery is at least once. What a consumer received and did not settle comes again: at once after `requeue` or after
+  the consumer closed; when it died, as soon as the broker sees its connection go (RabbitMQ) or after
+  `redelivery_seconds` (Dragonfly).
 - A message that was delivered more than `delivery_limit` times, or was rejected, goes to the queue's dead letters with
   the reason, and is acknowledged there before it leaves the queue.
 - Messages of one queue arrive in the order in which they were published, but for those that come again.
@@ -39,7 +40,10 @@ class QueueFull(StoreError):
 
 
 class Outgoing(msgspec.Struct, frozen=True):
-    """A message to publish. Without a `message_id` the reader uses the body's, else one made from the content."""
+    """A message to publish. Without a `message_id` the reader uses the body's, else one made from the content.
+
+    `routing_key` fits one of the queue's keys in QUEUES: RabbitMQ routes by it.
+    """
 
     queue: str
     routing_key: str
@@ -53,8 +57,9 @@ class Message(msgspec.Struct, frozen=True):
 
     `receipt` settles this delivery and means something to its consumer only. `delivery_id` names this published copy
     and stays the same when it is delivered again, so that a ledger can tell "the same copy once more" (a drain that
-    died) from "published twice". `deliveries` counts from 1. `published_at` is in milliseconds since 1970, 0 where
-    the broker does not say.
+    died) from "published twice". Where neither broker nor publisher names copies, those are one that are equal in
+    message id, time, routing key and content. `deliveries` counts from 1, and counts what was sent to a consumer even
+    if that never looked at it. `published_at` is in milliseconds since 1970, 0 where nobody says.
     """
 
     queue: str
@@ -91,7 +96,7 @@ class Consumer(Protocol):
         """Up to `most` messages; an empty list when none came within `wait_seconds`."""
 
     def acknowledge(self, messages: Sequence[Message]) -> None:
-        """Settles messages that are safely stored: they never come again.
+        """Settles messages that are safely stored: they come again only if the broker is killed as it writes that.
 
         Raises StoreUnavailable where the broker cannot be told; they come again then, and `receive` may be called on.
         """
@@ -117,7 +122,8 @@ class MessageQueue(Store):
     def publish(self, messages: Iterable[Outgoing]) -> int:
         """Publishes in order and returns how many, once the broker has confirmed every one.
 
-        Raises QueueFull or StoreUnavailable; the messages before the one that failed may have been taken.
+        Raises QueueFull or StoreUnavailable, and StoreFailed for a message that no queue wants. The messages beside the
+        one that failed may have been taken, those after it too: publish all of them again, with their message ids.
         """
 
     @abstractmethod

@@ -15,7 +15,7 @@ The contract, which `ninjait_pipelines_tests/resources/metrics_contract.py` hold
 """
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
 
@@ -166,3 +166,93 @@ def late_windows(points: pa.Table) -> pa.Table:
         columns |= {f"{name}_{aggregate}": value for aggregate in AGGREGATES}
         columns[f"{name}_count"] = pc.if_else(pc.is_valid(value), 1.0, 0.0)
     return pa.table([columns[name] for name in WINDOWS.names], schema=WINDOWS)
+
+
+def increases(readings: Iterable[pa.Table], start: datetime, every: timedelta) -> pa.Table:
+    """What readings of counters add to the windows of width `every` (schema WINDOWS), the first of which is at `start`.
+
+    readings: in parts (schema COUNTERS), all those of a device together; a field that is null was not read. They begin
+    COUNTER_GAP before `start`, where a first increase may have its baseline. A reading below the one before it was
+    reset by a reboot and is all increase. Readings of several interfaces at one instant are one sample of their sum.
+
+    Only a part and one device are in memory beside the result. The stores give every reading: no aggregate that they
+    could push down tells an increase from a reset, and the one reading that went down decides over the whole window.
+    """
+    found = [_windows_of_increases(part, start, every) for part in _whole_devices(readings)]
+    return pa.concat_tables([WINDOWS.empty_table(), *found])
+
+
+def _whole_devices(readings: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows, cut between devices."""
+    open_: list[pa.Table] = []
+    for part in readings:
+        if not len(part):
+            continue
+        newest = pc.equal(part["device_id"], part["device_id"][-1])
+        if not pc.all(newest).as_py() or (open_ and open_[-1]["device_id"][-1] != part["device_id"][-1]):
+            yield pa.concat_tables([*open_, part.filter(pc.invert(newest))])
+            open_ = []
+        open_.append(part.filter(newest))
+    if open_:
+        yield pa.concat_tables(open_)
+
+
+_SAMPLE = ["organization_id", "device_id", "time"]
+
+
+def _windows_of_increases(readings: pa.Table, start: datetime, every: timedelta) -> pa.Table:
+    readings = readings.sort_by([(name, "ascending") for name in ("organization_id", "device_id", "interface", "time")])
+    each = [_of_counter(readings, name) for name in ("network_in", "network_out")]
+    samples = pa.concat_tables(each, promote_options="default").group_by(_SAMPLE, use_threads=False)
+    summed = samples.aggregate([("network_in", "sum"), ("network_out", "sum")]).sort_by("time")
+    microseconds = pc.cast(pc.subtract(summed["time"], pa.scalar(start, summed["time"].type)), pa.int64())
+    summed = summed.append_column("since", microseconds).filter(pc.greater_equal(microseconds, 0))
+    width = every // timedelta(microseconds=1)
+    offset = pc.cast(pc.multiply(pc.divide(summed["since"], width), width), pa.duration("us"))
+    window = pc.add(pa.scalar(start, pa.timestamp("us", "UTC")), offset)
+    wanted: list[tuple[str | list[str], str]] = [([], "count_all")]
+    columns = ["samples"]
+    for name in ("network_in", "network_out"):
+        wanted += [(f"{name}_sum", aggregate) for aggregate in AGGREGATES]
+        columns += [f"{name}_{aggregate}" for aggregate in AGGREGATES]
+    table = summed.set_column(summed.schema.get_field_index("time"), "time", window)
+    return filled(table.group_by(_SAMPLE, use_threads=False).aggregate(wanted).rename_columns([*_SAMPLE, *columns]))
+
+
+def _of_counter(readings: pa.Table, name: str) -> pa.Table:
+    """The readings of one counter as increases over the reading before; null where they only begin a series."""
+    read = readings.filter(pc.is_valid(readings[name])).select(
+        ["organization_id", "device_id", "interface", "time", name]
+    )
+    if not len(read):
+        return read.select([*_SAMPLE, name])
+    before = pa.concat_tables([read.slice(0, 1), read.slice(0, len(read) - 1)])
+    of_one_series = pc.less_equal(pc.subtract(read["time"], before["time"]), pa.scalar(COUNTER_GAP, pa.duration("us")))
+    for key in ("organization_id", "device_id", "interface"):
+        of_one_series = pc.and_(of_one_series, pc.equal(read[key], before[key]))
+    first = pa.chunked_array([[True], [False] * (len(read) - 1)])
+    of_one_series = pc.and_not(of_one_series, first)
+    value, earlier = read[name], before[name]
+    increase = pc.if_else(pc.greater_equal(value, earlier), pc.subtract(value, earlier), value)
+    increase = pc.if_else(of_one_series, increase, pa.scalar(None, pa.float64()))
+    return read.select(_SAMPLE).append_column(name, increase)
+
+
+def added(windows: pa.Table, more: pa.Table) -> pa.Table:
+    """Both tables (schema WINDOWS) as one, in order of the key; of windows in both, `last` is that of the second."""
+    if len(more):
+        both = pa.concat_tables([windows, more]).group_by(_SAMPLE, use_threads=False)
+        names = WINDOWS.names[len(_SAMPLE) :]
+        how = [name.rpartition("_")[2] if name != "samples" else "sum" for name in names]
+        how = ["sum" if aggregate == "count" else aggregate for aggregate in how]
+        windows = both.aggregate(list(zip(names, how, strict=True))).rename_columns(WINDOWS.names).cast(WINDOWS)
+    return windows.sort_by([(name, "ascending") for name in _SAMPLE])
+
+
+def filled(windows: pa.Table) -> pa.Table:
+    """Windows that lack columns, as schema WINDOWS: what is not there was in no sample."""
+    columns = {name: windows[name] for name in windows.column_names}
+    for name in WINDOWS.names:
+        column = columns.get(name, pa.nulls(len(windows), pa.float64()))
+        columns[name] = pc.fill_null(pc.cast(column, pa.float64()), 0.0) if name.endswith("_count") else column
+    return pa.table([columns[name] for name in WINDOWS.names], names=WINDOWS.names).cast(WINDOWS)

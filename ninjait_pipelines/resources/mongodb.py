@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pymongo
 import pymongo.errors
@@ -10,7 +12,9 @@ from pydantic import Field, PrivateAttr
 from pymongo.database import Database
 
 from ninjait_pipelines.resources.store import Store, StoreFailed, StoreRefused, StoreUnavailable
+from ninjait_pipelines.settings import LOCAL_STACK
 
+DATABASE = "ninjait"
 IDS_A_QUERY = 1000
 
 
@@ -26,7 +30,19 @@ class MongoDB(Store):
     url: str = Field(description="mongodb://user:password@host:port/database")
     timeout_seconds: int = Field(default=10, description="Longest wait for a server or an answer, seconds")
 
+    spool_folder: str | None = Field(
+        default=None,
+        description="Folder where what is for the quarantine waits while MongoDB is away; must outlive the process. "
+        "None: .ninjait/spool beside the package",
+    )
+
     _client: pymongo.MongoClient[dict[str, Any]] | None = PrivateAttr(default=None)
+
+    @property
+    def spool(self) -> Path:
+        """The spool of this database: never of another one, whose drains may share the folder."""
+        name = urlsplit(self.url).path.strip("/") or DATABASE
+        return Path(self.spool_folder or LOCAL_STACK / "spool").absolute() / name
 
     @property
     def database(self) -> Database[dict[str, Any]]:
@@ -41,7 +57,7 @@ class MongoDB(Store):
                 socketTimeoutMS=milliseconds * 3,
                 appname="ninjait-pipelines",
             )
-        return self._client.get_default_database("ninjait")
+        return self._client.get_default_database(DATABASE)
 
     def _ping(self) -> tuple[str, int | None]:
         with self.errors():

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Self
 
 import dagster as dg
 import msgspec
+from pybreaker import CircuitBreaker, CircuitBreakerError
 from pydantic import Field, PrivateAttr
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, stop_after_delay, wait_exponential_jitter
 
@@ -37,8 +38,16 @@ class StoreFailed(StoreError):
     """The store answers, and says that the request itself is wrong. A retry changes nothing."""
 
 
+# How long an optional store that was away is left alone.
+PAUSE_SECONDS = 30.0
+
+
 class StoreStatus(msgspec.Struct, frozen=True):
-    """One store's health. `latency_seconds` is one round trip; `size_bytes` what its data takes, None where unknown."""
+    """One store's health. `latency_seconds` is one round trip; `size_bytes` what its data takes, None where unknown.
+
+    Without an optional store the pipeline goes on; `note` says what is different meanwhile. `spooled_copies` and
+    `spooled_bytes` wait in files until the store takes them, None where nothing of it ever waits there.
+    """
 
     store: str
     address: str
@@ -47,6 +56,20 @@ class StoreStatus(msgspec.Struct, frozen=True):
     latency_seconds: float | None = None
     size_bytes: int | None = None
     problem: str = ""
+    optional: bool = False
+    note: str = ""
+    spooled_copies: int | None = None
+    spooled_bytes: int | None = None
+
+
+def _circuit_breaker() -> CircuitBreaker:
+    """Opens at the first StoreUnavailable; any other error is an answer."""
+    return CircuitBreaker(
+        fail_max=1,
+        reset_timeout=PAUSE_SECONDS,
+        exclude=[lambda error: not isinstance(error, StoreUnavailable)],
+        throw_new_error_on_trip=False,
+    )
 
 
 def retrying(attempts: int = 4, first_wait: float = 0.2, most_seconds: float = 30) -> Retrying:
@@ -74,6 +97,7 @@ class Store(dg.ConfigurableResource, ABC):
     url: str = Field(description="Where the store is, with user and password")
 
     _client: Any = PrivateAttr(default=None)
+    _breaker: CircuitBreaker = PrivateAttr(default_factory=_circuit_breaker)
 
     @property
     def address(self) -> str:
@@ -97,6 +121,20 @@ class Store(dg.ConfigurableResource, ABC):
             yield self
         finally:
             self.close()
+
+    @contextmanager
+    def optional(self) -> Iterator[None]:
+        """Round calls that the pipeline can do without: a store that was away is not asked again for a while.
+
+        Raises StoreUnavailable at once then, so that a dead store costs one time-out and not one a batch. After
+        PAUSE_SECONDS one call is let through. Calls outside of it always reach the store.
+        """
+        try:
+            with self._breaker.calling():
+                yield
+        except CircuitBreakerError as error:
+            problem = f"it was away less than {PAUSE_SECONDS:g} seconds ago, and is left alone until then"
+            raise StoreUnavailable(self.title, self.url, problem, "See what runs with: ninjait status.") from error
 
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
         """Dagster's hook at the end of a run."""

@@ -3,12 +3,14 @@
 import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
 from ninjait_pipelines.ingest.drain import Drain
 from ninjait_pipelines.ingest.sinks import EventsSink, LogsSink, MetricsSink, Sink
 from ninjait_pipelines.resources import Stores
+from ninjait_pipelines.settings import Settings
 from ninjait_pipelines_tests.ingest.samples import register
 
 LOG = logging.getLogger("test")
@@ -18,6 +20,12 @@ TABLES = {
     "platform.usage": "usage_reports",
 }
 MakeDrain = Callable[..., Drain]
+
+
+@pytest.fixture
+def settings(settings: Settings, tmp_path: Path) -> Settings:
+    """The settings of the whole suite's fixture, with a spool of the test's own."""
+    return Settings(settings | {"QUARANTINE_SPOOL": str(tmp_path / "spool")})
 
 
 @pytest.fixture

@@ -1,19 +1,26 @@
 """The health of the stores, as an asset with its check; `ninjait status` and `ninjait sql` when all is not well."""
 
+import json
+import re
 import socket
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
 from typer.testing import CliRunner, Result
 
 from ninjait_pipelines.cli import app
 from ninjait_pipelines.cli import status as status_command
-from ninjait_pipelines.operations.assets import store_health
+from ninjait_pipelines.ingest.spool import Spool
+from ninjait_pipelines.operations.assets import store_health, stores_are_up
 from ninjait_pipelines.operations.health import check_all
 from ninjait_pipelines.resources import Stores, open_stores
+from ninjait_pipelines.resources.dragonfly import Dragonfly
+from ninjait_pipelines.resources.dragonfly_queue import DragonflyQueue
 from ninjait_pipelines.settings import REQUIRED, Settings
 from ninjait_pipelines_tests.runs import passed, run
 
@@ -58,9 +65,77 @@ def test_a_store_that_is_down_fails_the_check_and_not_the_asset(settings: Settin
     with open_stores(with_dragonfly_at(settings, 1)) as stores:
         result = run(stores, store_health)
     [evaluation] = result.get_asset_check_evaluations()
-    assert not evaluation.passed
+    assert (evaluation.passed, evaluation.severity) == (False, dg.AssetCheckSeverity.ERROR)
     assert "Dragonfly at redis://127.0.0.1:1/0" in str(evaluation.description)
     assert "PostgreSQL" not in str(evaluation.description)
+
+
+@pytest.fixture
+def spooling(settings: Settings, tmp_path: Path) -> Settings:
+    """Settings with a spool in which two copies wait."""
+    settings = Settings(settings | {"QUARANTINE_SPOOL": str(tmp_path / "spool")})
+    with open_stores(settings) as stores:
+        Spool(stores.mongodb).put([{"_id": f"queue/{n}", "body": b"bad"} for n in (1, 2)], "run")
+    return settings
+
+
+def test_what_waits_in_the_spool_is_moved_by_store_health_once_mongodb_is_back(spooling: Settings) -> None:
+    away = Settings(spooling | {"MONGODB_URL": without_server(spooling["MONGODB_URL"])})
+    with open_stores(away) as stores:
+        impatient = replace(stores, mongodb=stores.mongodb.model_copy(update={"timeout_seconds": 1}))
+        result = run(impatient, store_health)
+    [evaluation] = result.get_asset_check_evaluations()
+    assert (evaluation.passed, evaluation.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert "MongoDB at mongodb://127.0.0.1:1/" in str(evaluation.description)
+    assert "2 copies wait there" in str(evaluation.description)
+    with open_stores(spooling) as stores:
+        assert passed(run(stores, store_health)) == {"stores_are_up": True}
+        assert stores.mongodb.count_ids("quarantine", ["queue/1", "queue/2"]) == 2
+        stores.mongodb.database.quarantine.delete_many({})
+        assert Spool(stores.mongodb).waiting() == (0, 0)
+
+
+def without_server(url: str) -> str:
+    return re.sub(r"127.0.0.1:\d+", "127.0.0.1:1", url)
+
+
+def test_what_cannot_be_moved_is_a_warning_although_all_stores_answer(spooling: Settings) -> None:
+    with open_stores(spooling) as stores:
+        (file,) = Spool(stores.mongodb).files()
+        file.write_bytes(b"damaged")
+        [evaluation] = run(stores, store_health).get_asset_check_evaluations()
+    assert (evaluation.passed, evaluation.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert "Not yet moved from the spool" in str(evaluation.description)
+
+
+def test_dragonfly_is_optional_unless_it_is_the_queue() -> None:
+    away = Dragonfly(url="redis://127.0.0.1:1/0")
+    queue = DragonflyQueue(url="redis://127.0.0.1:1/0")
+    (alone,) = check_all({"dragonfly": away})
+    assert (alone.ok, alone.optional) == (False, True)
+    assert "Caches are cold" in alone.note
+    both = check_all({"dragonfly": away, "message_queue": queue})
+    assert [status.optional for status in both] == [False, False]
+    assert stores_are_up([alone]).severity == dg.AssetCheckSeverity.WARN
+    assert stores_are_up([alone, *both]).severity == dg.AssetCheckSeverity.ERROR
+
+
+def test_status_says_what_an_optional_store_that_is_away_means(
+    spooling: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in spooling.items():
+        monkeypatch.setenv(name, value)
+    waiting = ninjait("status")
+    assert (waiting.exit_code, "2 copies wait there" in waiting.stderr) == (0, True)
+    monkeypatch.setenv("MONGODB_URL", without_server(spooling["MONGODB_URL"]))
+    away = ninjait("status", "--seconds", "1")
+    assert away.exit_code == 1
+    (line,) = [line for line in away.stdout.splitlines() if line.startswith("MongoDB")]
+    assert line.split()[1] == "away"
+    assert "Quarantine goes to the spool" in away.stderr
+    (mongodb,) = [one for one in json.loads(ninjait("status", "--seconds", "1", "--json").stdout) if one["optional"]]
+    assert (mongodb["store"], mongodb["spooled_copies"]) == ("MongoDB", 2)
+    assert mongodb["spooled_bytes"] > 20
 
 
 def ninjait(*arguments: str) -> Result:
