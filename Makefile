@@ -6,13 +6,16 @@ READY := .venv/.ready
 RUN := .venv/bin/python -m
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench format lock clean
+.PHONY: help demo servers test check bench format lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
 
 demo: $(READY) ## a fleet's day through every stage, on real engines
 	@$(RUN) ninjait_pipelines.cli demo
+
+servers: ## real RabbitMQ, InfluxDB and S3 into .servers, from Go, Cargo and apt; six minutes the first time
+	@"$(or $(PYTHON),python3)" servers/build.py
 
 test: $(READY) ## all tests, on real engines
 	@$(RUN) pytest

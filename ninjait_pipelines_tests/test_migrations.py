@@ -320,7 +320,12 @@ def test_the_command_applies_lists_and_undoes(empty: Settings) -> None:
     assert "up to date" in runner.invoke(app, ["migrate", "up"]).output
     listed = runner.invoke(app, ["migrate", "status", "--json"])
     assert listed.exit_code == 0
-    assert {row["state"] for row in json.loads(listed.output)} == {"applied"}
+    *migrations, queue, metrics = json.loads(listed.output)
+    assert {row["state"] for row in migrations} == {"applied"}
+    assert [(row["store"], row["state"]) for row in (queue, metrics)] == [
+        ("message_queue", "ok"),
+        ("metrics_store", "ok"),
+    ]
     refused = runner.invoke(app, ["migrate", "rollback", "--store", "clickhouse"], input="n\n")
     assert refused.exit_code != 0
     assert runner.invoke(app, ["migrate", "status"]).exit_code == 0

@@ -1,13 +1,21 @@
-"""`ninjait migrate up|status|rollback`: what a person or a script sees; what happens is in migrations.py."""
+"""`ninjait migrate up|status|rollback`: what a person or a script sees; what happens is in migrations.py.
+
+What the code declares of the queue (exchanges, queues, bindings) and of the metrics store (buckets) has no numbered
+files: the stores compare it with what is there, create what is missing, and refuse what differs.
+"""
 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ninjait_pipelines.cli.output import Json, opened_stores, print_json, print_table
+
+if TYPE_CHECKING:
+    from ninjait_pipelines.migrations import State
+    from ninjait_pipelines.resources import Stores
 
 
 class StoreName(StrEnum):
@@ -19,7 +27,8 @@ class StoreName(StrEnum):
 
 def register(app: typer.Typer) -> None:
     """Adds the command group to `ninjait`."""
-    group = typer.Typer(no_args_is_help=True, help="The schema of PostgreSQL and ClickHouse.")
+    about = "The schema of PostgreSQL and ClickHouse, and what is declared of the queue and the metrics store."
+    group = typer.Typer(no_args_is_help=True, help=about)
     group.command()(up)
     group.command()(status)
     group.command()(rollback)
@@ -27,7 +36,7 @@ def register(app: typer.Typer) -> None:
 
 
 def up(as_json: Json = False) -> None:
-    """Apply the migrations that are due in both stores.
+    """Apply the migrations that are due, and declare the queue's topology and the metrics store's buckets.
 
     Example: ninjait migrate up
     """
@@ -35,6 +44,8 @@ def up(as_json: Json = False) -> None:
 
     with opened_stores() as stores:
         applied = migrations.migrate_up(stores.postgres, stores.clickhouse, None if as_json else typer.echo)
+        stores.message_queue.declare()
+        stores.metrics_store.declare()
     if as_json:
         print_json({"applied": applied})
     elif not applied:
@@ -42,14 +53,14 @@ def up(as_json: Json = False) -> None:
 
 
 def status(as_json: Json = False) -> None:
-    """List the migrations of both stores. Exits with 1 while one of them is not applied as its file says.
+    """List the migrations, and whether the queue and the metrics store are as declared. Exits with 1 while one is not.
 
-    Example: ninjait migrate status --json
+    Missing queues and buckets are created by looking. Example: ninjait migrate status --json
     """
     from ninjait_pipelines import migrations
 
     with opened_stores() as stores:
-        states = migrations.status(stores.postgres, stores.clickhouse)
+        states = [*migrations.status(stores.postgres, stores.clickhouse), *declared(stores)]
     if as_json:
         print_json(states)
     else:
@@ -58,7 +69,23 @@ def status(as_json: Json = False) -> None:
             for state in states
         ]
         print_table(("store", "migration", "state", "applied at (UTC)"), rows)
-    raise typer.Exit(any(state.state != "applied" for state in states))
+    raise typer.Exit(any(state.state not in ("applied", "ok") for state in states))
+
+
+def declared(stores: Stores) -> list[State]:
+    """A line for the queue and one for the metrics store: ok, or in which way it differs from what is declared."""
+    from ninjait_pipelines.migrations import State
+    from ninjait_pipelines.resources.store import StoreFailed
+
+    found: list[State] = []
+    for key, store in (("message_queue", stores.message_queue), ("metrics_store", stores.metrics_store)):
+        state = "ok"
+        try:
+            store.declare()
+        except StoreFailed as error:
+            state = f"differs: {error}"
+        found.append(State(key, store.title, state, None))
+    return found
 
 
 def rollback(

@@ -228,17 +228,23 @@ def _show(document: dict[str, Any], body: bytes) -> None:
         where = "whole message" if entry["index"] is None else f"sample {entry['index']}"
         field = f", {entry['field']} = {entry['value']}" if entry["field"] else ""
         console.print(Text(f"-> {where}{field}: {entry['reason']}", style="red"))
-        sample = _sample(body, entry["index"])
+        sample = _sample(document, body, entry["index"])
         if sample:
             console.print(Text.assemble("   ", *_marked(sample, entry["field"])))
     console.print(f"original bytes ({len(body)}):")
     console.print(Text(body[:100_000].decode(errors="backslashreplace")))
 
 
-def _sample(body: bytes, index: int | None) -> str | None:
-    from ninjait_pipelines.ingest.decode import read_json
+def _sample(document: dict[str, Any], body: bytes, index: int | None) -> str | None:
+    """The sample, line or value list that was rejected; None where it was the whole message."""
+    from ninjait_pipelines.ingest.decode import format_of, read_json
 
-    return None if index is None else json.dumps(read_json(body)["samples"][index], ensure_ascii=False)
+    if index is None:
+        return None
+    other = format_of(document["queue"], document["routing_key"], document["content_type"], body)
+    if other:
+        return other.join([other.entries(body.decode())[index]]).decode().rstrip()
+    return json.dumps(read_json(body)["samples"][index], ensure_ascii=False)
 
 
 def _marked(sample: str, field: str | None) -> list[str | tuple[str, str]]:

@@ -15,18 +15,26 @@ Home = Annotated[Path, typer.Option(help="Folder of the stack's data and setting
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts, passwords included.")]
 
 
-def up(home: Home = LOCAL_STACK, as_json: Json = False) -> None:
+def up(
+    home: Home = LOCAL_STACK,
+    wheels: Annotated[
+        bool, typer.Option("--wheels", help="Leave RabbitMQ, InfluxDB and S3 out, from now on, though they are built.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Start the local stack: PostgreSQL, ClickHouse, Dragonfly and MongoDB on loopback, without Docker.
 
-    What runs already is left alone; what was killed is started again, on the port it had.
+    RabbitMQ, InfluxDB and S3 join them where `make servers` has built them. What runs already is left alone; what was
+    killed is started again, on the port it had.
 
     Example: ninjait up && eval "$(ninjait env)"
     """
     from ninjait_pipelines.stack.local import LocalStack
+    from ninjait_pipelines.stack.servers import built
 
-    stack = LocalStack(home)
+    stack = LocalStack(home, built())
     try:
-        settings = stack.up(None if as_json else lambda line: typer.echo(line, err=True))
+        settings = stack.up(None if as_json else lambda line: typer.echo(line, err=True), wheels)
     except OSError as error:
         fail(str(error))
     if as_json:

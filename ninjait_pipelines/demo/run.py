@@ -21,6 +21,7 @@ from ninjait_pipelines.resources.metrics_store import tier_of
 from ninjait_pipelines.rollup.sensors import late_hours, roll_up_late_hours
 from ninjait_pipelines.settings import ROOT, validate
 from ninjait_pipelines.stack.local import LocalStack
+from ninjait_pipelines.stack.servers import built
 
 DAY = timedelta(days=1)
 # Days whose samples come too late for full resolution (7 days), and too late for the 5-minute tier (90 days).
@@ -88,7 +89,7 @@ class Graph:
 def prepared(console: Console, story_seconds: dict[str, float]) -> Iterator[Stores]:
     """The local stack with its schema and the demo's organizations."""
     with _step(console, story_seconds, "stack") as say:
-        stack = LocalStack(ROOT / ".ninjait")
+        stack = LocalStack(ROOT / ".ninjait", built())
         environment = stack.up()
         os.environ.update(environment, DAGSTER_HOME=str(ROOT))
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

@@ -25,9 +25,13 @@ MOST_SAMPLES = 1000
 # Clocks of devices are wrong by minutes, not by hours.
 AHEAD = timedelta(minutes=5)
 BEHIND = RETENTION[Tier.ONE_HOUR]
+# The tiers below the first hold no counters: an older reading could not be turned into an increase any more.
+COUNTERS_BEHIND = RETENTION[Tier.RAW]
 DEEPEST_DOCUMENT = 20
 # Beyond any real reading (a disk of an exabyte), and small enough that no sum of samples becomes infinite.
 MOST_NUMBER = 1e15
+# Counters go on for as long as a device is up, and a float has every whole number up to this one.
+MOST_COUNTER = 2.0**53
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
@@ -87,6 +91,11 @@ def percent(value: Any) -> float:
     return number(value, 100, "above_100")
 
 
+def counter(value: Any) -> float:
+    """A counter of bytes: as a number, but it may be larger."""
+    return number(value, MOST_COUNTER)
+
+
 def whole(value: Any, least: int, most: int) -> int:
     """An integer within its bounds, both included."""
     if number(value, most) < least:
@@ -107,6 +116,13 @@ def text(value: Any, most: int, least: int = 1) -> str:
     except UnicodeEncodeError:  # half of a surrogate pair: no store takes it
         raise Refused("invalid_text") from None
     return value
+
+
+def name(value: Any) -> str:
+    """The name of a host or of its network interface: a line of up to 255 characters that can be printed."""
+    if not text(value, 255).isprintable():
+        raise Refused("invalid_text")
+    return str(value)
 
 
 def choice(value: Any, allowed: tuple[str, ...]) -> str:

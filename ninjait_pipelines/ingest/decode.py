@@ -4,8 +4,9 @@ accepted + rejected = sent, for every message. Of a JSON object that names a key
 """
 
 import json
+import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -13,18 +14,26 @@ from typing import Any
 import msgspec
 
 from ninjait_pipelines.ingest import contract as rules
+from ninjait_pipelines.ingest.collectd import COLLECTD
 from ninjait_pipelines.ingest.contract import CONTRACTS, METRICS, Contract, Field, Refused
+from ninjait_pipelines.ingest.foreign import Format, Reading
+from ninjait_pipelines.ingest.telegraf import LINE_PROTOCOL
 from ninjait_pipelines.resources.message_queue import JSON, Message, identity
-from ninjait_pipelines.resources.metrics_store import FIELDS
+from ninjait_pipelines.resources.metrics_store import COUNTERS, FIELDS, POINTS
 
 # Longer than any float has: such an integer is infinite to every store, and Python would refuse to read 5,000 digits.
 _MOST_DIGITS = 400
 _SHOWN = 200
+# What mends itself once PostgreSQL knows the host.
+HOST_REASONS = ("unknown_host", "ambiguous_host")
 NOBODY = str(uuid.UUID(int=0))
+_UNREADABLE: dict[type, str] = {UnicodeDecodeError: "invalid_utf8", RecursionError: "nested_too_deeply"}
+_LIST_OF_OBJECTS = re.compile(rb"\s*\[\s*\{")
 _metrics = msgspec.json.Decoder(rules.Metrics)
 _agent_version = partial(rules.text, most=100)
 _ID = Field(rules.identifier)
 _SAMPLES = Field(rules.samples)
+_NAME = Field(rules.name)
 
 
 class Registry(msgspec.Struct, frozen=True):
@@ -43,11 +52,13 @@ class Period(msgspec.Struct, frozen=True):
 
     oldest: int
     newest: int
+    oldest_counter: int
 
     @classmethod
     def at(cls, now: datetime) -> "Period":
         """What the contract accepts at this moment."""
-        return cls(rules.milliseconds(now - rules.BEHIND), rules.milliseconds(now + rules.AHEAD))
+        bounds = (now - rules.BEHIND, now + rules.AHEAD, now - rules.COUNTERS_BEHIND)
+        return cls(*map(rules.milliseconds, bounds))
 
     def check(self, value: Any) -> int:
         """The time of a sample or an event, in milliseconds since 1970. Raises Refused."""
@@ -58,9 +69,16 @@ class Period(msgspec.Struct, frozen=True):
             raise Refused("too_old")
         return moment
 
+    def check_counter(self, value: Any) -> int:
+        """The time of a reading of counters, likewise."""
+        moment = self.check(value)
+        if moment < self.oldest_counter:
+            raise Refused("counter_too_old")
+        return moment
+
 
 class Rejection(msgspec.Struct, frozen=True):
-    """Why a sample (`index`) or a whole message (None) was not taken; `value` is its repr, cut."""
+    """Why a sample or entry (`index`) or a whole message (None) was not taken; `value` is its repr, cut."""
 
     index: int | None
     field: str | None
@@ -72,7 +90,8 @@ class Decoded(msgspec.Struct):
     """What a message holds. `columns` are those of the good points, `counters` those of the good readings of counters;
     empty where there are none.
 
-    `points` counts the samples of a metrics message and is 1 for an event; 0 where that could not be read. `rows` and
+    `points` counts the samples of a metrics message and is 1 for an event; 0 where that could not be read. An `index`
+    of another agent's message is that of the line or entry, whether or not those before it are points. `rows` and
     `counter_rows` say which of them each row of `columns` and `counters` is; empty means 0, 1, 2 and so on.
     """
 
@@ -101,9 +120,14 @@ class Decoded(msgspec.Struct):
 
 
 def decode(message: Message, registry: Registry, period: Period) -> Decoded:
-    """Decodes one message of any queue against its contract."""
+    """Decodes one message of any queue against its contract, or by the format of another agent."""
     good = decode_good_metrics(message, registry, period) if message.queue == "agent.metrics" else None
-    return good or decode_by_rules(message, registry, period)
+    if good:
+        return good
+    foreign = format_of(message.queue, message.routing_key, message.content_type, message.body)
+    if foreign:
+        return decode_foreign(message, foreign, registry, period)
+    return decode_by_rules(message, registry, period)
 
 
 def decode_good_metrics(message: Message, registry: Registry, period: Period) -> Decoded | None:
@@ -154,6 +178,60 @@ def decode_by_rules(message: Message, registry: Registry, period: Period) -> Dec
     return decoded
 
 
+def format_of(queue: str, routing_key: str, content_type: str | None, body: bytes) -> Format | None:
+    """The format of another agent that this is in, by the routing key, else by the content type; None for our own."""
+    if queue != "agent.metrics":
+        return None
+    agent = routing_key.split(".")[1:2]
+    if agent == ["telegraf"]:
+        return LINE_PROTOCOL
+    if agent == ["collectd"]:
+        return COLLECTD
+    kind = (content_type or JSON).partition(";")[0].strip().lower()
+    if kind == "text/plain" or kind.startswith("application/vnd.influx"):
+        return LINE_PROTOCOL
+    return COLLECTD if kind == JSON and _LIST_OF_OBJECTS.match(body) else None
+
+
+def organization_of(routing_key: str) -> str | None:
+    """What the routing key of another agent's message names as its organization, if anything."""
+    words = routing_key.split(".")[1:]
+    return ".".join(words[1:] if words[:1] in (["telegraf"], ["collectd"]) else words) or None
+
+
+def device_of(host: str, organization: str | None, registry: Registry) -> tuple[str, str]:
+    """(organization, device) of a host name, within the organization if one is given. Raises Refused.
+
+    Without one the name has to be that of a single device of all: nobody may guess whose readings they are.
+    """
+    known = registry.hosts.get(host, {})
+    if organization is None and len(known) > 1:
+        raise Refused("ambiguous_host", "host")
+    owner = next(iter(known), None) if organization is None else organization
+    if owner is None or owner not in known:
+        raise Refused("unknown_host", "host")
+    return owner, known[owner]
+
+
+def decode_foreign(message: Message, foreign: Format, registry: Registry, period: Period) -> Decoded:
+    """Decodes a message of another agent. A point is an entry that holds a reading, or cannot be read."""
+    organization = organization_of(message.routing_key)
+    known = organization is None or organization in registry.organizations
+    try:
+        _check_size(message)
+        entries = foreign.entries(message.body.decode())
+        if not known:
+            raise Refused("unknown_organization", "routing_key")
+    except (Refused, UnicodeDecodeError, RecursionError) as error:
+        refused = error if isinstance(error, Refused) else Refused(_UNREADABLE[type(error)])
+        decoded = _refuse(message, {"routing_key": message.routing_key}, refused)
+    else:
+        decoded = _describe(message, None)
+        _decode_entries(entries, foreign, organization, decoded, registry, period)
+    decoded.organization_id = decoded.organization_id or (organization if known else None)
+    return decoded
+
+
 def decode_nothing(message: Message, reason: str) -> Decoded:
     """A message that is not to be taken, for a reason that lies outside it; who sent it is read where it can be."""
     try:
@@ -164,8 +242,7 @@ def decode_nothing(message: Message, reason: str) -> Decoded:
 
 def _load(message: Message) -> dict[str, Any]:
     """The body as a dict. NaN and 1e999 are values in it, so that they cost their sample and not the message."""
-    if len(message.body) > rules.MOST_BYTES:
-        raise Refused("too_large")
+    _check_size(message)
     if not _is_json(message.content_type):
         raise Refused("unknown_content_type")
     try:
@@ -179,6 +256,11 @@ def _load(message: Message) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise Refused("not_an_object")
     return body
+
+
+def _check_size(message: Message) -> None:
+    if len(message.body) > rules.MOST_BYTES:
+        raise Refused("too_large")
 
 
 def _is_json(content_type: str | None) -> bool:
@@ -303,6 +385,65 @@ def _metric_columns(organization: str, device: str, times: list[int], values: An
         "time": times,
     }
     return key | {name: list(column) for name, column in zip(FIELDS, values, strict=True)}
+
+
+def _decode_entries(
+    entries: Sequence[Any],
+    foreign: Format,
+    organization: str | None,
+    decoded: Decoded,
+    registry: Registry,
+    period: Period,
+) -> None:
+    gauges: list[tuple[Any, ...]] = []
+    counters: list[tuple[Any, ...]] = []
+    decoded.rejections, decoded.rows, decoded.counter_rows = [], [], []
+    for index, entry in enumerate(entries):
+        reading = None
+        try:
+            reading = foreign.read(entry)
+            decoded.unknown_fields += reading.unknown
+            if not reading.targets:
+                continue
+            row = _row(reading, organization, registry, period)
+        except Refused as refused:
+            decoded.rejections.append(_foreign_rejection(index, refused, entry, reading))
+        else:
+            (gauges if reading.interface is None else counters).append(row)
+            (decoded.rows if reading.interface is None else decoded.counter_rows).append(index)
+        decoded.points += 1
+    decoded.columns = _columns(POINTS.names, gauges)
+    decoded.counters = _columns(COUNTERS.names, counters)
+    seen = {row[0] for row in (*gauges, *counters)}
+    decoded.organization_id = seen.pop() if len(seen) == 1 else None
+
+
+def _row(reading: Reading, organization: str | None, registry: Registry, period: Period) -> tuple[Any, ...]:
+    """A row of POINTS, or of COUNTERS where the reading is of an interface. Raises Refused, with the field."""
+    organization, device = device_of(_value("host", _NAME, {"host": reading.host}), organization, registry)
+    if reading.time is None:
+        raise Refused("no_time", "time")
+    values: dict[str, Any] = {}
+    for name, target in reading.targets.items():
+        values[target.field] = _value(target.field, Field(target.convert), {target.field: reading.values[name]})
+    if reading.interface is None:
+        time = _value("time", Field(period.check), {"time": reading.time})
+        return (organization, device, time, *map(values.get, FIELDS))
+    interface = _value("interface", _NAME, {"interface": reading.interface})
+    time = _value("time", Field(period.check_counter), {"time": reading.time})
+    return (organization, device, interface, time, values.get("network_in"), values.get("network_out"))
+
+
+def _columns(names: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> dict[str, list[Any]]:
+    return {name: list(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)} if rows else {}
+
+
+def _foreign_rejection(index: int, refused: Refused, entry: Any, reading: Reading | None) -> Rejection:
+    """A host that may be registered later is kept whole: what is held for it is found by its name."""
+    rejection = _rejection(index, refused, reading.shown() if reading else entry)
+    if reading and str(refused) in HOST_REASONS:
+        return msgspec.structs.replace(rejection, value=repr(reading.host))
+    return rejection
 
 
 def _decode_event(body: dict[str, Any], contract: Contract, decoded: Decoded, period: Period) -> None:

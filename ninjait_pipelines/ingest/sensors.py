@@ -1,16 +1,30 @@
-"""What starts the drains: a sensor for each queue, which looks at its depth and touches no message."""
+"""What starts the drains: a sensor for each queue, which looks at its depth and touches no message.
 
+Beside them the sensor that replays what came from a host before PostgreSQL knew it.
+"""
+
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import islice
+from typing import Any
 
 import dagster as dg
 
+from ninjait_pipelines.ingest import quarantine
 from ninjait_pipelines.ingest.assets import BY_QUEUE
+from ninjait_pipelines.ingest.contract import Refused
+from ninjait_pipelines.ingest.decode import HOST_REASONS, Registry, device_of, organization_of
+from ninjait_pipelines.ingest.drain import load_registry
 from ninjait_pipelines.resources.message_queue import Depth, MessageQueue
+from ninjait_pipelines.resources.mongodb import MongoDB
+from ninjait_pipelines.resources.postgres import Postgres
 
 # A drain that failed most often failed because a store is away, and would fail again at once.
 WAIT_AFTER_FAILURE = timedelta(seconds=60)
 # Far beyond its bound of 45 seconds: a worker that hangs, or whose machine is gone, makes room for the next drain.
 MOST_RUN_SECONDS = 300
+# Copies that one tick replays, a few milliseconds each.
+MOST_REPLAYED = 500
 # Without NOT_STARTED: a run that died before it was queued keeps that for ever, and two drains at once do no harm.
 UNDER_WAY = [
     dg.DagsterRunStatus.QUEUED,
@@ -76,6 +90,55 @@ def last_drain(instance: dg.DagsterInstance, job_name: str) -> tuple[bool, datet
     if last and last[0].dagster_run.is_failure and last[0].end_time:
         return False, datetime.fromtimestamp(last[0].end_time, UTC)
     return False, None
+
+
+@dg.sensor(minimum_interval_seconds=30, default_status=dg.DefaultSensorStatus.RUNNING)
+def registered_hosts(
+    context: dg.SensorEvaluationContext,
+    message_queue: dg.ResourceParam[MessageQueue],
+    mongodb: MongoDB,
+    postgres: Postgres,
+) -> dg.SkipReason:
+    """Replays what was quarantined because its host was unknown or ambiguous, once the host is known.
+
+    There is no cursor: what is held is the state, so a missed tick changes nothing, and what is left over by one tick
+    is found by the next.
+    """
+    replayed = replay_registered(mongodb, message_queue, load_registry(postgres), datetime.now(UTC))
+    return dg.SkipReason(f"replayed {replayed} messages" if replayed else "nothing is held for a host that is known")
+
+
+def replay_registered(mongodb: MongoDB, queue: MessageQueue, registry: Registry, now: datetime) -> int:
+    """Replays up to MOST_REPLAYED held messages whose host is known by now; returns how many messages that were."""
+    found = islice(held_for_known_hosts(mongodb, registry), MOST_REPLAYED)
+    return quarantine.replay(mongodb, queue, list(found), "registered_hosts", now)
+
+
+def held_for_known_hosts(mongodb: MongoDB, registry: Registry) -> Iterator[dict[str, Any]]:
+    """The ids of held copies that a known host waits in; a copy with several such hosts may come more than once."""
+    names = {repr(host): host for host in registry.hosts}
+    # `$or`, where `$in` would be shorter: the local stack's MongoDB does not look into arrays with `$in`.
+    waiting: list[dict[str, Any]] = [
+        {"$match": {"state": "held", "$or": [{"reasons.reason": reason} for reason in HOST_REASONS]}},
+        {"$unwind": "$reasons"},
+        {"$match": {"reasons.reason": {"$in": list(HOST_REASONS)}}},
+        {"$group": {"_id": "$reasons.value", "routing_keys": {"$addToSet": "$routing_key"}}},
+    ]
+    with mongodb.errors():
+        documents = mongodb.database[quarantine.COLLECTION]
+        for group in list(documents.aggregate(waiting)):
+            entries = [{"reasons": {"$elemMatch": {"reason": r, "value": group["_id"]}}} for r in HOST_REASONS]
+            for routing_key in group["routing_keys"]:
+                if _is_known(names.get(group["_id"]), routing_key, registry):
+                    held = {"state": "held", "routing_key": routing_key, "$or": entries}
+                    yield from documents.find(held, {"_id": 1}).sort("quarantined_at", 1)
+
+
+def _is_known(host: str | None, routing_key: str, registry: Registry) -> bool:
+    try:
+        return host is not None and bool(device_of(host, organization_of(routing_key), registry))
+    except Refused:
+        return False
 
 
 jobs = {queue: drain_job(asset) for queue, asset in BY_QUEUE.items()}

@@ -50,7 +50,7 @@ def lines(measurement: str, tags: Mapping[str, pa.Array], fields: Mapping[str, p
     the server. Floats are written in the fewest digits that read back as the same float.
     """
     series = measurement
-    for name, tag in sorted(tags.items()):  # InfluxDB sorts them anyway, and faster so
+    for name, tag in sorted(tags.items()):  # as InfluxDB advises: it need not sort them then
         series = pc.binary_join_element_wise(series, f",{name}=", escaped(tag), "")
     values = [pc.binary_join_element_wise(f"{name}=", pc.cast(of, pa.string()), "") for name, of in fields.items()]
     joined = pc.binary_join_element_wise(*values, ",", null_handling="skip")

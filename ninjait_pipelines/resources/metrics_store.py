@@ -155,10 +155,14 @@ def tier_of(moment: datetime, now: datetime) -> Tier | None:
 def late_windows(points: pa.Table) -> pa.Table:
     """Points too old for full resolution, as windows of one sample each (schema WINDOWS).
 
-    Each is stamped one microsecond after its own time, so that it lies beside the aggregate of its window, which is
-    stamped with the window's start, and never replaces it. Samples have milliseconds, so no two ever meet.
+    Each is stamped 2 to 64 microseconds after its own time, by the fields that it carries: so it lies beside the
+    aggregate of its window, which is stamped with the window's start, and beside the other parts of its own reading,
+    and replaces neither. Samples have milliseconds, so no two instants ever meet.
     """
-    later = pc.add(points["time"], pa.scalar(1, pa.duration("us")))
+    stamp = pa.array([1] * len(points), pa.int64())
+    for number, name in enumerate(FIELDS):
+        stamp = pc.add(stamp, pc.if_else(pc.is_valid(points[name]), 1 << number, 0))
+    later = pc.add(points["time"], pc.cast(stamp, pa.duration("us")))
     columns = {"organization_id": points["organization_id"], "device_id": points["device_id"], "time": later}
     columns["samples"] = pa.array([1.0] * len(points), pa.float64())
     for name in FIELDS:

@@ -42,7 +42,7 @@ def _is_late(clickhouse: ClickHouse, hour: datetime) -> bool:
 
 @dg.asset_check(asset=device_metrics_hourly, partitions_def=HOURLY)
 def sample_shares_are_shares(context: dg.AssetCheckExecutionContext, clickhouse: ClickHouse) -> dg.AssetCheckResult:
-    """Every sample_share is above 0, at most 1, and what the row's sample_count says."""
+    """Every sample_share is above 0, at most 1, and not more than the row's sample_count gives."""
     hours = hours_of(context)
     rows = clickhouse.rows(sql("rollup/samples_by_hour"), start=hours[0], stop=hours[-1] + HOUR)
     by_hour = {row["hour"]: row for row in rows}
@@ -51,7 +51,7 @@ def sample_shares_are_shares(context: dg.AssetCheckExecutionContext, clickhouse:
         row = by_hour.get(hour, {"wrong_shares": 0, "mean_share": 0.0})
         return dg.AssetCheckResult(
             passed=row["wrong_shares"] == 0,
-            description=f"{row['wrong_shares']} rows have a share that their sample count does not give",
+            description=f"{row['wrong_shares']} rows have a share that their sample count cannot give",
             metadata={"wrong_rows": row["wrong_shares"], "mean_share": row["mean_share"]},
         )
 

@@ -11,7 +11,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ninjait_pipelines.resources.metrics_store import MARGIN, RETENTION, Tier, tier_of
+from ninjait_pipelines.resources.metrics_store import FIELDS, MARGIN, RETENTION, Tier, tier_of
 
 HOUR = timedelta(hours=1)
 # Agents send a sample every 30 seconds.
@@ -68,10 +68,19 @@ def hourly_rows(windows: pa.Table, tier: Tier) -> pa.Table:
         "network_out": windows["network_out_sum"],
         "uptime": windows["uptime_last"],
         "sample_count": pc.cast(windows["samples"], pa.uint32()),
-        "sample_share": pc.min_element_wise(pc.divide(windows["samples"], float(EXPECTED_SAMPLES)), 1.0),
+        "sample_share": _share(windows),
         "source_tier": pa.array([str(tier)] * windows.num_rows, pa.string()),
     }
     return pa.table(columns)
+
+
+def _share(windows: pa.Table) -> pa.ChunkedArray:
+    """The share of the expected samples, by the field that most samples carry: an agent that sends each field at an
+    instant of its own has more samples than readings. Some have readings of counters only that begin a series; these
+    count as samples of theirs."""
+    most = pc.max_element_wise(*(windows[f"{name}_count"] for name in FIELDS))
+    most = pc.if_else(pc.greater(most, 0.0), most, windows["samples"])
+    return pc.min_element_wise(pc.divide(most, float(EXPECTED_SAMPLES)), 1.0)
 
 
 def _mean(windows: pa.Table, field: str) -> pa.ChunkedArray:

@@ -45,9 +45,12 @@ class Engine(ABC):
     folder: Path
     port: int
     password: str
+    more_ports: tuple[int, ...] = ()
 
     name = ""
     title = ""
+    # how many ports it needs beside the one that its clients know
+    ports_needed = 0
     # the program or module on the command line, by which a process of this engine is known
     program = ""
     stop_signal = signal.SIGTERM
@@ -68,6 +71,10 @@ class Engine(ABC):
 
     def popen_options(self) -> dict[str, Any]:
         return {}
+
+    def clean_up(self) -> None:
+        """End what a stopped or killed engine leaves running; may be called when nothing is there."""
+        return
 
     @abstractmethod
     def ready(self) -> bool:

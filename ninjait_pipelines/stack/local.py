@@ -3,6 +3,10 @@
 stack = LocalStack(repository / ".ninjait")
 settings = stack.up()      # environment variables
 stack.down()
+
+With `servers`, the folder that `make servers` fills, RabbitMQ, InfluxDB and S3 run beside the engines from wheels. A
+stack keeps to what it was made with: the messages and metrics it holds would otherwise be left behind in stores that
+nobody asks any more.
 """
 
 from __future__ import annotations
@@ -25,8 +29,11 @@ import msgspec
 import psutil
 
 from ninjait_pipelines.stack.engines import ENGINES, HOST, Engine, StackError, write_private
+from ninjait_pipelines.stack.servers import SERVER_ENGINES, S3Gateway, Server, built
 
-START_SECONDS = 30.0
+EVERY_ENGINE: tuple[type[Engine], ...] = (*ENGINES, *SERVER_ENGINES)
+# RabbitMQ takes 4 s alone and much longer beside others; an engine that dies is noticed at once.
+START_SECONDS = 90.0
 STOP_SECONDS = 30.0
 PORT_SECONDS = 1.0
 POLL_SECONDS = 0.03
@@ -35,24 +42,31 @@ Report = Callable[[str], None]
 T = TypeVar("T")
 
 
-class Place(msgspec.Struct, frozen=True):
+class Place(msgspec.Struct, frozen=True, omit_defaults=True):
     """What stack.json remembers of an engine."""
 
     port: int
     password: str
+    more_ports: tuple[int, ...] = ()
 
 
 class LocalStack:
     """Real engines on loopback, with everything they keep under `home`. Every command may be repeated."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, servers: Path | None = None) -> None:
         self.home = home.resolve()
+        self.servers = servers.resolve() if servers else None
         self._state = self.home / "stack.json"
         self._settings = self.home / "settings.env"
+        self._wheels = self.home / "wheels-only"
 
-    def up(self, report: Report | None = None) -> dict[str, str]:
-        """Start what does not run, leave what does, and give the settings by which all of it is found."""
+    def up(self, report: Report | None = None, wheels: bool = False) -> dict[str, str]:
+        """Start what does not run, leave what does, and give the settings by which all of it is found.
+
+        With `wheels` the engines from wheels are all, now and at every later `up`, whatever `make servers` has built.
+        """
         with self._locked():
+            self._choose(wheels)
             for folder in ("archive", "logs"):
                 (self.home / folder).mkdir(mode=0o700, exist_ok=True)
             engines = self._engines(self._placed())
@@ -73,16 +87,17 @@ class LocalStack:
             return
         with self._locked():
             self._stop_all(report)
-            for name in (*(engine.name for engine in ENGINES), "archive", "logs"):
+            for name in (*(engine.name for engine in EVERY_ENGINE), "archive", "spool", "logs"):
                 for path in self.home.glob(f"{name}*"):
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
             self._settings.unlink(missing_ok=True)
+            self._wheels.unlink(missing_ok=True)
             self._state.unlink(missing_ok=True)
 
     def running(self) -> dict[str, bool]:
         engines = self._engines(self._recorded())
         found = {engine.name: find(engine) is not None and answers(engine.port) for engine in engines}
-        return {engine.name: False for engine in ENGINES} | found
+        return {kind.name: False for kind in self._kinds()} | found
 
     def settings(self) -> dict[str, str] | None:
         """The settings of the last `up`; None if there never was one, or it was deleted."""
@@ -91,16 +106,52 @@ class LocalStack:
 
     def places(self) -> list[tuple[str, str, str]]:
         """Name, what it is, and where, for people: without passwords."""
-        rows = [(engine.name, engine.title, f"{HOST}:{engine.port}") for engine in self._engines(self._recorded())]
-        return [*rows, ("archive", "a folder for S3", str(self.home / "archive"))]
+        recorded = self._recorded()
+        rows = [(engine.name, engine.title, f"{HOST}:{engine.port}") for engine in self._engines(recorded)]
+        return rows if S3Gateway.name in recorded else [*rows, ("archive", "a folder for S3", str(self._archive))]
+
+    def _choose(self, wheels: bool) -> None:
+        """Raises StackError where this `up` would give a stack other stores than those it was made with."""
+        recorded = self._recorded()
+        has_servers = any(kind.name in recorded for kind in SERVER_ENGINES)
+        if has_servers and (wheels or not self._has_binaries()):
+            way = "`ninjait up` without --wheels" if wheels else "`make servers`"
+            missing = "" if wheels else ", whose programs are gone"
+            raise StackError(
+                f"this stack keeps its messages, metrics and archive in RabbitMQ, InfluxDB and S3{missing}: {way} goes "
+                "on with them, `ninjait down --delete` deletes them and starts afresh"
+            )
+        if wheels:
+            self._wheels.touch()
+        elif recorded and not has_servers and self.servers and not self._wheels.exists():
+            raise StackError(
+                "this stack was made before RabbitMQ, InfluxDB and S3 were built, and keeps its messages, metrics and "
+                "archive in Dragonfly, ClickHouse and a folder: start afresh with them by `ninjait down --delete` and "
+                "`ninjait up`, or keep on without them by `ninjait up --wheels`"
+            )
+
+    def _has_binaries(self) -> bool:
+        return self.servers is not None and built(self.servers) is not None
+
+    def _kinds(self) -> tuple[type[Engine], ...]:
+        """The engines that this stack has, or will have after its next `up`."""
+        return EVERY_ENGINE if self.servers and not self._wheels.exists() else ENGINES
+
+    @property
+    def _archive(self) -> Path:
+        return self.home / "archive"
 
     def _engines(self, recorded: dict[str, Place]) -> list[Engine]:
-        known = [(engine, recorded[engine.name]) for engine in ENGINES if engine.name in recorded]
-        return [engine(self.home / engine.name, place.port, place.password) for engine, place in known]
+        return [self._engine(kind, recorded[kind.name]) for kind in EVERY_ENGINE if kind.name in recorded]
+
+    def _engine(self, kind: type[Engine], place: Place) -> Engine:
+        fields = {"servers": self.servers} if self.servers and issubclass(kind, Server) else {}
+        return kind(self.home / kind.name, place.port, place.password, place.more_ports, **fields)
 
     def _settings_of(self, engines: list[Engine]) -> dict[str, str]:
         settings = {name: value for engine in engines for name, value in engine.settings().items()}
-        return settings | {"ARCHIVE_URL": (self.home / "archive").as_uri()}
+        ours = {"ARCHIVE_URL": self._archive.as_uri(), "QUARANTINE_SPOOL": str(self.home / "spool")}
+        return ours | settings
 
     def _start(self, engine: Engine, report: Report | None) -> None:
         began = time.monotonic()
@@ -108,6 +159,7 @@ class LocalStack:
         if process is not None and not answers(engine.port):
             # Killed in the middle of its own start or end, or on a port of a stack.json that was lost.
             stop(process, engine.stop_signal)
+            engine.clean_up()
             process = None
         if process is not None:
             self._wait_until_ready(engine, process.is_running)
@@ -145,25 +197,34 @@ class LocalStack:
         raise StackError(f"{reason}. If it hangs: ninjait down, then ninjait up")
 
     def _stop_all(self, report: Report | None) -> None:
-        def stop_one(engine: type[Engine]) -> None:
-            process = find(engine(self.home / engine.name, 0, ""))
+        def stop_one(kind: type[Engine]) -> None:
+            engine = kind(self.home / kind.name, 0, "")
+            process = find(engine)
             if process is not None:
                 stop(process, engine.stop_signal)
                 if report:
                     report(f"{engine.name}: stopped")
+            engine.clean_up()
 
-        in_all(ENGINES, stop_one)
+        in_all(EVERY_ENGINE, stop_one)
 
     def _placed(self) -> dict[str, Place]:
         """Every engine with a port and a password: those it had, unless somebody else took the port meanwhile."""
         recorded = self._recorded()
-        running = {engine.name for engine in self._engines(recorded) if find(engine)}
+        running = set()
+        for engine in self._engines(recorded):
+            if find(engine):
+                running.add(engine.name)
+            else:
+                engine.clean_up()  # what a killed engine left holds one of its ports
         with contextlib.ExitStack() as held:
-            for engine in ENGINES:
-                before = recorded.get(engine.name)
-                if engine.name not in running:
-                    port = free_port(held, before.port if before else 0)
-                    recorded[engine.name] = Place(port, before.password if before else secrets.token_urlsafe(24))
+            for kind in self._kinds():
+                if kind.name in running:
+                    continue
+                before = recorded.get(kind.name) or Place(0, secrets.token_urlsafe(24))
+                wanted = (before.port, *before.more_ports, *[0] * kind.ports_needed)[: kind.ports_needed + 1]
+                port, *more_ports = [free_port(held, preferred) for preferred in wanted]
+                recorded[kind.name] = Place(port, before.password, tuple(more_ports))
         write_private(self._state, msgspec.json.format(msgspec.json.encode(recorded)).decode() + "\n")
         return recorded
 
@@ -190,8 +251,10 @@ class LocalStack:
         return self.home / "logs" / f"{name}.log"
 
     def _last_line(self, name: str) -> str:
-        lines = self._log(name).read_text(errors="replace").strip().splitlines() or ["its log is empty"]
-        return f"{lines[-1].strip()} ({self._log(name)})"
+        lines = self._log(name).read_text(errors="replace").strip().splitlines()
+        # influxd ends by naming its help
+        said = [line for line in lines if line.strip() and not line.startswith("See 'influxd")] or ["its log is empty"]
+        return f"{said[-1].strip()} ({self._log(name)})"
 
 
 def in_all(engines: Sequence[T], work: Callable[[T], None]) -> None:

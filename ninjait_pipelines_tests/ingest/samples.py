@@ -5,13 +5,17 @@ import uuid
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import psycopg
+
 from ninjait_pipelines.ingest.decode import Registry
 from ninjait_pipelines.resources.message_queue import Message, Outgoing
 from ninjait_pipelines.resources.postgres import Postgres
 
 ORG, OTHER_ORG = (str(uuid.uuid5(uuid.NAMESPACE_DNS, name)) for name in ("org", "other-org"))
 DEVICE, SECOND_DEVICE, OTHER_DEVICE = (str(uuid.uuid5(uuid.NAMESPACE_DNS, name)) for name in ("a", "b", "c"))
-REGISTRY = Registry(frozenset([ORG, OTHER_ORG]), {DEVICE: ORG, SECOND_DEVICE: ORG, OTHER_DEVICE: OTHER_ORG})
+# Of the organizations' devices, two have the same name.
+HOSTS = {"lap-1": {ORG: DEVICE, OTHER_ORG: OTHER_DEVICE}, "lap-2": {ORG: SECOND_DEVICE}}
+REGISTRY = Registry(frozenset([ORG, OTHER_ORG]), {DEVICE: ORG, SECOND_DEVICE: ORG, OTHER_DEVICE: OTHER_ORG}, HOSTS)
 # Whole milliseconds, because that is what is stored. Of today, because the tiers' retention is real.
 NOW = datetime.now(UTC).replace(microsecond=0)
 
@@ -94,6 +98,52 @@ EVENTS: dict[str, dict[str, Any]] = {
 }
 
 
+def line(measurement: str, fields: str, seconds_ago: float = 60, host: str = "lap-2", **tags: str) -> str:
+    """A line as Telegraf writes it."""
+    nanoseconds = round((NOW - timedelta(seconds=seconds_ago)).timestamp() * 1000) * 1_000_000
+    named = "".join(f",{name}={value}" for name, value in (tags | {"host": host}).items())
+    return f"{measurement}{named} {fields} {nanoseconds}"
+
+
+def telegraf(*lines: str, organization: str | None = None, **fields: Any) -> Message:
+    """A message of Telegraf's, as it is delivered."""
+    key = "metrics.telegraf" + (f".{organization}" if organization else "")
+    body = "".join(f"{one}\n" for one in lines).encode()
+    given = {"routing_key": key, "content_type": "text/plain", "message_id": None}
+    return message("agent.metrics", body, **given | fields)
+
+
+def value_list(plugin: str, kind: str, *values: Any, seconds_ago: float = 60, **fields: Any) -> dict[str, Any]:
+    """A value list as collectd writes it."""
+    network = plugin == "interface"
+    return {
+        "values": list(values),
+        "dstypes": ["derive", "derive"] if network else ["gauge"],
+        "dsnames": ["rx", "tx"] if network else ["value"],
+        "time": (NOW - timedelta(seconds=seconds_ago)).timestamp(),
+        "interval": 10.0,
+        "host": "lap-2",
+        "plugin": plugin,
+        "plugin_instance": "",
+        "type": kind,
+        "type_instance": "",
+    } | fields
+
+
+def collectd(*value_lists: Any, organization: str | None = None, **fields: Any) -> Message:
+    """A message of collectd's, as it is delivered."""
+    key = "metrics.collectd" + (f".{organization}" if organization else "")
+    body = json.dumps(list(value_lists)).encode()
+    return message("agent.metrics", body, **{"routing_key": key, "message_id": None} | fields)
+
+
+def as_published(delivered: Message) -> Outgoing:
+    """What was published to be delivered like that."""
+    return Outgoing(
+        delivered.queue, delivered.routing_key, delivered.body, delivered.message_id, delivered.content_type
+    )
+
+
 def encoded(body: Any) -> bytes:
     """A body as bytes; bytes stay as they are."""
     return body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -137,7 +187,13 @@ def register(postgres: Postgres) -> None:
                 "INSERT INTO organizations VALUES (%s, %s, %s, 'UTC', now())",
                 (organization, organization, organization),
             )
-        for device, organization in REGISTRY.devices.items():
-            connection.execute(
-                "INSERT INTO devices VALUES (%s, %s, %s, 'server', 'Debian 12', now())", (device, organization, device)
-            )
+        for host, devices in HOSTS.items():
+            for organization, device in devices.items():
+                register_device(connection, device, organization, host)
+
+
+def register_device(connection: psycopg.Connection[Any], device: str, organization: str, host: str) -> None:
+    """Puts one device into PostgreSQL."""
+    connection.execute(
+        "INSERT INTO devices VALUES (%s, %s, %s, 'server', 'Debian 12', now())", (device, organization, host)
+    )

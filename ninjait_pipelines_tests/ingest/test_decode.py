@@ -166,7 +166,7 @@ WHOLE: list[tuple[str, Any, dict[str, Any], str]] = [
     ("null", b"null", {}, "not_an_object"),
     ("deep", b"[" * 200_000, {}, "nested_too_deeply"),
     ("10 MB", b'{"a": "' + b"x" * 10_000_000 + b'"}', {}, "too_large"),
-    ("line protocol", metrics(sample()), {"content_type": "text/plain"}, "unknown_content_type"),
+    ("another format", metrics(sample()), {"content_type": "application/xml"}, "unknown_content_type"),
     ("wrong schema", metrics(sample(), schema="ninjait.metrics.v2"), {}, "wrong_schema"),
     ("no schema", metrics(sample(), schema=None), {}, "wrong_schema"),
     ("no organization", metrics(sample(), organization_id=None), {}, "missing"),

@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 
 from ninjait_pipelines.resources.metrics_store import (
     AGGREGATES,
+    COUNTER_GAP,
+    COUNTERS,
     FIELDS,
     POINTS,
     WINDOWS,
@@ -31,6 +33,8 @@ FIVE_MINUTES = 5 * MINUTE
 
 Sample = tuple[str, str, datetime, dict[str, float]]  # organization, device, time, the fields that it carries
 Key = tuple[str, str, datetime]
+
+Reading = tuple[str, str, str, datetime, float | None, float | None]  # organization, device, interface, time, in, out
 
 few_examples = settings(
     max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
@@ -51,9 +55,15 @@ def points(samples: Iterable[Sample]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=POINTS)
 
 
+def counters(readings: Iterable[Reading]) -> pa.Table:
+    return pa.Table.from_pylist([dict(zip(COUNTERS.names, one, strict=True)) for one in readings], schema=COUNTERS)
+
+
 def windows_of(samples: Iterable[Sample], every: timedelta) -> dict[Key, dict[str, float | None]]:
-    """What `aggregate` must give, in plain Python. Of samples with one key the last counts."""
-    kept = {(organization, device, moment): fields for organization, device, moment, fields in samples}
+    """What `aggregate` must give, in plain Python. Of samples with one key the last counts, field by field."""
+    kept: dict[Key, dict[str, float]] = defaultdict(dict)
+    for organization, device, moment, fields in samples:
+        kept[organization, device, moment] |= fields
     grouped: dict[Key, list[dict[str, float]]] = defaultdict(list)
     for (organization, device, moment), fields in sorted(kept.items(), key=lambda item: item[0][2]):
         seconds = moment.timestamp() // every.total_seconds() * every.total_seconds()
@@ -71,6 +81,23 @@ def _aggregates(group: list[dict[str, float]]) -> dict[str, float | None]:
         result[f"{name}_max"] = max(values, default=None)
         result[f"{name}_last"] = values[-1] if values else None
     return result
+
+
+def increases_of(readings: Iterable[Reading]) -> list[Sample]:
+    """What readings of counters are worth as samples, in plain Python."""
+    samples: dict[Key, dict[str, float]] = {}
+    last: dict[tuple[str, ...], tuple[datetime, float]] = {}
+    for organization, device, interface, moment, *values in sorted(readings, key=lambda reading: reading[3]):
+        sample = samples.setdefault((organization, device, moment), {})
+        for name, value in zip(("network_in", "network_out"), values, strict=True):
+            if value is None:
+                continue
+            series = (organization, device, interface, name)
+            then, before = last.get(series, (datetime.min.replace(tzinfo=UTC), 0.0))
+            if moment - then <= COUNTER_GAP:
+                sample[name] = sample.get(name, 0.0) + (value - before if value >= before else value)
+            last[series] = (moment, value)
+    return [(*key, fields) for key, fields in samples.items()]
 
 
 def by_key(windows: pa.Table, organization: str | None = None) -> dict[Key, dict[str, Any]]:
@@ -104,6 +131,34 @@ def samples_of(history: Sequence[tuple[int, int, dict[str, float]]], start: date
     return [(organization, devices[device], start + ms * MILLISECOND, fields) for device, ms, fields in history]
 
 
+# Seconds since the reading before, its growth, and whether the device booted in between; by device and interface.
+steps = st.lists(
+    st.tuples(
+        st.integers(0, 1),
+        st.integers(0, 1),
+        st.sampled_from([30, 60, 299, 300, 1_800, 3_599, 3_600, 3_601, 5_000]),
+        st.integers(0, 2**40),
+        st.booleans(),
+    ),
+    min_size=1,
+    max_size=30,
+)
+
+
+def readings_of(history: Sequence[tuple[int, int, int, int, bool]], start: datetime) -> list[Reading]:
+    """Monotone counters that begin anew at a boot; both counters of a reading, or one of them."""
+    organization, devices, interfaces = new_id(), (new_id(), new_id()), ("eth0", "Wi-Fi 2, \\guest=1")
+    at: dict[tuple[int, int], tuple[datetime, float]] = {}
+    readings: list[Reading] = []
+    for device, interface, seconds, growth, booted in history:
+        moment, value = at.get((device, interface), (start, 0.0))
+        moment, value = moment + seconds * SECOND, float(growth) if booted else value + growth
+        at[device, interface] = moment, value
+        out = None if growth % 3 == 0 else value / 2
+        readings.append((organization, devices[device], interfaces[interface], moment, value, out))
+    return readings
+
+
 class MetricsContract:
     """The promises, edges first."""
 
@@ -116,11 +171,13 @@ class MetricsContract:
         assert store.read(start, start + DAY).equals(POINTS.empty_table())
         for tier in Tier:
             assert store.aggregate(tier, start, start + DAY, HOUR).equals(WINDOWS.empty_table())
+        assert store.latest(start, start + DAY).equals(POINTS.empty_table())
 
     def test_nothing_to_do_is_nothing_done(self, store: MetricsStore) -> None:
         store.declare()
         store.declare()
         store.write(POINTS.empty_table())
+        store.write_counters(COUNTERS.empty_table())
         store.write_aggregates(Tier.ONE_HOUR, WINDOWS.empty_table())
         store.delete([])
         store.delete([new_id()])
@@ -221,6 +278,115 @@ class MetricsContract:
         (row,) = store.aggregate(Tier.RAW, start, start + HOUR, HOUR).to_pylist()
         assert (row["samples"], row["cpu_sum"], row["cpu_max"], row["cpu_last"]) == (1.0, 2.0, 2.0, 2.0)
 
+    @pytest.mark.parametrize("batches", [1, 3])
+    def test_a_reading_that_comes_in_pieces_is_one_point(self, store: MetricsStore, batches: int) -> None:
+        """collectd sends cpu, memory and disk of one instant as messages of their own: a later one that replaced the
+        whole point would leave the last piece only."""
+        start, organization, device = yesterday(), new_id(), new_id()
+        pieces: list[Sample] = [
+            (organization, device, start, {"cpu": 1.0, "memory": 5.0}),
+            (organization, device, start, {"disk_used": 3.0}),
+            (organization, device, start, {"memory": 4.0, "uptime": 0.0}),
+        ]
+        for first in range(0, 3, 3 // batches):
+            assert store.write(points(pieces[first : first + 3 // batches])) == []
+        (row,) = store.read(start, start + HOUR).to_pylist()
+        assert [row[name] for name in FIELDS] == [1.0, 4.0, 3.0, None, None, 0.0]
+        assert by_key(store.aggregate(Tier.RAW, start, start + HOUR, HOUR)) == windows_of(pieces, HOUR)
+
+    @few_examples
+    @given(history=histories, batches=st.integers(1, 4))
+    def test_any_pieces_in_any_batches_merge(
+        self, store: MetricsStore, history: list[tuple[int, int, dict[str, float]]], batches: int
+    ) -> None:
+        start = yesterday()
+        samples = samples_of([(device, ms // 3_600_000, fields) for device, ms, fields in history], start)
+        for first in range(batches):
+            part = samples[len(samples) * first // batches : len(samples) * (first + 1) // batches]
+            store.write(points(part))
+        got = by_key(store.aggregate(Tier.RAW, start, start + HOUR, FIVE_MINUTES), samples[0][0])
+        assert got == windows_of(samples, FIVE_MINUTES)
+
+    def test_the_latest_of_each_field(self, store: MetricsStore) -> None:
+        start, organization = yesterday(), new_id()
+        one, other = sorted([new_id(), new_id()])
+        store.write(
+            points(
+                [
+                    (organization, other, start + SECOND, {"cpu": 9.0}),
+                    (organization, one, start + 3 * SECOND, {"cpu": 3.0}),
+                    (organization, one, start, {"cpu": 1.0, "memory": 7.0}),
+                    (organization, one, start + HOUR, {"cpu": 99.0}),
+                ]
+            )
+        )
+        store.write_counters(counters([(organization, one, "eth0", start + 9 * SECOND, 1.0, 1.0)]))
+        rows = store.latest(start, start + HOUR).to_pylist()
+        assert [(row["device_id"], row["time"], row["cpu"], row["memory"]) for row in rows] == [
+            (one, start + 3 * SECOND, 3.0, 7.0),
+            (other, start + SECOND, 9.0, None),
+        ]
+        assert {row["uptime"] for row in rows} == {None}
+
+    def test_counters_become_increases(self, store: MetricsStore) -> None:
+        """A baseline before the window, two interfaces at one instant, a reboot, a gap; and sums add to points'."""
+        start, organization, device = yesterday() + HOUR, new_id(), new_id()
+        readings: list[Reading] = [
+            (organization, device, "eth0", start - MINUTE, 100.0, 10.0),
+            (organization, device, "eth0", start, 130.0, 10.0),
+            (organization, device, "wlan0", start, 1_000.0, 1_000.0),  # the first of its series: worth nothing
+            (organization, device, "eth0", start + MINUTE, 150.0, None),
+            (organization, device, "wlan0", start + MINUTE, 1_004.0, 1_001.0),
+            (organization, device, "eth0", start + 2 * MINUTE, 7.0, 3.0),  # booted
+            (organization, device, "eth0", start + 2 * MINUTE + COUNTER_GAP, 9.0, 4.0),
+            (organization, device, "eth0", start + 3 * MINUTE + 2 * COUNTER_GAP, 500.0, 5.0),  # too long after
+        ]
+        for _ in range(2):  # the second time changes nothing
+            assert store.write_counters(counters(readings)) == []
+        sample: Sample = (organization, device, start + 9 * SECOND, {"cpu": 1.0, "network_in": 5.0})
+        store.write(points([sample]))
+        expected = windows_of([*increases_of(readings), sample], HOUR)
+        first = expected[organization, device, start]
+        assert (first["samples"], first["network_in_sum"], first["network_out_sum"]) == (4.0, 66.0, 4.0)
+        got = by_key(store.aggregate(Tier.RAW, start, start + 4 * HOUR, HOUR))
+        del expected[organization, device, start - HOUR]
+        assert without_last(got) == without_last(expected)
+        assert got[organization, device, start]["network_in_last"] == 7.0
+        alone = got[organization, device, start + 2 * HOUR]
+        assert (alone.pop("samples"), set(alone.values())) == (1.0, {None, 0.0})
+
+    def test_a_reading_of_nothing_but_a_baseline_is_a_window(self, store: MetricsStore) -> None:
+        start, organization, device = yesterday(), new_id(), new_id()
+        store.write_counters(counters([(organization, device, "eth0", start, 5.0, 5.0)]))
+        (row,) = store.aggregate(Tier.RAW, start, start + HOUR, HOUR).to_pylist()
+        assert (row["samples"], row["network_in_sum"], row["network_in_count"]) == (1.0, None, 0.0)
+
+    def test_counters_of_one_device_id_in_two_organizations_are_apart(self, store: MetricsStore) -> None:
+        start, device = yesterday(), new_id()
+        readings: list[Reading] = [
+            (organization, device, "eth0", start + n * MINUTE, factor * n, None)
+            for factor, organization in ((1.0, new_id()), (100.0, new_id()))
+            for n in range(1, 4)
+        ]
+        store.write_counters(counters(readings))
+        got = by_key(store.aggregate(Tier.RAW, start, start + HOUR, HOUR))
+        assert got == windows_of(increases_of(readings), HOUR)
+
+    @few_examples
+    @given(history=steps, hours=st.integers(1, 7), every=st.sampled_from([FIVE_MINUTES, HOUR]))
+    def test_increases_add_up_however_the_hours_are_read(
+        self, store: MetricsStore, history: list[tuple[int, int, int, int, bool]], hours: int, every: timedelta
+    ) -> None:
+        start = yesterday()
+        readings = readings_of(history, start)
+        store.write_counters(counters(readings))
+        stop = start + 42 * HOUR  # of the last reading, at 30 steps of 5,000 seconds
+        got: dict[Key, dict[str, Any]] = {}
+        while start < stop:
+            got |= by_key(store.aggregate(Tier.RAW, start, start + hours * HOUR, every), readings[0][0])
+            start += hours * HOUR
+        assert got == windows_of(increases_of(readings), every)
+
     def test_organizations_are_apart_even_with_one_device_id(self, store: MetricsStore) -> None:
         start, device = yesterday(), new_id()
         ours, theirs = sorted([new_id(), new_id()])
@@ -247,6 +413,8 @@ class MetricsContract:
         start, organization, gone, stays = yesterday(), new_id(), new_id(), new_id()
         table = points((organization, device, start, {"cpu": 1.0}) for device in (gone, stays))
         store.write(table)
+        read = counters((organization, device, "eth0", start, 1.0, 1.0) for device in (gone, stays))
+        store.write_counters(read)
         for tier in (Tier.FIVE_MINUTES, Tier.ONE_HOUR):
             store.write_aggregates(tier, store.aggregate(Tier.RAW, start, start + HOUR, HOUR))
         store.delete([gone])
@@ -255,7 +423,9 @@ class MetricsContract:
             assert store.aggregate(tier, start, start + HOUR, HOUR)["device_id"].to_pylist() == [stays]
         # Nothing of the deletion waits for what is written after it.
         store.write(table)
+        store.write_counters(read)
         assert store.read(start, start + HOUR).num_rows == 2
+        assert store.aggregate(Tier.RAW, start, start + HOUR, HOUR).num_rows == 2
 
     def test_windows_of_any_width(self, store: MetricsStore) -> None:
         start, organization, device = yesterday(), new_id(), new_id()
@@ -328,7 +498,7 @@ class MetricsContract:
             store.write_aggregates(Tier.FIVE_MINUTES, late_windows(points(behind)))
         for every in (FIVE_MINUTES, HOUR):
             got = by_key(store.aggregate(Tier.FIVE_MINUTES, start, start + 2 * HOUR, every), organization)
-            assert without_last(got) == without_last(windows_of(samples, every))
+            assert without_last(got) == without_last(windows_of([*on_time, *behind], every))
 
     def test_late_samples_on_the_boundaries_stay_in_their_windows(self, store: MetricsStore) -> None:
         start, organization, device = yesterday(), new_id(), new_id()

@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from ninjait_pipelines.resources.dragonfly_queue import GROUP, DragonflyQueue, stream_key
-from ninjait_pipelines.resources.message_queue import MessageQueue, QueueFull
+from ninjait_pipelines.resources.message_queue import Message, MessageQueue, QueueFull
 from ninjait_pipelines.resources.store import StoreFailed, StoreRefused, StoreUnavailable
 from ninjait_pipelines.stack.engines import Dragonfly
 from ninjait_pipelines.stack.local import free_port
@@ -95,6 +95,16 @@ class TestContract(QueueContract):
     @pytest.fixture
     def broker(self, broker: Broker) -> Broker:
         return broker
+
+
+def test_depth_counts_what_consumers_hold(queue: MessageQueue) -> None:
+    queue.publish(outgoing(number) for number in range(7))
+    with queue.consume(QUEUE, prefetch=3) as consumer:
+        held: list[Message] = []
+        while len(held) < 3:
+            held += consumer.receive(3, wait_seconds=2)
+        assert eventually(lambda: (queue.depth(QUEUE).ready, queue.depth(QUEUE).unsettled) == (4, 3))
+        assert queue.depth(QUEUE).outstanding == 7
 
 
 def test_a_killed_consumers_messages_wait_for_redelivery_seconds(broker: Broker, queue: MessageQueue) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ninjait_pipelines.resources.metrics_store import WINDOWS, Tier, late_windows
+from ninjait_pipelines.resources.metrics_store import FIELDS, WINDOWS, Tier, late_windows
 from ninjait_pipelines.rollup.hours import (
     HourExpired,
     LateRange,
@@ -74,8 +74,23 @@ def test_no_window_is_no_row() -> None:
 
 
 def test_a_device_that_sends_more_often_has_no_share_above_one() -> None:
-    row = hourly_rows(_with(window(), "samples", 360.0), Tier.RAW).to_pylist()[0]
+    often = _with(_with(window(), "samples", 360.0), "cpu_count", 360.0)
+    row = hourly_rows(often, Tier.RAW).to_pylist()[0]
     assert (row["sample_count"], row["sample_share"]) == (360, 1.0)
+
+
+def test_a_reading_that_is_spread_over_several_points_counts_once() -> None:
+    """cpu at one instant, memory milliseconds later, and so on: 360 points are 120 readings, of which 90 came."""
+    spread = _with(window(), "samples", 360.0)
+    for name, count in zip(FIELDS, (30.0, 90.0, 60.0, 0.0, 0.0, 0.0), strict=True):
+        spread = _with(spread, f"{name}_count", count)
+    row = hourly_rows(spread, Tier.RAW).to_pylist()[0]
+    assert (row["sample_count"], row["sample_share"]) == (360, 0.75)
+
+
+def test_a_device_of_which_only_a_baseline_came_has_a_share_above_zero() -> None:
+    empty = window(**{name: [None] for name in FIELDS})
+    assert hourly_rows(empty, Tier.RAW).to_pylist()[0]["sample_share"] == 1 / 120
 
 
 def test_contiguous_hours_are_one_range_with_the_newest_arrival() -> None:

@@ -1,0 +1,77 @@
+"""collectd's JSON, as its amqp and write_http plugins write it: a list of value lists."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from ninjait_pipelines.ingest.contract import MOST_NUMBER, Refused
+from ninjait_pipelines.ingest.foreign import (
+    BYTES_IN,
+    BYTES_OUT,
+    CPU,
+    CPU_IDLE,
+    DISK_USED,
+    MEMORY,
+    Format,
+    Reading,
+    Target,
+    counted,
+    is_loopback,
+    reading,
+)
+
+# (plugin, plugin_instance, type, type_instance) -> data source -> ours; an interface has any name. The cpu plugin says
+# "percent" without an instance only where it adds up the cores.
+TABLE: Mapping[tuple[str, str, str, str], Mapping[str, Target]] = {
+    ("cpu", "", "percent", "idle"): {"value": CPU_IDLE},
+    ("cpu", "", "percent", "active"): {"value": CPU},
+    ("memory", "", "memory", "used"): {"value": MEMORY},
+    ("df", "root", "df_complex", "used"): {"value": DISK_USED},
+    ("interface", "*", "if_octets", ""): {"rx": BYTES_IN, "tx": BYTES_OUT},
+}
+_IDENTITY = ("plugin", "plugin_instance", "type", "type_instance")
+_COUNTERS = {"counter", "derive"}
+
+
+def entries(text: str) -> Sequence[Any]:
+    """The value lists."""
+    try:
+        body = msgspec.json.decode(text)
+    except ValueError:
+        raise Refused("not_json") from None
+    if not isinstance(body, list):
+        raise Refused("not_a_list")
+    if not body:
+        raise Refused("no_samples")
+    return counted(body)
+
+
+def read(entry: Any) -> Reading:
+    """What a value list says, if the table has it."""
+    if not isinstance(entry, dict):
+        raise Refused("not_an_object")
+    names, values, types = (entry.get(name) for name in ("dsnames", "values", "dstypes"))
+    if not (isinstance(names, list) and isinstance(values, list) and isinstance(types, list)):
+        raise Refused("bad_value_list")
+    if not len(names) == len(values) == len(types) or not all(isinstance(word, str) for word in (*names, *types)):
+        raise Refused("bad_value_list")
+    plugin, instance, kind, kind_instance = (entry.get(name, "") for name in _IDENTITY)
+    interface = instance if plugin == "interface" else None
+    try:
+        known = TABLE.get((plugin, instance if interface is None else "*", kind, kind_instance), {})
+    except TypeError:  # a list or an object in the place of a name
+        raise Refused("bad_value_list") from None
+    if interface is not None and (is_loopback(interface) or not _COUNTERS.issuperset(types)):
+        known = {}
+    seconds = entry.get("time")
+    return reading(
+        known,
+        dict(zip(names, values, strict=True)),
+        host=entry.get("host"),
+        time=round(seconds * 1000) if isinstance(seconds, int | float) and abs(seconds) < MOST_NUMBER else None,
+        interface=interface,
+    )
+
+
+COLLECTD = Format(entries, read, msgspec.json.encode)

@@ -1,0 +1,95 @@
+"""What the messages of other agents than ours have in common: entries, each of which is at most one reading of a host.
+
+Which of their names is which of our fields stands in the table of each format, beside its reader.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from ninjait_pipelines.ingest import contract as rules
+
+MOST_ENTRIES = 10_000
+MEBIBYTE = 1024 * 1024
+# What subtracting percentages from 100 may lose or gain.
+_TOLERANCE = 1e-6
+
+
+class Target(msgspec.Struct, frozen=True):
+    """Our field for a value of theirs, and how it becomes ours; the conversion raises Refused."""
+
+    field: str
+    convert: rules.Rule
+
+
+class Reading(msgspec.Struct, frozen=True):
+    """What an entry says. Nothing has been checked; without `targets` there is nothing in it for us.
+
+    `time` is in milliseconds since 1970, None where there is none that could be read; `interface` makes the values
+    counters; `unknown` counts the values that have no target.
+    """
+
+    unknown: int = 0
+    host: Any = None
+    time: int | None = None
+    values: Mapping[str, Any] = {}
+    targets: Mapping[str, Target] = {}
+    interface: Any = None
+
+    def shown(self) -> dict[str, Any]:
+        """Its parts by the names that rejections use."""
+        ours = {self.targets[name].field: value for name, value in self.values.items()}
+        return {"host": self.host, "time": self.time, "interface": self.interface} | ours
+
+
+class Format(msgspec.Struct, frozen=True):
+    """A format: text to entries, an entry to its reading, and some entries to a text of their own.
+
+    `entries` and `read` raise Refused, for the message and for the entry.
+    """
+
+    entries: Callable[[str], Sequence[Any]]
+    read: Callable[[Any], Reading]
+    join: Callable[[Sequence[Any]], bytes]
+
+
+def counted(entries: Sequence[Any]) -> Sequence[Any]:
+    """The entries, if a message may have so many."""
+    if len(entries) > MOST_ENTRIES:
+        raise rules.Refused("too_many_readings")
+    return entries
+
+
+def reading(known: Mapping[str, Target], values: Mapping[str, Any], **about: Any) -> Reading:
+    """The values that have a target, and how many have none. A value of None is none at all."""
+    targets = {name: target for name, target in known.items() if values.get(name) is not None}
+    taken = {name: values[name] for name in targets}
+    return Reading(unknown=len(values) - len(taken), values=taken, targets=targets, **about)
+
+
+def mebibytes(value: Any) -> float:
+    """Bytes in use, as MiB."""
+    return rules.number(value) / MEBIBYTE
+
+
+def busy(value: Any) -> float:
+    """A percentage of the time, which by subtracting may be beyond its bounds by a hair."""
+    if isinstance(value, float) and -_TOLERANCE <= value <= 100 + _TOLERANCE:
+        value = min(max(value, 0.0), 100.0)
+    return rules.percent(value)
+
+
+def idle(value: Any) -> float:
+    """The busy part of a percentage of idle time."""
+    return 100 - busy(value)
+
+
+def is_loopback(interface: Any) -> bool:
+    """Whether its bytes never left the device: lo, macOS's lo0, Windows's Loopback Pseudo-Interface 1."""
+    return isinstance(interface, str) and (interface in ("lo", "lo0") or interface.lower().startswith("loopback"))
+
+
+CPU, CPU_IDLE = Target("cpu", busy), Target("cpu", idle)
+MEMORY, DISK_USED = Target("memory", mebibytes), Target("disk_used", mebibytes)
+BYTES_IN, BYTES_OUT = Target("network_in", rules.counter), Target("network_out", rules.counter)

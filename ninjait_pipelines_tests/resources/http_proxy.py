@@ -1,0 +1,75 @@
+"""A small HTTP proxy that a test puts before a server, to have it answer otherwise for some requests."""
+
+import http.client
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import urlsplit
+
+# Request's method and path -> status and headers that it answers with instead of the server, or None.
+Answer = tuple[int, dict[str, str]]
+
+
+class HttpProxy:
+    """Forwards requests. `instead` may answer one itself; `lose_answers` requests are forwarded and never answered."""
+
+    def __init__(self, target: str) -> None:
+        self._target = urlsplit(target)
+        self.instead: Callable[[str, str], Answer | None] = lambda method, path: None
+        self.lose_answers = 0
+        self.requests: list[tuple[str, str]] = []
+        proxy = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                proxy._handle(self)
+
+            do_POST = do_DELETE = do_GET
+
+            def log_message(self, format: str, *args: object) -> None:
+                """Nothing."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    @contextmanager
+    def running(self) -> Iterator["HttpProxy"]:
+        thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+        thread.start()
+        try:
+            yield self
+        finally:
+            self._server.shutdown()
+            self._server.server_close()
+
+    def _handle(self, request: BaseHTTPRequestHandler) -> None:
+        body = request.rfile.read(int(request.headers.get("Content-Length", 0)))
+        self.requests.append((request.command, request.path))
+        if answer := self.instead(request.command, request.path):
+            self._answer(request, *answer, b"")
+            return
+        server = http.client.HTTPConnection(self._target.hostname or "", self._target.port, timeout=30)
+        try:
+            server.request(request.command, request.path, body, dict(request.headers))
+            got = server.getresponse()
+            content = got.read()
+        finally:
+            server.close()
+        if self.lose_answers:
+            self.lose_answers -= 1
+            request.close_connection = True
+            return
+        kept = {name: value for name, value in got.getheaders() if name.lower() not in ("transfer-encoding", "date")}
+        self._answer(request, got.status, kept, content)
+
+    def _answer(self, request: BaseHTTPRequestHandler, status: int, headers: dict[str, str], content: bytes) -> None:
+        request.send_response(status)
+        for name, value in headers.items():
+            if name.lower() != "content-length":
+                request.send_header(name, value)
+        request.send_header("Content-Length", str(len(content)))
+        request.end_headers()
+        request.wfile.write(content)

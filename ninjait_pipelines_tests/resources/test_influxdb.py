@@ -1,0 +1,385 @@
+"""`InfluxDB` keeps the metrics store's contract on a real server; then its own: refusals, back-pressure, tags."""
+
+import math
+import os
+import secrets
+import struct
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from datetime import UTC, datetime, timedelta
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from influxdb_client import BucketRetentionRules, InfluxDBClient, Point
+from influxdb_client.client.write_api import SYNCHRONOUS
+
+from ninjait_pipelines.resources.influxdb import COUNTER_MEASUREMENT, LINES_AT_ONCE, InfluxDB
+from ninjait_pipelines.resources.line_protocol import held, lines, text_of
+from ninjait_pipelines.resources.metrics_store import FIELDS, WINDOWS, MetricsStore, Tier
+from ninjait_pipelines.resources.store import StoreFailed, StoreRefused, StoreUnavailable
+from ninjait_pipelines.stack import servers
+from ninjait_pipelines.stack.local import free_port
+from ninjait_pipelines_tests.resources.http_proxy import HttpProxy
+from ninjait_pipelines_tests.resources.metrics_contract import (
+    DAY,
+    HOUR,
+    MINUTE,
+    SECOND,
+    MetricsContract,
+    Sample,
+    by_key,
+    counters,
+    few_examples,
+    new_id,
+    points,
+    windows_of,
+    yesterday,
+)
+
+pytestmark = pytest.mark.servers
+# A server that the shell points at, with its organization and a token that may create buckets in it. Read at import:
+# the suite takes the settings out of the environment.
+GIVEN = {name: os.environ.get(f"INFLUXDB_{name.upper()}", "") for name in ("url", "token", "org")}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """url, token and organization of a real server: the given one, or one of our own."""
+    if GIVEN["url"]:
+        yield {"url": GIVEN["url"], "token": GIVEN["token"], "organization": GIVEN["org"]}
+        return
+    with ExitStack() as held_ports:
+        port = free_port(held_ports, 0)
+    engine = servers.InfluxDB(tmp_path_factory.mktemp("influxdb"), port, secrets.token_urlsafe(16))
+    engine.prepare()
+    process = subprocess.Popen(
+        engine.command(),
+        env={**os.environ, **engine.environment()},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        _wait_for(engine)
+        given = engine.settings()
+        names = {"url": "INFLUXDB_URL", "token": "INFLUXDB_TOKEN", "organization": "INFLUXDB_ORG"}
+        yield {name: given[setting] for name, setting in names.items()}
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _wait_for(engine: servers.InfluxDB) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            if engine.ready():
+                return
+        except OSError:
+            pass
+        time.sleep(0.1)
+    raise AssertionError("influxd did not start")
+
+
+@contextmanager
+def opened(server: dict[str, str], **more: object) -> Iterator[InfluxDB]:
+    """A store in buckets of its own, which are deleted at the end."""
+    store = InfluxDB(**{**server, "bucket": f"contract-{uuid.uuid4()}", **more})
+    with store.open():
+        store.declare()
+        try:
+            yield store
+        finally:
+            with closing(admin(server)) as client:
+                for tier in Tier:
+                    found = client.buckets_api().find_bucket_by_name(store.bucket_of(tier))
+                    client.buckets_api().delete_bucket(found)
+
+
+def admin(server: dict[str, str]) -> InfluxDBClient:
+    return InfluxDBClient(server["url"], server["token"], org=server["organization"])
+
+
+@pytest.fixture
+def store(server: dict[str, str]) -> Iterator[InfluxDB]:
+    with opened(server) as store:
+        yield store
+
+
+@pytest.fixture
+def proxy(server: dict[str, str]) -> Iterator[HttpProxy]:
+    with HttpProxy(server["url"]).running() as proxy:
+        yield proxy
+
+
+class TestContract(MetricsContract):
+    @pytest.fixture
+    def store(self, store: InfluxDB) -> MetricsStore:
+        return store
+
+
+def sample(moment: datetime, cpu: float = 1.0) -> Sample:
+    return (new_id(), new_id(), moment, {"cpu": cpu})
+
+
+def write_by_hand(store: InfluxDB, line: str) -> None:
+    api = store.client.write_api(write_options=SYNCHRONOUS)
+    api.write(store.bucket, record=line, write_precision="us")
+
+
+# --- what the server refuses ---
+
+
+def test_points_before_the_retention_are_refused_with_the_servers_words_and_the_rest_is_written(
+    store: InfluxDB,
+) -> None:
+    now = datetime.now(UTC)
+    samples = [sample(now - (9 * DAY if n % 7 == 3 else HOUR)) for n in range(50)]
+    refusals = store.write(points(samples))
+    assert sorted(refusal.row for refusal in refusals) == list(range(3, 50, 7))
+    assert all("Retention Policy Lower Bound" in refusal.words for refusal in refusals)
+    assert store.read(now - DAY, now).num_rows == 50 - len(refusals)
+
+
+def test_points_of_a_day_in_which_a_field_has_another_type_are_refused(store: InfluxDB) -> None:
+    """Somebody wrote an integer by hand: InfluxDB keeps a field's type by the day."""
+    day = yesterday()
+    write_by_hand(store, f"device_metrics,device_id=x,organization_id=y cpu=1i {int(day.timestamp() * 1e6)}")
+    samples = [sample(day + HOUR), sample(day - HOUR), sample(day + 2 * HOUR), sample(day - 2 * HOUR)]
+    without_cpu: Sample = (new_id(), new_id(), day + HOUR, {"memory": 1.0})
+    refusals = store.write(points([*samples, without_cpu]))
+    assert sorted(refusal.row for refusal in refusals) == [0, 2]
+    assert {"field type conflict" in refusal.words for refusal in refusals} == {True}
+    store.delete([])
+    assert store.read(day - DAY, day).num_rows == 2
+
+
+def test_a_number_that_is_none_is_refused_alone(store: InfluxDB) -> None:
+    start = yesterday()
+    samples = [sample(start, value) for value in (1.0, math.nan, 2.0, math.inf, 3.0)]
+    assert sorted(refusal.row for refusal in store.write(points(samples))) == [1, 3]
+    assert sorted(store.read(start, start + HOUR)["cpu"].to_pylist()) == [1.0, 2.0, 3.0]
+
+
+def test_refused_rows_are_found_in_few_requests(server: dict[str, str], proxy: HttpProxy) -> None:
+    now = datetime.now(UTC)
+    with opened({**server, "url": proxy.url}) as store:
+        samples = [sample(now - (10 * DAY if n % 2 else HOUR)) for n in range(LINES_AT_ONCE)]
+        proxy.requests.clear()
+        refusals = store.write(points(samples))
+        assert sorted(refusal.row for refusal in refusals) == list(range(1, LINES_AT_ONCE, 2))
+        assert len(proxy.requests) < 30
+
+
+# --- a server that is busy, or lost ---
+
+
+def test_a_server_that_asks_to_wait_is_waited_for(server: dict[str, str], proxy: HttpProxy) -> None:
+    with opened({**server, "url": proxy.url}) as store:
+        answers = [(503, {"Retry-After": "1"}), (429, {"Retry-After": "1"})]
+        proxy.instead = lambda method, path: answers.pop() if answers and "/write" in path else None
+        one = sample(yesterday())
+        started = time.monotonic()
+        assert store.write(points([one])) == []
+        assert time.monotonic() - started >= 2
+        assert store.read(yesterday(), yesterday() + HOUR).num_rows == 1
+
+
+def test_a_server_that_asks_for_too_long_is_unavailable(server: dict[str, str], proxy: HttpProxy) -> None:
+    with opened({**server, "url": proxy.url}, most_wait_seconds=2) as store:
+        proxy.instead = lambda method, path: (503, {"Retry-After": "60"}) if "/write" in path else None
+        with pytest.raises(StoreUnavailable, match="503"):
+            store.write(points([sample(yesterday())]))
+
+
+def test_an_answer_that_is_lost_after_the_write_is_harmless(server: dict[str, str], proxy: HttpProxy) -> None:
+    with opened({**server, "url": proxy.url}) as store:
+        samples = [sample(yesterday() + n * SECOND) for n in range(10)]
+        proxy.requests.clear()
+        proxy.lose_answers = 2
+        assert store.write(points(samples)) == []
+        assert [path.startswith("/api/v2/write") for _, path in proxy.requests] == [True] * 3
+        assert by_key(store.aggregate(Tier.RAW, yesterday(), yesterday() + HOUR, HOUR)) == windows_of(samples, HOUR)
+
+
+def test_an_answer_that_is_lost_while_reading_is_asked_for_again(server: dict[str, str], proxy: HttpProxy) -> None:
+    with opened({**server, "url": proxy.url}) as store:
+        samples = [sample(yesterday() + n * SECOND) for n in range(10)]
+        store.write(points(samples))
+        proxy.lose_answers = 1
+        assert by_key(store.aggregate(Tier.RAW, yesterday(), yesterday() + HOUR, HOUR)) == windows_of(samples, HOUR)
+
+
+def test_a_server_that_is_away_is_a_status() -> None:
+    store = InfluxDB(url="http://127.0.0.1:1", token="t", organization="o", bucket="b")
+    with store.open():
+        status = store.status()
+        assert (status.ok, status.store) == (False, "InfluxDB")
+        assert "ninjait status" in status.problem
+
+
+def test_a_query_that_fails_on_the_server_is_no_empty_answer(store: InfluxDB) -> None:
+    store.write(points([sample(yesterday())]))
+    query = (
+        "from(bucket: bucket) |> range(start: start, stop: stop) "
+        '|> map(fn: (r) => ({r with _value: if r._value > 0.0 then die(msg: "on purpose") else 0.0}))'
+    )
+    with pytest.raises((StoreFailed, StoreUnavailable), match="on purpose"):
+        list(store._stream(query, store.bucket, start=yesterday(), stop=yesterday() + HOUR))
+
+
+# --- credentials, buckets ---
+
+
+def test_a_wrong_token_is_named(server: dict[str, str], store: InfluxDB) -> None:
+    with InfluxDB(**{**server, "bucket": store.bucket, "token": "wrong-token"}).open() as stranger:
+        for call in (
+            stranger.declare,
+            lambda: stranger.write(points([sample(yesterday())])),
+            lambda: stranger.aggregate(Tier.RAW, yesterday(), yesterday() + HOUR, HOUR),
+            lambda: stranger.delete([new_id()]),
+        ):
+            with pytest.raises(StoreRefused, match="INFLUXDB_TOKEN") as error:
+                call()
+            assert "wrong-token" not in str(error.value)
+        assert not stranger.status().ok
+
+
+def test_a_missing_bucket_is_named_with_what_makes_it(server: dict[str, str]) -> None:
+    with InfluxDB(**server, bucket="nowhere").open() as store:
+        for call in (
+            lambda: store.write(points([sample(yesterday())])),
+            lambda: store.aggregate(Tier.RAW, yesterday(), yesterday() + HOUR, HOUR),
+        ):
+            with pytest.raises(StoreFailed, match="ninjait migrate up"):
+                call()
+        assert "no bucket nowhere" in store.status().problem
+
+
+def test_the_buckets_are_made_once_with_their_retention(store: InfluxDB) -> None:
+    store.declare()
+    found = {tier: store.client.buckets_api().find_bucket_by_name(store.bucket_of(tier)) for tier in Tier}
+    days = {tier: bucket.retention_rules[0].every_seconds / 86_400 for tier, bucket in found.items()}
+    assert days == {Tier.RAW: 8, Tier.FIVE_MINUTES: 91, Tier.ONE_HOUR: 731}
+    status = store.status()
+    assert status.ok
+    assert status.version
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(3 * 86_400, "3 days"), (0, "for ever")])
+def test_a_retention_that_differs_is_named_and_not_changed(store: InfluxDB, seconds: int, words: str) -> None:
+    api = store.client.buckets_api()
+    bucket = api.find_bucket_by_name(store.bucket_of(Tier.FIVE_MINUTES))
+    bucket.retention_rules = [BucketRetentionRules(type="expire", every_seconds=seconds)]
+    api.update_bucket(bucket)
+    with pytest.raises(StoreFailed, match=f"_5m keeps points {words}.*should 91 days"):
+        store.declare()
+    after = api.find_bucket_by_name(bucket.name).retention_rules
+    assert sum(rule.every_seconds for rule in after) == seconds
+
+
+def test_what_is_no_uuid_never_gets_into_a_predicate(store: InfluxDB) -> None:
+    store.write(points([sample(yesterday())]))
+    with pytest.raises(ValueError, match="badly formed"):
+        store.delete(['x" or device_id!="'])
+    assert store.read(yesterday(), yesterday() + HOUR).num_rows == 1
+
+
+def test_a_device_id_is_bound_and_never_read_as_flux(store: InfluxDB) -> None:
+    store.write(points([sample(yesterday())]))
+    assert store.read(yesterday(), yesterday() + HOUR, '" or true or r.device_id == "').num_rows == 0
+
+
+# --- the encoder ---
+
+NASTY = [
+    "",
+    " ",
+    ",",
+    "=",
+    "\\",
+    "a\\",
+    "\\,",
+    "a b",
+    "\n",
+    "\r\n",
+    "\t",
+    "%",
+    "%5C",
+    '"',
+    "'",
+    "\x00",
+    "\x7f",
+    "ü😀",
+    "#",
+]
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+floats = st.floats(allow_nan=False, allow_infinity=False)
+
+
+@given(st.lists(texts | st.sampled_from(NASTY)))
+def test_any_text_is_held_as_a_tag_and_comes_back(values: list[str]) -> None:
+    tags = held(pa.array(values, pa.string()))
+    assert text_of(tags).to_pylist() == values
+    assert not any(tag == "" or tag.endswith("\\") or set(tag) & {"\n", "\r"} for tag in tags.to_pylist())
+
+
+@given(tag=texts.filter(bool), values=st.dictionaries(st.sampled_from(list(FIELDS)), floats, min_size=1))
+def test_a_line_says_what_the_clients_own_point_says(tag: str, values: dict[str, float]) -> None:
+    [tag] = held(pa.array([tag])).to_pylist()
+    moment = datetime(2026, 1, 2, 3, 4, 5, 678_901, UTC)
+    time_ = pa.array([moment], pa.timestamp("us", "UTC"))
+    fields = {name: pa.array([values.get(name)], pa.float64()) for name in FIELDS}
+    [line] = lines("m", {"b": pa.array([tag]), "a": pa.array(["x"])}, fields, time_).to_pylist()
+    point = Point("m").tag("a", "x").tag("b", tag).time(moment, "us")
+    for name, value in values.items():
+        point.field(name, value)
+    head, numbers, stamp = line.removesuffix("\n").rsplit(" ", 2)
+    head_, numbers_, stamp_ = point.to_line_protocol().rsplit(" ", 2)
+    # The point writes a tab as \\t, which InfluxDB reads back as these two characters.
+    assert (head, stamp) == (head_.replace("\\t", "\t"), stamp_)
+    bits = [
+        {n: struct.pack("d", float(v)) for n, v in (f.split("=") for f in text.split(","))}
+        for text in (numbers, numbers_)
+    ]
+    assert bits[0] == bits[1]
+
+
+def test_an_interface_may_have_any_name(store: InfluxDB) -> None:
+    start, organization, device = yesterday(), new_id(), new_id()
+    readings = [
+        (organization, device, name, start + n * MINUTE, 2.0**place * n, None)
+        for place, name in enumerate(NASTY)
+        for n in range(2)
+    ]
+    assert store.write_counters(counters(readings)) == []
+    (row,) = store.aggregate(Tier.RAW, start, start + HOUR, HOUR).to_pylist()
+    assert row["network_in_sum"] == 2.0 ** len(NASTY) - 1
+    assert {part["interface"].to_pylist()[0] for part in store._counters(start, start + HOUR)} <= set(NASTY)
+    names = {name for part in store._counters(start, start + HOUR) for name in part["interface"].to_pylist()}
+    assert names == set(NASTY)
+    assert COUNTER_MEASUREMENT == "interface_counters"
+
+
+def test_every_field_of_the_lower_tiers_comes_back_bit_by_bit(store: InfluxDB) -> None:
+    start = yesterday()
+    row = {name: 0.1 + index / 3 for index, name in enumerate(WINDOWS.names[3:])}
+    key = {"organization_id": new_id(), "device_id": new_id(), "time": start}
+    windows = pa.Table.from_pylist([{**key, **row}], schema=WINDOWS)
+    for tier in (Tier.FIVE_MINUTES, Tier.ONE_HOUR):
+        assert store.write_aggregates(tier, windows) == []
+        assert store.aggregate(tier, start, start + HOUR, HOUR).equals(windows)
+
+
+@few_examples
+@given(seconds=st.lists(st.integers(0, 3_599), min_size=1, max_size=20))
+def test_read_and_latest_agree_about_the_newest(store: InfluxDB, seconds: list[int]) -> None:
+    start, organization, device = yesterday(), new_id(), new_id()
+    store.write(points((organization, device, start + n * SECOND, {"cpu": float(n)}) for n in seconds))
+    newest = store.read(start, start + HOUR, device).to_pylist()[-1]
+    assert newest in store.latest(start, start + HOUR).to_pylist()
+    assert newest["time"] - start == timedelta(seconds=max(seconds))

@@ -1,0 +1,740 @@
+"""`RabbitMQ` keeps the queue's contract on a real broker; then what is its own, and what goes wrong with brokers."""
+
+import functools
+import json
+import re
+import subprocess
+import sys
+import threading
+import time
+import urllib.parse
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pika
+import pytest
+import trustme
+import typer
+from typer.testing import CliRunner
+
+from ninjait_pipelines.cli.migrate import register
+from ninjait_pipelines.ingest import drain as drain_module
+from ninjait_pipelines.resources.message_queue import QUEUES, Message, Outgoing
+from ninjait_pipelines.resources.rabbitmq import DEAD, EVENTS, RabbitMQ, dead_queue
+from ninjait_pipelines.resources.store import StoreFailed, StoreRefused, StoreUnavailable
+from ninjait_pipelines.settings import Settings
+from ninjait_pipelines.stack.local import clean_environment, free_port
+from ninjait_pipelines.stack.servers import RabbitMQ as Engine
+from ninjait_pipelines_tests.proxy import FROM_ENGINE, TO_ENGINE, Proxy
+from ninjait_pipelines_tests.resources.queue_contract import (
+    DELIVERY_LIMIT,
+    MAX_LENGTH,
+    QUEUE,
+    WRITTEN_SECONDS,
+    Broker,
+    QueueContract,
+    bodies,
+    drain,
+    eventually,
+    kill_a_consumer_that_holds,
+    outgoing,
+)
+
+pytestmark = [pytest.mark.servers, pytest.mark.timeout(300)]
+
+
+class Node:
+    """The engine of the local stack, alone, so that a test may kill it; it speaks TLS on a port of its own as well."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.authority, self.stranger = trustme.CA(), trustme.CA()
+        self.cafile, self.strangers_cafile = folder / "ca.pem", folder / "stranger.pem"
+        self.authority.cert_pem.write_to_path(str(self.cafile))
+        self.stranger.cert_pem.write_to_path(str(self.strangers_cafile))
+        certificate = self.authority.issue_cert("localhost")  # not for 127.0.0.1
+        certificate.private_key_pem.write_to_path(str(folder / "key.pem"))
+        for part in certificate.cert_chain_pems:
+            part.write_to_path(str(folder / "cert.pem"), append=True)
+        with ExitStack() as held:
+            port, self.tls_port, *more = (free_port(held, 0) for _ in range(2 + Engine.ports_needed))
+            lines = [
+                f"listeners.ssl.1 = 127.0.0.1:{self.tls_port}",
+                f"ssl_options.cacertfile = {self.cafile}",
+                f"ssl_options.certfile = {folder / 'cert.pem'}",
+                f"ssl_options.keyfile = {folder / 'key.pem'}",
+            ]
+            self._engine = Engine(
+                folder / "node", port, "secret", more_ports=tuple(more), extra_config="\n".join(lines)
+            )
+        self.url = self._engine.settings()["RABBITMQ_URL"]
+        self.management = self._engine.settings()["RABBITMQ_MANAGEMENT_URL"]
+        self.start()
+
+    def start(self) -> None:
+        self._engine.prepare()
+        with (self._folder / "output").open("ab") as output:
+            self._process = subprocess.Popen(
+                self._engine.command(), env=self._environment(), stdout=output, stderr=output
+            )
+        assert eventually(self._ready, seconds=60), (self._folder / "output").read_text()[-3000:]
+
+    def _environment(self) -> dict[str, str]:
+        return clean_environment() | self._engine.environment()
+
+    def _ready(self) -> bool:
+        assert self._process.poll() is None
+        try:
+            return self._engine.ready()
+        except OSError:
+            return False
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def crash(self) -> None:
+        self.kill()
+        self.start()
+
+    def stop(self) -> None:
+        self.kill()
+        self._engine.clean_up()
+
+    def ask(self, method: str, path: str, body: Any = None) -> Any:
+        """The management plugin's answer."""
+        parts = urllib.parse.urlsplit(self.management)
+        request = urllib.request.Request(
+            f"http://{parts.hostname}:{parts.port}/api/{path}", method=method, data=json.dumps(body or {}).encode()
+        )
+        passwords = urllib.request.HTTPPasswordMgrWithPriorAuth()
+        passwords.add_password(
+            None, request.full_url, parts.username or "", parts.password or "", is_authenticated=True
+        )
+        request.add_header("Content-Type", "application/json")
+        opener = urllib.request.build_opener(urllib.request.HTTPBasicAuthHandler(passwords))
+        with opener.open(request, timeout=10) as answer:
+            return json.loads(answer.read() or b"null")
+
+    @contextmanager
+    def set(self, values: dict[str, int]) -> Iterator[None]:
+        """Settings of the running broker, put back at the end."""
+        before = {name: self.control("eval", f"{{ok, V}} = application:get_env(rabbit, {name}), V.") for name in values}
+        try:
+            for name, value in values.items():
+                self.control("eval", f"application:set_env(rabbit, {name}, {value}).")
+            yield
+        finally:
+            for name, text in before.items():
+                self.control("eval", f"application:set_env(rabbit, {name}, {text.strip()}).")
+
+    def remember_queues(self) -> None:
+        """Writes the node's list of its queues, which it does some seconds late: a queue that was declared just before
+        the node was killed comes back without a leader, and no client can do anything about it."""
+        self.control("eval", "[dets:sync(Table) || Table <- dets:all()].")
+
+    def control(self, *arguments: str) -> str:
+        """rabbitmqctl, which knows the node by the same environment."""
+        command = [str(self._engine.binary().parent / "rabbitmqctl"), "-n", "ninjait@localhost", *arguments]
+        return subprocess.run(command, env=self._environment(), check=True, capture_output=True, text=True).stdout
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    node = Node(tmp_path_factory.mktemp("rabbitmq"))
+    try:
+        yield node
+    finally:
+        node.stop()
+
+
+@pytest.fixture
+def url(node: Node) -> Iterator[str]:
+    """A virtual host of the test's own."""
+    name = uuid.uuid4().hex
+    node.ask("PUT", f"vhosts/{name}")
+    user = urllib.parse.urlsplit(node.url).username
+    node.ask("PUT", f"permissions/{name}/{user}", {"configure": ".*", "write": ".*", "read": ".*"})
+    yield node.url.replace("%2F", name)
+    node.ask("DELETE", f"vhosts/{name}")
+
+
+@pytest.fixture
+def broker(node: Node, url: str, request: pytest.FixtureRequest) -> Broker:
+    if "crash" in request.node.name:
+        with make(url).open() as queue:
+            queue.declare()
+        node.remember_queues()
+    return Broker(functools.partial(make, url), node.crash)
+
+
+def make(url: str, **settings: Any) -> RabbitMQ:
+    return RabbitMQ(url=url, **{"delivery_limit": DELIVERY_LIMIT, "max_length": MAX_LENGTH, **settings})
+
+
+@pytest.fixture
+def queue(url: str) -> Iterator[RabbitMQ]:
+    with make(url).open() as queue:
+        queue.declare()
+        yield queue
+
+
+@pytest.fixture
+def raw(url: str) -> Iterator[Any]:
+    """A channel of pika's own, as any other program has it."""
+    connection = pika.BlockingConnection(pika.URLParameters(url))
+    yield connection.channel()
+    if connection.is_open:
+        connection.close()
+
+
+class TestContract(QueueContract):
+    @pytest.fixture
+    def broker(self, broker: Broker) -> Broker:
+        return broker
+
+
+def held(consumer: Any, most: int) -> list[Message]:
+    """`most` messages."""
+    messages: list[Message] = []
+    while len(messages) < most:
+        got = consumer.receive(most - len(messages), wait_seconds=5)
+        assert got
+        messages += got
+    return messages
+
+
+def threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("rabbitmq")]
+
+
+# --- topology ---
+
+
+def test_what_is_declared_is_what_the_broker_has(node: Node, url: str, queue: RabbitMQ) -> None:
+    queue.declare()
+    vhost = urllib.parse.urlsplit(url).path[1:]
+    found = {one["name"]: one for one in node.ask("GET", f"queues/{vhost}")}
+    assert sorted(found) == sorted([*QUEUES, *map(dead_queue, QUEUES)])
+    assert {(one["type"], one["durable"]) for one in found.values()} == {("quorum", True)}
+    assert found[QUEUE]["arguments"] == {
+        "x-queue-type": "quorum",
+        "x-delivery-limit": DELIVERY_LIMIT,
+        "x-max-length": MAX_LENGTH,
+        "x-overflow": "reject-publish",
+        "x-dead-letter-exchange": DEAD,
+        "x-dead-letter-routing-key": QUEUE,
+        "x-dead-letter-strategy": "at-least-once",
+    }
+    bindings = {(one["source"], one["destination"], one["routing_key"]) for one in node.ask("GET", f"bindings/{vhost}")}
+    expected = {(EVENTS, name, key) for name, keys in QUEUES.items() for key in keys}
+    expected |= {(DEAD, dead_queue(name), name) for name in QUEUES}
+    assert {one for one in bindings if one[0]} == expected
+
+
+def test_a_queue_with_other_arguments_is_named_with_both_and_left_alone(url: str, queue: RabbitMQ) -> None:
+    queue.publish([outgoing(1)])
+    with make(url, max_length=5).open() as other:
+        with pytest.raises(StoreFailed, match=r"queue agent\.metrics .*x-max-length.*2000.*ours.*5.*left as it is"):
+            other.declare()
+        assert other.depth(QUEUE).ready == 1
+    with make(url, delivery_limit=9).open() as other, pytest.raises(StoreFailed, match=r"x-delivery-limit.*3.*ours.*9"):
+        other.declare()
+    queue.declare()
+    assert bodies(drain(queue)) == [1]
+
+
+def test_a_queue_and_an_exchange_of_another_type_are_named(url: str, raw: Any) -> None:
+    raw.queue_declare("platform.logs", durable=True)
+    with (
+        make(url).open() as queue,
+        pytest.raises(StoreFailed, match=r"queue platform\.logs .*: it has none, and ours is"),
+    ):
+        queue.declare()
+    raw.queue_delete("platform.logs")
+    raw.exchange_delete(EVENTS)
+    raw.exchange_declare(EVENTS, "fanout")
+    with make(url).open() as queue, pytest.raises(StoreFailed, match=rf"exchange {EVENTS} .*fanout.*topic"):
+        queue.declare()
+
+
+def test_the_migrations_declare_it_and_say_what_differs(url: str, raw: Any, settings: Settings) -> None:
+    app, runner = typer.Typer(), CliRunner(env={**settings, "RABBITMQ_URL": url})
+    app.callback()(lambda: None)
+    register(app)
+    assert runner.invoke(app, ["migrate", "up"]).exit_code == 0
+    assert raw.queue_declare("platform.logs.dead", passive=True).method.message_count == 0
+    assert runner.invoke(app, ["migrate", "status"]).exit_code == 0
+    raw.queue_delete("platform.logs")
+    raw.queue_declare("platform.logs", durable=True)
+    listed = runner.invoke(app, ["migrate", "status", "--json"])
+    assert listed.exit_code == 1
+    (queue,) = (row for row in json.loads(listed.output) if row["store"] == "message_queue")
+    assert re.match(r"differs: .*the queue platform\.logs was declared with another x-", queue["state"])
+    failed = runner.invoke(app, ["migrate", "up"])
+    assert isinstance(failed.exception, StoreFailed)
+
+
+def test_dead_letters_may_be_looked_at_for_ever(queue: RabbitMQ) -> None:
+    """RabbitMQ 4 drops a message that was given back 20 times."""
+    queue.publish([outgoing(1), outgoing(2)])
+    with queue.consume(QUEUE, 2) as consumer:
+        for message in held(consumer, 2):
+            consumer.reject(message, "why")
+    first = queue.dead_letters(QUEUE)
+    for _ in range(60):
+        assert queue.dead_letters(QUEUE) == first
+    assert [message.body for message, _ in first] == [b"body 1", b"body 2"]
+
+
+# --- publishing ---
+
+
+def test_nothing_wants_the_message_is_the_publishers_error(queue: RabbitMQ) -> None:
+    with pytest.raises(StoreFailed, match=r"routing key elsewhere\.a .*NO_ROUTE.*migrate up"):
+        queue.publish([outgoing(1), outgoing(2, key="elsewhere.a"), outgoing(3)])
+    assert queue.publish([outgoing(4)]) == 1
+    assert {1, 4} <= set(bodies(drain(queue)))
+
+
+def test_nothing_is_declared_is_the_publishers_error(url: str) -> None:
+    with make(url).open() as queue:
+        with pytest.raises(StoreFailed, match=r"no exchange 'ninjait\.events'.*migrate up"):
+            queue.publish([outgoing(1)])
+        with pytest.raises(StoreFailed, match=r"no queue 'agent\.metrics'.*migrate up"):
+            queue.depth(QUEUE)
+        with pytest.raises(StoreFailed, match=r"no queue 'agent\.metrics'"), queue.consume(QUEUE, 1):
+            pass
+        queue.declare()
+        assert queue.publish([outgoing(1)]) == 1
+
+
+def test_a_routing_key_that_is_too_long_harms_no_other(queue: RabbitMQ) -> None:
+    with pytest.raises(StoreFailed, match="longer than 255 bytes"):
+        queue.publish([outgoing(1), outgoing(2, key="metrics." + "a" * 300)])
+    assert queue.publish([outgoing(3)]) == 1
+    assert bodies(drain(queue))[-1] == 3
+
+
+def test_several_threads_publish(queue: RabbitMQ) -> None:
+    def publish(start: int) -> None:
+        queue.publish(outgoing(number) for number in range(start, start + 300))
+
+    workers = [threading.Thread(target=publish, args=(start,)) for start in range(0, 1_200, 300)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(30)
+    assert sorted(bodies(drain(queue))) == list(range(1_200))
+
+
+def test_an_alarm_blocks_publishers_and_nobody_else(node: Node, url: str, queue: RabbitMQ) -> None:
+    queue.publish(outgoing(number) for number in range(10))
+    with make(url, timeout_seconds=2).open() as publisher, queue.consume(QUEUE, 20) as consumer:
+        publisher.publish([outgoing(10)])
+        node.control("set_vm_memory_high_watermark", "0.00001")
+        try:
+            started = time.monotonic()
+            with pytest.raises(StoreUnavailable, match="alarm on the broker blocks its publishers"):
+                publisher.publish([outgoing(11)])
+            assert 1.5 < time.monotonic() - started < 8
+            # what drains the broker goes on
+            messages = held(consumer, 11)
+            consumer.acknowledge(messages[:5])
+            assert publisher.depth(QUEUE).ready == 0
+            assert publisher.status().ok
+            later = threading.Timer(1, lambda: node.control("set_vm_memory_high_watermark", "0.4"))
+            later.start()
+            waiting = make(url, timeout_seconds=30)
+            assert waiting.publish([outgoing(12)]) == 1
+            waiting.close()
+            later.join()
+        finally:
+            node.control("set_vm_memory_high_watermark", "0.4")
+        consumer.acknowledge(messages[5:])
+    assert publisher.publish([outgoing(13)]) == 1
+    publisher.close()
+    assert set(bodies(drain(queue))) - {11} == {12, 13}
+
+
+def test_a_broker_that_falls_silent_is_not_waited_for_longer_than_told(url: str, queue: RabbitMQ) -> None:
+    with Proxy(url) as proxy, make(proxy.url, timeout_seconds=1).open() as slow:
+        slow.publish([outgoing(1)])
+        proxy.pause()
+        started = time.monotonic()
+        with pytest.raises(StoreUnavailable, match="no answer within 1 seconds"):
+            slow.publish([outgoing(2)])
+        with pytest.raises(StoreUnavailable):
+            slow.depth(QUEUE)
+        assert not slow.status().ok
+        assert time.monotonic() - started < 20
+        proxy.resume()
+        assert slow.publish([outgoing(3)]) == 1
+    assert {1, 3} <= set(bodies(drain(queue)))
+
+
+@pytest.mark.parametrize("count", [1, 7, 50, 4_097, 100_001, 300_000])
+def test_a_connection_cut_in_a_frame_loses_nothing_that_was_confirmed(url: str, queue: RabbitMQ, count: int) -> None:
+    confirmed: list[int] = []
+    with Proxy(url) as proxy, make(proxy.url).open() as publisher:
+        publisher.publish([outgoing(-1)])
+        proxy.cut_after(count, TO_ENGINE)
+        for number in range(0, 400, 20):
+            batch = [
+                Outgoing(QUEUE, "metrics.a", f"body {one} ".encode() + b"x" * 3000)
+                for one in range(number, number + 20)
+            ]
+            try:
+                publisher.publish(batch)
+            except StoreUnavailable:
+                continue
+            confirmed += range(number, number + 20)
+        assert proxy.cuts == 1
+    assert 340 <= len(confirmed) < 400
+    assert set(confirmed) <= set(bodies(drain(queue)))
+
+
+# --- consuming ---
+
+
+def test_foreign_messages_have_an_identity_of_their_content(queue: RabbitMQ, raw: Any) -> None:
+    def send(body: bytes, **properties: Any) -> None:
+        raw.basic_publish(EVENTS, "metrics.telegraf.a", body, pika.BasicProperties(**properties))
+
+    send(b"cpu 1", content_type="text/plain", headers={"database": "telegraf"})
+    send(b"cpu 1", content_type="text/plain")
+    send(b"cpu 2", timestamp=1_795_257_771)
+    send(b"cpu 2", message_id="m")
+    with queue.consume(QUEUE, 10) as consumer:
+        first = held(consumer, 4)
+        consumer.requeue(first)
+        again = held(consumer, 4)
+    assert [message.delivery_id for message in first] == [message.delivery_id for message in again]
+    assert len({message.delivery_id for message in first}) == 3
+    assert [(one.content_type, one.message_id, one.published_at) for one in first] == [
+        ("text/plain", None, 0),
+        ("text/plain", None, 0),
+        ("", None, 1_795_257_771_000),
+        ("", "m", 0),
+    ]
+    with queue.consume(QUEUE, 10) as consumer:
+        consumer.reject(held(consumer, 4)[0], "why")
+    ((letter, _),) = queue.dead_letters(QUEUE)
+    assert (letter.delivery_id, letter.routing_key) == (first[0].delivery_id, "metrics.telegraf.a")
+
+
+def test_text_that_is_not_utf8_does_not_stop_it(queue: RabbitMQ, raw: Any) -> None:
+    raw.basic_publish(EVENTS, b"metrics.\xff", b"x", pika.BasicProperties(content_type=b"\xfe", headers={"a": b"\xff"}))
+    (message,) = drain(queue)
+    assert (message.routing_key, message.content_type) == ("metrics.\ufffd", "\ufffd")
+
+
+@pytest.mark.parametrize("prefetch", [1, 7, drain_module.BATCH_MESSAGES])
+def test_a_prefetch_below_the_drains_batch_does_not_stop_it(queue: RabbitMQ, prefetch: int) -> None:
+    queue.publish(outgoing(number) for number in range(30))
+    got: list[Message] = []
+    with queue.consume(QUEUE, prefetch) as consumer:
+        while batch := drain_module._receive(consumer, 1_000, idle_seconds=1):
+            assert len(batch) == min(prefetch, 30 - len(got))
+            consumer.acknowledge(batch)
+            got += batch
+    assert bodies(got) == list(range(30))
+
+
+def test_a_batch_is_what_is_there(queue: RabbitMQ) -> None:
+    """Deliveries trickle in; a drain that took the first few for all would write in crumbs."""
+    queue.publish(outgoing(number) for number in range(1_500))
+    with queue.consume(QUEUE, 1_000) as consumer:
+        assert len(drain_module._receive(consumer, 1_000, idle_seconds=1)) == 1_000
+
+
+def test_acknowledging_some_in_any_order_settles_just_these(url: str, queue: RabbitMQ) -> None:
+    queue.publish(outgoing(number) for number in range(10))
+    with queue.consume(QUEUE, 10) as consumer:
+        messages = held(consumer, 10)
+        consumer.acknowledge([messages[7], messages[1], messages[0], messages[4]])
+        consumer.acknowledge([messages[1], messages[7]])  # once more: nothing
+        consumer.requeue([messages[2]])
+        consumer.acknowledge([messages[3]])
+    assert sorted(bodies(drain(queue))) == [2, 5, 6, 8, 9]
+
+
+def test_heartbeats_are_answered_while_a_write_takes_long(node: Node, url: str, queue: RabbitMQ) -> None:
+    queue.publish(outgoing(number) for number in range(3))
+    with make(url, heartbeat_seconds=2).open() as slow, slow.consume(QUEUE, 3) as consumer:
+        messages = held(consumer, 3)
+        time.sleep(8)
+        consumer.acknowledge(messages)
+    assert drain(queue) == []
+
+
+def test_the_broker_is_restarted_under_a_consumer(node: Node, queue: RabbitMQ) -> None:
+    """What was acknowledged stays away, what was held comes again, and the consumer goes on by itself."""
+    queue.publish(outgoing(number) for number in range(30))
+    node.remember_queues()
+    with queue.consume(QUEUE, 10) as consumer:
+        messages = held(consumer, 10)
+        consumer.acknowledge(messages[:5])
+        time.sleep(WRITTEN_SECONDS)
+        node.crash()
+        with pytest.raises(StoreUnavailable, match=r"lost.*delivers again"):
+            consumer.acknowledge(messages[5:])
+        with pytest.raises(StoreUnavailable, match="lost"):
+            consumer.reject(messages[5], "why")
+        consumer.requeue(messages[5:])
+        again: list[Message] = []
+        while got := consumer.receive(10, wait_seconds=2):
+            with pytest.raises(StoreUnavailable, match="lost"):  # void on the new connection too
+                consumer.acknowledge([*messages[5:], *got[:1]])  # but for its own
+            consumer.acknowledge(got[1:])
+            again += got
+    assert sorted(bodies(again)) == list(range(5, 30))
+    came_before = {message.delivery_id for message in messages[5:]}
+    assert {message.deliveries for message in again if message.delivery_id in came_before} == {2}
+    assert sum(message.delivery_id in came_before for message in again) == 5
+    assert drain(queue) == []
+    assert queue.depth(QUEUE).dead == 0
+
+
+@pytest.mark.parametrize("count", [1, 30, 1_000, 10_007, 50_003])
+def test_a_connection_cut_in_a_frame_gives_every_message_in_the_end(url: str, queue: RabbitMQ, count: int) -> None:
+    queue.publish(Outgoing(QUEUE, "metrics.a", f"body {number} ".encode() + b"x" * 3_000) for number in range(300))
+    seen: set[int] = set()
+    settled: set[int] = set()
+    with Proxy(url) as proxy, make(proxy.url).open() as through, through.consume(QUEUE, 50) as consumer:
+        for cut in range(4):
+            proxy.cut_after(count + cut, FROM_ENGINE)
+            got = consumer.receive(50, wait_seconds=1)
+            assert not settled & set(bodies(got))
+            seen |= set(bodies(got))
+            try:
+                consumer.acknowledge(got)
+            except StoreUnavailable:
+                continue
+            settled |= set(bodies(got))
+        assert proxy.cuts >= 1
+        while got := consumer.receive(50, wait_seconds=1):
+            assert not settled & set(bodies(got))
+            seen |= set(bodies(got))
+            try:
+                consumer.acknowledge(got)
+            except StoreUnavailable:  # the last cut
+                continue
+            settled |= set(bodies(got))
+    assert seen == set(range(300))
+    assert eventually(lambda: queue.depth(QUEUE).ready == 0)
+
+
+def test_a_broker_that_stays_away_is_given_up(url: str, queue: RabbitMQ) -> None:
+    queue.publish([outgoing(1)])
+    with (
+        Proxy(url) as proxy,
+        make(proxy.url, timeout_seconds=1).open() as through,
+        through.consume(QUEUE, 5) as consumer,
+    ):
+        held(consumer, 1)
+        proxy.refuse()
+        started = time.monotonic()
+        with pytest.raises(StoreUnavailable):
+            consumer.receive(5, wait_seconds=1)
+        assert 1 <= time.monotonic() - started < 5
+        proxy.admit()
+        assert [message.deliveries for message in held(consumer, 1)] == [2]
+    assert eventually(lambda: queue.depth(QUEUE).ready == 1)
+
+
+def test_a_connection_that_breaks_again_and_again_is_given_up(url: str, queue: RabbitMQ) -> None:
+    over = threading.Event()
+    with (
+        Proxy(url) as proxy,
+        make(proxy.url, timeout_seconds=1).open() as through,
+        through.consume(QUEUE, 5) as consumer,
+    ):
+
+        def break_it() -> None:
+            while not over.wait(0.05):
+                proxy.cut()
+
+        breaking = threading.Thread(target=break_it)
+        breaking.start()
+        try:
+            started = time.monotonic()
+            with pytest.raises(StoreUnavailable):
+                consumer.receive(5, wait_seconds=1)
+            assert time.monotonic() - started < 10
+        finally:
+            over.set()
+            breaking.join()
+        queue.publish([outgoing(1)])
+        assert bodies(held(consumer, 1)) == [1]
+
+
+def test_a_queue_deleted_under_its_consumer_is_named(queue: RabbitMQ, raw: Any) -> None:
+    queue.publish([outgoing(1)])
+    with queue.consume(QUEUE, 5) as consumer:
+        messages = held(consumer, 1)
+        raw.queue_delete(QUEUE)
+        with pytest.raises(StoreFailed, match=r"no queue 'agent\.metrics'.*migrate up"):
+            consumer.receive(5, wait_seconds=5)
+        with pytest.raises(StoreUnavailable):
+            consumer.acknowledge(messages)
+        queue.declare()
+        queue.publish([outgoing(2)])
+        assert bodies(held(consumer, 1)) == [2]
+
+
+def test_a_channel_that_the_broker_closes_is_opened_anew(queue: RabbitMQ) -> None:
+    """As after consumer_timeout, or an operator's hand."""
+    queue.publish([outgoing(1), outgoing(2)])
+    with queue.consume(QUEUE, 1) as consumer:
+        (first,) = held(consumer, 1)
+        session: Any = consumer._session
+        session.link.start(lambda _: session._channel.raw.basic_ack(12345))
+        assert eventually(lambda: session.lost is not None)
+        with pytest.raises(StoreUnavailable, match="unknown delivery tag 12345"):
+            consumer.acknowledge([first])
+        (again,) = held(consumer, 1)
+        assert (again.delivery_id, again.deliveries) == (first.delivery_id, 2)
+        consumer.acknowledge([again])
+
+
+def test_a_delivery_held_beyond_the_brokers_limit_comes_again(node: Node, queue: RabbitMQ) -> None:
+    with node.set({"consumer_timeout": 1_000, "channel_tick_interval": 500}):
+        queue.publish([outgoing(1)])
+        with queue.consume(QUEUE, 1) as consumer:
+            (first,) = held(consumer, 1)
+            time.sleep(3)
+            with pytest.raises(StoreUnavailable, match=r"delivery acknowledgement .* timed out"):
+                consumer.acknowledge([first])
+            consumer.acknowledge(held(consumer, 1))
+
+
+def test_dying_between_dead_letter_and_acknowledgement_leaves_both_with_one_identity(queue: RabbitMQ) -> None:
+    queue.publish([outgoing(1)])
+    with queue.consume(QUEUE, 1) as consumer:
+        (first,) = held(consumer, 1)
+        queue.bury(first, "why")  # the first half of `reject`; the process dies
+    ((letter, reason),) = queue.dead_letters(QUEUE)
+    (again,) = drain(queue)
+    assert (letter.delivery_id, reason) == (again.delivery_id, "why") == (first.delivery_id, "why")
+    queue.discard_dead_letters([letter])
+    assert queue.dead_letters(QUEUE) == []
+
+
+def test_a_message_that_kills_its_consumers_is_a_dead_letter(broker: Broker, queue: RabbitMQ) -> None:
+    queue.publish([outgoing(1)])
+    for _ in range(DELIVERY_LIMIT + 1):
+        kill_a_consumer_that_holds(broker, 1)
+    assert eventually(lambda: queue.depth(QUEUE).dead == 1)
+    ((letter, reason),) = queue.dead_letters(QUEUE)
+    assert (letter.body, letter.deliveries) == (b"body 1", DELIVERY_LIMIT + 1)
+    assert reason == f"delivered {DELIVERY_LIMIT + 1} times and never settled; the limit is {DELIVERY_LIMIT}"
+
+
+# --- connecting ---
+
+
+def test_a_refused_password_is_not_retried_nor_shown(url: str) -> None:
+    started = time.monotonic()
+    with make(url.replace("secret", "wrong-one")).open() as queue:
+        with pytest.raises(StoreRefused, match=r"refuses the user or the password.*RABBITMQ_URL") as refused:
+            queue.publish([outgoing(1)])
+        assert "wrong-one" not in str(refused.value)
+        with pytest.raises(StoreRefused), queue.consume(QUEUE, 1):
+            pass
+        assert not queue.status().ok
+    assert time.monotonic() - started < 5
+
+
+def test_a_virtual_host_that_is_not_there_is_named(node: Node) -> None:
+    with make(node.url.replace("%2F", "nowhere")).open() as queue, pytest.raises(StoreRefused, match="vhost nowhere"):
+        queue.declare()
+
+
+def test_a_user_who_may_not_declare_is_told(node: Node, url: str, queue: RabbitMQ) -> None:
+    vhost = urllib.parse.urlsplit(url).path[1:]
+    node.ask("PUT", "users/reader", {"password": "pass", "tags": ""})
+    node.ask("PUT", f"permissions/{vhost}/reader", {"configure": "", "write": "", "read": ".*"})
+    parts = urllib.parse.urlsplit(url)
+    theirs = parts._replace(netloc=f"reader:pass@127.0.0.1:{parts.port}").geturl()
+    with make(theirs).open() as reader:
+        with pytest.raises(StoreRefused, match=r"(?i)access.*refused.*permissions"):
+            reader.declare()
+        with pytest.raises(StoreRefused, match=r"(?i)access.*refused"):
+            reader.publish([outgoing(1)])
+        assert reader.depth(QUEUE).ready == 0
+
+
+def test_nobody_listens(url: str) -> None:
+    with Proxy(url) as proxy:
+        gone = proxy.url
+    with make(gone, timeout_seconds=1).open() as queue:
+        status = queue.status()
+        assert (status.ok, "refused" in status.problem) == (False, True)
+        with pytest.raises(StoreUnavailable):
+            queue.publish([outgoing(1)])
+
+
+def test_a_url_that_cannot_be_right(url: str) -> None:
+    for wrong in (f"{url}?colour=red", url.replace("amqp://", "amqps://") + "?cafile=/nowhere.pem"):
+        with make(wrong).open() as queue, pytest.raises(StoreFailed, match="Check RABBITMQ_URL"):
+            queue.declare()
+
+
+def test_tls_with_a_certificate_that_is_verified(node: Node, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = urllib.parse.urlsplit(url)
+    user = parts.netloc.rpartition("@")[0]
+    secure = parts._replace(scheme="amqps", netloc=f"{user}@localhost:{node.tls_port}").geturl()
+    with make(f"{secure}?cafile={node.cafile}").open() as queue:
+        queue.declare()
+        queue.publish([outgoing(1)])
+        assert bodies(drain(queue)) == [1]
+    with make(secure).open() as queue, pytest.raises(StoreFailed, match=r"certificate is not trusted.*SSL_CERT_FILE"):
+        queue.declare()
+    stranger = f"{secure}?cafile={node.strangers_cafile}"
+    with make(stranger).open() as queue, pytest.raises(StoreFailed, match="certificate is not trusted"):
+        queue.declare()
+    by_address = secure.replace("@localhost", "@127.0.0.1") + f"?cafile={node.cafile}"
+    with make(by_address).open() as queue, pytest.raises(StoreFailed, match=r"certificate is not trusted.*127"):
+        queue.declare()
+    monkeypatch.setenv("SSL_CERT_FILE", str(node.cafile))
+    with make(secure).open() as queue:
+        queue.declare()
+
+
+def test_status_has_the_version(queue: RabbitMQ) -> None:
+    status = queue.status()
+    assert (status.ok, status.version.split(".")[0].isdigit(), status.problem) == (True, True, "")
+    assert "secret" not in status.address + repr(status)
+
+
+def test_closing_ends_every_thread_at_once(url: str, queue: RabbitMQ) -> None:
+    queue.close()
+    assert eventually(lambda: threads() == [], seconds=5)
+    started = time.monotonic()
+    with make(url).open() as other:
+        other.publish([outgoing(1)])
+        other.depth(QUEUE)
+        with other.consume(QUEUE, 1) as consumer:
+            held(consumer, 1)
+            assert len(threads()) == 3
+        other.close()
+        assert other.depth(QUEUE).dead == 0  # opens again
+    assert threads() == []
+    assert time.monotonic() - started < 5
+
+
+def test_a_process_that_does_not_close_ends_all_the_same(url: str, queue: RabbitMQ, tmp_path: Path) -> None:
+    script = (
+        "import sys\n"
+        "from ninjait_pipelines.resources.rabbitmq import RabbitMQ\n"
+        "queue = RabbitMQ(url=sys.argv[1])\n"
+        "queue.depth('agent.metrics')\n"
+        "queue.consume('agent.metrics', 1).__enter__()\n"
+    )
+    finished = subprocess.run([sys.executable, "-c", script, url], timeout=60, capture_output=True, text=True)
+    assert (finished.returncode, finished.stderr) == (0, "")
