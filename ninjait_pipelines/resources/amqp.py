@@ -27,6 +27,7 @@ TITLE = "RabbitMQ"
 CLOSE_SECONDS = 2.0
 _SEE_STATUS = "See what runs with: ninjait status."
 _REFUSED, _NOT_FOUND, _PRECONDITION_FAILED, _NOT_ALLOWED = 403, 404, 406, 530
+_PASSING = ("is down", "limit")  # in the broker's words when it refuses a virtual host only for now
 _UNACKNOWLEDGED = "acknowledgement"  # in the broker's words when a delivery was held beyond its consumer_timeout
 
 
@@ -274,10 +275,12 @@ def translated(url: str, error: BaseException) -> StoreError:
         if isinstance(cause, ssl.SSLCertVerificationError):
             advice = "Name the file of the authority that signed it in SSL_CERT_FILE, or by ?cafile= in RABBITMQ_URL."
             return StoreFailed(TITLE, url, f"its certificate is not trusted: {cause.verify_message}", advice)
-        if isinstance(cause, pika.exceptions.ProbableAuthenticationError | pika.exceptions.AuthenticationError):
+        if isinstance(cause, pika.exceptions.AuthenticationError) or _is_told(
+            cause, pika.exceptions.ProbableAuthenticationError
+        ):
             return StoreRefused(TITLE, url, "it refuses the user or the password", "Check RABBITMQ_URL.")
-        if isinstance(cause, pika.exceptions.ProbableAccessDeniedError):
-            problem = f"it refuses the virtual host: {cause.args[0]}"
+        if _is_told(cause, pika.exceptions.ProbableAccessDeniedError):
+            problem = f"it refuses the virtual host: {cause}"
             return StoreRefused(TITLE, url, problem, "Check the path of RABBITMQ_URL, and the user's permissions.")
         if isinstance(cause, pika.exceptions.ConnectionBlockedTimeout):
             advice = "It takes messages again once they are drained, or it has memory and disk."
@@ -289,6 +292,12 @@ def translated(url: str, error: BaseException) -> StoreError:
             return _said_by_the_broker(url, cause.reply_code, cause.reply_text)
     last = causes[-1]
     return StoreUnavailable(TITLE, url, str(last) or repr(last), _SEE_STATUS)
+
+
+def _is_told(error: BaseException, kind: type[BaseException]) -> bool:
+    """Whether the broker said so: pika guesses the same where the connection is cut while it is being opened."""
+    words = str(error)
+    return isinstance(error, kind) and "ConnectionClosedByBroker" in words and not any(map(words.count, _PASSING))
 
 
 def _said_by_the_broker(url: str, code: int, words: str) -> StoreError:
