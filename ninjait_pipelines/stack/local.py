@@ -95,9 +95,13 @@ class LocalStack:
             self._state.unlink(missing_ok=True)
 
     def running(self) -> dict[str, bool]:
-        engines = self._engines(self._recorded())
+        engines = self.engines()
         found = {engine.name: find(engine) is not None and answers(engine.port) for engine in engines}
         return {kind.name: False for kind in self._kinds()} | found
+
+    def engines(self) -> list[Engine]:
+        """The engines of the last `up`."""
+        return self._engines(self._recorded())
 
     def settings(self) -> dict[str, str] | None:
         """The settings of the last `up`; None if there never was one, or it was deleted."""

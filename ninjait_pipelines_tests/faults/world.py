@@ -6,13 +6,13 @@ import math
 import multiprocessing
 import os
 import signal
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from multiprocessing.context import ForkServerProcess
-from pathlib import Path
 from typing import Any
 
 from ninjait_pipelines.fleet import simulate
@@ -27,7 +27,8 @@ from ninjait_pipelines.resources.metrics_store import FIELDS
 from ninjait_pipelines.resources.store import StoreError
 from ninjait_pipelines.rollup.assets import roll_up
 from ninjait_pipelines.settings import Settings
-from ninjait_pipelines.stack.local import EVERY_ENGINE, LocalStack, find
+from ninjait_pipelines.stack.local import LocalStack, find
+from ninjait_pipelines.stack.servers import RabbitMQ
 from ninjait_pipelines_tests.ingest.conftest import make_drain
 
 QUEUE = "agent.metrics"
@@ -50,10 +51,22 @@ class World:
 
     def kill(self, engine: str) -> None:
         """kill -9 of an engine of the local stack."""
-        kind = next(kind for kind in EVERY_ENGINE if kind.name == engine)
-        process = find(kind(self.stack.home / engine, 0, ""))
+        process = next(find(one) for one in self.stack.engines() if one.name == engine)
         assert process is not None, f"{engine} does not run"
         process.kill()
+
+    def remember_queues(self) -> None:
+        """Has the broker write its list of queues, which it does some seconds late: without it RabbitMQ 3.10 forgets,
+        when it is killed, who leads a queue that was declared just before."""
+        node = next(engine for engine in self.stack.engines() if engine.name == "rabbitmq")
+        assert isinstance(node, RabbitMQ)
+        command = [str(node.binary().parent / "rabbitmqctl"), "-n", "ninjait@localhost", "eval"]
+        subprocess.run(
+            [*command, "[dets:sync(Table) || Table <- dets:all()]."],
+            env={**os.environ, **node.environment()},
+            check=True,
+            capture_output=True,
+        )
 
     def heal(self) -> None:
         """Starts what was killed."""
@@ -128,7 +141,7 @@ def _delivered(message: Outgoing) -> Message:
 @contextlib.contextmanager
 def world(stack: LocalStack, settings: Settings, random_seed: int = 1, hours: int = 6) -> Iterator[World]:
     """A small fleet whose last hours are in the queue, with broken, repeated and resent messages among them."""
-    end = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+    end = datetime.now(UTC).replace(second=0, microsecond=0)
     window = simulate.Window(end - hours * HOUR, end)
     with open_stores(settings) as stores:
         seed(stores.postgres, "demo", end.date())
@@ -212,10 +225,3 @@ def _after(owner: Any, name: str, argument: str | None, then: Callable[[], Any])
 def preload(modules: Sequence[str] = (__name__,)) -> None:
     """Imports once for all drains: a fork costs a tenth of a second, these imports two."""
     _context.set_forkserver_preload(list(modules))
-
-
-def private_stack(home: Path, servers: Path) -> LocalStack:
-    """A stack whose engines may be killed."""
-    stack = LocalStack(home, servers)
-    stack.up()
-    return stack
