@@ -24,6 +24,7 @@ def module_stores(stack: dict[str, str], tmp_path_factory: pytest.TempPathFactor
         with open_stores(settings) as stores:
             migrate_up(stores.postgres, stores.clickhouse)
             stores.message_queue.declare()
+            stores.metrics_store.declare()
             yield settings, stores
     finally:
         conftest.drop(stack, settings)
