@@ -4,12 +4,13 @@
 PYTHON ?= $(firstword $(foreach v,python3 python3.13 python3.12 python3.11,$(shell $(v) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(v))))
 READY := .venv/.ready
 RUN := .venv/bin/python -m
+ON_SERVERS := resources stack/test_servers.py ingest rollup archive cache reports operations faults demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo servers test check bench format lock clean
+.PHONY: help demo servers test test-servers test-faults check bench format lock clean
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 
 demo: $(READY) ## a fleet's day through every stage, on real engines
 	@$(RUN) ninjait_pipelines.cli demo
@@ -17,8 +18,15 @@ demo: $(READY) ## a fleet's day through every stage, on real engines
 servers: ## real RabbitMQ, InfluxDB and S3 into .servers, from Go, Cargo and apt; six minutes the first time
 	@"$(or $(PYTHON),python3)" servers/build.py
 
-test: $(READY) ## all tests, on real engines
+test: $(READY) ## all tests that need no servers, on real engines from wheels
 	@$(RUN) pytest
+
+# What can go another way on RabbitMQ, InfluxDB and S3. On those of `make servers`, or of RABBITMQ_URL, INFLUXDB_URL, ...
+test-servers: $(READY) ## the contracts, the whole graph and the faults, on RabbitMQ, InfluxDB and S3
+	@$(RUN) pytest --servers -m "not faults" $(addprefix ninjait_pipelines_tests/,$(ON_SERVERS))
+
+test-faults: $(READY) ## a hundred random cuts and kills, on RabbitMQ, InfluxDB and S3
+	@$(RUN) pytest --servers -m faults
 
 check: $(READY) ## lint, format and types
 	@$(RUN) ruff check .

@@ -109,7 +109,7 @@ def test_linked_files_exist() -> None:
 
 def test_make_targets_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
-    for target in set(re.findall(r"\bmake ([a-z]+)\b", "\n".join(re.findall(r"`[^`\n]+`|^    .+$", ALL, re.M)))):
+    for target in set(re.findall(r"\bmake ([a-z-]+)\b", "\n".join(re.findall(r"`[^`\n]+`|^    .+$", ALL, re.M)))):
         assert re.search(rf"^{target}:", makefile, re.M), f"the documents name `make {target}`"
 
 

@@ -47,6 +47,7 @@ class Report:
     def show(self) -> bool:
         """All sections; True where every figure adds up."""
         for section in (
+            self.engines,
             self.ledger,
             self.stores_against_stores,
             self.one_device,
@@ -70,6 +71,25 @@ class Report:
             return "[green]\u2713[/]"
         self.wrong.append(f"{what}: expected {expected}, found {found}")
         return f"[bold red]\u2717 expected {expected}[/]"
+
+    def engines(self) -> Table:
+        """Which engine carried what, as each says of itself."""
+        tally, stores = self.story.tally, self.stores
+        messages = sum(queue.messages for queue in tally.values())
+        carried = {
+            "message_queue": f"{messages:,} messages",
+            "metrics_store": f"{tally['agent.metrics'].points:,} samples and their aggregates",
+            "clickhouse": "events, roll-ups, marts, the ledger",
+            "postgres": "who there is, tickets, invoices",
+            "mongodb": f"{tally['platform.logs'].written:,} log entries, quarantine",
+            "dragonfly": "latest values, caches, reports",
+            "archive": f"{len(self.story.windows)} days of Parquet",
+        }
+        table = _table("The engines that carried it", "engine", "version", "what", "where", wrapped=("what",))
+        for name, what in carried.items():
+            status = stores.all()[name].status()
+            table.add_row(status.store, status.version, what, status.address)
+        return table
 
     def ledger(self) -> Table:
         """Published = written + partly quarantined + quarantined + duplicates + still queued, per queue."""
@@ -119,7 +139,7 @@ class Report:
         if expected != published:
             name += " [dim](and an earlier demo's)[/]"
         mark = self.equal(name, max(expected, published), stored)
-        table.add_row(name, f"{published:,}", f"{stored:,}", "metrics store", mark)
+        table.add_row(name, f"{published:,}", f"{stored:,}", self.stores.metrics_store.title, mark)
         hourly = self.stores.clickhouse.scalar(
             "SELECT sum(sample_count) FROM device_metrics_hourly "
             "WHERE hour >= {start:DateTime('UTC')} AND hour < {stop:DateTime('UTC')}",

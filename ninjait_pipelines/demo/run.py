@@ -97,6 +97,8 @@ def prepared(console: Console, story_seconds: dict[str, float]) -> Iterator[Stor
     with open_stores(validate(environment)) as stores:
         with _step(console, story_seconds, "schema and organizations") as say:
             applied = migrate_up(stores.postgres, stores.clickhouse)
+            stores.message_queue.declare()
+            stores.metrics_store.declare()
             seeded = seed(stores.postgres, "demo", datetime.now(UTC).date())
             say(
                 f"{len(applied)} migrations applied, {seeded.rows['devices']} devices, {seeded.rows['tickets']} tickets"
@@ -108,7 +110,6 @@ def run(console: Console, stores: Stores, seconds: dict[str, float]) -> Story:
     """Everything between the prepared stores and the report."""
     today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     story = Story(day=today - DAY, started_at=stores.clickhouse.now(), seconds=seconds)
-    stores.message_queue.declare()
     with _step(console, seconds, "Dagster") as say:
         graph = Graph()
         say("definitions loaded, runs are kept in PostgreSQL")

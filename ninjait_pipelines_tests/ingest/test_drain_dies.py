@@ -18,34 +18,43 @@ import pytest
 from ninjait_pipelines.ingest import drain as drain_module
 from ninjait_pipelines.ingest import quarantine, sinks, spool
 from ninjait_pipelines.resources import Stores, open_stores
-from ninjait_pipelines.resources.clickhouse import ClickHouse
-from ninjait_pipelines.resources.clickhouse_metrics import ClickHouseMetrics
-from ninjait_pipelines.resources.dragonfly import Dragonfly
-from ninjait_pipelines.resources.dragonfly_queue import DragonflyQueue, StreamConsumer
+from ninjait_pipelines.resources.dragonfly_queue import DragonflyQueue
+from ninjait_pipelines.resources.message_queue import MessageQueue
 from ninjait_pipelines.resources.mongodb import MongoDB
 from ninjait_pipelines.resources.store import StoreUnavailable
 from ninjait_pipelines.settings import Settings
 from ninjait_pipelines_tests.ingest.conftest import make_drain
-from ninjait_pipelines_tests.ingest.samples import DEVICE, EVENTS, NOW, SECOND_DEVICE, metrics, outgoing, sample
+from ninjait_pipelines_tests.ingest.samples import (
+    DEVICE,
+    EVENTS,
+    NOW,
+    REGISTRY,
+    SECOND_DEVICE,
+    metrics,
+    outgoing,
+    sample,
+)
+from ninjait_pipelines_tests.resources.queue_contract import eventually
 
 REDELIVERY_SECONDS = 0.3
 HELD, LEDGER, TOUCHED = "quarantine", "message_deliveries", "touched_hours"
 
 # Where a drain of metrics can die: (where to hook, what is called there, which call of it by its first argument).
-STEPS: dict[str, tuple[Any, str, str | None]] = {
-    "1 receive": (StreamConsumer, "receive", None),
-    "3a points": (ClickHouseMetrics, "write", None),
-    "3a late points": (ClickHouseMetrics, "write_aggregates", None),
-    "3b hours": (ClickHouse, "insert", TOUCHED),
-    "3c latest": (Dragonfly, "set_many_if_newer", None),
-    "4 quarantine": (quarantine, "insert_new", None),
-    "5 ledger": (ClickHouse, "insert", LEDGER),
-    "6 acknowledge": (StreamConsumer, "acknowledge", None),
+Step = Callable[[Stores], tuple[Any, str, str | None]]
+STEPS: dict[str, Step] = {
+    "1 receive": lambda _: (drain_module, "_receive", None),
+    "3a points": lambda stores: (type(stores.metrics_store), "write", None),
+    "3a late points": lambda stores: (type(stores.metrics_store), "write_aggregates", None),
+    "3b hours": lambda stores: (type(stores.clickhouse), "insert", TOUCHED),
+    "3c latest": lambda stores: (type(stores.dragonfly), "set_many_if_newer", None),
+    "4 quarantine": lambda _: (quarantine, "insert_new", None),
+    "5 ledger": lambda stores: (type(stores.clickhouse), "insert", LEDGER),
+    "6 acknowledge": lambda _: (drain_module.Drain, "_process", None),
 }
 # Where a drain that finds no MongoDB can die besides, and one that moves what waits in the spool.
-SPOOL_STEPS: dict[str, tuple[Any, str, str | None]] = {
-    "spool": (spool.Spool, "put", None),
-    "insert what was spooled": (quarantine, "_insert", None),
+SPOOL_STEPS: dict[str, Step] = {
+    "spool": lambda _: (spool.Spool, "put", None),
+    "insert what was spooled": lambda _: (quarantine, "_insert", None),
 }
 
 
@@ -64,22 +73,28 @@ def kill_after(where: Any, name: str, argument: str | None) -> None:
 
 def drain_once(settings: dict[str, str], queue: str, death: str | None) -> None:
     """A whole drain, with the redelivery of a test; in a process of its own where it is to die."""
-    if death:
-        kill_after(*(STEPS | SPOOL_STEPS)[death])
-    with (
-        open_stores(Settings(settings)) as stores,
-        DragonflyQueue(url=settings["DRAGONFLY_URL"], redelivery_seconds=REDELIVERY_SECONDS).open() as broker,
-    ):
+    with open_stores(Settings(settings)) as stores:
+        if death:
+            kill_after(*(STEPS | SPOOL_STEPS)[death](stores))
+        broker = redelivering_soon(stores.message_queue)
         make_drain(impatient(stores), queue, message_queue=broker).run(idle_seconds=0.05)
 
 
+def redelivering_soon(queue: MessageQueue) -> MessageQueue:
+    """The broker, which gives what a killed drain held to the next one: RabbitMQ at once, Dragonfly after a time."""
+    if isinstance(queue, DragonflyQueue):
+        return queue.model_copy(update={"redelivery_seconds": REDELIVERY_SECONDS})
+    return queue
+
+
 def killed(settings: Settings, queue: str, death: str) -> int | None:
-    """Runs a drain that dies, and returns its exit code."""
+    """Runs a drain that dies, and returns its exit code when what it held can be delivered again."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     process = context.Process(target=drain_once, args=(dict(settings), queue, death))
     process.start()
     process.join(60)
+    time.sleep(REDELIVERY_SECONDS + 0.05)
     return process.exitcode
 
 
@@ -131,17 +146,22 @@ def test_killed_between_any_two_steps_and_run_again_the_stores_are_as_if_nothing
         publish_everything(fleet)
         assert killed(settings, "agent.metrics", death) == -signal.SIGKILL, death
         if death != "6 acknowledge":
-            assert fleet.message_queue.depth("agent.metrics").outstanding, f"{death}: acknowledged too early"
-        time.sleep(REDELIVERY_SECONDS + 0.05)
+            assert waiting(fleet, "agent.metrics"), f"{death}: acknowledged too early"
         drain_once(dict(settings), "agent.metrics", None)
         assert contents(fleet) == clean, death
         empty(fleet)
 
 
+def waiting(stores: Stores, queue: str) -> bool:
+    """Whether messages wait in a queue."""
+    return eventually(lambda: stores.message_queue.depth(queue).outstanding > 0)
+
+
 def empty(stores: Stores) -> None:
     """Empties what a drain writes."""
-    for table in (LEDGER, TOUCHED, "metrics", "metrics_5m", "metrics_1h", "device_heartbeats_versions"):
+    for table in (LEDGER, TOUCHED, "device_heartbeats_versions"):
         stores.clickhouse.command(f"TRUNCATE TABLE {table}")
+    stores.metrics_store.delete(list(REGISTRY.devices))
     for collection in (HELD, "application_logs"):
         stores.mongodb.database[collection].delete_many({})
     for key in stores.dragonfly.client.scan_iter("device:*"):
@@ -154,8 +174,8 @@ def test_events_are_rows_once_although_the_drain_died_before_its_acknowledgement
 ) -> None:
     fleet.message_queue.publish([outgoing(queue, EVENTS[queue]), outgoing(queue, EVENTS[queue] | {"timestamp": 5})])
     assert killed(settings, queue, "5 ledger") == -signal.SIGKILL
+    assert waiting(fleet, queue)
     died = contents(fleet)
-    time.sleep(REDELIVERY_SECONDS + 0.05)
     drain_once(dict(settings), queue, None)
     after = contents(fleet)
     assert died.pop("depths") != after.pop("depths")

@@ -1,6 +1,9 @@
 """`ninjait publish` and `ninjait quarantine`, from the command line to the stores and back."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -9,12 +12,15 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
+import ninjait_pipelines.resources
 from ninjait_pipelines.cli import queue as commands
 from ninjait_pipelines.ingest import quarantine
-from ninjait_pipelines.resources import Stores, dragonfly_queue
+from ninjait_pipelines.resources import Stores
+from ninjait_pipelines.resources.message_queue import QUEUES, QueueFull
+from ninjait_pipelines.resources.rabbitmq import RabbitMQ
 from ninjait_pipelines.settings import Settings
 from ninjait_pipelines_tests.ingest.conftest import make_drain
-from ninjait_pipelines_tests.ingest.samples import DEVICE, EVENTS, ORG, ago, metrics, sample
+from ninjait_pipelines_tests.ingest.samples import DEVICE, EVENTS, ORG, ago, metrics, outgoing, sample
 
 app = typer.Typer()
 commands.register(app)
@@ -69,6 +75,22 @@ def test_publish_stops_at_the_first_line_that_is_not_json_and_says_how_many_went
     assert [document["reasons"][0]["reason"] for document in quarantine.select(fleet.mongodb)] == ["not_json"]
 
 
+@contextmanager
+def full(stores: Stores) -> Iterator[Stores]:
+    """The stores, with a broker whose queue of metrics is full."""
+    broker: Any = stores.message_queue
+    if isinstance(broker, RabbitMQ):  # it learns how much a queue may hold when that is declared
+        with broker.channel() as channel:
+            for queue in QUEUES:
+                channel.call("queue_delete", queue=queue)
+    with type(broker)(url=broker.url, max_length=1).open() as small:
+        small.declare()
+        with pytest.raises(QueueFull):
+            for _ in range(10):
+                small.publish([outgoing("agent.metrics", metrics(sample()))])
+        yield replace(stores, message_queue=small)
+
+
 def test_publish_refuses_what_has_no_routing_key_no_queue_no_file_and_a_full_queue(
     ninjait: Any, fleet: Stores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -78,11 +100,13 @@ def test_publish_refuses_what_has_no_routing_key_no_queue_no_file_and_a_full_que
     assert given.exit_code == 0
     assert "there is no queue agent.metric;" in ninjait("publish", "agent.metric", stdin=b"").stderr
     assert "No such file" in ninjait("publish", "agent.metrics", "missing.jsonl").stderr
-    monkeypatch.setattr(dragonfly_queue, "_PUBLISH", "return 0")
-    full = ninjait("publish", "agent.metrics", "--json", stdin=lines(metrics(sample())))
-    assert full.exit_code == 1
-    assert "is full" in full.stderr
-    assert json.loads(full.stdout)["confirmed"] == 0
+    with full(fleet) as stores:
+        monkeypatch.setattr(ninjait_pipelines.resources, "open_stores", lambda _: nullcontext(stores))
+        refused = ninjait("publish", "agent.metrics", "--json", stdin=lines(metrics(sample())))
+    assert refused.exit_code == 1
+    assert "the queue agent.metrics" in refused.stderr
+    assert "holds 1 messages" in refused.stderr
+    assert json.loads(refused.stdout)["confirmed"] == 0
 
 
 def test_list_show_and_replay_of_an_unknown_device_once_it_is_registered(ninjait: Any, fleet: Stores) -> None:
@@ -109,7 +133,12 @@ def test_list_show_and_replay_of_an_unknown_device_once_it_is_registered(ninjait
     result = ninjait("quarantine", "replay", "--reason", "unknown_device", "--json")
     assert json.loads(result.stdout) == {"replayed": 2}
     assert drained(fleet).points_written == 2
-    assert states(fleet) == ["replayed", "replayed", "held"]
+    found = quarantine.select(fleet.mongodb, state=None)
+    assert sorted((document["reasons"][0]["reason"], document["state"]) for document in found) == [
+        ("unknown_device", "replayed"),
+        ("unknown_device", "replayed"),
+        ("wrong_schema", "held"),
+    ]
     rows = fleet.clickhouse.rows("SELECT outcome, count() AS n FROM message_ledger GROUP BY outcome ORDER BY outcome")
     assert {row["outcome"]: row["n"] for row in rows} == {"duplicate": 2, "quarantined": 1, "written": 2}
     (step,) = quarantine.find(fleet.mongodb, single[0]["id"])["trail"]  # type: ignore[index]
