@@ -23,7 +23,9 @@ from ninjait_pipelines.settings import OPTIONAL, REQUIRED, ROOT, Settings, valid
 SERVERS = ROOT / ".servers"
 _numbers = itertools.count(1)
 _taken: set[str] = set()  # Dragonfly's databases that a test has now
-_named = {name: os.environ[name] for name in (*REQUIRED, *OPTIONAL, "RABBITMQ_MANAGEMENT_URL") if name in os.environ}
+# What the environment names, for `--servers`; empty where it names no RabbitMQ.
+NAMED = {name: os.environ[name] for name in (*REQUIRED, *OPTIONAL, "RABBITMQ_MANAGEMENT_URL") if name in os.environ}
+NAMED = NAMED if "RABBITMQ_URL" in NAMED else {}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -58,10 +60,12 @@ def on_servers(request: pytest.FixtureRequest) -> bool:
 def stack(tmp_path_factory: pytest.TempPathFactory, on_servers: bool) -> Iterator[dict[str, str]]:
     """A local stack in a folder of its own, or the servers that the environment names: settings as variables."""
     from ninjait_pipelines.stack.local import LocalStack
+    from ninjait_pipelines.stack.servers import built
 
-    if on_servers and "RABBITMQ_URL" in _named:
-        yield _named
+    if on_servers and NAMED:
+        yield NAMED
         return
+    assert not on_servers or built(SERVERS), "RabbitMQ, InfluxDB and S3 are missing: make servers"
     stack = LocalStack(tmp_path_factory.mktemp("stack") / "home", SERVERS if on_servers else None)
     try:
         yield stack.up()
@@ -97,15 +101,9 @@ def fresh(stack: dict[str, str], name: str, folder: Path) -> Settings:
         "QUARANTINE_SPOOL": str(folder / "spool"),
     }
     if "RABBITMQ_URL" in stack:
-        _manage_rabbitmq(stack, "PUT", f"vhosts/{name}")
-        user = unquote(urlsplit(stack["RABBITMQ_URL"]).username or "")
-        rights = {"configure": ".*", "write": ".*", "read": ".*"}
-        _manage_rabbitmq(stack, "PUT", f"permissions/{name}/{quote(user)}", rights)
-        settings["RABBITMQ_URL"] = _with_path(stack["RABBITMQ_URL"], name)
+        settings["RABBITMQ_URL"] = make_virtual_host(stack, name)
     if "INFLUXDB_URL" in stack:
-        with InfluxDBClient(stack["INFLUXDB_URL"], stack["INFLUXDB_TOKEN"]) as client:
-            client.organizations_api().create_organization(name=name)
-        settings["INFLUXDB_ORG"] = name
+        settings["INFLUXDB_ORG"] = make_organization(stack, name)
     if stack["ARCHIVE_URL"].startswith("s3:"):
         settings["ARCHIVE_URL"] = f"{stack['ARCHIVE_URL'].rstrip('/')}/{name}"
     else:
@@ -113,6 +111,36 @@ def fresh(stack: dict[str, str], name: str, folder: Path) -> Settings:
         settings["ARCHIVE_URL"] = (folder / "archive").as_uri()
     settings["DRAGONFLY_URL"] = _empty_dragonfly(stack)
     return validate(settings)
+
+
+def make_virtual_host(stack: dict[str, str], name: str) -> str:
+    """A virtual host of RabbitMQ: its URL."""
+    _manage_rabbitmq(stack, "PUT", f"vhosts/{name}")
+    user = unquote(urlsplit(stack["RABBITMQ_URL"]).username or "")
+    rights = {"configure": ".*", "write": ".*", "read": ".*"}
+    _manage_rabbitmq(stack, "PUT", f"permissions/{name}/{quote(user)}", rights)
+    return _with_path(stack["RABBITMQ_URL"], name)
+
+
+def drop_virtual_host(stack: dict[str, str], name: str) -> None:
+    _manage_rabbitmq(stack, "DELETE", f"vhosts/{name}")
+
+
+def make_organization(stack: dict[str, str], name: str) -> str:
+    """An organization of InfluxDB, without buckets."""
+    with InfluxDBClient(stack["INFLUXDB_URL"], stack["INFLUXDB_TOKEN"]) as client:
+        client.organizations_api().create_organization(name=name)
+    return name
+
+
+def drop_organization(stack: dict[str, str], name: str) -> None:
+    """With its buckets."""
+    with InfluxDBClient(stack["INFLUXDB_URL"], stack["INFLUXDB_TOKEN"]) as client:
+        for bucket in client.buckets_api().find_buckets(org=name, limit=100).buckets:
+            if bucket.type == "user":
+                client.buckets_api().delete_bucket(bucket)
+        organizations = client.organizations_api()
+        organizations.delete_organization(organizations.find_organizations(org=name)[0].id)
 
 
 def _empty_dragonfly(stack: dict[str, str]) -> str:
@@ -156,14 +184,9 @@ def drop(stack: dict[str, str], settings: Settings) -> None:
     with psycopg.connect(stack["DATABASE_URL"], autocommit=True) as connection:
         connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
     if "RABBITMQ_URL" in stack:
-        _manage_rabbitmq(stack, "DELETE", f"vhosts/{name}")
+        drop_virtual_host(stack, name)
     if "INFLUXDB_URL" in stack:
-        with InfluxDBClient(stack["INFLUXDB_URL"], stack["INFLUXDB_TOKEN"]) as client:
-            for bucket in client.buckets_api().find_buckets(org=name, limit=100).buckets:
-                if bucket.type == "user":
-                    client.buckets_api().delete_bucket(bucket)
-            organizations = client.organizations_api()
-            organizations.delete_organization(organizations.find_organizations(org=name)[0].id)
+        drop_organization(stack, name)
 
 
 @pytest.fixture
