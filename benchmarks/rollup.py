@@ -1,7 +1,8 @@
 """How fast an hour is read from InfluxDB for its roll-up, against a floor of the same run. Nothing is asserted.
 
-The floor is one mean over all fields that InfluxDB computes while it reads, its answer thrown away unread. An hour
-needs five aggregates (sum, count, min, max, last): five floors are what they must cost, ten what they may.
+The floor is one mean over all fields, in the same windows, that InfluxDB computes while it reads, its answer thrown
+away unread. The roll-up needs five aggregates (sum, count, min, max, last): five floors are what they must cost, ten
+what they may. Then the same of the counters of network interfaces, of which every reading is read.
 With `INFLUXDB_URL`, `INFLUXDB_TOKEN` and `INFLUXDB_ORG` it measures that server, in buckets that it deletes again;
 else it starts one from `make servers`.
 
@@ -20,6 +21,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -28,16 +30,21 @@ from rich.console import Console
 from rich.table import Table
 
 from ninjait_pipelines.resources.influxdb import DIALECT, MEASUREMENT, InfluxDB
-from ninjait_pipelines.resources.metrics_store import AGGREGATES, FIELDS, POINTS, Tier
+from ninjait_pipelines.resources.metrics_store import AGGREGATES, COUNTERS, FIELDS, POINTS, Tier
 from ninjait_pipelines.stack import servers
 from ninjait_pipelines.stack.local import free_port
 
 DEVICES, SAMPLES, ROUNDS = 10_000, 120, 3
 HOUR, FIVE_MINUTES = timedelta(hours=1), timedelta(minutes=5)
-FLOOR = (
+INTERFACES = ("eth0", "wlan0")
+READ = (
     "from(bucket: bucket) |> range(start: start, stop: stop) "
-    f'|> filter(fn: (r) => r._measurement == "{MEASUREMENT}") |> filter(fn: (r) => r._field != "samples") |> mean()'
+    f'|> filter(fn: (r) => r._measurement == "{MEASUREMENT}") |> filter(fn: (r) => r._field != "samples") '
 )
+WIDTHS = {
+    "hour": (HOUR, READ + "|> mean()"),
+    "5 minutes": (FIVE_MINUTES, READ + "|> aggregateWindow(every: 5m, fn: mean, createEmpty: false)"),
+}
 
 
 def main() -> None:
@@ -59,26 +66,31 @@ def report(store: InfluxDB, hour: datetime, sparse: datetime) -> None:
     written = sum(write(store, hour, first, SAMPLES) for first in range(0, DEVICES, 1_000))
     for first in range(0, DEVICES, 1_000):
         write(store, sparse, first, SAMPLES // 5)
-    seconds: dict[str, list[float]] = {"floor": [], "aggregate, hour": [], "aggregate, 5 minutes": []}
+    seconds: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in WIDTHS}
     for _ in range(ROUNDS):
-        seconds["floor"].append(timed(lambda: floor(store, hour)))
-        seconds["aggregate, hour"].append(timed(lambda: store.aggregate(Tier.RAW, hour, hour + HOUR, HOUR)))
-        seconds["aggregate, 5 minutes"].append(
-            timed(lambda: store.aggregate(Tier.RAW, hour, hour + HOUR, FIVE_MINUTES))
-        )
-    limit = statistics.median(seconds["floor"])
+        for name, (every, query) in WIDTHS.items():
+            seconds[name][0].append(timed(partial(floor, store, hour, query)))
+            seconds[name][1].append(timed(partial(store.aggregate, Tier.RAW, hour, hour + HOUR, every)))
     table = Table(title=f"{DEVICES:,} devices, {SAMPLES} samples of {len(FIELDS)} fields; medians of {ROUNDS}")
-    for column in ("", "seconds", "floors", "floors per aggregate"):
-        table.add_column(column, justify="right" if column else "left")
+    for column in ("windows of", "floor, s", "aggregates, s", "floors", "floors per aggregate"):
+        table.add_column(column, justify="left" if column == "windows of" else "right")
     for name, runs in seconds.items():
-        median = statistics.median(runs)
-        each = 1 if name == "floor" else len(AGGREGATES)
-        table.add_row(name, f"{median:.2f}", f"{median / limit:.2f}", f"{median / limit / each:.2f}")
+        limit, median = map(statistics.median, runs)
+        floors = median / limit
+        table.add_row(name, f"{limit:.2f}", f"{median:.2f}", f"{floors:.2f}", f"{floors / len(AGGREGATES):.2f}")
     console = Console()
     console.print(table)
     console.print(f"written at {DEVICES * SAMPLES / written:,.0f} points/s on one connection, encoding included")
     for name, start in (("a fifth of the samples", sparse), ("all samples", hour)):
-        console.print(f"most memory of a process that aggregates it, {name}: {most_memory(store, start):,.0f} MiB")
+        console.print(f"most memory of a process that aggregates it, {name}: {fresh(store, start)[0]:,.0f} MiB")
+    # In hours of their own, which hold nothing else.
+    for name, start, samples in (("a fifth", sparse - 6 * HOUR, SAMPLES // 5), ("all", sparse - 12 * HOUR, SAMPLES)):
+        for first in range(0, DEVICES, 1_000):
+            write_counters(store, start, first, samples)
+        memory, took = fresh(store, start)
+        console.print(
+            f"counters of {len(INTERFACES)} interfaces, {name} of {SAMPLES} readings: {took:.1f} s, {memory:,.0f} MiB"
+        )
 
 
 def write(store: InfluxDB, hour: datetime, first: int, samples: int) -> float:
@@ -96,18 +108,31 @@ def write(store: InfluxDB, hour: datetime, first: int, samples: int) -> float:
     return timed(lambda: store.write(points))
 
 
-def floor(store: InfluxDB, hour: datetime) -> None:
+def write_counters(store: InfluxDB, hour: datetime, first: int, readings: int) -> None:
+    """Writes a thousand devices' counters."""
+    moment = [hour + HOUR / readings * index for index in range(readings)]
+    rows = [
+        (str(uuid.UUID(int=first // 1_000)), str(uuid.UUID(int=number)), interface, time_, float(index), float(index))
+        for number in range(first, first + 1_000)
+        for interface in INTERFACES
+        for index, time_ in enumerate(moment)
+    ]
+    columns = [pa.array(column, field.type) for column, field in zip(zip(*rows, strict=True), COUNTERS, strict=True)]
+    store.write_counters(pa.table(columns, schema=COUNTERS))
+
+
+def floor(store: InfluxDB, hour: datetime, query: str) -> None:
     """What InfluxDB needs at the least, and our machine to receive it."""
     given = {"bucket": store.bucket, "start": hour, "stop": hour + HOUR}
-    response = store.client.query_api().query_raw(FLOOR, dialect=DIALECT, params=given)
+    response = store.client.query_api().query_raw(query, dialect=DIALECT, params=given)
     while response.read(1 << 20):
         pass
 
 
-def most_memory(store: InfluxDB, hour: datetime) -> float:
-    """MiB of a fresh process, at its highest."""
+def fresh(store: InfluxDB, hour: datetime) -> tuple[float, float]:
+    """MiB of a fresh process that aggregates the hour, at its highest, and the seconds of the aggregation."""
     context = multiprocessing.get_context("spawn")
-    answers: multiprocessing.Queue[float] = context.Queue()
+    answers: multiprocessing.Queue[tuple[float, float]] = context.Queue()
     given = {name: getattr(store, name) for name in ("url", "token", "organization", "bucket")}
     process = context.Process(target=_aggregate, args=(given, hour, answers))
     process.start()
@@ -116,10 +141,12 @@ def most_memory(store: InfluxDB, hour: datetime) -> float:
     return answer
 
 
-def _aggregate(given: dict[str, str], hour: datetime, answers: "multiprocessing.Queue[float]") -> None:
+def _aggregate(given: dict[str, str], hour: datetime, answers: "multiprocessing.Queue[tuple[float, float]]") -> None:
     with InfluxDB(**given).open() as store:
+        started = time.perf_counter()
         assert store.aggregate(Tier.RAW, hour, hour + HOUR, HOUR).num_rows == DEVICES
-    answers.put(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        took = time.perf_counter() - started
+    answers.put((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, took))
 
 
 def timed(call: Callable[[], object]) -> float:

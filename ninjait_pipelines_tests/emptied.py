@@ -4,14 +4,20 @@ A folder's conftest.py imports these fixtures; they stand before those of the wh
 """
 
 import os
+import shutil
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import Any
 
+import pika
 import pytest
-from influxdb_client import InfluxDBClient
 
 from ninjait_pipelines.migrations import migrate_up
 from ninjait_pipelines.resources import Stores, open_stores
+from ninjait_pipelines.resources.influxdb import ALWAYS, InfluxDB
+from ninjait_pipelines.resources.message_queue import QUEUES
 from ninjait_pipelines.resources.metrics_store import Tier
+from ninjait_pipelines.resources.rabbitmq import RabbitMQ
 from ninjait_pipelines.settings import Settings
 from ninjait_pipelines_tests import conftest
 
@@ -23,11 +29,17 @@ def module_stores(stack: dict[str, str], tmp_path_factory: pytest.TempPathFactor
     try:
         with open_stores(settings) as stores:
             migrate_up(stores.postgres, stores.clickhouse)
-            stores.message_queue.declare()
             stores.metrics_store.declare()
             yield settings, stores
     finally:
         conftest.drop(stack, settings)
+
+
+@contextmanager
+def rabbitmq_channel(broker: RabbitMQ) -> Iterator[Any]:
+    """A channel of a connection of its own."""
+    with closing(pika.BlockingConnection(pika.URLParameters(broker.url))) as connection:
+        yield connection.channel()
 
 
 @pytest.fixture
@@ -46,11 +58,20 @@ def stores(module_stores: tuple[Settings, Stores]) -> Stores:
     for row in stores.clickhouse.rows(f"{tables} AND engine LIKE '%MergeTree' AND name NOT LIKE '%migrations%'"):
         stores.clickhouse.command(f"TRUNCATE TABLE {row['name']}")
     stores.dragonfly.client.flushdb()
-    stores.mongodb.database.alerts.delete_many({})
+    for collection in stores.mongodb.database.list_collection_names():
+        stores.mongodb.database[collection].delete_many({})
+    shutil.rmtree(settings["QUARANTINE_SPOOL"], ignore_errors=True)
     for key in stores.archive.list_keys(""):
         stores.archive.delete(key)
-    if "INFLUXDB_URL" in settings:
-        with InfluxDBClient(settings["INFLUXDB_URL"], settings["INFLUXDB_TOKEN"], settings["INFLUXDB_ORG"]) as client:
-            for tier in Tier:
-                client.delete_api().delete("1970-01-01T00:00:00Z", "2200-01-01T00:00:00Z", "", bucket=tier)
+    broker, metrics = stores.message_queue, stores.metrics_store
+    broker.declare()
+    if isinstance(broker, RabbitMQ):
+        with rabbitmq_channel(broker) as channel:
+            for queue in QUEUES:
+                channel.queue_purge(queue)
+                channel.queue_purge(f"{queue}.dead")
+    if isinstance(metrics, InfluxDB):
+        for tier in Tier:
+            start, stop = ALWAYS
+            metrics.client.delete_api().delete(start, stop, "", metrics.bucket_of(tier), metrics.organization)
     return stores

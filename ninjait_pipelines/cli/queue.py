@@ -200,7 +200,7 @@ def show(
             document = quarantine.find(stores.mongodb, document_id)
             body = quarantine.body_of(stores.mongodb, document) if document else b""
         except StoreError as error:
-            spooled = quarantine.select_spooled(stores.mongodb, with_body=True)
+            spooled = quarantine.select_spooled(stores.mongodb)
             document = next((one for one in spooled if one["_id"] == document_id), None)
             if document is None:
                 fail(f"{error} It is not among the {len(spooled)} copies in the spool {stores.mongodb.spool}.")
@@ -238,12 +238,13 @@ def _show(document: dict[str, Any], body: bytes) -> None:
 def _sample(document: dict[str, Any], body: bytes, index: int | None) -> str | None:
     """The sample, line or value list that was rejected; None where it was the whole message."""
     from ninjait_pipelines.ingest.decode import format_of, read_json
+    from ninjait_pipelines.ingest.foreign import text_of
 
     if index is None:
         return None
     other = format_of(document["queue"], document["routing_key"], document["content_type"], body)
     if other:
-        return other.join([other.entries(body.decode())[index]]).decode().rstrip()
+        return other.join([other.entries(text_of(body))[index]]).decode().rstrip()
     return json.dumps(read_json(body)["samples"][index], ensure_ascii=False)
 
 

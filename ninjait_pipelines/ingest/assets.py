@@ -105,7 +105,7 @@ def _events_asset(name: str, queue: str, table: str, description: str) -> dg.Ass
 agent_metrics = _drain_asset(
     "agent_metrics",
     MetricsSink.queue,
-    "clickhouse",
+    "influxdb",
     "Samples of the agents at full resolution, and the latest of each device in the cache. Grain: device and instant.",
     lambda log, metrics_store, dragonfly, clickhouse, **_: MetricsSink(metrics_store, dragonfly, clickhouse, log),
     "metrics",

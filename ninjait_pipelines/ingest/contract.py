@@ -92,8 +92,10 @@ def percent(value: Any) -> float:
 
 
 def counter(value: Any) -> float:
-    """A counter of bytes: as a number, but it may be larger."""
-    return number(value, MOST_COUNTER)
+    """A counter of bytes. It has no fractions: where there are some, somebody sends rates in its place."""
+    if not (counted := number(value, MOST_COUNTER)).is_integer():
+        raise Refused("not_an_integer")
+    return counted
 
 
 def whole(value: Any, least: int, most: int) -> int:

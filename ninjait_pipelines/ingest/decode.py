@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -16,7 +17,7 @@ import msgspec
 from ninjait_pipelines.ingest import contract as rules
 from ninjait_pipelines.ingest.collectd import COLLECTD
 from ninjait_pipelines.ingest.contract import CONTRACTS, METRICS, Contract, Field, Refused
-from ninjait_pipelines.ingest.foreign import Format, Reading
+from ninjait_pipelines.ingest.foreign import Format, Reading, text_of
 from ninjait_pipelines.ingest.telegraf import LINE_PROTOCOL
 from ninjait_pipelines.resources.message_queue import JSON, Message, identity
 from ninjait_pipelines.resources.metrics_store import COUNTERS, FIELDS, POINTS
@@ -28,9 +29,12 @@ _SHOWN = 200
 HOST_REASONS = ("unknown_host", "ambiguous_host")
 NOBODY = str(uuid.UUID(int=0))
 _UNREADABLE: dict[type, str] = {UnicodeDecodeError: "invalid_utf8", RecursionError: "nested_too_deeply"}
+_AGENTS = {"telegraf": LINE_PROTOCOL, "collectd": COLLECTD}
 _LIST_OF_OBJECTS = re.compile(rb"\s*\[\s*\{")
 _metrics = msgspec.json.Decoder(rules.Metrics)
 _agent_version = partial(rules.text, most=100)
+# Shared by all messages of our own agents: empty ones of their own would make the garbage collector run more often.
+_NO_COLUMNS: Mapping[str, list[Any]] = MappingProxyType({})
 _ID = Field(rules.identifier)
 _SAMPLES = Field(rules.samples)
 _NAME = Field(rules.name)
@@ -86,7 +90,7 @@ class Rejection(msgspec.Struct, frozen=True):
     reason: str
 
 
-class Decoded(msgspec.Struct):
+class Decoded(msgspec.Struct, gc=False):
     """What a message holds. `columns` are those of the good points, `counters` those of the good readings of counters;
     empty where there are none.
 
@@ -101,9 +105,9 @@ class Decoded(msgspec.Struct):
     agent_version: str | None = None
     points: int = 0
     columns: dict[str, list[Any]] = {}
-    counters: dict[str, list[Any]] = {}
-    rows: list[int] = []
-    counter_rows: list[int] = []
+    counters: Mapping[str, list[Any]] = _NO_COLUMNS
+    rows: Sequence[int] = ()
+    counter_rows: Sequence[int] = ()
     rejections: list[Rejection] = []
     whole: bool = False
     unknown_fields: int = 0
@@ -182,11 +186,9 @@ def format_of(queue: str, routing_key: str, content_type: str | None, body: byte
     """The format of another agent that this is in, by the routing key, else by the content type; None for our own."""
     if queue != "agent.metrics":
         return None
-    agent = routing_key.split(".")[1:2]
-    if agent == ["telegraf"]:
-        return LINE_PROTOCOL
-    if agent == ["collectd"]:
-        return COLLECTD
+    agent = _AGENTS.get("".join(routing_key.split(".")[1:2]))
+    if agent:
+        return agent
     kind = (content_type or JSON).partition(";")[0].strip().lower()
     if kind == "text/plain" or kind.startswith("application/vnd.influx"):
         return LINE_PROTOCOL
@@ -196,7 +198,8 @@ def format_of(queue: str, routing_key: str, content_type: str | None, body: byte
 def organization_of(routing_key: str) -> str | None:
     """What the routing key of another agent's message names as its organization, if anything."""
     words = routing_key.split(".")[1:]
-    return ".".join(words[1:] if words[:1] in (["telegraf"], ["collectd"]) else words) or None
+    words = words[1:] if words and words[0] in _AGENTS else words
+    return ".".join(words) if words else None  # a key that ends in a dot names one, which nobody is
 
 
 def device_of(host: str, organization: str | None, registry: Registry) -> tuple[str, str]:
@@ -219,7 +222,7 @@ def decode_foreign(message: Message, foreign: Format, registry: Registry, period
     known = organization is None or organization in registry.organizations
     try:
         _check_size(message)
-        entries = foreign.entries(message.body.decode())
+        entries = foreign.entries(text_of(message.body))
         if not known:
             raise Refused("unknown_organization", "routing_key")
     except (Refused, UnicodeDecodeError, RecursionError) as error:
@@ -335,8 +338,13 @@ def _value(name: str, field: Field, body: Mapping[str, Any]) -> Any:
         if field.required:
             raise Refused("missing", name)
         return None
+    return _ruled(name, field.rule, value)
+
+
+def _ruled(name: str, rule: rules.Rule, value: Any) -> Any:
+    """What a rule makes of a value. Raises Refused, with the field."""
     try:
-        return field.rule(value)
+        return rule(value)
     except Refused as refused:
         raise Refused(str(refused), name) from None
 
@@ -397,7 +405,9 @@ def _decode_entries(
 ) -> None:
     gauges: list[tuple[Any, ...]] = []
     counters: list[tuple[Any, ...]] = []
-    decoded.rejections, decoded.rows, decoded.counter_rows = [], [], []
+    rows: list[int] = []
+    counter_rows: list[int] = []
+    decoded.rejections, decoded.rows, decoded.counter_rows = [], rows, counter_rows
     for index, entry in enumerate(entries):
         reading = None
         try:
@@ -410,7 +420,7 @@ def _decode_entries(
             decoded.rejections.append(_foreign_rejection(index, refused, entry, reading))
         else:
             (gauges if reading.interface is None else counters).append(row)
-            (decoded.rows if reading.interface is None else decoded.counter_rows).append(index)
+            (rows if reading.interface is None else counter_rows).append(index)
         decoded.points += 1
     decoded.columns = _columns(POINTS.names, gauges)
     decoded.counters = _columns(COUNTERS.names, counters)
@@ -423,14 +433,12 @@ def _row(reading: Reading, organization: str | None, registry: Registry, period:
     organization, device = device_of(_value("host", _NAME, {"host": reading.host}), organization, registry)
     if reading.time is None:
         raise Refused("no_time", "time")
-    values: dict[str, Any] = {}
-    for name, target in reading.targets.items():
-        values[target.field] = _value(target.field, Field(target.convert), {target.field: reading.values[name]})
+    targets = reading.targets.items()
+    values = {to.field: _ruled(to.field, to.convert, reading.values[name]) for name, to in targets}
     if reading.interface is None:
-        time = _value("time", Field(period.check), {"time": reading.time})
-        return (organization, device, time, *map(values.get, FIELDS))
-    interface = _value("interface", _NAME, {"interface": reading.interface})
-    time = _value("time", Field(period.check_counter), {"time": reading.time})
+        return (organization, device, _ruled("time", period.check, reading.time), *map(values.get, FIELDS))
+    interface = _ruled("interface", rules.name, reading.interface)
+    time = _ruled("time", period.check_counter, reading.time)
     return (organization, device, interface, time, values.get("network_in"), values.get("network_out"))
 
 

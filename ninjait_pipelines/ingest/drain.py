@@ -61,8 +61,9 @@ class Summary:
 
     def add(self, batch: Batch, hours: set[Hour]) -> None:
         """Counts a batch that has been recorded; a copy that came a second time within this drain counts once."""
-        batch = [(message, decoded) for message, decoded in batch if message.delivery_id not in self._counted]
-        self._counted.update(message.delivery_id for message, _ in batch)
+        copies = {message.delivery_id: (message, decoded) for message, decoded in batch}
+        batch = [copies[name] for name in copies.keys() - self._counted]
+        self._counted |= copies.keys()
         self.messages += len(batch)
         self.messages_quarantined += sum(bool(decoded.rejections) for _, decoded in batch)
         self.points += sum(decoded.points for _, decoded in batch)

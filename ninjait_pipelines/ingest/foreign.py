@@ -3,6 +3,7 @@
 Which of their names is which of our fields stands in the table of each format, beside its reader.
 """
 
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ MOST_ENTRIES = 10_000
 MEBIBYTE = 1024 * 1024
 # What subtracting percentages from 100 may lose or gain.
 _TOLERANCE = 1e-6
+_GZIP = b"\x1f\x8b"
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -52,6 +54,24 @@ class Format(msgspec.Struct, frozen=True):
     entries: Callable[[str], Sequence[Any]]
     read: Callable[[Any], Reading]
     join: Callable[[Sequence[Any]], bytes]
+
+
+def text_of(body: bytes) -> str:
+    """The body as text, unpacked if it is packed by gzip: no text begins like that, whatever the message says of it.
+
+    Raises Refused and UnicodeDecodeError.
+    """
+    if body.startswith(_GZIP):
+        packed = zlib.decompressobj(wbits=31)
+        try:
+            body = packed.decompress(body, rules.MOST_BYTES + 1)
+        except zlib.error:
+            raise rules.Refused("bad_gzip") from None
+        if len(body) > rules.MOST_BYTES:
+            raise rules.Refused("too_large")
+        if packed.unused_data or not packed.eof:
+            raise rules.Refused("bad_gzip")
+    return body.decode()
 
 
 def counted(entries: Sequence[Any]) -> Sequence[Any]:

@@ -17,6 +17,7 @@ from bson import Binary
 from pymongo.errors import BulkWriteError
 
 from ninjait_pipelines.ingest.decode import Decoded, format_of, read_json
+from ninjait_pipelines.ingest.foreign import text_of
 from ninjait_pipelines.ingest.spool import Spool
 from ninjait_pipelines.resources.message_queue import Message, MessageQueue, Outgoing, identity
 from ninjait_pipelines.resources.mongodb import MongoDB
@@ -221,11 +222,11 @@ def select(
 
 
 def select_spooled(
-    mongodb: MongoDB, *, reason: str | None = None, since: datetime | None = None, with_body: bool = False
+    mongodb: MongoDB, *, reason: str | None = None, since: datetime | None = None
 ) -> list[dict[str, Any]]:
-    """The same of what waits in the spool: all of it is held."""
+    """The same of what waits in the spool, with their bodies: all of it is held."""
     found = [
-        document if with_body else {name: value for name, value in document.items() if name != "body"}
+        document
         for document in Spool(mongodb).documents()
         if reason is None or any(entry["reason"] == reason for entry in document["reasons"])
         if since is None or document["quarantined_at"] >= since
@@ -291,7 +292,7 @@ def _only_samples(document: dict[str, Any], body: bytes) -> bytes:
     indexes = {entry["index"] for entry in document["reasons"]}
     foreign = format_of(document["queue"], document["routing_key"], document["content_type"], body)
     if foreign:
-        entries = foreign.entries(body.decode())
+        entries = foreign.entries(text_of(body))
         return foreign.join([entry for index, entry in enumerate(entries) if index in indexes])
     envelope = read_json(body)
     envelope["samples"] = [sample for index, sample in enumerate(envelope["samples"]) if index in indexes]

@@ -109,29 +109,25 @@ def registered_hosts(
 
 
 def replay_registered(mongodb: MongoDB, queue: MessageQueue, registry: Registry, now: datetime) -> int:
-    """Replays up to MOST_REPLAYED held messages whose host is known by now; returns how many messages that were."""
+    """Replays up to MOST_REPLAYED held copies whose host is known by now; returns how many messages that were."""
     found = islice(held_for_known_hosts(mongodb, registry), MOST_REPLAYED)
     return quarantine.replay(mongodb, queue, list(found), "registered_hosts", now)
 
 
 def held_for_known_hosts(mongodb: MongoDB, registry: Registry) -> Iterator[dict[str, Any]]:
-    """The ids of held copies that a known host waits in; a copy with several such hosts may come more than once."""
+    """The ids of held copies that a known host waits in, the oldest first.
+
+    In one walk, with the hosts compared here: to ask for each host by itself is to read all that is held each time.
+    """
     names = {repr(host): host for host in registry.hosts}
     # `$or`, where `$in` would be shorter: the local stack's MongoDB does not look into arrays with `$in`.
-    waiting: list[dict[str, Any]] = [
-        {"$match": {"state": "held", "$or": [{"reasons.reason": reason} for reason in HOST_REASONS]}},
-        {"$unwind": "$reasons"},
-        {"$match": {"reasons.reason": {"$in": list(HOST_REASONS)}}},
-        {"$group": {"_id": "$reasons.value", "routing_keys": {"$addToSet": "$routing_key"}}},
-    ]
+    waiting = {"state": "held", "$or": [{"reasons.reason": reason} for reason in HOST_REASONS]}
+    shown = {"routing_key": 1, "reasons": 1}
     with mongodb.errors():
-        documents = mongodb.database[quarantine.COLLECTION]
-        for group in list(documents.aggregate(waiting)):
-            entries = [{"reasons": {"$elemMatch": {"reason": r, "value": group["_id"]}}} for r in HOST_REASONS]
-            for routing_key in group["routing_keys"]:
-                if _is_known(names.get(group["_id"]), routing_key, registry):
-                    held = {"state": "held", "routing_key": routing_key, "$or": entries}
-                    yield from documents.find(held, {"_id": 1}).sort("quarantined_at", 1)
+        for copy in mongodb.database[quarantine.COLLECTION].find(waiting, shown).sort("quarantined_at", 1):
+            hosts = {names.get(entry["value"]) for entry in copy["reasons"] if entry["reason"] in HOST_REASONS}
+            if any(_is_known(host, copy["routing_key"], registry) for host in hosts):
+                yield {"_id": copy["_id"]}
 
 
 def _is_known(host: str | None, routing_key: str, registry: Registry) -> bool:

@@ -81,7 +81,8 @@ class MetricsSink:
             them afterwards.
         """
         decoded = self._without_late_duplicates(decoded, now)
-        points, counters = _points(decoded), _counters(decoded)
+        points = _gathered([one.columns for one in decoded], POINTS)
+        counters = _gathered([one.counters for one in decoded], COUNTERS)
         _reject(decoded, "columns", self._write_points(points, now))
         if len(counters):
             _reject(decoded, "counters", self._metrics_store.write_counters(counters))
@@ -164,17 +165,8 @@ def _log_document(event: Mapping[str, Any]) -> dict[str, Any]:
     return {"_id": f"{event['organization_id']}/{event['message_id']}", **document, "timestamp": timestamp}
 
 
-def _points(decoded: Sequence[Decoded]) -> pa.Table:
-    """The samples of many messages, in the order in which they were received (schema POINTS)."""
-    return _gathered([one.columns for one in decoded], POINTS)
-
-
-def _counters(decoded: Sequence[Decoded]) -> pa.Table:
-    """The readings of counters of many messages, likewise (schema COUNTERS)."""
-    return _gathered([one.counters for one in decoded], COUNTERS)
-
-
 def _gathered(parts: Iterable[Mapping[str, list[Any]]], schema: pa.Schema) -> pa.Table:
+    """The columns of many messages, in the order in which they were received."""
     columns: dict[str, list[Any]] = {name: [] for name in schema.names}
     for part in parts:
         for name, values in part.items():

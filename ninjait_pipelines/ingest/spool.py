@@ -124,15 +124,15 @@ class Spool:
 
     def waiting(self) -> tuple[int, int]:
         """(copies, bytes) that wait, by the files' names and sizes: a copy that came twice counts twice."""
-        sizes = {file: _size(file) for file in self.files()}
+        sizes = {file: found.st_size for file in self.files() if (found := _stat(file))}
         return sum(map(_copies, sizes)), sum(sizes.values())
 
     def clear_unfinished(self, now: datetime) -> None:
         """Deletes what killed writers left."""
         for name in self._names():
-            part = self.folder / name
-            if name.endswith(".part") and 0 < _modified(part) < (now - UNFINISHED).timestamp():
-                self.remove(part)
+            found = _stat(self.folder / name)
+            if found and name.endswith(".part") and found.st_mtime < (now - UNFINISHED).timestamp():
+                self.remove(self.folder / name)
 
 
 def _copies(file: Path) -> int:
@@ -160,15 +160,8 @@ def _sync(folder: Path) -> None:
         os.close(handle)
 
 
-def _size(file: Path) -> int:
+def _stat(file: Path) -> os.stat_result | None:
     try:
-        return file.stat().st_size
+        return file.stat()
     except FileNotFoundError:  # moved meanwhile
-        return 0
-
-
-def _modified(file: Path) -> float:
-    try:
-        return file.stat().st_mtime
-    except FileNotFoundError:
-        return 0
+        return None

@@ -59,7 +59,8 @@ class Message(msgspec.Struct, frozen=True):
     and stays the same when it is delivered again, so that a ledger can tell "the same copy once more" (a drain that
     died) from "published twice". Where neither broker nor publisher names copies, those are one that are equal in
     message id, time, routing key and content. `deliveries` counts from 1, and counts what was sent to a consumer even
-    if that never looked at it. `published_at` is in milliseconds since 1970, 0 where nobody says.
+    if that never looked at it. `published_at` is in milliseconds since 1970, 0 where nobody says, or
+    what is said cannot be true.
     """
 
     queue: str

@@ -157,7 +157,8 @@ def late_windows(points: pa.Table) -> pa.Table:
 
     Each is stamped 2 to 64 microseconds after its own time, by the fields that it carries: so it lies beside the
     aggregate of its window, which is stamped with the window's start, and beside the other parts of its own reading,
-    and replaces neither. Samples have milliseconds, so no two instants ever meet.
+    and replaces neither. Samples have milliseconds, so no two instants ever meet. Parts of one reading are a sample
+    each; a field that two parts carry in different company counts twice.
     """
     stamp = pa.array([1] * len(points), pa.int64())
     for number, name in enumerate(FIELDS):

@@ -1,55 +1,72 @@
 """`MessageQueue` on RabbitMQ: a topic exchange, and for each queue a quorum queue and another for its dead letters.
 
 What the code declares is what must be there: a queue that was declared with other arguments is an error that names
-them, never deleted or declared anew. Publishing has a connection of its own, because the broker reads nothing from a
-publisher while an alarm lasts, and must still hear questions; so has each consumer.
+them, never deleted or declared anew.
 
-A consumer whose connection or channel is lost (the broker was restarted, a node failed over, a delivery was held beyond
-the broker's consumer_timeout) connects anew at its next `receive`. What it held is delivered again, to whoever asks:
-its receipts are void.
+A question has a connection of its own, that lasts as long as the question; so have a publisher and each consumer. Each
+is a `Link`, with a thread of its own, so that heartbeats are answered while a caller is busy for minutes, and so that
+many messages can be under way at once. It is used until it is lost, never mended: whoever needs another one connects
+anew. What a lost consumer held is delivered again, to whoever asks: its receipts are void. The broker reads nothing
+from a publisher while an alarm lasts, and must still hear the others.
 """
 
 import concurrent.futures
 import hashlib
+import logging
 import re
+import ssl
+import struct
 import threading
 import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, InvalidStateError
 from contextlib import contextmanager, suppress
 from itertools import groupby, takewhile
 from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import msgspec
 import pika
 import pika.exceptions
+from pika.adapters.utils.connection_workflow import AMQPConnectorException
 from pydantic import Field, PrivateAttr
 
-from ninjait_pipelines.resources.amqp import TITLE, Channel, Link, errors, resolve, text
 from ninjait_pipelines.resources.message_queue import QUEUES, Depth, Message, MessageQueue, Outgoing, QueueFull
-from ninjait_pipelines.resources.store import StoreError, StoreFailed, StoreUnavailable
+from ninjait_pipelines.resources.store import StoreError, StoreFailed, StoreRefused, StoreUnavailable
 
+TITLE = "RabbitMQ"
 EVENTS = "ninjait.events"
 DEAD = "ninjait.dead"
-# Headers of ours. A message of somebody else has none of them, and is read all the same.
+# Headers of ours. A message of somebody else has none of them, or any value in them, and is read all the same.
 DELIVERY_ID, PUBLISHED_MS = "ninjait-delivery-id", "ninjait-published-ms"
 REASON, ROUTING_KEY, DELIVERIES = "ninjait-reason", "ninjait-routing-key", "ninjait-deliveries"
+UNREADABLE = "ninjait-unreadable"  # never sent: what `_Properties` puts there
 MOST_REASON = 1_000  # characters; all headers go into one frame
-# Each look at a dead letter gives it back, which counts as a delivery: RabbitMQ 4 drops it after 20 if nothing is said,
-# 3.x knows no word for "never".
+LAST_MS = 7_258_118_400_000  # the year 2200: a time of publication beyond it is a mistake, and no store takes it
+# Each look at a dead letter gives it back. Until RabbitMQ 4.3 that counts as a delivery, and RabbitMQ 4 drops a message
+# after 20 if nothing is said. -1 means no limit on RabbitMQ 4, but on 3.10 it drops the message that is given back
+# first; and without a limit what is given back goes to the end of the queue, so that the next look would see others.
 LOOKS = 1_000_000_000
 # What may be under way to the broker unconfirmed: WINDOW chunks of either bound.
 CHUNK_MESSAGES = 250
 CHUNK_BYTES = 1024 * 1024
 WINDOW = 4
-# A batch is full once nothing has come for so long.
-LINGER_SECONDS = 0.02
+# What may wait here for a slow caller; beyond it the broker is read at SLOW_BYTES a second only. The prefetch counts
+# messages, whatever their size.
+MOST_WAITING_BYTES = 64 * 1024 * 1024
+SLOW_BYTES = 1024 * 1024
+LINGER_SECONDS = 0.02  # a batch is full once nothing has come for so long
 RECONNECT_SECONDS = 0.25
+CLOSE_SECONDS = 2.0
+_SEE_STATUS = "See what runs with: ninjait status."
 _VALUE = r"(?:the value )?'?(.+?)'?(?: of type '\w+')?"
 _DIFFERS = re.compile(
     rf"inequivalent arg '(.+?)' for (\w+) '(.+?)' in vhost '.*?': received {_VALUE} but current is {_VALUE}(?:\"\)|$)"
 )
+# pika logs each of its errors, and then raises it: here it becomes a StoreError, which says it once.
+logging.getLogger("pika").setLevel(logging.CRITICAL)
 
 
 class RabbitMQ(MessageQueue):
@@ -76,59 +93,34 @@ class RabbitMQ(MessageQueue):
         default=30, ge=1, description="A connection on which nothing was heard for so long is given up"
     )
 
-    _client: Link | None = PrivateAttr(default=None)
-    _publisher: "Publisher | None" = PrivateAttr(default=None)
-    _connecting: Any = PrivateAttr(default_factory=threading.RLock)
+    _client: "Publisher | None" = PrivateAttr(default=None)
     _publishing: Any = PrivateAttr(default_factory=threading.RLock)
 
-    def connect(self) -> Link:
-        """A new connection; whoever asks for it closes it."""
-        return Link(self.url, self.timeout_seconds, self.heartbeat_seconds)
-
-    def _channel_of(self, connected: Callable[[], Link]) -> Channel:
-        """A channel; that the link was lost unnoticed shows here, and is mended once."""
-        try:
-            return Channel(connected())
-        except (pika.exceptions.AMQPError, OSError):
-            return Channel(connected())
-
-    def _questions(self) -> Link:
-        with self._connecting:
-            if self._client is None or self._client.lost:
-                self._client = self.connect()
-            return self._client
-
     @contextmanager
-    def channel(self) -> Iterator[Channel]:
-        """A channel of the connection for questions, closed at the end; unsettled messages are given back then."""
+    def _questions(self) -> Iterator["Link"]:
+        """A link to ask on, closed at the end; it gives back then what was being looked at."""
         with errors(self.url):
-            channel = self._channel_of(self._questions)
+            link = Link(self)
             try:
-                yield channel
+                yield link
             finally:
-                channel.close()
+                link.close()
 
     def _ping(self) -> tuple[str, int | None]:
-        with self.channel() as channel:
-            return channel.link.server_version, None
-
-    def close(self) -> None:
-        super().close()
-        publisher, self._publisher = self._publisher, None
-        if publisher is not None:
-            publisher.link.close()
+        with self._questions() as link:
+            return link.server_version, None
 
     def declare(self) -> None:
         """Bindings are added, never removed. Raises StoreFailed for a queue with other arguments; it stays as it is."""
-        with self._differences(), self.channel() as channel:
-            channel.call("exchange_declare", exchange=EVENTS, exchange_type="topic", durable=True)
-            channel.call("exchange_declare", exchange=DEAD, exchange_type="direct", durable=True)
+        with self._differences(), self._questions() as link:
+            link.call("exchange_declare", EVENTS, exchange_type="topic", durable=True)
+            link.call("exchange_declare", DEAD, exchange_type="direct", durable=True)
             for queue, keys in QUEUES.items():
                 # The dead letters' queue first: there is never a queue whose dead letters have nowhere to go.
                 for name, exchange, bindings in ((dead_queue(queue), DEAD, (queue,)), (queue, EVENTS, keys)):
-                    channel.call("queue_declare", queue=name, durable=True, arguments=self._arguments(queue, name))
+                    link.call("queue_declare", name, durable=True, arguments=self._arguments(queue, name))
                     for key in bindings:
-                        channel.call("queue_bind", queue=name, exchange=exchange, routing_key=key)
+                        link.call("queue_bind", name, exchange, key)
 
     def _arguments(self, queue: str, name: str) -> dict[str, Any]:
         if name != queue:
@@ -159,64 +151,70 @@ class RabbitMQ(MessageQueue):
             raise StoreFailed(TITLE, self.url, problem, advice) from error
 
     def publish(self, messages: Iterable[Outgoing]) -> int:
-        with self._publishing, errors(self.url):
-            return self._ready_publisher().publish(_envelope(message) for message in messages)
+        return self._send(_envelope(message) for message in messages)
 
     def bury(self, message: Message, reason: str) -> None:
         """Publishes a message to the dead letters, with what `dead_letters` gives back."""
-        headers = {REASON: reason[:MOST_REASON], ROUTING_KEY: message.routing_key, DELIVERIES: message.deliveries}
-        properties = _properties(
-            message.content_type, message.message_id, message.delivery_id, message.published_at, headers
+        headers = {
+            REASON: reason[:MOST_REASON].encode(errors="replace").decode(),
+            ROUTING_KEY: message.routing_key,
+            DELIVERIES: message.deliveries,
+        }
+        # They came with 255 bytes at most, but take more as text where they were none.
+        content_type, message_id = (
+            value and value.encode()[:255].decode(errors="ignore")
+            for value in (message.content_type, message.message_id)
         )
-        with self._publishing, errors(self.url):
-            self._ready_publisher().publish(
-                iter([Envelope(DEAD, message.queue, message.body, properties, message.queue)])
-            )
+        properties = _properties(content_type or "", message_id, message.delivery_id, message.published_at, headers)
+        self._send(iter([Envelope(DEAD, message.queue, message.body, properties, message.queue)]))
 
-    def _ready_publisher(self) -> "Publisher":
-        if self._publisher is None or self._publisher.lost:
-            if self._publisher is not None:
-                self._publisher.link.close()
-            self._publisher = Publisher(self.url, self.connect(), self.max_length)
-        return self._publisher
+    def _send(self, envelopes: Iterator["Envelope"]) -> int:
+        with self._publishing:
+            publisher = self._client  # another thread may close it
+            if publisher is None or publisher.lost:
+                self.close()
+                with errors(self.url):
+                    publisher = self._client = Publisher(self)
+            return publisher.publish(envelopes)
 
     @contextmanager
     def consume(self, queue: str, prefetch: int) -> Iterator["RabbitConsumer"]:
         consumer = RabbitConsumer(self, known(queue), prefetch)
         try:
+            consumer.session()
             yield consumer
         finally:
             consumer.close()
 
     def depth(self, queue: str) -> Depth:
-        with self.channel() as channel:
+        with self._questions() as link:
             ready, dead = (
-                channel.call("queue_declare", queue=name, passive=True).method.message_count
+                link.call("queue_declare", name, passive=True).method.message_count
                 for name in (known(queue), dead_queue(queue))
             )
         return Depth(ready=ready, unsettled=0, dead=dead)
 
     def dead_letters(self, queue: str, most: int = 100) -> list[tuple[Message, str]]:
         """Two who look at once may each see a part."""
-        with self.channel() as channel:
-            found = [self._dead_letter(queue, *got[1:]) for got in _gets(channel, queue, most)]
-            channel.ask(lambda reply: _give_back_all(channel, reply))
+        with self._questions() as link:
+            found = [self._dead_letter(queue, *got[1:]) for got in link.gets(dead_queue(queue), most)]
+            link.tell("basic_nack", 0, multiple=True, requeue=True)
         return found
 
     def discard_dead_letters(self, messages: Sequence[Message]) -> None:
         """Dying in between: what has not been acknowledged is given back, and is a dead letter still."""
-        with self.channel() as channel:
+        with self._questions() as link:
             for queue, letters in groupby(messages, key=lambda message: message.queue):
                 wanted = {letter.receipt for letter in letters}
                 # They are the oldest, which were looked at; those of another who looks at once may stand before them.
-                for method, properties, body in _gets(channel, queue, len(wanted) + 100):
+                for method, properties, body in link.gets(dead_queue(queue), len(wanted) + 100):
                     receipt = self._dead_letter(queue, properties, body)[0].receipt
                     if receipt in wanted:
                         wanted.remove(receipt)
-                        channel.acknowledge(method.delivery_tag)
+                        link.tell("basic_ack", method.delivery_tag)
                     if not wanted:
                         break
-                channel.ask(lambda reply: _give_back_all(channel, reply))
+                link.tell("basic_nack", 0, multiple=True, requeue=True)
 
     def _dead_letter(self, queue: str, properties: Any, body: bytes) -> tuple[Message, str]:
         """As it was delivered, but that the receipt is the dead letter's."""
@@ -226,9 +224,150 @@ class RabbitMQ(MessageQueue):
         else:
             key, reason = _death(headers, self.delivery_limit)
             deliveries = self.delivery_limit + 1
-        deliveries = deliveries if isinstance(deliveries, int) else 1
-        message = _message(queue, key, properties, body, receipt="", deliveries=deliveries)
+        message = _message(queue, key, properties, body, receipt="", deliveries=_number(deliveries, 1_000_000) or 1)
         return msgspec.structs.replace(message, receipt=message.delivery_id), reason
+
+
+class Link:
+    """An open connection, its one channel, and the thread that serves them. Callers hand the thread work, and wait.
+
+    `lost` is why it is of no more use; then everyone who waits is told. What an heir needs it has before Link.__init__.
+    """
+
+    def __init__(self, broker: RabbitMQ) -> None:
+        self.lost: Exception | None = None
+        self.channel: Any = None
+        self.url = broker.url
+        self._timeout_seconds = broker.timeout_seconds
+        self._lock = threading.Lock()
+        self._replies: set[Future[Any]] = set()
+        opened = self._expected()
+        self._connection: Any = pika.SelectConnection(
+            parameters(broker.url, broker.timeout_seconds, broker.heartbeat_seconds),
+            on_open_callback=lambda connection: connection.channel(
+                on_open_callback=lambda channel: self._on_channel(channel, opened)
+            ),
+            on_open_error_callback=self._on_lost,
+            on_close_callback=self._on_lost,
+        )
+        self._thread = threading.Thread(target=self._serve, name="rabbitmq", daemon=True)
+        try:
+            self._thread.start()
+            # pika's own limits end it, per address that the host's name has; this one only if they do not.
+            opened.result(5 * broker.timeout_seconds)
+        except BaseException:
+            self.close()
+            raise
+
+    def _serve(self) -> None:
+        """The thread. Whatever goes wrong in it is told to everyone who waits."""
+        try:
+            self._connection.ioloop.start()
+        except Exception as error:  # noqa: BLE001 -- told to those who wait
+            self.lose(ConnectionError(f"{type(error).__name__}: {error}"))
+        finally:
+            self.lose(ConnectionError("the connection was closed"))
+            self._connection.ioloop.close()
+
+    def _on_channel(self, channel: Any, opened: "Future[Any]") -> None:
+        self.channel = channel
+        channel.add_on_close_callback(lambda _, reason: self.lose(reason))
+        self.prepare(opened)
+
+    def prepare(self, opened: "Future[Any]") -> None:
+        """What is done in the thread before the link is open."""
+        resolve(opened)
+
+    def _on_lost(self, _: Any, reason: Exception) -> None:
+        self.lose(reason)
+        self._connection.ioloop.stop()
+
+    def lose(self, reason: Exception) -> None:
+        """The link is of no more use: fails those who wait."""
+        with self._lock:
+            self.lost = self.lost or reason
+            replies, self._replies = self._replies, set()
+        for reply in replies:
+            resolve(reply, error=self.lost)
+
+    def _expected(self) -> "Future[Any]":
+        reply: Future[Any] = Future()
+        with self._lock:
+            if self.lost:
+                raise self.lost
+            self._replies.add(reply)
+        reply.add_done_callback(self._forget)
+        return reply
+
+    def _forget(self, reply: "Future[Any]") -> None:
+        with self._lock:
+            self._replies.discard(reply)
+
+    def start(self, work: Callable[["Future[Any]"], object]) -> "Future[Any]":
+        """Has the thread do `work`, which is given the future that it, or a callback of it, resolves."""
+        reply = self._expected()
+
+        def run() -> None:
+            try:
+                work(reply)
+            except Exception as error:  # noqa: BLE001 -- raised where the reply is waited for
+                resolve(reply, error=error)
+
+        self._connection.ioloop.add_callback_threadsafe(run)
+        return reply
+
+    def wait(self, reply: "Future[Any]") -> Any:
+        """The reply; a link on which none comes in time is given up, by pika a second before where an alarm is why."""
+        if not concurrent.futures.wait([reply], self._timeout_seconds + 1).done:
+            self.lose(ConnectionError(f"no answer within {self._timeout_seconds:g} seconds"))
+            threading.Thread(target=self.close, name="rabbitmq closing", daemon=True).start()
+        return reply.result()
+
+    def call(self, method: str, *arguments: Any, **more: Any) -> Any:
+        """One of the channel's methods that the broker answers, such as queue_declare; the answer's method frame."""
+
+        def work(reply: "Future[Any]") -> None:
+            getattr(self.channel, method)(*arguments, **more, callback=lambda frame: resolve(reply, frame))
+
+        return self.wait(self.start(work))
+
+    def tell(self, method: str, *arguments: Any, **more: Any) -> None:
+        """One that nothing answers, such as basic_ack."""
+        self.start(lambda reply: resolve(reply, getattr(self.channel, method)(*arguments, **more)))
+
+    def gets(self, queue: str, most: int) -> Iterator[tuple[Any, Any, bytes]]:
+        """(method, properties, body) of the queue's oldest messages; they are held until they are settled."""
+
+        def work(reply: "Future[Any]") -> None:
+            self.channel.basic_get(queue, callback=lambda _, *message: resolve(reply, message))
+            # Answered after it: then there was none.
+            self.channel.basic_qos(callback=lambda _: resolve(reply, ()))
+
+        for _ in range(most):
+            message = self.wait(self.start(work))
+            if not message:
+                return
+            yield message
+
+    @property
+    def server_version(self) -> str:
+        return text(self._connection.server_properties.get("version"))
+
+    def close(self) -> None:
+        """Closes the connection, and ends its thread; those who wait are told.
+
+        A broker that does not answer is not waited for: without the thread's heartbeats it gives the connection up too.
+        """
+        self.lose(ConnectionError("the connection was closed"))
+        loop = self._connection.ioloop
+        for work in (self._say_goodbye, loop.stop):
+            if self._thread.is_alive():
+                loop.add_callback_threadsafe(work)
+                self._thread.join(CLOSE_SECONDS)
+
+    def _say_goodbye(self) -> None:
+        with suppress(pika.exceptions.ConnectionWrongStateError):
+            self._connection.close()
 
 
 class Envelope(msgspec.Struct, frozen=True):
@@ -249,66 +388,54 @@ class _Chunk(msgspec.Struct, eq=False):
     problem: StoreError | None = None
 
 
-class Publisher:
-    """A connection that publishes: a window of messages is under way, each confirmed by the broker for itself."""
+class Publisher(Link):
+    """A link that publishes: a window of messages is under way, each confirmed by the broker for itself."""
 
-    def __init__(self, url: str, link: Link, max_length: int) -> None:
-        self.link = link
-        self._url = url
-        self._max_length = max_length
+    def __init__(self, broker: RabbitMQ) -> None:
+        self._max_length = broker.max_length
         self._count = 0
-        self._unconfirmed: dict[int, tuple[_Chunk, str]] = {}  # sequence number -> (its chunk, the queue)
-        self._returned: StoreError | None = None
-        try:
-            self._channel = Channel(link)
-            self._channel.ask(self._confirm)
-        except BaseException:
-            link.close()
-            raise
+        self._unconfirmed: dict[int, tuple[_Chunk, Envelope]] = {}  # by sequence number
+        self._returned: dict[str, StoreError] = {}  # by delivery_id
+        super().__init__(broker)
 
-    @property
-    def lost(self) -> Exception | None:
-        return self._channel.lost
-
-    def _confirm(self, reply: Any) -> None:
-        self._channel.raw.add_on_return_callback(self._on_return)
-        self._channel.raw.confirm_delivery(self._on_confirm, callback=lambda _: resolve(reply))
+    def prepare(self, opened: "Future[Any]") -> None:
+        self.channel.add_on_return_callback(self._on_return)
+        self.channel.confirm_delivery(self._on_confirm, callback=lambda _: resolve(opened))
 
     def publish(self, envelopes: Iterator[Envelope]) -> int:
-        """How many were confirmed. Before anything is raised, what is under way is waited for."""
-        under_way: deque[Any] = deque()
+        """How many were confirmed. What an iterator of the caller's raises stays what it is."""
+        under_way: deque[Future[Any]] = deque()
         count = 0
-        try:
-            for chunk in _chunks(envelopes):
+        for chunk in _chunks(envelopes):
+            with errors(self.url):
                 under_way.append(self._send(chunk))
                 count += len(chunk)
                 if len(under_way) == WINDOW:
-                    self.link.wait(under_way.popleft())
-        finally:
-            # With the first of them failing for the connection all of them do, at once.
-            concurrent.futures.wait(under_way, self.link.timeout_seconds)
+                    self.wait(under_way.popleft())
+        with errors(self.url):
             for reply in under_way:
-                self.link.wait(reply)
+                self.wait(reply)
         return count
 
-    def _send(self, envelopes: list[Envelope]) -> Any:
-        def work(reply: Any) -> None:
+    def _send(self, envelopes: list[Envelope]) -> "Future[Any]":
+        def work(reply: "Future[Any]") -> None:
             chunk = _Chunk(reply, len(envelopes))
             for envelope in envelopes:
-                self._channel.raw.basic_publish(
+                self.channel.basic_publish(
                     envelope.exchange, envelope.routing_key, envelope.body, envelope.properties, mandatory=True
                 )
                 self._count += 1
-                self._unconfirmed[self._count] = (chunk, envelope.queue)
+                self._unconfirmed[self._count] = (chunk, envelope)
 
-        return self._channel.start(work)
+        return self.start(work)
 
-    def _on_return(self, _channel: Any, method: Any, _properties: Any, _body: bytes) -> None:
+    def _on_return(self, _channel: Any, method: Any, properties: Any, _body: bytes) -> None:
         """No queue wants the message. The broker says so first, and then confirms it."""
         problem = (
             f"no queue takes a message with the routing key {text(method.routing_key)} ({text(method.reply_text)})"
         )
-        self._returned = StoreFailed(TITLE, self._url, problem, "Are the queues declared? ninjait migrate up.")
+        advice = "Are the queues declared? ninjait migrate up."
+        self._returned[properties.headers[DELIVERY_ID]] = StoreFailed(TITLE, self.url, problem, advice)
 
     def _on_confirm(self, frame: Any) -> None:
         method = frame.method
@@ -317,13 +444,13 @@ class Publisher:
         else:
             tags = [method.delivery_tag]
         for tag in tags:
-            chunk, queue = self._unconfirmed.pop(tag)
-            problem, self._returned = self._returned, None
+            chunk, envelope = self._unconfirmed.pop(tag)
+            problem = self._returned.pop(envelope.properties.headers[DELIVERY_ID], None)
             if isinstance(method, pika.spec.Basic.Nack):
-                words = f"the queue {queue} takes no more: it holds {self._max_length} messages, or its nodes are down"
-                problem = QueueFull(
-                    TITLE, self._url, words, "Keep the message; is its drain running? See ninjait status."
-                )
+                words = f"the queue {envelope.queue} takes no more: it holds {self._max_length} messages"
+                words += ", or its nodes are down"
+                advice = "Keep the message; is its drain running? See ninjait status."
+                problem = QueueFull(TITLE, self.url, words, advice)
             chunk.problem = chunk.problem or problem
             chunk.left -= 1
             if not chunk.left:
@@ -331,7 +458,7 @@ class Publisher:
 
 
 class RabbitConsumer:
-    """A consumer on a connection of its own; another one, of the next generation, when that is lost."""
+    """A consumer through a session; another one, of the next generation, when that is lost."""
 
     def __init__(self, broker: RabbitMQ, queue: str, prefetch: int) -> None:
         self._broker = broker
@@ -339,9 +466,8 @@ class RabbitConsumer:
         self._prefetch = prefetch
         self._generation = 0
         self._session: Session | None = None
-        self._connected()
 
-    def _connected(self) -> "Session":
+    def session(self) -> "Session":
         """The session; where it was lost, a new one, tried for `timeout_seconds`."""
         deadline = time.monotonic() + self._broker.timeout_seconds
         while self._session is None or self._session.lost:
@@ -349,7 +475,7 @@ class RabbitConsumer:
             self._generation += 1
             try:
                 with errors(self._broker.url):
-                    self._session = Session(self._broker.connect(), self._queue, self._prefetch, self._generation)
+                    self._session = Session(self._broker, self._queue, self._prefetch, self._generation)
             except StoreUnavailable:
                 if time.monotonic() > deadline:
                     raise
@@ -360,109 +486,111 @@ class RabbitConsumer:
         """Where the connection is lost it is made anew, and waited on as long again; but not for ever."""
         deadline = time.monotonic() + wait_seconds + self._broker.timeout_seconds
         while True:
-            session = self._connected()
+            session = self.session()
             messages = session.take(most, wait_seconds)
             if messages or not session.lost:
                 return messages
             if time.monotonic() > deadline:
-                raise self._lost(session.lost)
+                raise self._lost()
 
     def acknowledge(self, messages: Sequence[Message]) -> None:
         """Dying before the broker has it, they come again. Its answer says that it has; it writes it a moment later."""
-        for session, tags in self._alive(messages):
-            self._settle(session.acknowledge, tags)
+        self._settle(messages)
 
     def requeue(self, messages: Sequence[Message]) -> None:
         """What was lost with its connection has been given back already."""
         with suppress(StoreUnavailable):
-            for session, tags in self._alive(messages):
-                self._settle(session.requeue, tags)
+            self._settle(messages, again=True)
 
     def reject(self, message: Message, reason: str) -> None:
         """Published to the dead letters, then acknowledged.
 
         Dying in between, it is a dead letter and comes again too, with the same delivery_id.
         """
-        for session, tags in self._alive([message]):
+        if self._own([message]):
             self._broker.bury(message, reason)
-            self._settle(session.acknowledge, tags)
+        self._settle([message])
 
     def keep_alive(self) -> None:
         """Nothing: the connection's thread answers the broker. A delivery may be held for the broker's
         consumer_timeout, 30 minutes if nothing is set."""
 
-    def _alive(self, messages: Sequence[Message]) -> "Iterator[tuple[Session, set[int]]]":
-        """The session with the tags of the messages that are its own; raises StoreUnavailable after that for others."""
-        session = self._session
-        mine: set[int] = set()
-        for message in messages:
-            generation, _, tag = message.receipt.partition(":")
-            if session is not None and not session.lost and int(generation) == session.generation:
-                mine.add(int(tag))
-        if session is not None and mine:
-            yield session, mine
-        if len(mine) < len({message.receipt for message in messages}):
-            raise self._lost(session.lost if session is not None else None)
+    def _own(self, messages: Sequence[Message]) -> set[int]:
+        """The tags of the messages that came by this session."""
+        if self._session is None or self._session.lost:
+            return set()
+        receipts = (message.receipt.partition(":") for message in messages)
+        return {int(tag) for generation, _, tag in receipts if int(generation) == self._session.generation}
 
-    def _settle(self, settle: Callable[[set[int]], None], tags: set[int]) -> None:
+    def _settle(self, messages: Sequence[Message], again: bool = False) -> None:
+        """Raises StoreUnavailable where some of them went with a session that was lost, after the others."""
+        tags = self._own(messages)
         try:
-            with errors(self._broker.url):
-                settle(tags)
+            if self._session is not None and tags:
+                with errors(self._broker.url):
+                    self._session.settle(tags, again)
         except StoreError as error:  # the channel was closed, for whatever reason
-            raise self._lost(error.__cause__) from error
+            raise self._lost() from error
+        if len(tags) < len({message.receipt for message in messages}):
+            raise self._lost()
 
-    def _lost(self, why: BaseException | None) -> StoreUnavailable:
-        problem = f"the connection of the consumer was lost{f': {why}' if why else ''}"
+    def _lost(self) -> StoreUnavailable:
+        why = f": {self._session.lost}" if self._session is not None and self._session.lost else ""
+        problem = f"the connection of the consumer was lost{why}"
         return StoreUnavailable(TITLE, self._broker.url, problem, "The broker delivers again what it held.")
 
     def close(self) -> None:
         """Gives back what is held."""
         session, self._session = self._session, None
         if session is not None:
-            session.link.close()
+            session.close()
 
 
-class Session:
-    """One connection of a consumer, until it is lost: what has come, and what the caller holds of it."""
+class Session(Link):
+    """A link that consumes: what has come, and what the caller holds of it."""
 
-    def __init__(self, link: Link, queue: str, prefetch: int, generation: int) -> None:
-        self.link = link
+    def __init__(self, broker: RabbitMQ, queue: str, prefetch: int, generation: int) -> None:
         self.generation = generation
         self._queue = queue
         self._prefetch = prefetch
         self._come: deque[tuple[Any, Any, bytes]] = deque()
+        self._bytes = 0  # of what has come
         self._held: dict[int, None] = {}  # in order; touched by the caller only
-        self._arrival = threading.Condition()
+        self._changed = threading.Condition()
         self._wanted = 1
-        try:
-            self._channel = Channel(link, self._wake)
-            self._channel.call("basic_qos", prefetch_count=prefetch)
-            self._channel.ask(self._consume)
-        except BaseException:
-            link.close()
-            raise
+        super().__init__(broker)
 
-    @property
-    def lost(self) -> Exception | None:
-        return self._channel.lost
-
-    def _consume(self, reply: Any) -> None:
-        self._channel.raw.add_on_cancel_callback(self._on_cancel)
-        self._channel.raw.basic_consume(self._queue, self._on_message, callback=lambda _: resolve(reply))
-
-    def _on_message(self, _channel: Any, method: Any, properties: Any, body: bytes) -> None:
-        with self._arrival:
-            self._come.append((method, properties, body))
-            if len(self._come) >= self._wanted:
-                self._arrival.notify()
+    def prepare(self, opened: "Future[Any]") -> None:
+        self.channel.add_on_cancel_callback(self._on_cancel)
+        self.channel.basic_qos(prefetch_count=self._prefetch)
+        self.channel.basic_consume(self._queue, self._on_message, callback=lambda _: resolve(opened))
 
     def _on_cancel(self, _frame: Any) -> None:
         """The queue was deleted, or its node went: consuming anew says which."""
-        self._channel.lose(ConnectionError(f"the broker cancelled the consumer of {self._queue}"))
+        self.lose(ConnectionError(f"the broker cancelled the consumer of {self._queue}"))
 
-    def _wake(self) -> None:
-        with self._arrival:
-            self._arrival.notify()
+    def _on_message(self, _channel: Any, method: Any, properties: Any, body: bytes) -> None:
+        with self._changed:
+            self._come.append((method, properties, body))
+            self._bytes += len(body)
+            if len(self._come) >= self._wanted:
+                self._changed.notify()
+            if self._bytes > MOST_WAITING_BYTES:  # the caller is slow: so is the thread, but for what it is asked
+                seconds = min(len(body) / SLOW_BYTES, 0.5)
+                self._changed.wait_for(lambda: self._bytes <= MOST_WAITING_BYTES or self._replies or self.lost, seconds)
+
+    def lose(self, reason: Exception) -> None:
+        super().lose(reason)
+        self._notify()
+
+    def start(self, work: Callable[["Future[Any]"], object]) -> "Future[Any]":
+        reply = super().start(work)
+        self._notify()
+        return reply
+
+    def _notify(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
 
     def take(self, most: int, wait_seconds: float) -> list[Message]:
         """What has come, up to `most`: waits for the first, and then while more keep coming.
@@ -470,7 +598,7 @@ class Session:
         What came before the connection was lost is left out: it comes again.
         """
         most = min(most, self._prefetch - len(self._held))
-        with self._arrival:
+        with self._changed:
             if most > 0:
                 self._wait_for(1, max(wait_seconds, LINGER_SECONDS))
             before = 0
@@ -480,57 +608,64 @@ class Session:
             if self.lost:
                 return []
             taken = [self._come.popleft() for _ in range(min(most, len(self._come)))]
+            self._bytes -= sum(len(body) for _, _, body in taken)
+            self._changed.notify_all()
         self._held.update((method.delivery_tag, None) for method, _, _ in taken)
         return [self._delivered(*one) for one in taken]
 
     def _wait_for(self, count: int, seconds: float) -> None:
         self._wanted = count
-        self._arrival.wait_for(lambda: len(self._come) >= count or self.lost is not None, seconds)
+        self._changed.wait_for(lambda: len(self._come) >= count or self.lost, seconds)
 
     def _delivered(self, method: Any, properties: Any, body: bytes) -> Message:
-        counted = (properties.headers or {}).get("x-delivery-count")
-        return _message(
-            self._queue,
-            text(method.routing_key),
-            properties,
-            body,
-            receipt=f"{self.generation}:{method.delivery_tag}",
-            deliveries=1 + (counted if isinstance(counted, int) else 0),
-        )
+        # The count is the broker's only where the message comes again: a publisher may have sent one. One that cannot
+        # be read is taken for high enough to be handled with suspicion.
+        headers = properties.headers or {}
+        count = 2 if UNREADABLE in headers else _number(headers.get("x-delivery-count"), 1_000_000)
+        returned = count if method.redelivered else 0
+        receipt = f"{self.generation}:{method.delivery_tag}"
+        return _message(self._queue, text(method.routing_key), properties, body, receipt, 1 + returned)
 
-    def acknowledge(self, tags: set[int]) -> None:
-        """The oldest ones that are held, as far as they are all among `tags`, with one word."""
-        oldest = list(takewhile(tags.__contains__, self._held))
-        single = [tag for tag in self._held if tag in tags][len(oldest) :]
+    def settle(self, tags: set[int], again: bool) -> None:
+        """Acknowledges what is held of these: the oldest, as far as all of them are meant, with one word.
 
-        def work() -> None:
+        Or has it come `again`, by `reject`, not `nack`: since RabbitMQ 4.3 only that counts as a delivery.
+        """
+        held = [tag for tag in self._held if tag in tags]
+        oldest = [] if again else list(takewhile(tags.__contains__, self._held))
+
+        def work(reply: "Future[Any]") -> None:
             if oldest:
-                self._channel.raw.basic_ack(oldest[-1], multiple=True)
-            for tag in single:
-                self._channel.raw.basic_ack(tag)
+                self.channel.basic_ack(oldest[-1], multiple=True)
+            for tag in held[len(oldest) :]:
+                self.channel.basic_reject(tag, requeue=True) if again else self.channel.basic_ack(tag)
+            # Nothing answers these. The question that follows them on the channel is answered when they are done.
+            self.channel.queue_declare(self._queue, passive=True, callback=lambda _: resolve(reply))
 
-        self._settle([*oldest, *single], work)
-
-    def requeue(self, tags: set[int]) -> None:
-        """By `reject`, not `nack`: since RabbitMQ 4.3 only that counts as a delivery."""
-        known_tags = [tag for tag in self._held if tag in tags]
-
-        def work() -> None:
-            for tag in known_tags:
-                self._channel.raw.basic_reject(tag, requeue=True)
-
-        self._settle(known_tags, work)
-
-    def _settle(self, tags: list[int], work: Callable[[], None]) -> None:
-        """Nothing answers an acknowledgement. The question that follows it on the channel does."""
-
-        def settle_and_ask(reply: Any) -> None:
-            work()
-            self._channel.raw.queue_declare(self._queue, passive=True, callback=lambda _: resolve(reply))
-
-        self._channel.ask(settle_and_ask)
-        for tag in tags:
+        self.wait(self.start(work))
+        for tag in held:
             del self._held[tag]
+
+
+class _Properties(pika.BasicProperties):
+    """Also of a message with a header that pika cannot read, such as a time after the year 9999: it comes without its
+    headers then. pika would give up the connection, and after each further delivery again."""
+
+    def decode(self, encoded: bytes, offset: int = 0) -> Any:
+        try:
+            return super().decode(encoded, offset)
+        except Exception as error:  # noqa: BLE001 -- any of them, a nesting too deep among them
+            start = offset + 2
+            for flag in (self.FLAG_CONTENT_TYPE, self.FLAG_CONTENT_ENCODING):
+                if struct.unpack_from(">H", encoded, offset)[0] & flag:
+                    start += 1 + encoded[start]
+            end = start + 4 + struct.unpack_from(">I", encoded, start)[0]
+            super().decode(encoded[offset:start] + bytes(4) + encoded[end:])
+            self.headers = {UNREADABLE: f"{type(error).__name__}: {error}"}
+            return self
+
+
+pika.spec.props[pika.BasicProperties.INDEX] = _Properties  # what pika makes of every header frame that comes
 
 
 def known(queue: str) -> str:
@@ -579,9 +714,9 @@ def _chunks(envelopes: Iterator[Envelope]) -> Iterator[list[Envelope]]:
 def _message(queue: str, routing_key: str, properties: Any, body: bytes, receipt: str, deliveries: int) -> Message:
     headers = properties.headers or {}
     message_id = text(properties.message_id) or None
-    seconds = properties.timestamp if isinstance(properties.timestamp, int) else 0
-    published_at, delivery_id = headers.get(PUBLISHED_MS), headers.get(DELIVERY_ID)
-    if not isinstance(delivery_id, str):
+    seconds = properties.timestamp or 0
+    delivery_id = headers.get(DELIVERY_ID)
+    if not isinstance(delivery_id, str) or len(delivery_id) != 32:
         delivery_id = content_id(message_id, seconds, routing_key, body)
     return Message(
         queue=queue,
@@ -592,7 +727,7 @@ def _message(queue: str, routing_key: str, properties: Any, body: bytes, receipt
         receipt=receipt,
         delivery_id=delivery_id,
         deliveries=deliveries,
-        published_at=published_at if isinstance(published_at, int) else seconds * 1000,
+        published_at=_number(headers.get(PUBLISHED_MS), LAST_MS) or _number(seconds * 1000, LAST_MS),
     )
 
 
@@ -602,28 +737,114 @@ def content_id(message_id: str | None, seconds: int, routing_key: str, body: byt
     return hashlib.sha256(head.encode() + body).hexdigest()[:32]
 
 
+def _number(value: object, most: int) -> int:
+    """What a header should be; 0 where it is something else, or out of all reason."""
+    return value if isinstance(value, int) and 0 < value <= most else 0
+
+
 def _death(headers: dict[str, Any], delivery_limit: int) -> tuple[str, str]:
     """(routing key, reason) of what the broker itself made a dead letter."""
+    if UNREADABLE in headers:
+        return "", f"its headers cannot be read ({headers[UNREADABLE]})"
     deaths = headers.get("x-death")
-    if not deaths:
+    death = deaths[0] if isinstance(deaths, list) and deaths else None
+    if not isinstance(death, dict):
         return "", "somebody put it among the dead letters"
-    why = text(deaths[0].get("reason"))
-    keys = deaths[0].get("routing-keys") or [""]
+    why, keys = text(death.get("reason")), death.get("routing-keys")
     if why == "delivery_limit":
         why = f"delivered {delivery_limit + 1} times and never settled; the limit is {delivery_limit}"
-    return text(keys[0]), why
+    return text(keys[0]) if isinstance(keys, list) and keys else "", why
 
 
-def _gets(channel: Channel, queue: str, most: int) -> Iterator[tuple[Any, Any, bytes]]:
-    """The oldest dead letters of a queue; they are held until they are settled or the channel is closed."""
-    for _ in range(most):
-        got = channel.get(dead_queue(queue))
-        if got is None:
-            return
-        yield got
+def text(value: object) -> str:
+    """What should be text; pika gives bytes where it is not UTF-8."""
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value or "")
 
 
-def _give_back_all(channel: Channel, reply: Any) -> None:
-    """In their order. The question after it is answered when that is done."""
-    channel.raw.basic_nack(0, multiple=True, requeue=True)
-    channel.raw.basic_qos(prefetch_count=0, callback=lambda _: resolve(reply))
+def resolve(reply: "Future[Any]", result: Any = None, error: BaseException | None = None) -> None:
+    """Gives a reply its result, unless whoever waited has been told otherwise already."""
+    with suppress(InvalidStateError):
+        reply.set_exception(error) if error is not None else reply.set_result(result)
+
+
+def parameters(url: str, timeout_seconds: float, heartbeat_seconds: int) -> pika.URLParameters:
+    """What pika needs to connect. `?cafile=` names the authority that signed an amqps:// server's certificate."""
+    parts = urlsplit(url)
+    query = dict(parse_qsl(parts.query))
+    cafile = query.pop("cafile", None)
+    try:
+        found = pika.URLParameters(urlunsplit(parts._replace(query=urlencode(query))))
+        if cafile and found.ssl_options:
+            found.ssl_options = pika.SSLOptions(ssl.create_default_context(cafile=cafile))
+    except (ValueError, TypeError, OSError) as error:
+        raise StoreFailed(TITLE, url, error, "Check RABBITMQ_URL.") from error
+    found.heartbeat = heartbeat_seconds
+    found.socket_timeout = found.stack_timeout = timeout_seconds
+    # Then pika gives the connection up: the broker reads nothing from it, so it could not even be closed in order.
+    found.blocked_connection_timeout = timeout_seconds
+    found.client_properties = {"connection_name": "ninjait-pipelines"}
+    return found
+
+
+@contextmanager
+def errors(url: str) -> Iterator[None]:
+    """Turns pika's errors into ours."""
+    try:
+        yield
+    except (pika.exceptions.AMQPError, AMQPConnectorException, OSError, UnicodeEncodeError) as error:
+        kind, problem, advice = next(filter(None, map(_meaning, _causes(error))), (StoreUnavailable, None, _SEE_STATUS))
+        *_, last = _causes(error)
+        raise kind(TITLE, url, problem or str(last) or repr(last), advice) from error
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and those that it wraps: pika wraps one for each step of connecting."""
+    yield error
+    for cause in (getattr(error, "exception", None), *getattr(error, "exceptions", ()), *error.args):
+        if isinstance(cause, BaseException):
+            yield from _causes(cause)
+
+
+def _meaning(error: BaseException) -> tuple[type[StoreError], str, str] | None:
+    """(which of our errors, what happened, what to do), where this one says it."""
+    words = str(error)
+    # pika guesses these two where the connection is cut while it is opened; and it may be for now only.
+    told = "ConnectionClosedByBroker" in words and "is down" not in words and "limit" not in words
+    match error:
+        case ssl.SSLCertVerificationError():
+            advice = "Name the file of the authority that signed it in SSL_CERT_FILE, or by ?cafile= in RABBITMQ_URL."
+            return StoreFailed, f"its certificate is not trusted: {error.verify_message}", advice
+        case pika.exceptions.ProbableAccessDeniedError() if told:
+            advice = "Check the path of RABBITMQ_URL, and the user's permissions."
+            return StoreRefused, f"it refuses the virtual host: {words}", advice
+        case pika.exceptions.ProbableAuthenticationError() if told:
+            return StoreRefused, "it refuses the user or the password", "Check RABBITMQ_URL."
+        case pika.exceptions.AuthenticationError():
+            return StoreRefused, "it refuses the user or the password", "Check RABBITMQ_URL."
+        case pika.exceptions.ConnectionBlockedTimeout():
+            advice = "It takes messages again once they are drained, or it has memory and disk."
+            return StoreUnavailable, "an alarm on the broker blocks its publishers", advice
+        case pika.exceptions.ShortStringTooLong():
+            problem = "a routing key, message id or content type is longer than 255 bytes"
+            return StoreFailed, problem, "Publish it with a shorter one."
+        case UnicodeEncodeError():
+            return StoreFailed, f"a text cannot be sent as UTF-8: {words}", "Publish it with another one."
+        case pika.exceptions.ConnectionClosed() | pika.exceptions.ChannelClosed():
+            kind, advice = _said_by_the_broker(error.reply_code, error.reply_text)
+            return kind, error.reply_text, advice
+    return None
+
+
+def _said_by_the_broker(code: int, words: str) -> tuple[type[StoreError], str]:
+    """What it means that the broker closed a connection or a channel."""
+    if code in (403, 530):
+        return StoreRefused, "Check RABBITMQ_URL, and the user's permissions on the virtual host."
+    if code == 404:
+        return StoreFailed, "Nothing has declared it yet, or somebody deleted it: ninjait migrate up."
+    if "acknowledgement" in words:  # a delivery was held beyond the broker's consumer_timeout
+        return StoreUnavailable, "What was held comes again; is consumer_timeout too short?"
+    if "message size" in words:
+        return StoreFailed, "Publish it in parts, or raise the broker's max_message_size."
+    if code == 406:  # precondition failed
+        return StoreFailed, "Read RabbitMQ's words above."
+    return StoreUnavailable, _SEE_STATUS

@@ -15,6 +15,7 @@ import pyarrow as pa
 from ninjait_pipelines.partitions import HOURLY, catch_up, windows
 from ninjait_pipelines.resources.clickhouse import ClickHouse, column_schema, sql
 from ninjait_pipelines.resources.metrics_store import WIDTH, MetricsStore, Tier
+from ninjait_pipelines.resources.store import StoreFailed
 from ninjait_pipelines.rollup.hours import (
     HOUR,
     SamplesLost,
@@ -48,7 +49,7 @@ WEEK = dg.BackfillPolicy.multi_run(max_partitions_per_run=168)
     partitions_def=HOURLY,
     backfill_policy=WEEK,
     automation_condition=CATCH_UP,
-    kinds={"clickhouse"},
+    kinds={"influxdb"},
     owners=["team:data-engineering"],
     metadata={"dagster/column_schema": column_schema("metrics_5m")},
 )
@@ -63,7 +64,7 @@ def device_metrics_5m(context: dg.AssetExecutionContext, metrics_store: dg.Resou
     partitions_def=HOURLY,
     backfill_policy=WEEK,
     automation_condition=CATCH_UP,
-    kinds={"clickhouse"},
+    kinds={"influxdb"},
     owners=["team:data-engineering"],
     metadata={"dagster/column_schema": column_schema("metrics_1h")},
 )
@@ -93,7 +94,9 @@ def fill_tier(
     written = {hour: 0 for hour in hours if still_whole(source, hour, now)}
     for together in batches(list(written), lambda _: None):
         aggregates = store.aggregate(source, together[0], together[-1] + HOUR, WIDTH[target])
-        store.write_aggregates(target, aggregates)
+        if refused := store.write_aggregates(target, aggregates):
+            problem = f"it refused {len(refused)} windows of {target}, the first with: {refused[0].words}"
+            raise StoreFailed(store.title, store.address, problem, "Mend the tier, then rerun the partition.")
         written |= {hour: rows for hour, (rows, _) in per_hour(aggregates["time"], aggregates["samples"]).items()}
     return written
 

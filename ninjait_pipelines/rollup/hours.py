@@ -11,7 +11,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ninjait_pipelines.resources.metrics_store import FIELDS, MARGIN, RETENTION, Tier, tier_of
+from ninjait_pipelines.resources.metrics_store import COUNTER_GAP, FIELDS, MARGIN, RETENTION, Tier, tier_of
 
 HOUR = timedelta(hours=1)
 # Agents send a sample every 30 seconds.
@@ -29,8 +29,12 @@ class SamplesLost(Exception):
 
 
 def still_whole(tier: Tier, hour: datetime, now: datetime) -> bool:
-    """Whether the tier still has everything that was ever written to it for the hour that starts at `hour`."""
-    return now - hour <= RETENTION[tier] + MARGIN
+    """Whether the tier still has everything that was ever written to it for the hour that starts at `hour`.
+
+    The increases of counters begin with readings of the hour before, which only full resolution has.
+    """
+    first = hour - COUNTER_GAP if tier is Tier.RAW else hour
+    return now - first <= RETENTION[tier] + MARGIN
 
 
 def source_tier(hour: datetime, now: datetime) -> Tier:

@@ -1,17 +1,20 @@
-"""Fixtures of the ingest tests."""
+"""Fixtures of the ingest tests: many small tests on one set of databases."""
 
 import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 
 from ninjait_pipelines.ingest.drain import Drain
 from ninjait_pipelines.ingest.sinks import EventsSink, LogsSink, MetricsSink, Sink
 from ninjait_pipelines.resources import Stores
+from ninjait_pipelines.resources.rabbitmq import RabbitMQ
 from ninjait_pipelines.settings import Settings
+from ninjait_pipelines_tests.emptied import module_stores, settings, stores
 from ninjait_pipelines_tests.ingest.samples import register
+
+__all__ = ["module_stores", "settings", "stores"]
 
 LOG = logging.getLogger("test")
 TABLES = {
@@ -23,16 +26,20 @@ MakeDrain = Callable[..., Drain]
 
 
 @pytest.fixture
-def settings(settings: Settings, tmp_path: Path) -> Settings:
-    """The settings of the whole suite's fixture, with a spool of the test's own."""
-    return Settings(settings | {"QUARANTINE_SPOOL": str(tmp_path / "spool")})
-
-
-@pytest.fixture
 def fleet(stores: Stores) -> Stores:
     """The stores, with the organizations and devices of samples.py in PostgreSQL."""
     register(stores.postgres)
     return stores
+
+
+def metrics_url(settings: Settings) -> str:
+    """The setting that names the server of the metrics store."""
+    return "INFLUXDB_URL" if "INFLUXDB_URL" in settings else "CLICKHOUSE_URL"
+
+
+def idle_seconds(stores: Stores) -> float:
+    """For how long nothing may come before a queue counts as empty: RabbitMQ sends, and takes a moment to begin."""
+    return 0.3 if isinstance(stores.message_queue, RabbitMQ) else 0.05
 
 
 def sink_of(stores: Stores, queue: str) -> Sink:

@@ -9,9 +9,9 @@ import pytest
 from ninjait_pipelines.ingest import assets, checks, sensors
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.resources.message_queue import Depth
+from ninjait_pipelines_tests.ingest.conftest import idle_seconds
 from ninjait_pipelines_tests.ingest.samples import EVENTS, NOW, metrics, outgoing, sample
 
-FAST = {"config": {"idle_seconds": 0.05}}
 KEY = dg.AssetKey("agent_metrics")
 
 
@@ -27,7 +27,8 @@ def definitions(stores: Stores) -> dg.Definitions:
 
 def drain(stores: Stores, instance: dg.DagsterInstance, name: str) -> dg.ExecuteInProcessResult:
     job = definitions(stores).resolve_job_def(f"drain_{name}")
-    return job.execute_in_process(instance=instance, run_config={"ops": {name: FAST}}, raise_on_error=False)
+    config = {"ops": {name: {"config": {"idle_seconds": idle_seconds(stores)}}}}
+    return job.execute_in_process(instance=instance, run_config=config, raise_on_error=False)
 
 
 def outcomes(result: dg.ExecuteInProcessResult) -> dict[str, bool]:

@@ -31,7 +31,7 @@ from ninjait_pipelines.resources import Stores, open_stores
 from ninjait_pipelines.resources.dragonfly import Dragonfly
 from ninjait_pipelines.resources.store import StoreFailed, StoreUnavailable
 from ninjait_pipelines.settings import Settings
-from ninjait_pipelines_tests.ingest.conftest import LOG, make_drain
+from ninjait_pipelines_tests.ingest.conftest import LOG, idle_seconds, make_drain, metrics_url
 from ninjait_pipelines_tests.ingest.samples import DEVICE, NOW, SECOND_DEVICE, metrics, outgoing, sample
 from ninjait_pipelines_tests.ingest.test_assets import KEY, definitions, drain, outcomes
 from ninjait_pipelines_tests.ingest.test_drain_dies import (
@@ -65,8 +65,10 @@ def away(settings: Settings) -> Settings:
         return through
 
 
-def drained(stores: Stores, **changes: Any) -> Summary:
-    return make_drain(stores, clock=lambda: NOW, **changes).run(idle_seconds=0.05)
+def drained(stores: Stores, long_bodies: bool = False, **changes: Any) -> Summary:
+    """A drain, which waits for RabbitMQ to send bodies of many megabytes if there are some."""
+    waited = 2.0 if long_bodies else idle_seconds(stores)
+    return make_drain(stores, clock=lambda: NOW, **changes).run(idle_seconds=waited)
 
 
 def held(stores: Stores) -> list[dict[str, Any]]:
@@ -97,14 +99,14 @@ def listed(stores: Stores) -> list[quarantine.Line]:
 
 def test_what_was_spooled_is_moved_document_for_document(fleet: Stores, settings: Settings) -> None:
     publish_with_dead_letters(fleet)
-    drained(fleet)
+    drained(fleet, long_bodies=True)
     clean, documents, lines = contents(fleet), held(fleet), listed(fleet)
     assert len(documents) == 34
     empty_all(fleet)
 
     publish_with_dead_letters(fleet)
     with without_mongodb(settings) as stores:
-        assert drained(stores).dead_letters == 30
+        assert drained(stores, long_bodies=True).dead_letters == 30
     assert contents(fleet) == clean | {"held": []}
     spool = Spool(fleet.mongodb)
     assert spool.waiting()[0] == len(spool.documents()) == 34
@@ -118,7 +120,7 @@ def test_what_was_spooled_is_moved_document_for_document(fleet: Stores, settings
 def test_killed_after_any_step_without_mongodb(fleet: Stores, settings: Settings, death: str) -> None:
     """The next drain may find no MongoDB either, and spool the same copies again: they are moved as one."""
     publish_everything(fleet)
-    make_drain(fleet).run(idle_seconds=0.05)
+    make_drain(fleet).run(idle_seconds=idle_seconds(fleet))
     clean = contents(fleet)
     for next_one in (settings, away(settings)):
         empty(fleet)
@@ -127,7 +129,7 @@ def test_killed_after_any_step_without_mongodb(fleet: Stores, settings: Settings
         if death == "6 acknowledge":
             assert fleet.message_queue.depth("agent.metrics").outstanding == 0
         else:
-            assert waiting(fleet, "agent.metrics")
+            assert waiting(fleet, "agent.metrics", 25)
         drain_once(dict(next_one), "agent.metrics", None)
         quarantine.move_spooled(fleet.mongodb, NOW)
         assert contents(fleet) == clean
@@ -162,7 +164,7 @@ def test_mongodb_goes_between_the_pieces_of_a_long_body(
 
         with monkeypatch.context() as patch:
             patch.setattr(quarantine, "insert_new", cutting)
-            assert drained(impatient(stores)).messages == 2
+            assert drained(impatient(stores), long_bodies=True).messages == 2
     assert (len(held(fleet)), Spool(fleet.mongodb).waiting()[0]) == (0, 2)
     drained(fleet)
     assert sorted(one["body"] for one in held(fleet)) == sorted([LONG, b"not json"])
@@ -204,11 +206,11 @@ def test_a_disk_that_fills_up_during_a_drain_acknowledges_nothing(
     monkeypatch.setattr(Spool, "check_room", lambda _: None)
     full = pytest.raises(StoreUnavailable, match="File too large")
     with without_mongodb(settings) as stores, files_up_to(5_000_000), full:
-        drained(stores)
-    assert fleet.message_queue.depth("agent.metrics").outstanding == 3
+        drained(stores, long_bodies=True)
+    assert waiting(fleet, "agent.metrics", 3)
     assert list(Spool(fleet.mongodb).folder.iterdir()) == []
     assert fleet.clickhouse.scalar("SELECT count() FROM message_deliveries") == 0
-    assert drained(fleet).messages_quarantined == 3
+    assert drained(fleet, long_bodies=True).messages_quarantined == 3
 
 
 def test_two_drains_and_two_movers_at_once(fleet: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -451,8 +453,10 @@ def test_the_repair_keeps_newer_values_and_joins_readings_that_came_apart(fleet:
 
 
 def test_device_lists_are_written_without_the_metrics_store(fleet: Stores, settings: Settings) -> None:
-    with proxied(settings, "CLICKHOUSE_URL") as (through, proxy), open_stores(through) as cut_off:
+    with proxied(settings, metrics_url(settings)) as (through, proxy), open_stores(through) as cut_off:
         proxy.cut()
+        with pytest.raises(StoreUnavailable):
+            cut_off.metrics_store.read(NOW - timedelta(hours=1), NOW)
         run(replace(fleet, metrics_store=cut_off.metrics_store), device_caches)
     assert fleet.dragonfly.client.exists(*fleet.dragonfly.client.keys("api:devices:*")) == 2
 

@@ -21,7 +21,8 @@ from ninjait_pipelines.resources.dragonfly import Dragonfly
 from ninjait_pipelines.resources.metrics_store import Tier
 from ninjait_pipelines.resources.rabbitmq import RabbitMQ
 from ninjait_pipelines.resources.store import StoreFailed
-from ninjait_pipelines_tests.ingest.conftest import LOG, TABLES, make_drain, sink_of
+from ninjait_pipelines_tests.emptied import rabbitmq_channel
+from ninjait_pipelines_tests.ingest.conftest import LOG, TABLES, idle_seconds, make_drain, sink_of
 from ninjait_pipelines_tests.ingest.samples import (
     DEVICE,
     EVENTS,
@@ -41,7 +42,7 @@ UNKNOWN = str(uuid.UUID(int=99))
 
 
 def run(stores: Stores, queue: str = "agent.metrics", **changes: Any) -> Summary:
-    return make_drain(stores, queue, **changes).run(idle_seconds=0.05)
+    return make_drain(stores, queue, **changes).run(idle_seconds=idle_seconds(stores))
 
 
 def publish(stores: Stores, *bodies: Any, queue: str = "agent.metrics", **fields: Any) -> None:
@@ -157,7 +158,7 @@ def test_what_cannot_be_taken_is_held_whole(fleet: Stores) -> None:
         publish(fleet, body, **fields)
     also_too_large = b'{"a": "' + b"x" * 10_000_000 + b'"}'
     publish(fleet, also_too_large)
-    run(fleet)
+    make_drain(fleet).run(idle_seconds=2)  # RabbitMQ takes that long to send them
     documents = held(fleet)
     assert [document["whole"] for document in documents] == [True] * 8
     found = [(document["reasons"][0]["reason"], body_of(fleet.mongodb, document)) for document in documents]
@@ -237,7 +238,7 @@ def test_an_organization_cannot_use_up_the_message_ids_of_another(fleet: Stores)
     publish(fleet, metrics(sample(), **theirs), metrics(old), message_id=taken)
     log = EVENTS["platform.logs"]
     publish(fleet, log | theirs | {"message": "theirs"}, log, queue="platform.logs", message_id=taken)
-    make_drain(fleet).run(most_messages=1, idle_seconds=0.05)
+    make_drain(fleet).run(most_messages=1, idle_seconds=idle_seconds(fleet))
     run(fleet)
     run(fleet, "platform.logs")
     start = (NOW - timedelta(days=9)).replace(hour=0, minute=0, second=0)
@@ -266,12 +267,13 @@ def test_a_device_that_is_registered_while_a_drain_runs_is_known(fleet: Stores) 
 def test_bounds_in_messages_and_seconds(fleet: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(drain_module, "BATCH_MESSAGES", 4)
     publish(fleet, *(metrics(sample(n)) for n in range(1, 21)))
-    assert make_drain(fleet).run(most_messages=6, idle_seconds=0.05).messages == 6
+    assert make_drain(fleet).run(most_messages=6, idle_seconds=idle_seconds(fleet)).messages == 6
     times = iter(NOW + timedelta(seconds=10 * n) for n in range(100))
-    assert make_drain(fleet, clock=lambda: next(times)).run(most_seconds=45, idle_seconds=0.05).messages == 8
-    assert outstanding(fleet) == (6, 0)
-    assert make_drain(fleet).run(idle_seconds=0.05).messages == 6
-    assert make_drain(fleet).run(idle_seconds=0.05).messages == 0
+    bounded = make_drain(fleet, clock=lambda: next(times))
+    assert bounded.run(most_seconds=45, idle_seconds=idle_seconds(fleet)).messages == 8
+    assert eventually(lambda: outstanding(fleet) == (6, 0))
+    assert run(fleet).messages == 6
+    assert run(fleet).messages == 0
 
 
 def test_two_drains_at_once_share_the_queue_and_the_ledger_balances(
@@ -403,8 +405,8 @@ def test_what_was_written_is_in_the_ledger_although_the_broker_was_emptied_meanw
 def empty_broker(stores: Stores) -> None:
     """Takes the queue away with all that it holds."""
     if isinstance(stores.message_queue, RabbitMQ):
-        with stores.message_queue.channel() as channel:
-            channel.call("queue_delete", queue="agent.metrics")
+        with rabbitmq_channel(stores.message_queue) as channel:
+            channel.queue_delete("agent.metrics")
     else:
         stores.dragonfly.client.flushdb()
 

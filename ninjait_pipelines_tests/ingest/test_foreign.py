@@ -21,7 +21,7 @@ from ninjait_pipelines.ingest.telegraf import LINE_PROTOCOL, parts, value_of
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.resources.message_queue import Message
 from ninjait_pipelines.resources.metrics_store import Tier
-from ninjait_pipelines_tests.ingest.conftest import make_drain
+from ninjait_pipelines_tests.ingest.conftest import idle_seconds, make_drain
 from ninjait_pipelines_tests.ingest.samples import (
     DEVICE,
     NOW,
@@ -448,7 +448,7 @@ def test_many_open_strings_take_no_longer_than_their_length() -> None:
 
 
 def drained(stores: Stores, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> Any:
-    return make_drain(stores, clock=now).run(idle_seconds=0.05)
+    return make_drain(stores, clock=now).run(idle_seconds=idle_seconds(stores))
 
 
 def publish(stores: Stores, *messages: Message) -> None:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,7 +19,8 @@ from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.resources.message_queue import QUEUES, QueueFull
 from ninjait_pipelines.resources.rabbitmq import RabbitMQ
 from ninjait_pipelines.settings import Settings
-from ninjait_pipelines_tests.ingest.conftest import make_drain
+from ninjait_pipelines_tests.emptied import rabbitmq_channel
+from ninjait_pipelines_tests.ingest.conftest import idle_seconds, make_drain
 from ninjait_pipelines_tests.ingest.samples import DEVICE, EVENTS, ORG, ago, metrics, outgoing, sample
 
 app = typer.Typer()
@@ -43,7 +44,7 @@ def lines(*bodies: Any) -> bytes:
 
 
 def drained(stores: Stores, queue: str = "agent.metrics") -> Any:
-    return make_drain(stores, queue).run(idle_seconds=0.05)
+    return make_drain(stores, queue).run(idle_seconds=idle_seconds(stores))
 
 
 def states(stores: Stores) -> list[str]:
@@ -79,16 +80,22 @@ def test_publish_stops_at_the_first_line_that_is_not_json_and_says_how_many_went
 def full(stores: Stores) -> Iterator[Stores]:
     """The stores, with a broker whose queue of metrics is full."""
     broker: Any = stores.message_queue
-    if isinstance(broker, RabbitMQ):  # it learns how much a queue may hold when that is declared
-        with broker.channel() as channel:
-            for queue in QUEUES:
-                channel.call("queue_delete", queue=queue)
     with type(broker)(url=broker.url, max_length=1).open() as small:
+        delete_queues(broker)
         small.declare()
-        with pytest.raises(QueueFull):
+        with suppress(QueueFull):
             for _ in range(10):
                 small.publish([outgoing("agent.metrics", metrics(sample()))])
         yield replace(stores, message_queue=small)
+    delete_queues(broker)
+
+
+def delete_queues(broker: Any) -> None:
+    """RabbitMQ learns how much a queue may hold when that is declared; Dragonfly at each message."""
+    if isinstance(broker, RabbitMQ):
+        with rabbitmq_channel(broker) as channel:
+            for queue in QUEUES:
+                channel.queue_delete(queue)
 
 
 def test_publish_refuses_what_has_no_routing_key_no_queue_no_file_and_a_full_queue(
@@ -162,7 +169,7 @@ def test_of_a_partly_good_message_only_the_rejected_samples_are_replayed(ninjait
     assert (len(again["samples"]), again["samples"][0]["cpu"]) == (2, 2)
     assert again["note"] == "kept"
     assert ninjait("quarantine", "replay", "--id", document["_id"]).exit_code == 0
-    later = make_drain(fleet, clock=lambda: now + timedelta(minutes=5)).run(idle_seconds=0.05)
+    later = make_drain(fleet, clock=lambda: now + timedelta(minutes=5)).run(idle_seconds=idle_seconds(fleet))
     assert (later.points, later.points_written, later.points_quarantined) == (2, 1, 1)
     (still,) = quarantine.select(fleet.mongodb)
     assert [entry["reason"] for entry in still["reasons"]] == ["not_finite"]

@@ -12,12 +12,14 @@ Answer = tuple[int, dict[str, str]]
 
 
 class HttpProxy:
-    """Forwards requests. `instead` may answer one itself; `lose_answers` requests are forwarded and never answered."""
+    """Forwards requests. `instead` may answer one itself; `lose_answers` requests are forwarded and never answered, and
+    where `cut_at` is not None, all answers end after so many bytes, headers included."""
 
     def __init__(self, target: str) -> None:
         self._target = urlsplit(target)
         self.instead: Callable[[str, str], Answer | None] = lambda method, path: None
         self.lose_answers = 0
+        self.cut_at: int | None = None
         self.requests: list[tuple[str, str]] = []
         proxy = self
 
@@ -63,7 +65,15 @@ class HttpProxy:
             request.close_connection = True
             return
         kept = {name: value for name, value in got.getheaders() if name.lower() not in ("transfer-encoding", "date")}
-        self._answer(request, got.status, kept, content)
+        if self.cut_at is None:
+            self._answer(request, got.status, kept, content)
+            return
+        headers = "".join(f"{name}: {value}\r\n" for name, value in kept.items() if name.lower() != "content-length")
+        answer = f"HTTP/1.1 {got.status} {got.reason}\r\n{headers}Transfer-Encoding: chunked\r\n\r\n".encode()
+        for part in (content[: len(content) // 2], content[len(content) // 2 :]):
+            answer += b"%x\r\n%s\r\n" % (len(part), part)
+        request.wfile.write((answer + b"0\r\n\r\n")[: self.cut_at])
+        request.close_connection = True
 
     def _answer(self, request: BaseHTTPRequestHandler, status: int, headers: dict[str, str], content: bytes) -> None:
         request.send_response(status)

@@ -37,7 +37,14 @@ Key = tuple[str, str, datetime]
 Reading = tuple[str, str, str, datetime, float | None, float | None]  # organization, device, interface, time, in, out
 
 few_examples = settings(
-    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=12,
+    deadline=None,
+    # differing_executors: each store runs the same tests as a class of its own, maybe in one process.
+    suppress_health_check=[
+        HealthCheck.function_scoped_fixture,
+        HealthCheck.too_slow,
+        HealthCheck.differing_executors,
+    ],
 )
 
 
@@ -379,7 +386,8 @@ class MetricsContract:
     ) -> None:
         start = yesterday()
         readings = readings_of(history, start)
-        store.write_counters(counters(readings))
+        for part in (readings[1::2], readings[::2], readings[::-1]):  # out of order, and then all of them once more
+            store.write_counters(counters(part))
         stop = start + 42 * HOUR  # of the last reading, at 30 steps of 5,000 seconds
         got: dict[Key, dict[str, Any]] = {}
         while start < stop:
@@ -499,6 +507,48 @@ class MetricsContract:
         for every in (FIVE_MINUTES, HOUR):
             got = by_key(store.aggregate(Tier.FIVE_MINUTES, start, start + 2 * HOUR, every), organization)
             assert without_last(got) == without_last(windows_of([*on_time, *behind], every))
+
+    def test_the_pieces_of_a_late_reading_add_up(self, store: MetricsStore) -> None:
+        """The first piece came in time and is in its window; two came a week later, in messages of their own, twice."""
+        start, organization, device = yesterday(), new_id(), new_id()
+        pieces: list[Sample] = [
+            (organization, device, start, {"cpu": 1.0, "memory": 8.0}),
+            (organization, device, start, {"disk_used": 2.0}),
+            (organization, device, start, {"network_in": 4.0, "network_out": 16.0}),
+        ]
+        store.write(points(pieces[:1]))
+        store.write_aggregates(Tier.FIVE_MINUTES, store.aggregate(Tier.RAW, start, start + HOUR, FIVE_MINUTES))
+        for _ in range(2):
+            for piece in pieces[1:]:
+                assert store.write_aggregates(Tier.FIVE_MINUTES, late_windows(points([piece]))) == []
+        store.write_aggregates(Tier.ONE_HOUR, store.aggregate(Tier.FIVE_MINUTES, start, start + HOUR, HOUR))
+        # One instant, which is a sample for each time that it came apart.
+        expected = windows_of(pieces, HOUR)[organization, device, start] | {"samples": 3.0}
+        for tier in (Tier.FIVE_MINUTES, Tier.ONE_HOUR):
+            assert by_key(store.aggregate(tier, start, start + HOUR, HOUR)) == {(organization, device, start): expected}
+
+    def test_late_pieces_of_different_fields_never_share_an_instant(self) -> None:
+        moment, names = yesterday(), list(FIELDS)
+        chosen = [
+            {name: 1.0 for bit, name in enumerate(names) if number >> bit & 1} for number in range(2 ** len(names))
+        ]
+        stamped = late_windows(points(("o", "d", moment, fields) for fields in chosen))["time"].to_pylist()
+        assert len(set(stamped)) == len(chosen)
+        assert moment < min(stamped)
+        assert max(stamped) < moment + MILLISECOND
+
+    def test_counters_of_a_device_with_many_interfaces(self, store: MetricsStore) -> None:
+        """Equal readings are an increase of nothing; one that wrapped at 32 bits counts as booted."""
+        start, organization, device = yesterday(), new_id(), new_id()
+        readings: list[Reading] = [
+            (organization, device, f"veth{number}", start + n * MINUTE, value, None)
+            for number in range(300)
+            for n, value in enumerate((2.0**32 - 8, 2.0**32 - 8, 2.0**32 - 1, 5.0))
+        ]
+        store.write_counters(counters(readings))
+        (row,) = store.aggregate(Tier.RAW, start, start + HOUR, HOUR).to_pylist()
+        assert (row["samples"], row["network_in_count"], row["network_out_count"]) == (4.0, 3.0, 0.0)
+        assert (row["network_in_sum"], row["network_in_min"], row["network_in_last"]) == (300 * 12.0, 0.0, 300 * 5.0)
 
     def test_late_samples_on_the_boundaries_stay_in_their_windows(self, store: MetricsStore) -> None:
         start, organization, device = yesterday(), new_id(), new_id()

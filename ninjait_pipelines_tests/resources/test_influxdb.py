@@ -7,15 +7,17 @@ import struct
 import subprocess
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from influxdb_client import BucketRetentionRules, InfluxDBClient, Point
+from influxdb_client import BucketRetentionRules, InfluxDBClient, Permission, PermissionResource, Point
 from influxdb_client.client.write_api import SYNCHRONOUS
 
 from ninjait_pipelines.resources.influxdb import COUNTER_MEASUREMENT, LINES_AT_ONCE, InfluxDB
@@ -35,11 +37,13 @@ from ninjait_pipelines_tests.resources.metrics_contract import (
     by_key,
     counters,
     few_examples,
+    increases_of,
     new_id,
     points,
     windows_of,
     yesterday,
 )
+from ninjait_pipelines_tests.stack.alone import alone
 
 pytestmark = pytest.mark.servers
 # A server that the shell points at, with its organization and a token that may create buckets in it. Read at import:
@@ -165,6 +169,33 @@ def test_a_number_that_is_none_is_refused_alone(store: InfluxDB) -> None:
     assert sorted(store.read(start, start + HOUR)["cpu"].to_pylist()) == [1.0, 2.0, 3.0]
 
 
+def test_what_is_refused_for_several_reasons_at_once_is_found_to_the_row(store: InfluxDB) -> None:
+    """The server's words name one reason only, of one day; a line that it cannot read costs the whole request."""
+    now, day = datetime.now(UTC), yesterday()
+    for conflict in (day, day - DAY):
+        write_by_hand(store, f"device_metrics,device_id=x,organization_id=y cpu=1i {int(conflict.timestamp() * 1e6)}")
+    kinds: list[tuple[datetime, dict[str, float], bool]] = [
+        (now - 10 * DAY, {"cpu": 1.0}, False),
+        (day + HOUR, {"cpu": 1.0}, False),
+        (day - HOUR, {"cpu": 1.0, "memory": 1.0}, False),
+        (day - 2 * DAY, {"cpu": 1.0}, True),
+        (day + HOUR, {"memory": 1.0}, True),
+    ]
+    rows = [(new_id(), new_id(), *kinds[n % len(kinds)]) for n in range(200)]
+    rows[17] = (new_id(), new_id(), day - 2 * DAY, {"cpu": math.nan}, False)
+    refusals = store.write(points(row[:4] for row in rows))
+    assert sorted(refusal.row for refusal in refusals) == [n for n, row in enumerate(rows) if not row[4]]
+    written = {row["device_id"] for row in store.read(day - 3 * DAY, now).to_pylist()}
+    assert written == {row[1] for row in rows if row[4]}
+
+
+def test_an_interface_with_an_endless_name_is_refused_alone(store: InfluxDB) -> None:
+    organization, device = new_id(), new_id()
+    readings = [(organization, device, name, yesterday(), 1.0, 1.0) for name in ("eth0", "x" * 70_000, "eth1")]
+    [refusal] = store.write_counters(counters(readings))
+    assert (refusal.row, refusal.words.endswith("max key length exceeded: 70129 > 65535")) == (1, True)
+
+
 def test_refused_rows_are_found_in_few_requests(server: dict[str, str], proxy: HttpProxy) -> None:
     now = datetime.now(UTC)
     with opened({**server, "url": proxy.url}) as store:
@@ -214,6 +245,50 @@ def test_an_answer_that_is_lost_while_reading_is_asked_for_again(server: dict[st
         assert by_key(store.aggregate(Tier.RAW, yesterday(), yesterday() + HOUR, HOUR)) == windows_of(samples, HOUR)
 
 
+def test_an_answer_that_was_cut_off_is_never_taken_for_the_whole(
+    server: dict[str, str], store: InfluxDB, proxy: HttpProxy
+) -> None:
+    """Cut off in the middle of its headers an answer once looked whole and empty, and an empty hour deletes rows."""
+    store.write(points(sample(yesterday() + n * SECOND) for n in range(20)))
+    query = "from(bucket: bucket) |> range(start: start, stop: stop)"
+    whole = 0
+    with InfluxDB(**{**server, "url": proxy.url}, bucket=store.bucket).open() as behind:
+        for proxy.cut_at in (*range(0, 400, 3), *range(400, 12_000, 201)):
+            try:
+                parts = list(behind._stream(query, store.bucket, start=yesterday(), stop=yesterday() + HOUR))
+            except StoreUnavailable:
+                continue
+            assert sum(map(len, parts)) == 40
+            whole += 1
+    assert whole
+
+
+def test_a_query_for_which_the_server_has_no_place_is_worth_a_retry(tmp_path: Path) -> None:
+    class OneQuery(servers.InfluxDB):
+        def command(self) -> list[str]:
+            return [*super().command(), "--query-concurrency", "1", "--query-queue-size", "1"]
+
+    with alone(OneQuery, tmp_path / "influxdb") as engine:
+        names = {"url": "INFLUXDB_URL", "token": "INFLUXDB_TOKEN", "organization": "INFLUXDB_ORG"}
+        with opened({name: engine.settings[setting] for name, setting in names.items()}) as store:
+            store.write(points(sample(yesterday()) for _ in range(2_000)))
+            query = "from(bucket: bucket) |> range(start: start, stop: stop)"
+
+            def rows(_: int) -> int | str:
+                try:
+                    parts = store._stream(query, store.bucket, start=yesterday(), stop=yesterday() + HOUR)
+                    return sum(map(len, parts))
+                except StoreUnavailable as error:
+                    return str(error)
+
+            with ThreadPoolExecutor(8) as pool:
+                found = list(pool.map(rows, range(40)))
+            assert 4_000 in found
+            refused = [answer for answer in found if answer != 4_000]
+            assert refused
+            assert all("queue length exceeded" in str(answer) for answer in refused)
+
+
 def test_a_server_that_is_away_is_a_status() -> None:
     store = InfluxDB(url="http://127.0.0.1:1", token="t", organization="o", bucket="b")
     with store.open():
@@ -247,6 +322,46 @@ def test_a_wrong_token_is_named(server: dict[str, str], store: InfluxDB) -> None
                 call()
             assert "wrong-token" not in str(error.value)
         assert not stranger.status().ok
+
+
+def test_drains_that_start_at_one_moment_make_the_buckets_once(server: dict[str, str]) -> None:
+    name = f"contract-{uuid.uuid4()}"
+    stores = [InfluxDB(**server, bucket=name) for _ in range(8)]
+    with closing(admin(server)) as client, ThreadPoolExecutor(8) as pool:
+        try:
+            list(pool.map(lambda store: store.declare(), stores))
+        finally:
+            found = [client.buckets_api().find_bucket_by_name(stores[0].bucket_of(tier)) for tier in Tier]
+            for bucket in filter(None, found):
+                client.buckets_api().delete_bucket(bucket)
+            for store in stores:
+                store.close()
+    assert all(found)
+
+
+def test_a_token_for_the_three_buckets_is_enough_and_one_for_less_is_named(
+    server: dict[str, str], store: InfluxDB
+) -> None:
+    def restricted(actions: tuple[str, ...], tiers: Iterable[Tier]) -> InfluxDB:
+        found = [store.client.buckets_api().find_bucket_by_name(store.bucket_of(tier)) for tier in tiers]
+        resources = [PermissionResource("buckets", id=bucket.id, org_id=bucket.org_id) for bucket in found]
+        permissions = [Permission(action, resource) for action in actions for resource in resources]
+        api = store.client.authorizations_api()
+        token = api.create_authorization(org_id=found[0].org_id, permissions=permissions).token
+        return InfluxDB(**{**server, "token": token}, bucket=store.bucket)
+
+    one = sample(yesterday())
+    with restricted(("read", "write"), Tier).open() as enough:
+        enough.declare()
+        assert enough.write(points([one])) == []
+        assert enough.aggregate(Tier.RAW, yesterday(), yesterday() + HOUR, HOUR).num_rows == 1
+        enough.delete([one[1]])
+    with restricted(("read",), Tier).open() as reader, pytest.raises(StoreRefused, match="rights of INFLUXDB_TOKEN"):
+        reader.write(points([one]))
+    with restricted(("write",), Tier).open() as writer, pytest.raises(StoreRefused, match="INFLUXDB_TOKEN"):
+        writer.declare()
+    with restricted(("read", "write"), [Tier.RAW]).open() as raw, pytest.raises(StoreRefused, match="INFLUXDB_TOKEN"):
+        raw.declare()
 
 
 def test_a_missing_bucket_is_named_with_what_makes_it(server: dict[str, str]) -> None:
@@ -363,6 +478,24 @@ def test_an_interface_may_have_any_name(store: InfluxDB) -> None:
     names = {name for part in store._counters(start, start + HOUR) for name in part["interface"].to_pylist()}
     assert names == set(NASTY)
     assert COUNTER_MEASUREMENT == "interface_counters"
+
+
+def test_increases_go_on_over_the_borders_of_what_is_read_at_once(
+    store: InfluxDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A part of the answer ends in the middle of a device, of an interface, of an instant."""
+    monkeypatch.setattr("ninjait_pipelines.resources.influxdb.CSV_BLOCK_BYTES", 3_000)
+    start, organization = yesterday(), new_id()
+    readings = [
+        (organization, device, interface, start + n * 30 * SECOND, float((n % 17) * factor), float(n))
+        for factor, device in enumerate([new_id() for _ in range(12)], 1)
+        for interface in ("eth0", "wlan0", "wlan1")
+        for n in range(factor * 5)
+    ]
+    assert store.write_counters(counters(readings)) == []
+    assert len(list(store._counters(start, start + HOUR))) > 20
+    got = by_key(store.aggregate(Tier.RAW, start, start + HOUR, 5 * MINUTE))
+    assert got == windows_of(increases_of(readings), 5 * MINUTE)
 
 
 def test_every_field_of_the_lower_tiers_comes_back_bit_by_bit(store: InfluxDB) -> None:

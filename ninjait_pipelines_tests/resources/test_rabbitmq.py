@@ -2,7 +2,9 @@
 
 import functools
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -10,7 +12,7 @@ import time
 import urllib.parse
 import urllib.request
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from typer.testing import CliRunner
 
 from ninjait_pipelines.cli.migrate import register
 from ninjait_pipelines.ingest import drain as drain_module
+from ninjait_pipelines.resources import rabbitmq
 from ninjait_pipelines.resources.message_queue import QUEUES, Message, Outgoing
 from ninjait_pipelines.resources.rabbitmq import DEAD, EVENTS, RabbitMQ, dead_queue
 from ninjait_pipelines.resources.store import StoreFailed, StoreRefused, StoreUnavailable
@@ -40,7 +43,6 @@ from ninjait_pipelines_tests.resources.queue_contract import (
     bodies,
     drain,
     eventually,
-    kill_a_consumer_that_holds,
     outgoing,
 )
 
@@ -123,14 +125,14 @@ class Node:
     @contextmanager
     def set(self, values: dict[str, int]) -> Iterator[None]:
         """Settings of the running broker, put back at the end."""
-        before = {name: self.control("eval", f"{{ok, V}} = application:get_env(rabbit, {name}), V.") for name in values}
+        names = ",".join(values)
+        before = self.control("eval", f"[{{N, V}} || N <- [{names}], {{ok, V}} <- [application:get_env(rabbit, N)]].")
+        ours = ",".join(f"{{{name}, {value}}}" for name, value in values.items())
         try:
-            for name, value in values.items():
-                self.control("eval", f"application:set_env(rabbit, {name}, {value}).")
+            self.control("eval", f"[application:set_env(rabbit, N, V) || {{N, V}} <- [{ours}]].")
             yield
         finally:
-            for name, text in before.items():
-                self.control("eval", f"application:set_env(rabbit, {name}, {text.strip()}).")
+            self.control("eval", f"[application:set_env(rabbit, N, V) || {{N, V}} <- {before.strip()}].")
 
     def remember_queues(self) -> None:
         """Writes the node's list of its queues, which it does some seconds late: a queue that was declared just before
@@ -593,7 +595,7 @@ def test_a_channel_that_the_broker_closes_is_opened_anew(queue: RabbitMQ) -> Non
     with queue.consume(QUEUE, 1) as consumer:
         (first,) = held(consumer, 1)
         session: Any = consumer._session
-        session.link.start(lambda _: session._channel.raw.basic_ack(12345))
+        session.start(lambda _: session.channel.basic_ack(12345))
         assert eventually(lambda: session.lost is not None)
         with pytest.raises(StoreUnavailable, match="unknown delivery tag 12345"):
             consumer.acknowledge([first])
@@ -625,14 +627,222 @@ def test_dying_between_dead_letter_and_acknowledgement_leaves_both_with_one_iden
     assert queue.dead_letters(QUEUE) == []
 
 
-def test_a_message_that_kills_its_consumers_is_a_dead_letter(broker: Broker, queue: RabbitMQ) -> None:
+def test_a_message_that_kills_its_consumers_is_a_dead_letter(url: str, queue: RabbitMQ) -> None:
+    """To the broker a killed process is a connection that is cut."""
     queue.publish([outgoing(1)])
-    for _ in range(DELIVERY_LIMIT + 1):
-        kill_a_consumer_that_holds(broker, 1)
+    with Proxy(url) as proxy:
+        for _ in range(DELIVERY_LIMIT + 1):
+            with make(proxy.url).open() as dying, dying.consume(QUEUE, 1) as consumer:
+                held(consumer, 1)
+                proxy.cut()
     assert eventually(lambda: queue.depth(QUEUE).dead == 1)
     ((letter, reason),) = queue.dead_letters(QUEUE)
     assert (letter.body, letter.deliveries) == (b"body 1", DELIVERY_LIMIT + 1)
     assert reason == f"delivered {DELIVERY_LIMIT + 1} times and never settled; the limit is {DELIVERY_LIMIT}"
+
+
+# --- what others send, and what happens at the worst moment ---
+
+_FAR = b"T" + (2**63).to_bytes(8, "big")  # a time that no calendar has
+
+
+def _nested(levels: int) -> bytes:
+    """A table in a table in a table."""
+    inner = bytes(4)
+    for _ in range(levels):
+        inner = (len(inner) + 3).to_bytes(4, "big") + b"\1xF" + inner
+    return b"F" + inner
+
+
+class Encoded(pika.BasicProperties):
+    """Properties with one header, `when`, whose value is encoded already."""
+
+    def __init__(self, value: bytes, **properties: Any) -> None:
+        super().__init__(headers={}, **properties)
+        self._table = b"\4when" + value
+
+    def encode(self) -> list[bytes]:
+        pieces: list[bytes] = super().encode()
+        at = pieces.index(bytes(4))
+        pieces[at] = len(self._table).to_bytes(4, "big") + self._table
+        return pieces
+
+
+@pytest.mark.parametrize("value", [_FAR, _nested(4_000)], ids=["far", "nested"])
+def test_a_header_that_pika_cannot_read_is_left_out(queue: RabbitMQ, raw: Any, value: bytes) -> None:
+    """It lost the connection at each delivery; as a dead letter then, it stopped every drain of its queue for ever."""
+    properties = {"content_type": "text/plain", "message_id": "m", "timestamp": 1_795_257_771}
+    raw.basic_publish(EVENTS, "metrics.a", b"body 1", Encoded(value, **properties))
+    counted = []
+    with queue.consume(QUEUE, 1) as consumer:
+        while got := consumer.receive(1, wait_seconds=1):
+            assert (got[0].body, got[0].content_type, got[0].message_id) == (b"body 1", "text/plain", "m")
+            assert got[0].published_at == 1_795_257_771_000
+            counted.append(got[0].deliveries)
+            consumer.requeue(got)
+    assert counted == [1, 3, 3, 3]
+    assert eventually(lambda: queue.depth(QUEUE).dead == 1)
+    ((letter, reason),) = queue.dead_letters(QUEUE)
+    assert (letter.body, "cannot be read" in reason) == (b"body 1", True)
+    queue.discard_dead_letters([letter])
+    assert queue.dead_letters(QUEUE) == []
+
+
+ODD_HEADERS: list[dict[str, Any]] = [
+    {"ninjait-delivery-id": 5, "ninjait-published-ms": "x", "x-delivery-count": 99, "x-death": "x"},
+    {"ninjait-delivery-id": "", "ninjait-published-ms": 2**62, "x-delivery-count": -7, "x-death": ["x"]},
+    {"ninjait-delivery-id": b"\xff", "ninjait-published-ms": -1, "x-death": [{"reason": 5, "routing-keys": 5}]},
+    {"ninjait-reason": {"a": [1]}, "ninjait-routing-key": b"\xff", "ninjait-deliveries": "x"},
+]
+
+
+def test_headers_of_ours_with_any_value_stop_nothing(queue: RabbitMQ, raw: Any) -> None:
+    """A time of publication that no store takes stopped the drain; a strange x-death every drain of its queue."""
+    for headers in ODD_HEADERS:
+        for exchange, key in ((EVENTS, "metrics.a"), (DEAD, QUEUE)):
+            raw.basic_publish(exchange, key, b"body 1", pika.BasicProperties(headers=headers, timestamp=2**63))
+    messages = drain(queue)
+    assert {(one.deliveries, one.published_at, len(one.delivery_id)) for one in messages} == {(1, 0, 32)}
+    assert eventually(lambda: queue.depth(QUEUE).dead == len(ODD_HEADERS))
+    letters = [message for message, _ in queue.dead_letters(QUEUE)]
+    assert {letter.published_at for letter in letters} == {0}
+    for letter in letters:
+        queue.discard_dead_letters([letter])
+    assert queue.dead_letters(QUEUE) == []
+
+
+def test_whatever_came_can_be_rejected_for_whatever_reason(queue: RabbitMQ, raw: Any) -> None:
+    """255 bytes that are no UTF-8 are 765 as text; a lone surrogate comes out of a decoder's error."""
+    raw.basic_publish(EVENTS, "metrics.a", b"x", pika.BasicProperties(content_type=b"\xff" * 255, message_id="m" * 255))
+    with queue.consume(QUEUE, 1) as consumer:
+        consumer.reject(held(consumer, 1)[0], "not_json: \ud83d" + "x" * 10_000)
+    ((letter, reason),) = queue.dead_letters(QUEUE)
+    assert (letter.body, letter.message_id, reason[:12]) == (b"x", "m" * 255, "not_json: ?x")
+    assert drain(queue) == []
+
+
+def test_a_message_above_the_brokers_size_is_named(node: Node, queue: RabbitMQ) -> None:
+    with node.set({"max_message_size": 1_000}):
+        queue.publish([outgoing(1)])
+        with make(queue.url).open() as other:  # the broker reads the setting once for each channel
+            with pytest.raises(StoreFailed, match=r"message size.*1000.*max_message_size"):
+                other.publish([outgoing(2), Outgoing(QUEUE, "metrics.a", b"x" * 1_001)])
+            assert other.publish([outgoing(3)]) == 1
+    assert {1, 3} <= set(bodies(drain(queue)))
+
+
+def test_what_the_callers_iterator_raises_stays_what_it_is(queue: RabbitMQ) -> None:
+    def reading() -> Iterator[Outgoing]:
+        yield outgoing(1)
+        raise FileNotFoundError("events.jsonl")
+
+    with pytest.raises(FileNotFoundError, match=r"events\.jsonl"):
+        queue.publish(reading())
+    assert queue.publish([outgoing(2)]) == 1
+
+
+def test_a_lone_surrogate_is_the_publishers_error(queue: RabbitMQ) -> None:
+    with pytest.raises(StoreFailed, match="surrogates"):
+        queue.publish([outgoing(1, key="metrics.\ud83d")])
+    assert queue.publish([outgoing(2)]) == 1
+
+
+def test_a_run_that_is_ended_in_a_call_ends(url: str, queue: RabbitMQ) -> None:
+    """Dagster ends a run by an exception in its main thread, wherever that is; no StoreError must take its place."""
+    with Proxy(url) as proxy, make(proxy.url).open() as slow, slow.consume(QUEUE, 5) as consumer:
+        slow.publish([outgoing(1)])
+        messages = held(consumer, 1)
+        waits: list[Callable[[], object]] = [
+            lambda: slow.publish(outgoing(number) for number in range(1_000)),
+            lambda: consumer.acknowledge(messages),
+            lambda: consumer.receive(5, wait_seconds=8),
+            lambda: slow.dead_letters(QUEUE),
+        ]
+        proxy.pause()
+        for wait in waits:
+            interrupting = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
+            interrupting.start()
+            started = time.monotonic()
+            with pytest.raises(KeyboardInterrupt):
+                wait()
+            assert time.monotonic() - started < 3
+            interrupting.join()
+        started = time.monotonic()
+        slow.close()
+        assert time.monotonic() - started < 6
+        proxy.resume()
+        assert slow.publish([outgoing(2)]) == 1
+    assert {1, 2} <= set(bodies(drain(queue)))
+
+
+def test_closing_ends_a_publish_that_waits(url: str, queue: RabbitMQ) -> None:
+    with Proxy(url) as proxy, make(proxy.url, timeout_seconds=30).open() as slow:
+        slow.publish([outgoing(1)])
+        proxy.pause()
+        ended: list[BaseException] = []
+
+        def publish() -> None:
+            try:
+                slow.publish([outgoing(2)])
+            except StoreUnavailable as error:
+                ended.append(error)
+
+        publishing = threading.Thread(target=publish)
+        publishing.start()
+        time.sleep(0.3)
+        slow.close()
+        publishing.join(5)
+        assert ["connection was closed" in str(error) for error in ended] == [True]
+
+
+def test_rights_and_virtual_host_go_while_it_runs(node: Node, url: str, queue: RabbitMQ) -> None:
+    vhost = urllib.parse.urlsplit(url).path[1:]
+    user = urllib.parse.urlsplit(url).username
+    queue.publish([outgoing(1)])
+    with queue.consume(QUEUE, 5) as consumer:
+        messages = held(consumer, 1)
+        node.ask("PUT", f"permissions/{vhost}/{user}", {"configure": "", "write": "", "read": ""})
+
+        def refused() -> bool:  # the broker remembers for some seconds whom it let in
+            try:
+                return not make(url).publish([outgoing(2)])
+            except StoreRefused:
+                return True
+
+        assert eventually(refused)
+        with pytest.raises(StoreRefused, match=r"(?i)access.*refused.*permissions"), queue.consume(QUEUE, 1):
+            pass
+        consumer.acknowledge(messages)
+        node.ask("DELETE", f"vhosts/{vhost}")
+        with pytest.raises(StoreRefused, match="vhost"):
+            consumer.receive(5, wait_seconds=5)
+        with pytest.raises(StoreRefused, match="vhost"):
+            queue.depth(QUEUE)
+    node.ask("PUT", f"vhosts/{vhost}")
+
+
+def test_big_messages_wait_in_the_broker_while_the_caller_is_slow(
+    url: str, queue: RabbitMQ, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A prefetch of 1,000 messages of 1 MiB took a gigabyte. What is slowed down still answers broker and caller."""
+    monkeypatch.setattr(rabbitmq, "MOST_WAITING_BYTES", 4_000_000)
+    queue.publish(Outgoing(QUEUE, "metrics.a", f"body {number} ".encode() + b"x" * 1_000_000) for number in range(60))
+    with make(url, heartbeat_seconds=2).open() as slow, slow.consume(QUEUE, 60) as consumer:
+        messages = consumer.receive(1, wait_seconds=5)
+        time.sleep(7)
+        session: Any = slow and consumer._session
+        assert 4_000_000 < session._bytes < 30_000_000
+        started = time.monotonic()
+        consumer.acknowledge(messages)
+        assert time.monotonic() - started < 1
+        started = time.monotonic()
+        while len(messages) < 60:
+            messages += held(consumer, 1)
+        assert time.monotonic() - started < 10
+        consumer.acknowledge(messages)
+        assert [message.deliveries for message in messages] == [1] * 60
+    assert bodies(messages) == list(range(60))
+    assert drain(queue) == []
 
 
 # --- connecting ---
@@ -721,7 +931,7 @@ def test_closing_ends_every_thread_at_once(url: str, queue: RabbitMQ) -> None:
         other.depth(QUEUE)
         with other.consume(QUEUE, 1) as consumer:
             held(consumer, 1)
-            assert len(threads()) == 3
+            assert len(threads()) == 2
         other.close()
         assert other.depth(QUEUE).dead == 0  # opens again
     assert threads() == []

@@ -57,8 +57,14 @@ def test_an_hour_beyond_the_last_tier_is_refused() -> None:
 
 
 def test_a_tier_is_whole_until_its_margin_is_over() -> None:
-    assert still_whole(Tier.RAW, NOW - timedelta(days=8), NOW)
-    assert not still_whole(Tier.RAW, NOW - timedelta(days=8, hours=1), NOW)
+    """Of full resolution the hour before counts as well, in which the increases of counters begin."""
+    for tier, last in (
+        (Tier.RAW, timedelta(days=8, hours=-1)),
+        (Tier.FIVE_MINUTES, timedelta(days=91)),
+        (Tier.ONE_HOUR, timedelta(days=731)),
+    ):
+        assert still_whole(tier, NOW - last, NOW)
+        assert not still_whole(tier, NOW - last - timedelta(seconds=1), NOW)
 
 
 def test_a_field_that_no_sample_carries_is_null_and_divides_nothing() -> None:

@@ -6,7 +6,6 @@ import pytest
 
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.resources.clickhouse import ClickHouse
-from ninjait_pipelines.resources.clickhouse_metrics import ClickHouseMetrics
 from ninjait_pipelines.resources.metrics_store import Tier, late_windows
 from ninjait_pipelines.resources.store import StoreUnavailable
 from ninjait_pipelines.rollup import assets
@@ -111,7 +110,7 @@ def test_a_failed_read_is_no_empty_read(stores: Stores) -> None:
     stores.metrics_store.write(points(H))
     roll_up(stores, H)
     rows = hourly(stores, version=True)
-    away = ClickHouseMetrics(url="http://127.0.0.1:1", user="x", password="x", database="x")
+    away = type(stores.metrics_store)(**dict(stores.metrics_store) | {"url": "http://127.0.0.1:1"})
     with pytest.raises(StoreUnavailable):
         assets.roll_up([H], away, stores.clickhouse, stores.clickhouse.now())
     assert hourly(stores, version=True) == rows
@@ -123,9 +122,9 @@ def test_a_tier_that_has_begun_to_expire_is_not_aggregated(stores: Stores) -> No
     roll_up(stores, H)
     stores.metrics_store.delete([points(H)["device_id"][0].as_py()])
     stores.metrics_store.write(points(H + timedelta(minutes=30), 10))
-    assert _fill(stores, now=H + timedelta(days=8, minutes=1)) == {}
+    assert _fill(stores, now=H + timedelta(days=8, minutes=-59)) == {}
     assert stores.metrics_store.aggregate(Tier.FIVE_MINUTES, H, H + HOUR, HOUR).num_rows == 0
-    assert _fill(stores, now=H + timedelta(days=8)) == {H: 1}
+    assert _fill(stores, now=H + timedelta(days=8, hours=-1)) == {H: 1}
 
 
 def _fill(stores: Stores, now: datetime) -> dict[datetime, int]:

@@ -1,0 +1,298 @@
+"""Other agents' messages as they come in the wild: packed, doubled, rates for counters, keys that name nobody."""
+
+import gzip
+import json
+import time
+import uuid
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ninjait_pipelines.ingest import quarantine
+from ninjait_pipelines.ingest.contract import MOST_BYTES
+from ninjait_pipelines.ingest.decode import Decoded, Period, decode, organization_of
+from ninjait_pipelines.ingest.drain import Summary, load_registry
+from ninjait_pipelines.ingest.sensors import held_for_known_hosts, replay_registered
+from ninjait_pipelines.ingest.sinks import MetricsSink
+from ninjait_pipelines.resources import Stores
+from ninjait_pipelines.resources.clickhouse_metrics import ClickHouseMetrics
+from ninjait_pipelines.resources.message_queue import Message
+from ninjait_pipelines.resources.metrics_store import Refusal
+from ninjait_pipelines_tests.ingest.conftest import LOG, make_drain
+from ninjait_pipelines_tests.ingest.samples import (
+    NOW,
+    ORG,
+    OTHER_ORG,
+    REGISTRY,
+    SECOND_DEVICE,
+    as_published,
+    collectd,
+    encoded,
+    line,
+    message,
+    metrics,
+    register_device,
+    sample,
+    telegraf,
+    value_list,
+)
+
+PERIOD = Period.at(NOW)
+MIB = 2**20
+
+
+def decoded(foreign: Message) -> Decoded:
+    return decode(foreign, REGISTRY, PERIOD)
+
+
+def reasons(result: Decoded) -> list[tuple[int | None, str | None, str]]:
+    return [(one.index, one.field, one.reason) for one in result.rejections]
+
+
+def packed(foreign: Message, body: bytes | None = None) -> Message:
+    """The message as Telegraf publishes it with `content_encoding = "gzip"`."""
+    fields = {"routing_key": foreign.routing_key, "content_type": foreign.content_type, "message_id": None}
+    return message("agent.metrics", gzip.compress(foreign.body) if body is None else body, **fields)
+
+
+# ---- whose it is
+
+
+@pytest.mark.parametrize("key", ["metrics.telegraf.", "metrics.collectd.", "metrics."])
+def test_a_key_whose_organization_is_empty_is_nobody_s_and_not_everybody_s(key: str) -> None:
+    """`metrics.telegraf.$ORGANIZATION` of an agent whose variable was not set: its hosts could be any customer's."""
+    foreign = collectd(value_list("memory", "memory", 0, type_instance="used"), routing_key=key)
+    if "collectd" not in key:
+        foreign = telegraf(line("mem", "used=0i"), routing_key=key)
+    result = decoded(foreign)
+    assert (result.whole, reasons(result)) == (True, [(None, "routing_key", "unknown_organization")])
+    assert organization_of("metrics.telegraf") is None
+
+
+LINES = st.lists(
+    st.builds(
+        line,
+        st.sampled_from(["mem", "disk,path=/", "net,interface=eth0"]),
+        st.sampled_from(["used=1i", "bytes_recv=1i", "used=-1i"]),
+        host=st.sampled_from(["lap-1", "lap-2", "nobody"]),
+    ),
+    min_size=1,
+    max_size=4,
+)
+LISTS = st.lists(
+    st.builds(
+        lambda host: value_list("memory", "memory", 1, type_instance="used", host=host),
+        st.sampled_from(["lap-1", "lap-2", "nobody"]),
+    ),
+    min_size=1,
+    max_size=4,
+)
+OURS = st.builds(
+    lambda organization, device: metrics(sample(), organization_id=organization, device_id=device),
+    st.sampled_from([ORG, OTHER_ORG]),
+    st.sampled_from(list(REGISTRY.devices)),
+)
+BODIES = LINES.map("\n".join).map(str.encode) | LISTS.map(encoded) | OURS.map(encoded)
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    st.sampled_from(["metrics.{}", "metrics.telegraf.{}", "metrics.collectd.{}", "metrics.telegraf.{}.x"]),
+    st.sampled_from([ORG, OTHER_ORG, ORG.upper(), "", "telegraf", "collectd", str(uuid.UUID(int=9))]),
+    st.sampled_from(["text/plain", "application/json", "", "application/vnd.influx"]),
+    BODIES | BODIES.map(gzip.compress),
+)
+def test_no_row_is_of_another_organization_than_the_one_in_the_routing_key(
+    pattern: str, organization: str, kind: str, body: bytes
+) -> None:
+    """Brokers give rights by routing key: whatever else a message says, it speaks for nobody else."""
+    key = pattern.format(organization)
+    if key in ("metrics.telegraf", "metrics.collectd"):  # these name none, and are given to nobody who may not say so
+        return
+    result = decoded(message("agent.metrics", body, routing_key=key, content_type=kind, message_id=None))
+    rows = [*result.columns.get("organization_id", []), *result.counters.get("organization_id", [])]
+    assert set(rows) <= {organization}
+    devices = [*result.columns.get("device_id", []), *result.counters.get("device_id", [])]
+    assert {REGISTRY.devices[device] for device in devices} <= {organization}
+
+
+# ---- what real agents send
+
+
+def test_a_batch_packed_by_gzip_is_read_and_its_bad_lines_are_replayed_as_text() -> None:
+    plain = telegraf(line("mem", f"used={MIB}i"), line("mem", "used=1i", host="nobody"), "oops")
+    result, expected = decoded(packed(plain)), decoded(plain)
+    assert (result.columns, result.rejections) == (expected.columns, expected.rejections)
+    assert (result.points, result.points_accepted, result.rows) == (3, 1, [0])
+    held = quarantine._document(packed(plain), result, "run", NOW)
+    again = quarantine.again(held, packed(plain).body)
+    assert again == quarantine.again(quarantine._document(plain, expected, "run", NOW), plain.body)
+    assert again.body.startswith(b"mem,host=nobody")
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (gzip.compress(b"mem used=1i 1\n" * 10)[:-9], "bad_gzip"),
+        (gzip.compress(b"mem used=1i 1\n") + b"more", "bad_gzip"),
+        (b"\x1f\x8b", "bad_gzip"),
+        (b"\x1f\x8bnothing of the kind", "bad_gzip"),
+        (gzip.compress(b"x" * 300 * MOST_BYTES), "too_large"),
+        (gzip.compress(b"\xff"), "invalid_utf8"),
+        (gzip.compress(b"{}"), "not_line_protocol"),
+    ],
+    ids=["cut", "more after it", "empty", "damaged", "bomb", "not text", "of another format"],
+)
+def test_what_cannot_be_unpacked_is_refused_whole(body: bytes, reason: str) -> None:
+    result = decoded(packed(telegraf(organization=ORG), body))
+    assert (result.whole, [one.reason for one in result.rejections]) == (True, [reason])
+    assert (result.points, result.organization_id) == (0, ORG)
+
+
+def test_rates_are_not_taken_for_counters() -> None:
+    """collectd's `StoreRates true` changes the values and not their types: stored as counters they would be noise."""
+    result = decoded(
+        collectd(
+            value_list("interface", "if_octets", 1712.35, 0, plugin_instance="eth0"),
+            value_list("interface", "if_octets", 2**40, 5.0, plugin_instance="eth0", seconds_ago=50),
+            organization=ORG,
+        )
+    )
+    assert reasons(result) == [(0, "network_in", "not_an_integer")]
+    assert (result.counters["network_in"], result.counters["network_out"]) == ([2**40], [5])
+    rate = decoded(telegraf(line("net", "bytes_recv=0.5", interface="eth0")))
+    assert reasons(rate) == [(0, "network_in", "not_an_integer")]
+
+
+def test_several_hosts_unsigned_integers_escapes_and_windows_in_one_batch() -> None:
+    registry = type(REGISTRY)(
+        REGISTRY.organizations, REGISTRY.devices, {"WIN 11,home=x": {ORG: SECOND_DEVICE}, **REGISTRY.hosts}
+    )
+    batch = telegraf(
+        line("mem", f"used={MIB}u"),
+        line("mem", f"used={2 * MIB}u", host="lap-1"),
+        line("disk", f"used={3 * MIB}u", host=r"WIN\ 11\,home\=x", path=r"\C:", fstype="NTFS"),
+        line("net", "bytes_recv=1u,bytes_sent=2u", host=r"WIN\ 11\,home\=x", interface=r"Ethernet\ 2"),
+        f"mem,host=lap-2 used=1u {round(NOW.timestamp() * 1e9)}\r",
+        organization=ORG,
+    )
+    result = decode(batch, registry, PERIOD)
+    assert result.rejections == []
+    assert result.columns["memory"] == [1.0, 2.0, None, 1 / MIB]
+    assert result.columns["disk_used"] == [None, None, 3.0, None]
+    assert result.counters["interface"] == ["Ethernet 2"]
+
+
+def test_a_notification_of_collectd_costs_itself_only() -> None:
+    notification = {"labels": {"alertname": "collectd_load"}, "annotations": {"summary": "high"}}
+    good = value_list("memory", "memory", MIB, type_instance="used")
+    result = decoded(collectd(notification, good))
+    assert (reasons(result), result.rows) == ([(0, None, "bad_value_list")], [1])
+
+
+# ---- accounting
+
+
+def test_a_copy_that_comes_twice_in_one_batch_counts_once() -> None:
+    """A publisher that names no copies sent one twice; the ledger had one, and `conservation` failed by the other."""
+    one = telegraf(line("mem", "used=0i"), line("mem", "used=-1i"))
+    summary = Summary()
+    summary.add([(one, decoded(one)), (one, decoded(one))], set())
+    summary.add([(one, decoded(one))], set())
+    assert (summary.messages, summary.messages_quarantined) == (1, 1)
+    assert (summary.points, summary.points_written, summary.points_quarantined) == (2, 1, 1)
+    assert summary.bytes == len(one.body)
+
+
+class Picky(ClickHouseMetrics):
+    """ClickHouse that refuses what InfluxDB might: the memory of 13 MiB, and the counters of wlan0."""
+
+    def write(self, points: Any) -> list[Refusal]:
+        values = points["memory"].to_pylist()
+        super().write(points.filter([value != 13 for value in values]))
+        return [Refusal(row, "unlucky") for row, value in enumerate(values) if value == 13]
+
+    def write_counters(self, counters: Any) -> list[Refusal]:
+        names = counters["interface"].to_pylist()
+        super().write_counters(counters.filter([name != "wlan0" for name in names]))
+        return [Refusal(row, "no radio") for row, name in enumerate(names) if name == "wlan0"]
+
+
+def test_what_the_store_refuses_is_the_line_that_it_came_from(fleet: Stores) -> None:
+    """In the middle of messages that have good lines, bad lines, counters and lines of no interest."""
+    if not isinstance(fleet.metrics_store, ClickHouseMetrics):
+        pytest.skip("ClickHouse is made to refuse here; InfluxDB's own refusals are tested beside it")
+    picky = Picky(**fleet.metrics_store.model_dump())
+    bodies = [
+        telegraf(
+            line("swap", "used=1i"),
+            line("net", "bytes_recv=1i", interface="eth0"),
+            "oops",
+            line("net", "bytes_recv=1i", interface="wlan0", seconds_ago=30 + n),
+            line("mem", f"used={MIB}i", seconds_ago=40 + n),
+            line("mem", f"used={13 * MIB}i", seconds_ago=50 + n),
+            line("mem", f"used={2 * MIB}i", seconds_ago=60 + n),
+            organization=ORG,
+        )
+        for n in range(3)
+    ]
+    fleet.message_queue.publish([as_published(one) for one in bodies])
+    sink = MetricsSink(picky, fleet.dragonfly, fleet.clickhouse, LOG)
+    with picky.open():
+        summary = make_drain(fleet, sink=sink).run(idle_seconds=0.05)
+    assert (summary.points, summary.points_written, summary.points_quarantined) == (18, 9, 9)
+    for held in fleet.mongodb.database["quarantine"].find():
+        found = sorted((entry["index"], entry["reason"]) for entry in held["reasons"])
+        assert found == [(2, "bad_line"), (3, "refused_by_store"), (5, "refused_by_store")]
+        again = quarantine.again(held, quarantine.body_of(fleet.mongodb, held)).body.decode()
+        assert ["wlan0" in again, f"used={13 * MIB}i" in again, "eth0" in again] == [True, True, False]
+    [row] = fleet.clickhouse.rows(
+        "SELECT count() AS n, sum(points) AS points, sum(points_written) AS good FROM message_ledger"
+    )
+    assert row == {"n": 3, "points": 18, "good": 9}
+    # Replayed twice the store refuses it again, and nothing that was good comes a second time.
+    for _ in range(2):
+        found = list(quarantine.select(fleet.mongodb))
+        assert quarantine.replay(fleet.mongodb, fleet.message_queue, found, "test", NOW) == 3
+        with picky.open():
+            summary = make_drain(fleet, sink=sink).run(idle_seconds=0.05)
+        assert (summary.points, summary.points_written) == (9, 0)
+
+
+def test_a_tick_is_quick_however_much_is_held_for_however_many_hosts(fleet: Stores) -> None:
+    """A customer's fleet sent for a day before its hosts were registered: a tick asked for each host by itself, took
+    half a minute, and fell behind for good."""
+    documents = []
+    for n in range(3000):
+        one = telegraf(line("mem", f"used={n}i", host=f"new-{n % 1000}"), organization=ORG, delivery_id=f"copy-{n}")
+        documents.append(quarantine._document(one, decoded(one), "run", NOW + timedelta(milliseconds=n)))
+    quarantine.prepare(fleet.mongodb, NOW, LOG)
+    quarantine.insert_new(fleet.mongodb, "quarantine", documents)
+    hosts = {f"new-{n}": {ORG: str(uuid.UUID(int=5000 + n))} for n in range(900)}
+    registry = type(REGISTRY)(REGISTRY.organizations, REGISTRY.devices, hosts)
+    started = time.monotonic()
+    found = [copy["_id"] for copy in held_for_known_hosts(fleet.mongodb, registry)]
+    assert time.monotonic() - started < 5
+    assert found == [f"agent.metrics/copy-{n}" for n in range(3000) if n % 1000 < 900]
+
+
+def test_a_host_known_to_another_organization_only_is_not_replayed_again_and_again(fleet: Stores) -> None:
+    """A copy waits for its host in each organization, and the host is registered in one: the other goes on waiting."""
+    text = json.dumps([value_list("memory", "memory", MIB, type_instance="used", host="new")])
+    for organization in (ORG, OTHER_ORG):
+        foreign = collectd(organization=organization)
+        fleet.message_queue.publish(
+            [as_published(message("agent.metrics", text.encode(), routing_key=foreign.routing_key))]
+        )
+    make_drain(fleet).run(idle_seconds=0.05)
+    with fleet.postgres.transaction() as connection:
+        register_device(connection, str(uuid.UUID(int=77)), OTHER_ORG, "new")
+    registry = load_registry(fleet.postgres)
+    ticks = [replay_registered(fleet.mongodb, fleet.message_queue, registry, NOW) for _ in range(3)]
+    assert ticks == [1, 0, 0]
+    assert make_drain(fleet).run(idle_seconds=0.05).points_written == 1
+    rows = fleet.metrics_store.read(NOW - timedelta(hours=1), NOW).to_pylist()
+    assert [row["organization_id"] for row in rows] == [OTHER_ORG]
