@@ -24,6 +24,7 @@ from ninjait_pipelines.resources.influxdb import COUNTER_MEASUREMENT, LINES_AT_O
 from ninjait_pipelines.resources.line_protocol import held, lines, text_of
 from ninjait_pipelines.resources.metrics_store import FIELDS, WINDOWS, MetricsStore, Tier
 from ninjait_pipelines.resources.store import StoreFailed, StoreRefused, StoreUnavailable
+from ninjait_pipelines.rollup.assets import fill_tier
 from ninjait_pipelines.stack import servers
 from ninjait_pipelines.stack.local import free_port
 from ninjait_pipelines_tests.resources.http_proxy import HttpProxy
@@ -130,9 +131,9 @@ def sample(moment: datetime, cpu: float = 1.0) -> Sample:
     return (new_id(), new_id(), moment, {"cpu": cpu})
 
 
-def write_by_hand(store: InfluxDB, line: str) -> None:
+def write_by_hand(store: InfluxDB, line: str, tier: Tier = Tier.RAW) -> None:
     api = store.client.write_api(write_options=SYNCHRONOUS)
-    api.write(store.bucket, record=line, write_precision="us")
+    api.write(store.bucket_of(tier), record=line, write_precision="us")
 
 
 # --- what the server refuses ---
@@ -160,6 +161,16 @@ def test_points_of_a_day_in_which_a_field_has_another_type_are_refused(store: In
     assert {"field type conflict" in refusal.words for refusal in refusals} == {True}
     store.delete([])
     assert store.read(day - DAY, day).num_rows == 2
+
+
+def test_a_refused_window_fails_its_roll_up_with_the_servers_words(store: InfluxDB) -> None:
+    """A window that nobody has would look like an hour without samples once full resolution has expired."""
+    day = yesterday()
+    line = f"device_metrics,device_id=x,organization_id=y cpu_sum=1i {int(day.timestamp() * 1e6)}"
+    write_by_hand(store, line, Tier.FIVE_MINUTES)
+    store.write(points([sample(day + HOUR)]))
+    with pytest.raises(StoreFailed, match=r"refused 1 windows of metrics_5m.*field type conflict"):
+        fill_tier(store, Tier.RAW, Tier.FIVE_MINUTES, [day + HOUR], day + DAY)
 
 
 def test_a_number_that_is_none_is_refused_alone(store: InfluxDB) -> None:
