@@ -33,8 +33,9 @@ check: $(READY) ## lint, format and types
 	@$(RUN) ruff format --check .
 	@$(RUN) mypy
 
-bench: $(READY) ## how fast ingest is, against limits measured in the same run
+bench: $(READY) ## how fast ingest and the roll-up are, against limits measured in the same run
 	@$(RUN) benchmarks.ingest
+	@if [ -x .servers/bin/influxd ]; then $(RUN) benchmarks.rollup; else echo "not run: benchmarks.rollup, which needs make servers"; fi
 
 format: $(READY) ## mends what ruff can mend
 	@$(RUN) ruff check --fix .
