@@ -4,7 +4,7 @@
 PYTHON ?= $(firstword $(foreach v,python3 python3.13 python3.12 python3.11,$(shell $(v) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(v))))
 READY := .venv/.ready
 RUN := .venv/bin/python -m
-ON_SERVERS := resources stack/test_servers.py ingest rollup archive cache reports operations faults demo
+ON_SERVERS := resources stack/test_servers.py ingest rollup archive cache reports operations fleet faults demo
 
 .DEFAULT_GOAL := help
 .PHONY: help demo servers test test-servers test-faults check bench format lock clean
