@@ -134,12 +134,13 @@ class RabbitMQ(Server):
         }
 
     def clean_up(self) -> None:
-        """The port mapper outlives every node. Ours is known by the home folder in its environment."""
+        """The port mapper outlives every node. Ours is known by the home folder in its environment; it keeps nothing,
+        and may have been started with SIGTERM ignored."""
         # Not by process_iter's `info`, which other threads share: `find` reads it at the same time.
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
                 if process.name() == "epmd" and process.environ().get("HOME") == str(self.folder):
-                    process.terminate()
+                    process.kill()
 
     def ready(self) -> bool:
         # The management plugin first: it says that the default user is there, which comes after the first port.

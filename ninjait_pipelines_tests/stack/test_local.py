@@ -24,6 +24,7 @@ from ninjait_pipelines.stack.local import LocalStack, find, gone
 from ninjait_pipelines_tests.stack.conftest import connect
 
 NAMES = {
+    "QUARANTINE_SPOOL",
     "DRAGONFLY_URL",
     "CLICKHOUSE_URL",
     "CLICKHOUSE_USER",

@@ -340,7 +340,7 @@ def test_the_port_mapper_of_another_folder_is_left_alone(tmp_path: Path) -> None
     try:
         assert eventually(lambda: len(mappers(tmp_path)) == 2)
         RabbitMQ(ours, 0, "").clean_up()
-        assert sleeping[0].wait(10) == -signal.SIGTERM
+        assert sleeping[0].wait(10) == -signal.SIGKILL
         assert sleeping[1].poll() is None
     finally:
         for process in sleeping:
