@@ -26,8 +26,8 @@ def on_s3(settings: Mapping[str, str], prefix: str, **fields: Any) -> Archive:
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, str]]:
     """Settings of the S3 that the environment names, else of a gateway of our own."""
-    if conftest._named.get("ARCHIVE_URL", "").startswith("s3:"):
-        yield conftest._named
+    if conftest.NAMED.get("ARCHIVE_URL", "").startswith("s3:"):
+        yield conftest.NAMED
         return
     with alone(S3Gateway, tmp_path_factory.mktemp("s3") / "gateway") as gateway:
         yield gateway.settings
