@@ -22,10 +22,9 @@ from ninjait_pipelines_tests.resources.metrics_contract import MetricsContract
 from ninjait_pipelines_tests.resources.queue_contract import Broker, QueueContract
 from ninjait_pipelines_tests.resources.test_rabbitmq import make
 
-pytestmark = [
-    pytest.mark.servers,
-    pytest.mark.skipif(not NAMED, reason="RABBITMQ_URL names no server: these contracts ran on private ones"),
-]
+if not NAMED:
+    pytest.skip("RABBITMQ_URL names no server: the contracts run on private ones only", allow_module_level=True)
+pytestmark = pytest.mark.servers
 NAME = f"contract_{os.getpid()}"
 
 

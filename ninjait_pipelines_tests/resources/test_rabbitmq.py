@@ -747,7 +747,15 @@ def test_a_lone_surrogate_is_the_publishers_error(queue: RabbitMQ) -> None:
     assert queue.publish([outgoing(2)]) == 1
 
 
-def test_a_run_that_is_ended_in_a_call_ends(url: str, queue: RabbitMQ) -> None:
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C raises KeyboardInterrupt, although the shell started us in the background, with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_run_that_is_ended_in_a_call_ends(url: str, queue: RabbitMQ, interruptible: None) -> None:
     """Dagster ends a run by an exception in its main thread, wherever that is; no StoreError must take its place."""
     with Proxy(url) as proxy, make(proxy.url).open() as slow, slow.consume(QUEUE, 5) as consumer:
         slow.publish([outgoing(1)])
