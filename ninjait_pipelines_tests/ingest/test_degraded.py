@@ -55,7 +55,7 @@ LONG = b'{"a": "' + b"x" * 9_000_000 + b'"}'
 def without_mongodb(settings: Settings) -> Iterator[Stores]:
     """The stores, with a MongoDB that is away."""
     with proxied(settings, "MONGODB_URL") as (through, proxy), open_stores(through) as stores:
-        proxy.cut()
+        proxy.refuse()
         yield impatient(stores)
 
 
@@ -160,7 +160,7 @@ def test_mongodb_goes_between_the_pieces_of_a_long_body(
 
         def cutting(mongodb: Any, collection: str, documents: Any) -> None:
             insert(mongodb, collection, documents)
-            proxy.cut()
+            proxy.refuse()
 
         with monkeypatch.context() as patch:
             patch.setattr(quarantine, "insert_new", cutting)
@@ -454,7 +454,7 @@ def test_the_repair_keeps_newer_values_and_joins_readings_that_came_apart(fleet:
 
 def test_device_lists_are_written_without_the_metrics_store(fleet: Stores, settings: Settings) -> None:
     with proxied(settings, metrics_url(settings)) as (through, proxy), open_stores(through) as cut_off:
-        proxy.cut()
+        proxy.refuse()
         with pytest.raises(StoreUnavailable):
             cut_off.metrics_store.read(NOW - timedelta(hours=1), NOW)
         run(replace(fleet, metrics_store=cut_off.metrics_store), device_caches)

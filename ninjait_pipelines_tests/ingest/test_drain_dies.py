@@ -3,15 +3,12 @@
 import multiprocessing
 import os
 import signal
-import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 
@@ -34,6 +31,7 @@ from ninjait_pipelines_tests.ingest.samples import (
     outgoing,
     sample,
 )
+from ninjait_pipelines_tests.proxy import Proxy
 from ninjait_pipelines_tests.resources.queue_contract import eventually
 
 REDELIVERY_SECONDS = 0.3
@@ -183,58 +181,10 @@ def test_events_are_rows_once_although_the_drain_died_before_its_acknowledgement
     assert [row["outcome"] for row in after["ledger"]] in (["written", "quarantined"], ["quarantined", "written"])
 
 
-class Proxy:
-    """A port in front of an engine, which can be cut off as if the engine had been stopped."""
-
-    def __init__(self, url: str) -> None:
-        self._parts = urlsplit(url)
-        self._target = (self._parts.hostname, self._parts.port)
-        self._sockets: list[socket.socket] = []
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    @property
-    def url(self) -> str:
-        user = self._parts.netloc.rpartition("@")[0]
-        host = f"127.0.0.1:{self._listener.getsockname()[1]}"
-        return urlunsplit(self._parts._replace(netloc=f"{user}@{host}" if user else host))
-
-    def cut(self) -> None:
-        for one in [self._listener, *self._sockets]:
-            with_suppressed(lambda one=one: one.shutdown(socket.SHUT_RDWR))  # type: ignore[misc]
-            one.close()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-                server = socket.create_connection(self._target)
-            except OSError:
-                return
-            self._sockets += [client, server]
-            for one, other in ((client, server), (server, client)):
-                threading.Thread(target=self._pump, args=(one, other), daemon=True).start()
-
-    @staticmethod
-    def _pump(source: socket.socket, target: socket.socket) -> None:
-        with_suppressed(lambda: [target.sendall(data) for data in iter(lambda: source.recv(65536), b"")])
-        with_suppressed(lambda: target.shutdown(socket.SHUT_RDWR))
-
-
-def with_suppressed(call: Callable[[], Any]) -> None:
-    try:
-        call()
-    except OSError:
-        return
-
-
 @contextmanager
 def proxied(settings: Settings, name: str) -> Iterator[tuple[Settings, Proxy]]:
-    proxy = Proxy(settings[name])
-    try:
+    with Proxy(settings[name]) as proxy:
         yield Settings(settings | {name: proxy.url}), proxy
-    finally:
-        proxy.cut()
 
 
 @pytest.mark.parametrize("at", ["write", "ledger"])
@@ -252,7 +202,7 @@ def test_a_store_that_stops_in_the_middle_stops_the_drain_and_loses_nothing(
         def cutting(step: Callable[..., Any]) -> Callable[..., Any]:
             def wrapped(*args: Any, **kwargs: Any) -> Any:
                 if next(calls) == 1:
-                    proxy.cut()
+                    proxy.refuse()
                 return step(*args, **kwargs)
 
             return wrapped
@@ -292,7 +242,7 @@ def test_an_outage_uses_up_no_deliveries(fleet: Stores, settings: Settings) -> N
         fleet.message_queue.publish([outgoing(queue, bodies[queue])])
         for name in names:
             with proxied(settings, name) as (through, proxy), open_stores(through) as stores:
-                proxy.cut()
+                proxy.refuse()
                 with pytest.raises(StoreUnavailable):
                     make_drain(impatient(stores), queue).run(idle_seconds=idle_seconds(stores))
         with fleet.message_queue.consume(queue, 1) as consumer:

@@ -2,14 +2,12 @@
 
 import math
 import os
-import secrets
 import struct
-import subprocess
 import time
 import uuid
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -26,7 +24,6 @@ from ninjait_pipelines.resources.metrics_store import FIELDS, WINDOWS, MetricsSt
 from ninjait_pipelines.resources.store import StoreFailed, StoreRefused, StoreUnavailable
 from ninjait_pipelines.rollup.assets import fill_tier
 from ninjait_pipelines.stack import servers
-from ninjait_pipelines.stack.local import free_port
 from ninjait_pipelines_tests.resources.http_proxy import HttpProxy
 from ninjait_pipelines_tests.resources.metrics_contract import (
     DAY,
@@ -47,47 +44,20 @@ from ninjait_pipelines_tests.resources.metrics_contract import (
 from ninjait_pipelines_tests.stack.alone import alone
 
 pytestmark = pytest.mark.servers
+SETTINGS = {"url": "INFLUXDB_URL", "token": "INFLUXDB_TOKEN", "organization": "INFLUXDB_ORG"}
 # A server that the shell points at, with its organization and a token that may create buckets in it. Read at import:
 # the suite takes the settings out of the environment.
-GIVEN = {name: os.environ.get(f"INFLUXDB_{name.upper()}", "") for name in ("url", "token", "org")}
+GIVEN = {name: os.environ.get(setting, "") for name, setting in SETTINGS.items()}
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """url, token and organization of a real server: the given one, or one of our own."""
     if GIVEN["url"]:
-        yield {"url": GIVEN["url"], "token": GIVEN["token"], "organization": GIVEN["org"]}
+        yield GIVEN
         return
-    with ExitStack() as held_ports:
-        port = free_port(held_ports, 0)
-    engine = servers.InfluxDB(tmp_path_factory.mktemp("influxdb"), port, secrets.token_urlsafe(16))
-    engine.prepare()
-    process = subprocess.Popen(
-        engine.command(),
-        env={**os.environ, **engine.environment()},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        _wait_for(engine)
-        given = engine.settings()
-        names = {"url": "INFLUXDB_URL", "token": "INFLUXDB_TOKEN", "organization": "INFLUXDB_ORG"}
-        yield {name: given[setting] for name, setting in names.items()}
-    finally:
-        process.kill()
-        process.wait()
-
-
-def _wait_for(engine: servers.InfluxDB) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        try:
-            if engine.ready():
-                return
-        except OSError:
-            pass
-        time.sleep(0.1)
-    raise AssertionError("influxd did not start")
+    with alone(servers.InfluxDB, tmp_path_factory.mktemp("influxdb") / "influxdb") as engine:
+        yield {name: engine.settings[setting] for name, setting in SETTINGS.items()}
 
 
 @contextmanager
@@ -279,25 +249,26 @@ def test_a_query_for_which_the_server_has_no_place_is_worth_a_retry(tmp_path: Pa
         def command(self) -> list[str]:
             return [*super().command(), "--query-concurrency", "1", "--query-queue-size", "1"]
 
-    with alone(OneQuery, tmp_path / "influxdb") as engine:
-        names = {"url": "INFLUXDB_URL", "token": "INFLUXDB_TOKEN", "organization": "INFLUXDB_ORG"}
-        with opened({name: engine.settings[setting] for name, setting in names.items()}) as store:
-            store.write(points(sample(yesterday()) for _ in range(2_000)))
-            query = "from(bucket: bucket) |> range(start: start, stop: stop)"
+    with (
+        alone(OneQuery, tmp_path / "influxdb") as engine,
+        opened({name: engine.settings[setting] for name, setting in SETTINGS.items()}) as store,
+    ):
+        store.write(points(sample(yesterday()) for _ in range(2_000)))
+        query = "from(bucket: bucket) |> range(start: start, stop: stop)"
 
-            def rows(_: int) -> int | str:
-                try:
-                    parts = store._stream(query, store.bucket, start=yesterday(), stop=yesterday() + HOUR)
-                    return sum(map(len, parts))
-                except StoreUnavailable as error:
-                    return str(error)
+        def rows(_: int) -> int | str:
+            try:
+                parts = store._stream(query, store.bucket, start=yesterday(), stop=yesterday() + HOUR)
+                return sum(map(len, parts))
+            except StoreUnavailable as error:
+                return str(error)
 
-            with ThreadPoolExecutor(8) as pool:
-                found = list(pool.map(rows, range(40)))
-            assert 4_000 in found
-            refused = [answer for answer in found if answer != 4_000]
-            assert refused
-            assert all("queue length exceeded" in str(answer) for answer in refused)
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(rows, range(40)))
+        assert 4_000 in found
+        refused = [answer for answer in found if answer != 4_000]
+        assert refused
+        assert all("queue length exceeded" in str(answer) for answer in refused)
 
 
 def test_a_server_that_is_away_is_a_status() -> None:
