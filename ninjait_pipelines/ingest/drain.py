@@ -13,15 +13,13 @@ letter at once; otherwise the broker's delivery limit makes it one. Dead letters
 """
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
-
-import pyarrow as pa
 
 from ninjait_pipelines.ingest import quarantine
-from ninjait_pipelines.ingest.decode import NOBODY, Decoded, Period, Registry, decode, decode_nothing
+from ninjait_pipelines.ingest.decode import Decoded, Period, Registry, decode, decode_nothing
+from ninjait_pipelines.ingest.ledger import Batch, ledger_rows
 from ninjait_pipelines.ingest.sinks import Hour, Sink
 from ninjait_pipelines.resources.clickhouse import ClickHouse
 from ninjait_pipelines.resources.message_queue import Consumer, Message, MessageQueue
@@ -35,13 +33,6 @@ BATCH_BYTES = 8 * 1024 * 1024
 RECEIVE_MESSAGES = 100
 DEAD_LETTERS = 25
 SUSPECT_AFTER_DELIVERIES = 2
-Batch = Sequence[tuple[Message, Decoded]]
-
-_LEDGER = pa.schema(
-    dict.fromkeys(("queue", "message_id", "delivery_id", "organization_id", "run_id", "outcome"), pa.string())
-    | dict.fromkeys(("points", "points_written", "points_quarantined", "unknown_fields", "bytes"), pa.uint32())
-    | dict.fromkeys(("first_time", "last_time", "published_at"), pa.timestamp("ms", "UTC"))
-)
 
 
 @dataclass
@@ -188,40 +179,6 @@ def load_registry(postgres: Postgres) -> Registry:
         devices={row["id"]: row["organization_id"] for row in devices},
         hosts=hosts,
     )
-
-
-def ledger_rows(batch: Iterable[tuple[Message, Decoded]], run_id: str, outcome: str | None = None) -> pa.Table:
-    """A row of message_deliveries for each copy; the outcome follows from what was decoded, if none is given."""
-    rows = [_ledger_row(message, decoded, run_id, outcome or outcome_of(decoded)) for message, decoded in batch]
-    return pa.Table.from_pylist(rows, schema=_LEDGER)
-
-
-def outcome_of(decoded: Decoded) -> str:
-    """What becomes of a message: written, partly_quarantined or quarantined."""
-    if not decoded.rejections:
-        return "written"
-    return "partly_quarantined" if decoded.points_accepted else "quarantined"
-
-
-def _ledger_row(message: Message, decoded: Decoded, run_id: str, outcome: str) -> dict[str, Any]:
-    times = [*decoded.columns.get("time", ()), *decoded.counters.get("time", ())]
-    times = times or decoded.columns.get("timestamp") or [None]
-    return {
-        "queue": message.queue,
-        "message_id": str(decoded.message_id),
-        "delivery_id": message.delivery_id,
-        "organization_id": decoded.organization_id or NOBODY,
-        "run_id": run_id,
-        "outcome": outcome,
-        "points": decoded.points,
-        "points_written": decoded.points_accepted,
-        "points_quarantined": decoded.points_rejected,
-        "unknown_fields": decoded.unknown_fields,
-        "bytes": len(message.body),
-        "first_time": min(times),
-        "last_time": max(times),
-        "published_at": message.published_at or None,
-    }
 
 
 def _receive(consumer: Consumer, most: int, idle_seconds: float) -> list[Message]:

@@ -30,7 +30,8 @@ from ninjait_pipelines.fleet.simulate import (
     simulate,
 )
 from ninjait_pipelines.ingest.decode import Decoded, Period, Registry, decode
-from ninjait_pipelines.ingest.drain import Drain, outcome_of
+from ninjait_pipelines.ingest.drain import Drain
+from ninjait_pipelines.ingest.ledger import outcome_of
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.resources.message_queue import QUEUES, Message
 from ninjait_pipelines.settings import Settings
