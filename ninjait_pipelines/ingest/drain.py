@@ -7,20 +7,28 @@
 5. Record it in the ledger.    As above; the row's key is the copy's, so it counts once.
 6. Acknowledge.                Dying before: all of it happens once more. After: it is done.
 
+Several batches are under way at once, in the order in which they came: while one is decoded (1, 2), the one before it
+is written (3), and the one before that is recorded (3b to 5). So no store waits for another, and of two points with one
+key the one that was received last is written last.
+
 A copy that comes for the third time is under suspicion: it killed the drains before, or stood beside the one that did.
 It goes through these steps alone. Where another one went through and it did not, it is the culprit, and becomes a dead
 letter at once; otherwise the broker's delivery limit makes it one. Dead letters end in quarantine, like all bad input.
 """
 
+import gc
 import logging
+from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Self
 
 from ninjait_pipelines.ingest import quarantine
-from ninjait_pipelines.ingest.decode import Decoded, Period, Registry, decode, decode_nothing
+from ninjait_pipelines.ingest.decode import HOST_REASONS, Decoded, Period, Registry, decode, decode_nothing
 from ninjait_pipelines.ingest.ledger import Batch, ledger_rows
-from ninjait_pipelines.ingest.sinks import Hour, Sink
+from ninjait_pipelines.ingest.sinks import Hour, Record, Sink
 from ninjait_pipelines.resources.clickhouse import ClickHouse
 from ninjait_pipelines.resources.message_queue import Consumer, Message, MessageQueue
 from ninjait_pipelines.resources.mongodb import MongoDB
@@ -31,8 +39,12 @@ BATCH_MESSAGES = 1000
 # What a batch may take of memory, but for one receive: as much as the largest legal bodies make.
 BATCH_BYTES = 8 * 1024 * 1024
 RECEIVE_MESSAGES = 100
+# Batches that are written, recorded, or wait for their acknowledgement, while the next one is received and decoded.
+MOST_UNDER_WAY = 3
 DEAD_LETTERS = 25
 SUSPECT_AFTER_DELIVERIES = 2
+# What a registry that was read a moment ago may be wrong about.
+UNREGISTERED = {"unknown_organization", "unknown_device", "device_of_another_organization", *HOST_REASONS}
 
 
 @dataclass
@@ -86,17 +98,33 @@ class Drain:
         started = self.clock()
         self._prepare()
         summary = Summary(dead_letters=self._move_dead_letters(most_messages))
-        with self.message_queue.consume(self.sink.queue, prefetch=BATCH_MESSAGES) as consumer:
-            while summary.messages < most_messages and (self.clock() - started).total_seconds() < most_seconds:
-                messages = _receive(consumer, most_messages - summary.messages, idle_seconds)
-                if not messages:
-                    break
-                # Of now: a device may have been registered a second ago, and have sent its first sample since.
-                registry = load_registry(self.postgres)
-                suspects = [message for message in messages if message.deliveries > SUSPECT_AFTER_DELIVERIES]
-                others = [message for message in messages if message.deliveries <= SUSPECT_AFTER_DELIVERIES]
-                self._process(consumer, others, registry, summary)
-                self._process_one_by_one(consumer, suspects, registry, summary)
+        registry = load_registry(self.postgres)
+        gc.freeze()  # what there is now is not looked through again and again while messages come and go
+        try:
+            with (
+                self.message_queue.consume(self.sink.queue, (MOST_UNDER_WAY + 1) * BATCH_MESSAGES) as consumer,
+                _Stages(self._write, self._record) as stages,
+            ):
+                while (self.clock() - started).total_seconds() < most_seconds:
+                    room = most_messages - summary.messages - stages.messages
+                    messages = _receive(consumer, room, 0 if stages.under_way else idle_seconds)
+                    if not messages and not stages.under_way:
+                        break
+                    suspects = [message for message in messages if message.deliveries > SUSPECT_AFTER_DELIVERIES]
+                    others = [message for message in messages if message.deliveries <= SUSPECT_AFTER_DELIVERIES]
+                    if others:
+                        now = self.clock()
+                        batch, registry = self._decode_all(others, registry, now)
+                        stages.put(batch, now)
+                    elif stages.under_way:
+                        self._acknowledge(consumer, *stages.take(), summary)
+                    while stages.under_way and (suspects or stages.full):
+                        self._acknowledge(consumer, *stages.take(), summary)
+                    self._process_one_by_one(consumer, suspects, registry, summary)
+                while stages.under_way:
+                    self._acknowledge(consumer, *stages.take(), summary)
+        finally:
+            gc.unfreeze()
         return summary
 
     def _prepare(self) -> None:
@@ -110,22 +138,38 @@ class Drain:
         self.sink.prepare()
         quarantine.prepare(self.mongodb, self.clock(), self.log)
 
-    def _process(self, consumer: Consumer, messages: Sequence[Message], registry: Registry, summary: Summary) -> None:
-        if not messages:
-            return
-        now = self.clock()
+    def _decode_all(self, messages: Sequence[Message], registry: Registry, now: datetime) -> tuple[Batch, Registry]:
+        """Decodes a batch; once more with the registry of now what comes from somebody whom the given one did not know.
+
+        A device may have been registered a second ago, and have sent its first sample since.
+        """
         period = Period.at(now)
         batch = [(message, self._decode(message, registry, period)) for message in messages]
-        consumer.keep_alive()
-        hours = self.sink.write([decoded for _, decoded in batch], self.run_id, now)
+        if not any(_is_unregistered(decoded) for _, decoded in batch):
+            return batch, registry
+        registry = load_registry(self.postgres)
+        return [
+            (message, self._decode(message, registry, period) if _is_unregistered(decoded) else decoded)
+            for message, decoded in batch
+        ], registry
+
+    def _write(self, batch: Batch, now: datetime) -> Record:
+        return self.sink.write([decoded for _, decoded in batch], self.run_id, now)
+
+    def _record(self, batch: Batch, now: datetime, rest: Record) -> set[Hour]:
+        hours = rest()
         rejected = [(message, decoded) for message, decoded in batch if decoded.rejections]
         quarantine.hold(self.mongodb, rejected, self.run_id, now, self.log)
         self.clickhouse.insert("message_deliveries", ledger_rows(batch, self.run_id))
+        return hours
+
+    def _acknowledge(self, consumer: Consumer, batch: Batch, hours: set[Hour], summary: Summary) -> None:
         summary.add(batch, hours)
         try:
-            consumer.acknowledge(messages)
+            consumer.acknowledge([message for message, _ in batch])
         except StoreUnavailable as error:
-            self.log.warning("%d messages were not acknowledged and will come again: %s", len(messages), error)
+            self.log.warning("%d messages were not acknowledged and will come again: %s", len(batch), error)
+        consumer.keep_alive()
 
     def _decode(self, message: Message, registry: Registry, period: Period) -> Decoded:
         """A message that our own code stumbles over is bad input like any other: it must not take its batch along."""
@@ -134,6 +178,12 @@ class Drain:
         except Exception as error:  # not hidden: logged, quarantined with its reason, and seen by a check
             self.log.exception("Decoding %s failed: a bug in the decoder", quarantine.document_id(message))
             return decode_nothing(message, f"decoder_failed:{type(error).__name__}")
+
+    def _process(self, consumer: Consumer, messages: Sequence[Message], registry: Registry, summary: Summary) -> None:
+        """All steps of one batch, with no other under way."""
+        now = self.clock()
+        batch, _ = self._decode_all(messages, registry, now)
+        self._acknowledge(consumer, batch, self._record(batch, now, self._write(batch, now)), summary)
 
     def _process_one_by_one(
         self, consumer: Consumer, suspects: Sequence[Message], registry: Registry, summary: Summary
@@ -165,6 +215,50 @@ class Drain:
             self.message_queue.discard_dead_letters([message for message, _ in letters])
             moved += len(letters)
         return moved
+
+
+class _Stages:
+    """The batches under way. What goes wrong with one is raised where it is taken; what runs ends first."""
+
+    def __init__(
+        self, write: Callable[[Batch, datetime], Record], record: Callable[[Batch, datetime, Record], set[Hour]]
+    ) -> None:
+        self._write = write
+        self._record = record
+        self._writer = ThreadPoolExecutor(1, "write")
+        self._recorder = ThreadPoolExecutor(1, "record")
+        self.under_way: deque[tuple[Batch, Future[set[Hour]]]] = deque()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._writer.shutdown(cancel_futures=True)
+        self._recorder.shutdown(cancel_futures=True)
+
+    @property
+    def messages(self) -> int:
+        """How many are under way."""
+        return sum(len(batch) for batch, _ in self.under_way)
+
+    @property
+    def full(self) -> bool:
+        """Whether the oldest batch has to be taken before another one is put; it may be before."""
+        return len(self.under_way) == MOST_UNDER_WAY or self.under_way[0][1].done()
+
+    def put(self, batch: Batch, now: datetime) -> None:
+        """Has it written, and then recorded."""
+        written = self._writer.submit(self._write, batch, now)
+        self.under_way.append((batch, self._recorder.submit(lambda: self._record(batch, now, written.result()))))
+
+    def take(self) -> tuple[Batch, set[Hour]]:
+        """The oldest, once it has been recorded."""
+        batch, recorded = self.under_way.popleft()
+        return batch, recorded.result()
+
+
+def _is_unregistered(decoded: Decoded) -> bool:
+    return any(rejection.reason in UNREGISTERED for rejection in decoded.rejections)
 
 
 def load_registry(postgres: Postgres) -> Registry:

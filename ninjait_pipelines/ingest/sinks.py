@@ -1,8 +1,9 @@
 """Where the good points of each queue go: one small sink for each kind of store. The drain does everything else."""
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Literal, Protocol
 
 import pyarrow as pa
@@ -28,7 +29,10 @@ from ninjait_pipelines.resources.mongodb import MongoDB
 from ninjait_pipelines.resources.store import StoreError
 
 Hour = tuple[str, datetime]
+# What is left to do once the points are safe. It gives (organization, hour) of the metrics that were written.
+Record = Callable[[], set[Hour]]
 _MILLISECONDS = pa.timestamp("ms", "UTC")
+_HOUR_US = 3_600_000_000
 _TOUCHED = pa.schema(
     [
         ("organization_id", pa.string()),
@@ -49,8 +53,8 @@ class Sink(Protocol):
     def prepare(self) -> None:
         """Raises a StoreError where its store is away; nothing has been taken from the queue then."""
 
-    def write(self, decoded: Sequence[Decoded], run_id: str, now: datetime) -> set[Hour]:
-        """Writes what has columns, and returns when it is safe; (organization, hour) of the metrics it wrote.
+    def write(self, decoded: Sequence[Decoded], run_id: str, now: datetime) -> Record:
+        """Writes what has columns, and returns when it is safe, with what is to be called next.
 
         A row that its store refuses for good is added to the rejections of its message.
         """
@@ -72,21 +76,22 @@ class MetricsSink:
     def prepare(self) -> None:
         self._metrics_store.declare()
 
-    def write(self, decoded: Sequence[Decoded], run_id: str, now: datetime) -> set[Hour]:
-        """3a. Points to their tiers. Dying here: written again, they replace themselves.
-
-        3b. The hours that they touch. Dying before: the message comes again, and its hours are touched then. After the
-            points, so that a roll-up which missed a point is older than its touch.
-        3c. The latest values, which are a cache: a Dragonfly that is away stops nothing, and `device_caches` repairs
-            them afterwards.
-        """
+    def write(self, decoded: Sequence[Decoded], run_id: str, now: datetime) -> Record:
+        """3a. Points to their tiers. Dying here: written again, they replace themselves."""
         decoded = self._without_late_duplicates(decoded, now)
         points = _gathered([one.columns for one in decoded], POINTS)
         counters = _gathered([one.counters for one in decoded], COUNTERS)
         _reject(decoded, "columns", self._write_points(points, now))
         if len(counters):
             _reject(decoded, "counters", self._metrics_store.write_counters(counters))
-        hours = touched_hours(points, counters, run_id)
+        return partial(self._record, touched_hours(points, counters, run_id), decoded)
+
+    def _record(self, hours: pa.Table, decoded: Sequence[Decoded]) -> set[Hour]:
+        """3b. The hours that they touch. Dying before: the message comes again, and its hours are touched then. After
+            the points, so that a roll-up which missed a point is older than its touch.
+        3c. The latest values, which are a cache: a Dragonfly that is away stops nothing, and `device_caches` repairs
+            them afterwards.
+        """
         self._clickhouse.insert("touched_hours", hours)
         try:
             with self._dragonfly.optional():
@@ -130,9 +135,9 @@ class EventsSink:
     def prepare(self) -> None:
         """Nothing to add: every drain asks ClickHouse for its clock."""
 
-    def write(self, decoded: Sequence[Decoded], run_id: str, now: datetime) -> set[Hour]:
+    def write(self, decoded: Sequence[Decoded], run_id: str, now: datetime) -> Record:
         self._clickhouse.insert(f"{self._table}_versions", mart_rows(self._table, events(decoded)))
-        return set()
+        return set
 
 
 class LogsSink:
@@ -149,9 +154,9 @@ class LogsSink:
         with self._mongodb.errors():
             self._mongodb.database[self.collection].create_index([("organization_id", 1), ("timestamp", -1)])
 
-    def write(self, decoded: Sequence[Decoded], run_id: str, now: datetime) -> set[Hour]:
+    def write(self, decoded: Sequence[Decoded], run_id: str, now: datetime) -> Record:
         insert_new(self._mongodb, self.collection, [_log_document(event) for event in events(decoded)])
-        return set()
+        return set
 
 
 def events(decoded: Sequence[Decoded]) -> list[dict[str, Any]]:
@@ -210,10 +215,12 @@ def touched_hours(points: pa.Table, counters: pa.Table, run_id: str) -> pa.Table
     at = COUNTERS.get_field_index("time")
     later = counters.set_column(at, COUNTERS.field(at), pc.add(counters["time"], COUNTER_GAP))
     touching = pa.concat_tables([points.select(key), counters.select(key), later.select(key)])
-    hours = pa.table([touching[key[0]], pc.floor_temporal(touching["time"], unit="hour")], _TOUCHED.names[:2])
-    counted = hours.group_by(_TOUCHED.names[:2]).aggregate([([], "count_all")])
-    counted = counted.append_column("run_id", pa.array([run_id] * len(counted), pa.string()))
-    return counted.rename_columns(_TOUCHED.names).cast(_TOUCHED)
+    number = pc.divide(pc.cast(touching["time"], pa.int64()), _HOUR_US)
+    counted = pa.table([touching[key[0]], number], _TOUCHED.names[:2]).group_by(_TOUCHED.names[:2])
+    organization, number, points_ = counted.aggregate([([], "count_all")]).itercolumns()
+    hour = pc.cast(pc.multiply(number, 3600), pa.timestamp("s", "UTC"))
+    runs = pa.array([run_id] * len(hour), pa.string())
+    return pa.table([organization, hour, points_.cast(pa.uint32()), runs], schema=_TOUCHED)
 
 
 def latest(decoded: Sequence[Decoded]) -> list[tuple[str, dict[str, Any]]]:
@@ -222,7 +229,7 @@ def latest(decoded: Sequence[Decoded]) -> list[tuple[str, dict[str, Any]]]:
     for one in decoded:
         if one.columns and one.device_id:
             times = one.columns["time"]
-            index = max(range(len(times)), key=lambda row: (times[row], row))
+            index = len(times) - 1 - times[::-1].index(max(times))
             if one.device_id not in newest or times[index] >= newest[one.device_id][0]:
                 newest[one.device_id] = (times[index], one.columns, index)
     return [_latest_entry(*entry) for entry in newest.values()]

@@ -6,6 +6,8 @@ than ten times as long as encoding whole columns. Nothing here knows of a server
 
 import re
 from collections.abc import Mapping
+from itertools import chain, repeat
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -49,11 +51,24 @@ def lines(measurement: str, tags: Mapping[str, pa.Array], fields: Mapping[str, p
     tags: name -> text (see `held`); fields: name -> float64; time: timestamp in microseconds, the precision to name to
     the server. Floats are written in the fewest digits that read back as the same float.
     """
-    series = measurement
+    parts: list[Any] = [measurement]
     for name, tag in sorted(tags.items()):  # as InfluxDB advises: it need not sort them then
-        series = pc.binary_join_element_wise(series, f",{name}=", escaped(tag), "")
-    values = [pc.binary_join_element_wise(f"{name}=", pc.cast(of, pa.string()), "") for name, of in fields.items()]
-    joined = pc.binary_join_element_wise(*values, ",", null_handling="skip")
-    joined = pc.if_else(pc.equal(joined, ""), pa.scalar(None, pa.string()), joined)
-    stamped = pc.cast(pc.cast(time, pa.int64()), pa.string())
-    return pc.binary_join_element_wise(series, " ", joined, " ", stamped, "\n", "")
+        few = tag.dictionary_encode()  # many rows, few devices
+        parts.append(pc.binary_join_element_wise(f",{name}=", escaped(few.dictionary), "").take(few.indices))
+    texts = {name: pc.cast(of, pa.string()) for name, of in fields.items()}
+    if any(of.null_count for of in texts.values()):
+        values = [pc.binary_join_element_wise(f"{name}=", of, "") for name, of in texts.items()]
+        joined = pc.binary_join_element_wise(*values, ",", null_handling="skip")
+        parts += [" ", pc.if_else(pc.equal(joined, ""), pa.scalar(None, pa.string()), joined)]
+    else:
+        separators = chain(" ", repeat(","))
+        parts += [part for name, of in texts.items() for part in (f"{next(separators)}{name}=", of)]
+    stamp = pc.cast(pc.cast(time, pa.int64()), pa.string())
+    return pc.binary_join_element_wise(*parts, " ", stamp, "\n", "")
+
+
+def whole(encoded: pa.Array) -> memoryview:
+    """All the lines as they stand in memory, one behind the other, without a copy."""
+    offsets, text = encoded.buffers()[1:]
+    ends = memoryview(offsets).cast("i")[encoded.offset : encoded.offset + len(encoded) + 1] if offsets else [0]
+    return memoryview(text)[ends[0] : ends[-1]] if text else memoryview(b"")

@@ -192,7 +192,7 @@ STEPS: dict[str, Callable[[Stores], tuple[Any, str, str | None]]] = {
     "Dragonfly": lambda stores: (type(stores.dragonfly), "set_many_if_newer", None),
     "quarantine": lambda stores: (quarantine, "insert_new", None),
     "ledger": lambda stores: (type(stores.clickhouse), "insert", "message_deliveries"),
-    "acknowledgement": lambda stores: (drain_module.Drain, "_process", None),
+    "acknowledgement": lambda stores: (drain_module.Drain, "_acknowledge", None),
 }
 
 
