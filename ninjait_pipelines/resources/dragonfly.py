@@ -1,11 +1,12 @@
 """Dragonfly (or Redis): latest values, API response caches, leaderboards, reports. All of it can be rebuilt."""
 
-import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from typing import Any, ClassVar
 
+import msgspec
 import redis
 import redis.exceptions
 from pydantic import Field, PrivateAttr
@@ -15,15 +16,23 @@ from redis.retry import Retry
 from ninjait_pipelines.resources.store import Store, StoreFailed, StoreRefused, StoreUnavailable
 
 # An older run never overwrites what a newer one wrote: as_of is ISO 8601 in UTC of fixed width, so text order is time
-# order. Of documents about different weeks the later week's is newer. ARGV: value, week and as_of, lifetime in
-# milliseconds (0: for ever).
+# order. Of documents about different weeks the later week's is newer. ARGV: lifetime in milliseconds (0: for ever),
+# then for each key its value, and its week and as_of.
 _SET_IF_NEWER = """
-local held = redis.call('GET', KEYS[1])
-held = held and cjson.decode(held)
-if held and (held['week'] or '') .. held['as_of'] > ARGV[2] then return 0 end
-if ARGV[3] == '0' then redis.call('SET', KEYS[1], ARGV[1]) else redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[3]) end
-return 1
+local stored = 0
+for i, key in ipairs(KEYS) do
+    local value, version = ARGV[2 * i], ARGV[2 * i + 1]
+    local held = redis.call('GET', key)
+    held = held and cjson.decode(held)
+    if not held or (held['week'] or '') .. held['as_of'] <= version then
+        if ARGV[1] == '0' then redis.call('SET', key, value) else redis.call('SET', key, value, 'PX', ARGV[1]) end
+        stored = stored + 1
+    end
+end
+return stored
 """
+# Of the keys of one script, so that it holds up other clients for some milliseconds at most.
+KEYS_AT_ONCE = 500
 # Words of an error that passes when somebody acts -> what to do.
 _PASSING = {
     "maxmemory": "Its memory is full: drain the queues, or raise maxmemory.",
@@ -114,12 +123,15 @@ class Dragonfly(Store):
         return self.set_many_if_newer([(key, value)], ttl) == 1
 
     def set_many_if_newer(self, values: Iterable[tuple[str, dict[str, Any]]], ttl: timedelta | None = None) -> int:
-        """The same for many, in one round trip; returns how many were stored."""
+        """The same for many, in few round trips; returns how many were stored."""
+        milliseconds = int(ttl.total_seconds() * 1000) if ttl else 0
+        every = [(key, msgspec.json.encode(value), value.get("week", "") + value["as_of"]) for key, value in values]
+        stored = 0
         with errors(self.url):
             script = self.client.register_script(_SET_IF_NEWER)
-            with self.client.pipeline(transaction=False) as pipeline:
-                for key, value in values:
-                    milliseconds = int(ttl.total_seconds() * 1000) if ttl else 0
-                    version = value.get("week", "") + value["as_of"]
-                    script(keys=[key], args=[json.dumps(value), version, milliseconds], client=pipeline)
-                return sum(pipeline.execute())
+            for first in range(0, len(every), KEYS_AT_ONCE):
+                some = every[first : first + KEYS_AT_ONCE]
+                stored += script(
+                    [key for key, *_ in some], [milliseconds, *chain.from_iterable(rest for _, *rest in some)]
+                )
+        return stored

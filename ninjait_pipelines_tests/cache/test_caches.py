@@ -181,9 +181,9 @@ def test_twice_the_same(stores: Stores, fleet: Fleet) -> None:
 @pytest.mark.parametrize(
     ("name", "owner", "method", "after"),
     [
-        ("device_caches", Pipeline, "execute", False),
-        ("device_caches", Pipeline, "execute", True),
-        ("organization_summaries", Pipeline, "execute", True),
+        ("device_caches", Script, "__call__", False),
+        ("device_caches", Script, "__call__", True),
+        ("organization_summaries", Script, "__call__", True),
         ("uptime_leaderboard", Pipeline, "execute", False),
         ("uptime_leaderboard", Pipeline, "execute", True),
         ("uptime_leaderboard", Script, "__call__", True),
