@@ -11,6 +11,7 @@ from a publisher while an alarm lasts, and must still hear the others.
 """
 
 import concurrent.futures
+import functools
 import hashlib
 import logging
 import re
@@ -33,7 +34,8 @@ import pika.exceptions
 from pika.adapters.utils.connection_workflow import AMQPConnectorException
 from pydantic import Field, PrivateAttr
 
-from ninjait_pipelines.resources.message_queue import QUEUES, Depth, Message, MessageQueue, Outgoing, QueueFull
+from ninjait_pipelines.resources.amqp_frames import Delivery, ReceivingConnection
+from ninjait_pipelines.resources.message_queue import JSON, QUEUES, Depth, Message, MessageQueue, Outgoing, QueueFull
 from ninjait_pipelines.resources.store import StoreError, StoreFailed, StoreRefused, StoreUnavailable
 
 TITLE = "RabbitMQ"
@@ -64,6 +66,12 @@ _SEE_STATUS = "See what runs with: ninjait status."
 _VALUE = r"(?:the value )?'?(.+?)'?(?: of type '\w+')?"
 _DIFFERS = re.compile(
     rf"inequivalent arg '(.+?)' for (\w+) '(.+?)' in vhost '.*?': received {_VALUE} but current is {_VALUE}(?:\"\)|$)"
+)
+# The properties of a message that `_envelope` made, as they are encoded, unless its content type or id is an odd one.
+_OURS = re.compile(
+    rb"\xb0(?:(\xc0)|\x40)\x10application/json\0\0\0\x57\x13ninjait-delivery-idS\0\0\0\x20([0-9a-f]{32})"
+    rb"\x14ninjait-published-msl\0\0(.{6})\x02(?(1)\x24([ -~]{36})).{8}",
+    re.DOTALL,
 )
 # pika logs each of its errors, and then raises it: here it becomes a StoreError, which says it once.
 logging.getLogger("pika").setLevel(logging.CRITICAL)
@@ -234,6 +242,8 @@ class Link:
     `lost` is why it is of no more use; then everyone who waits is told. What an heir needs it has before Link.__init__.
     """
 
+    connection_class: Callable[..., Any] = pika.SelectConnection
+
     def __init__(self, broker: RabbitMQ) -> None:
         self.lost: Exception | None = None
         self.channel: Any = None
@@ -242,7 +252,7 @@ class Link:
         self._lock = threading.Lock()
         self._replies: set[Future[Any]] = set()
         opened = self._expected()
-        self._connection: Any = pika.SelectConnection(
+        self._connection: Any = self.connection_class(
             parameters(broker.url, broker.timeout_seconds, broker.heartbeat_seconds),
             on_open_callback=lambda connection: connection.channel(
                 on_open_callback=lambda channel: self._on_channel(channel, opened)
@@ -515,23 +525,23 @@ class RabbitConsumer:
         """Nothing: the connection's thread answers the broker. A delivery may be held for the broker's
         consumer_timeout, 30 minutes if nothing is set."""
 
-    def _own(self, messages: Sequence[Message]) -> set[int]:
-        """The tags of the messages that came by this session."""
+    def _own(self, messages: Sequence[Message]) -> set[str]:
+        """The receipts of the messages that came by this session."""
         if self._session is None or self._session.lost:
             return set()
-        receipts = (message.receipt.partition(":") for message in messages)
-        return {int(tag) for generation, _, tag in receipts if int(generation) == self._session.generation}
+        generation = self._session.generation
+        return {message.receipt for message in messages if message.receipt.startswith(generation)}
 
     def _settle(self, messages: Sequence[Message], again: bool = False) -> None:
         """Raises StoreUnavailable where some of them went with a session that was lost, after the others."""
-        tags = self._own(messages)
+        receipts = self._own(messages)
         try:
-            if self._session is not None and tags:
+            if self._session is not None and receipts:
                 with errors(self._broker.url):
-                    self._session.settle(tags, again)
+                    self._session.settle(receipts, again)
         except StoreError as error:  # the channel was closed, for whatever reason
             raise self._lost() from error
-        if len(tags) < len({message.receipt for message in messages}):
+        if len(receipts) < len({message.receipt for message in messages}):
             raise self._lost()
 
     def _lost(self) -> StoreUnavailable:
@@ -550,33 +560,40 @@ class Session(Link):
     """A link that consumes: what has come, and what the caller holds of it."""
 
     def __init__(self, broker: RabbitMQ, queue: str, prefetch: int, generation: int) -> None:
-        self.generation = generation
+        self.generation = f"{generation}:"  # the receipts begin with it
         self._queue = queue
         self._prefetch = prefetch
-        self._come: deque[tuple[Any, Any, bytes]] = deque()
+        self._come: list[Message] = []
         self._bytes = 0  # of what has come
-        self._held: dict[int, None] = {}  # in order; touched by the caller only
+        self._held: dict[str, None] = {}  # receipts, in order; touched by the caller only
         self._changed = threading.Condition()
         self._wanted = 1
+        self.connection_class = functools.partial(ReceivingConnection, self._on_deliveries)
         super().__init__(broker)
 
     def prepare(self, opened: "Future[Any]") -> None:
         self.channel.add_on_cancel_callback(self._on_cancel)
         self.channel.basic_qos(prefetch_count=self._prefetch)
-        self.channel.basic_consume(self._queue, self._on_message, callback=lambda _: resolve(opened))
+        self._connection.read_much()
+        self.channel.basic_consume(self._queue, self._on_pikas, callback=lambda _: resolve(opened))
 
     def _on_cancel(self, _frame: Any) -> None:
         """The queue was deleted, or its node went: consuming anew says which."""
         self.lose(ConnectionError(f"the broker cancelled the consumer of {self._queue}"))
 
-    def _on_message(self, _channel: Any, method: Any, properties: Any, body: bytes) -> None:
+    def _on_pikas(self, *_: Any) -> None:
+        self.lose(ConnectionError("the broker sent what cannot be read"))
+
+    def _on_deliveries(self, deliveries: list[Delivery]) -> None:
+        come = [self._delivered(*one) for one in deliveries]
+        size = sum(len(message.body) for message in come)
         with self._changed:
-            self._come.append((method, properties, body))
-            self._bytes += len(body)
+            self._come += come
+            self._bytes += size
             if len(self._come) >= self._wanted:
                 self._changed.notify()
             if self._bytes > MOST_WAITING_BYTES:  # the caller is slow: so is the thread, but for what it is asked
-                seconds = min(len(body) / SLOW_BYTES, 0.5)
+                seconds = min(size / SLOW_BYTES, 0.5)
                 self._changed.wait_for(lambda: self._bytes <= MOST_WAITING_BYTES or self._replies or self.lost, seconds)
 
     def lose(self, reason: Exception) -> None:
@@ -607,44 +624,63 @@ class Session(Link):
                 self._wait_for(most, LINGER_SECONDS)
             if self.lost:
                 return []
-            taken = [self._come.popleft() for _ in range(min(most, len(self._come)))]
-            self._bytes -= sum(len(body) for _, _, body in taken)
+            taken = self._come[:most]
+            del self._come[:most]
+            self._bytes -= sum(len(message.body) for message in taken)
             self._changed.notify_all()
-        self._held.update((method.delivery_tag, None) for method, _, _ in taken)
-        return [self._delivered(*one) for one in taken]
+        self._held.update(dict.fromkeys(message.receipt for message in taken))
+        return taken
 
     def _wait_for(self, count: int, seconds: float) -> None:
         self._wanted = count
         self._changed.wait_for(lambda: len(self._come) >= count or self.lost, seconds)
 
-    def _delivered(self, method: Any, properties: Any, body: bytes) -> Message:
+    def _delivered(self, tag: int, redelivered: bool, routing_key: bytes, encoded: bytes, body: bytes) -> Message:
+        receipt = f"{self.generation}{tag}"
+        ours = not redelivered and _OURS.fullmatch(encoded)
+        if ours:
+            _, delivery_id, milliseconds, message_id = ours.groups()
+            published_at = int.from_bytes(milliseconds)
+            if 0 < published_at <= LAST_MS:
+                return Message(
+                    self._queue,
+                    routing_key.decode(errors="replace"),
+                    body,
+                    JSON,
+                    message_id.decode() if message_id else None,
+                    receipt,
+                    delivery_id.decode(),
+                    1,
+                    published_at,
+                )
         # The count is the broker's only where the message comes again: a publisher may have sent one. One that cannot
         # be read is taken for high enough to be handled with suspicion.
+        properties = _Properties().decode(encoded)
         headers = properties.headers or {}
         count = 2 if UNREADABLE in headers else _number(headers.get("x-delivery-count"), 1_000_000)
-        returned = count if method.redelivered else 0
-        receipt = f"{self.generation}:{method.delivery_tag}"
-        return _message(self._queue, text(method.routing_key), properties, body, receipt, 1 + returned)
+        returned = count if redelivered else 0
+        return _message(self._queue, text(routing_key), properties, body, receipt, 1 + returned)
 
-    def settle(self, tags: set[int], again: bool) -> None:
+    def settle(self, receipts: set[str], again: bool) -> None:
         """Acknowledges what is held of these: the oldest, as far as all of them are meant, with one word.
 
         Or has it come `again`, by `reject`, not `nack`: since RabbitMQ 4.3 only that counts as a delivery.
         """
-        held = [tag for tag in self._held if tag in tags]
-        oldest = [] if again else list(takewhile(tags.__contains__, self._held))
+        held = [receipt for receipt in self._held if receipt in receipts]
+        oldest = 0 if again else sum(1 for _ in takewhile(receipts.__contains__, self._held))
+        tags = [int(receipt.removeprefix(self.generation)) for receipt in held[max(oldest - 1, 0) :]]
 
         def work(reply: "Future[Any]") -> None:
             if oldest:
-                self.channel.basic_ack(oldest[-1], multiple=True)
-            for tag in held[len(oldest) :]:
+                self.channel.basic_ack(tags.pop(0), multiple=True)
+            for tag in tags:
                 self.channel.basic_reject(tag, requeue=True) if again else self.channel.basic_ack(tag)
             # Nothing answers these. The question that follows them on the channel is answered when they are done.
             self.channel.queue_declare(self._queue, passive=True, callback=lambda _: resolve(reply))
 
         self.wait(self.start(work))
-        for tag in held:
-            del self._held[tag]
+        for receipt in held:
+            del self._held[receipt]
 
 
 class _Properties(pika.BasicProperties):
@@ -733,8 +769,9 @@ def _message(queue: str, routing_key: str, properties: Any, body: bytes, receipt
 
 def content_id(message_id: str | None, seconds: int, routing_key: str, body: bytes) -> str:
     """Names a copy whose publisher did not: copies that are equal in all of this are one copy."""
-    head = "\0".join((message_id or "", str(seconds), routing_key, ""))
-    return hashlib.sha256(head.encode() + body).hexdigest()[:32]
+    digest = hashlib.sha256("\0".join((message_id or "", str(seconds), routing_key, "")).encode())
+    digest.update(body)
+    return digest.hexdigest()[:32]
 
 
 def _number(value: object, most: int) -> int:
