@@ -18,7 +18,6 @@ from ninjait_pipelines.ingest.foreign import (
     Target,
     counted,
     is_loopback,
-    reading,
 )
 
 # (plugin, plugin_instance, type, type_instance) -> data source -> ours; an interface has any name. The cpu plugin says
@@ -30,8 +29,8 @@ TABLE: Mapping[tuple[str, str, str, str], Mapping[str, Target]] = {
     ("df", "root", "df_complex", "used"): {"value": DISK_USED},
     ("interface", "*", "if_octets", ""): {"rx": BYTES_IN, "tx": BYTES_OUT},
 }
-_IDENTITY = ("plugin", "plugin_instance", "type", "type_instance")
 _COUNTERS = {"counter", "derive"}
+_TEXT = {str}
 
 
 def entries(text: str) -> Sequence[Any]:
@@ -51,27 +50,26 @@ def read(entry: Any) -> Reading:
     """What a value list says, if the table has it."""
     if not isinstance(entry, dict):
         raise Refused("not_an_object")
-    names, values, types = (entry.get(name) for name in ("dsnames", "values", "dstypes"))
+    names, values, types = entry.get("dsnames"), entry.get("values"), entry.get("dstypes")
     if not (isinstance(names, list) and isinstance(values, list) and isinstance(types, list)):
         raise Refused("bad_value_list")
-    if not len(names) == len(values) == len(types) or not all(isinstance(word, str) for word in (*names, *types)):
+    if not len(names) == len(values) == len(types) or not _TEXT.issuperset(map(type, names + types)):
         raise Refused("bad_value_list")
-    plugin, instance, kind, kind_instance = (entry.get(name, "") for name in _IDENTITY)
+    plugin, instance = entry.get("plugin", ""), entry.get("plugin_instance", "")
     interface = instance if plugin == "interface" else None
     try:
-        known = TABLE.get((plugin, instance if interface is None else "*", kind, kind_instance), {})
+        what = (plugin, instance if interface is None else "*", entry.get("type", ""), entry.get("type_instance", ""))
+        known = TABLE.get(what, {})
     except TypeError:  # a list or an object in the place of a name
         raise Refused("bad_value_list") from None
     if interface is not None and (is_loopback(interface) or not _COUNTERS.issuperset(types)):
         known = {}
-    seconds = entry.get("time")
-    return reading(
-        known,
-        dict(zip(names, values, strict=True)),
-        host=entry.get("host"),
-        time=round(seconds * 1000) if isinstance(seconds, int | float) and abs(seconds) < MOST_NUMBER else None,
-        interface=interface,
-    )
+    named, seconds = dict(zip(names, values, strict=True)), entry.get("time")
+    taken = [(target, named[name]) for name, target in known.items() if named.get(name) is not None]
+    if not taken:
+        return Reading(len(named))
+    time = round(seconds * 1000) if isinstance(seconds, int | float) and abs(seconds) < MOST_NUMBER else None
+    return Reading(len(named) - len(taken), entry.get("host"), time, taken, interface)
 
 
-COLLECTD = Format(entries, read, msgspec.json.encode)
+COLLECTD = Format(entries, read, msgspec.json.encode, lambda entry: entry)

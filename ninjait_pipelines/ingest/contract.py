@@ -7,11 +7,11 @@ without running them.
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import bson
@@ -34,7 +34,6 @@ MOST_NUMBER = 1e15
 MOST_COUNTER = 2.0**53
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MILLISECOND = timedelta(milliseconds=1)
 _DECIMAL = re.compile(r"-?\d{1,12}(\.\d{1,6})?", re.ASCII)
 
 
@@ -51,7 +50,17 @@ Rule = Callable[[Any], Any]
 
 def milliseconds(moment: datetime) -> int:
     """Milliseconds since 1970, rounded down."""
-    return (moment - _EPOCH) // _MILLISECOND
+    return all_milliseconds((moment,))[0]
+
+
+def all_milliseconds(moments: Iterable[datetime | int]) -> list[int]:
+    """The same of many; integers are milliseconds already. Dividing by a timedelta would take twice as long."""
+    return [
+        moment
+        if isinstance(moment, int)
+        else (since := moment - _EPOCH).days * 86_400_000 + since.seconds * 1000 + since.microseconds // 1000
+        for moment in moments
+    ]
 
 
 def instant(value: Any) -> int:
@@ -71,6 +80,8 @@ def instant(value: Any) -> int:
 
 def number(value: Any, most: float = MOST_NUMBER, beyond: str = "out_of_range") -> float:
     """A finite number from 0 to `most`. True is not a number, and neither is text."""
+    if type(value) in (float, int) and 0 <= value <= most:
+        return float(value)
     if isinstance(value, bool):
         raise Refused("boolean_as_number")
     if isinstance(value, str):
@@ -79,11 +90,7 @@ def number(value: Any, most: float = MOST_NUMBER, beyond: str = "out_of_range") 
         raise Refused("not_a_number")
     if not abs(value) < math.inf:
         raise Refused("not_finite")
-    if value < 0:
-        raise Refused("negative")
-    if value > most:
-        raise Refused(beyond)
-    return float(value)
+    raise Refused("negative" if value < 0 else beyond)
 
 
 def percent(value: Any) -> float:
@@ -278,7 +285,7 @@ class Metrics(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     Fields that it does not name send a message to the rules as well: msgspec would skip their content unread.
     """
 
-    schema: str
+    schema: Literal["ninjait.metrics.v1"]
     organization_id: str
     device_id: str
     samples: Annotated[list[Sample], msgspec.Meta(min_length=1, max_length=MOST_SAMPLES)]  # type: ignore[valid-type]

@@ -22,8 +22,8 @@ from ninjait_pipelines.ingest.telegraf import LINE_PROTOCOL
 from ninjait_pipelines.resources.message_queue import JSON, Message, identity
 from ninjait_pipelines.resources.metrics_store import COUNTERS, FIELDS, POINTS
 
-# Longer than any float has: such an integer is infinite to every store, and Python would refuse to read 5,000 digits.
-_MOST_DIGITS = 400
+# Python refuses to read longer integers, which are infinite to every store.
+_MOST_DIGITS = 4300
 _SHOWN = 200
 # What mends itself once PostgreSQL knows the host.
 HOST_REASONS = ("unknown_host", "ambiguous_host")
@@ -35,6 +35,8 @@ _metrics = msgspec.json.Decoder(rules.Metrics)
 _agent_version = partial(rules.text, most=100)
 # Shared by all messages of our own agents: empty ones of their own would make the garbage collector run more often.
 _NO_COLUMNS: Mapping[str, list[Any]] = MappingProxyType({})
+# Asking a schema for its names takes as long as a row.
+_GAUGES, _COUNTERS = tuple(POINTS.names), tuple(COUNTERS.names)
 _ID = Field(rules.identifier)
 _SAMPLES = Field(rules.samples)
 _NAME = Field(rules.name)
@@ -124,7 +126,12 @@ class Decoded(msgspec.Struct, gc=False):
 
 
 def decode(message: Message, registry: Registry, period: Period) -> Decoded:
-    """Decodes one message of any queue against its contract, or by the format of another agent."""
+    """The one way in, for every queue and format: what is good of a message, as columns, and what is not, with reasons.
+
+    The body may be any bytes, and the routing key and the content type any text: no exception comes of them. A metrics
+    message gives columns as POINTS (and COUNTERS) names them, time in milliseconds since 1970; an event gives one row
+    of the fields of its contract. points_accepted + points_rejected = points, and the columns hold what was accepted.
+    """
     good = decode_good_metrics(message, registry, period) if message.queue == "agent.metrics" else None
     if good:
         return good
@@ -139,29 +146,25 @@ def decode_good_metrics(message: Message, registry: Registry, period: Period) ->
     if len(message.body) > rules.MOST_BYTES or not _is_json(message.content_type):
         return None
     try:
-        body = _metrics.decode(message.body.decode())
+        body = _metrics.decode(message.body)
     except (ValueError, RecursionError):
         return None
-    if (
-        body.schema != METRICS.schema
-        or registry.devices.get(body.device_id) != body.organization_id
-        or message.routing_key != f"metrics.{body.organization_id}"
-    ):
+    organization, device = body.organization_id, body.device_id
+    if registry.devices.get(device) != organization or message.routing_key != f"metrics.{organization}":
         return None
     moments, *values = zip(*map(msgspec.structs.astuple, body.samples), strict=True)
-    times = [moment if type(moment) is int else rules.milliseconds(moment) for moment in moments]
+    times = rules.all_milliseconds(moments)
     if min(times) < period.oldest or max(times) > period.newest:
         return None
-    if all(None in column for column in values) and (None,) * len(values) in zip(*values, strict=True):
+    if None in values[0] and (None,) * len(values) in zip(*values, strict=True):
         return None  # a sample without any known field
-    columns = _metric_columns(body.organization_id, body.device_id, times, values)
     return Decoded(
         message_id=identity(message.queue, message.body, message.message_id, body.message_id),
-        organization_id=body.organization_id,
-        device_id=body.device_id,
+        organization_id=organization,
+        device_id=device,
         agent_version=body.agent_version,
         points=len(times),
-        columns=columns,
+        columns=_metric_columns(organization, device, times, values),
     )
 
 
@@ -229,7 +232,7 @@ def decode_foreign(message: Message, foreign: Format, registry: Registry, period
         refused = error if isinstance(error, Refused) else Refused(_UNREADABLE[type(error)])
         decoded = _refuse(message, {"routing_key": message.routing_key}, refused)
     else:
-        decoded = _describe(message, None)
+        decoded = Decoded(message_id=identity(message.queue, message.body, message.message_id))
         _decode_entries(entries, foreign, organization, decoded, registry, period)
     decoded.organization_id = decoded.organization_id or (organization if known else None)
     return decoded
@@ -250,12 +253,8 @@ def _load(message: Message) -> dict[str, Any]:
         raise Refused("unknown_content_type")
     try:
         body = read_json(message.body)
-    except UnicodeDecodeError:
-        raise Refused("invalid_utf8") from None
-    except RecursionError:
-        raise Refused("nested_too_deeply") from None
-    except ValueError:
-        raise Refused("not_json") from None
+    except (ValueError, RecursionError) as error:
+        raise Refused(_UNREADABLE.get(type(error), "not_json")) from None
     if not isinstance(body, dict):
         raise Refused("not_an_object")
     return body
@@ -267,16 +266,19 @@ def _check_size(message: Message) -> None:
 
 
 def _is_json(content_type: str | None) -> bool:
-    return not content_type or content_type.partition(";")[0].strip().lower() == JSON
+    return content_type == JSON or not content_type or content_type.partition(";")[0].strip().lower() == JSON
 
 
 def read_json(body: bytes) -> Any:
     """JSON as widely as Python reads it, with integers of any length. Raises ValueError or RecursionError."""
-    return json.loads(body.decode(), parse_int=_integer)
+    try:
+        return msgspec.json.decode(body)  # four times as fast, but for strict JSON only
+    except ValueError:
+        return json.loads(body.decode(), parse_int=_integer)
 
 
 def _integer(digits: str) -> int | float:
-    return int(digits) if len(digits) < _MOST_DIGITS else float(digits)
+    return int(digits) if len(digits) <= _MOST_DIGITS else float(digits)
 
 
 def _refuse(message: Message, body: dict[str, Any] | None, refused: Refused) -> Decoded:
@@ -362,7 +364,7 @@ def _decode_samples(samples: list[Any], decoded: Decoded, period: Period) -> Non
             rows.append(row)
             taken.append(index)
         if isinstance(sample, dict):
-            decoded.unknown_fields += sum(name not in fields for name in sample)
+            decoded.unknown_fields += len(sample.keys() - fields.keys())
     if decoded.rejections:
         decoded.rows = taken
     if rows and decoded.organization_id and decoded.device_id:
@@ -387,12 +389,14 @@ def _decode_sample(sample: Any, fields: Mapping[str, Field]) -> tuple[list[Any],
 
 
 def _metric_columns(organization: str, device: str, times: list[int], values: Any) -> dict[str, list[Any]]:
-    key: dict[str, list[Any]] = {
+    columns: dict[str, list[Any]] = {
         "organization_id": [organization] * len(times),
         "device_id": [device] * len(times),
         "time": times,
     }
-    return key | {name: list(column) for name, column in zip(FIELDS, values, strict=True)}
+    for name, column in zip(FIELDS, values, strict=True):
+        columns[name] = [*column]
+    return columns
 
 
 def _decode_entries(
@@ -407,43 +411,68 @@ def _decode_entries(
     counters: list[tuple[Any, ...]] = []
     rows: list[int] = []
     counter_rows: list[int] = []
-    decoded.rejections, decoded.rows, decoded.counter_rows = [], rows, counter_rows
+    rejections: list[Rejection] = []
+    devices = _Devices(organization, registry)
+    read, unknown = foreign.read, 0
     for index, entry in enumerate(entries):
         reading = None
         try:
-            reading = foreign.read(entry)
-            decoded.unknown_fields += reading.unknown
-            if not reading.targets:
+            reading = read(entry)
+            unknown += reading.unknown
+            if not reading.values:
                 continue
-            row = _row(reading, organization, registry, period)
+            row = _row(reading, devices, period)
         except Refused as refused:
-            decoded.rejections.append(_foreign_rejection(index, refused, entry, reading))
+            rejections.append(_foreign_rejection(index, refused, foreign.shown(entry), reading))
         else:
             (gauges if reading.interface is None else counters).append(row)
             (rows if reading.interface is None else counter_rows).append(index)
-        decoded.points += 1
-    decoded.columns = _columns(POINTS.names, gauges)
-    decoded.counters = _columns(COUNTERS.names, counters)
+    decoded.rejections, decoded.rows, decoded.counter_rows = rejections, rows, counter_rows
+    decoded.points, decoded.unknown_fields = len(rejections) + len(rows) + len(counter_rows), unknown
+    decoded.columns = _columns(_GAUGES, gauges)
+    decoded.counters = _columns(_COUNTERS, counters)
     seen = {row[0] for row in (*gauges, *counters)}
     decoded.organization_id = seen.pop() if len(seen) == 1 else None
 
 
-def _row(reading: Reading, organization: str | None, registry: Registry, period: Period) -> tuple[Any, ...]:
+class _Devices(dict[str, tuple[str, str]]):
+    """(organization, device) of each host of a message, looked up once. Raises Refused, with the field."""
+
+    def __init__(self, organization: str | None, registry: Registry) -> None:
+        self._organization, self._registry = organization, registry
+
+    def __missing__(self, host: str) -> tuple[str, str]:
+        found = device_of(_value("host", _NAME, {"host": host}), self._organization, self._registry)
+        self[host] = found
+        return found
+
+
+def _row(reading: Reading, devices: _Devices, period: Period) -> tuple[Any, ...]:
     """A row of POINTS, or of COUNTERS where the reading is of an interface. Raises Refused, with the field."""
-    organization, device = device_of(_value("host", _NAME, {"host": reading.host}), organization, registry)
-    if reading.time is None:
+    host, time, interface = reading.host, reading.time, reading.interface
+    organization, device = devices[host] if isinstance(host, str) else devices.__missing__(host)
+    if time is None:
         raise Refused("no_time", "time")
-    targets = reading.targets.items()
-    values = {to.field: _ruled(to.field, to.convert, reading.values[name]) for name, to in targets}
-    if reading.interface is None:
-        return (organization, device, _ruled("time", period.check, reading.time), *map(values.get, FIELDS))
-    interface = _ruled("interface", rules.name, reading.interface)
-    time = _ruled("time", period.check_counter, reading.time)
+    values: dict[str, float] = {}
+    field = "time"
+    try:
+        for target, value in reading.values:
+            field = target.field
+            values[field] = target.convert(value)
+        if interface is not None:
+            field = "interface"
+            interface = rules.name(interface)
+        field = "time"
+        time = period.check(time) if interface is None else period.check_counter(time)
+    except Refused as refused:
+        raise Refused(str(refused), field) from None
+    if interface is None:
+        return (organization, device, time, *map(values.get, FIELDS))
     return (organization, device, interface, time, values.get("network_in"), values.get("network_out"))
 
 
 def _columns(names: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> dict[str, list[Any]]:
-    return {name: list(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)} if rows else {}
+    return dict(zip(names, map(list, zip(*rows, strict=True)), strict=True)) if rows else {}
 
 
 def _foreign_rejection(index: int, refused: Refused, entry: Any, reading: Reading | None) -> Rejection:

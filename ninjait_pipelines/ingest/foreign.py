@@ -4,7 +4,7 @@ Which of their names is which of our fields stands in the table of each format, 
 """
 
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -25,8 +25,8 @@ class Target(msgspec.Struct, frozen=True):
     convert: rules.Rule
 
 
-class Reading(msgspec.Struct, frozen=True):
-    """What an entry says. Nothing has been checked; without `targets` there is nothing in it for us.
+class Reading(msgspec.Struct, frozen=True, gc=False):
+    """What an entry says. Nothing has been checked; without `values` there is nothing in it for us.
 
     `time` is in milliseconds since 1970, None where there is none that could be read; `interface` makes the values
     counters; `unknown` counts the values that have no target.
@@ -35,18 +35,17 @@ class Reading(msgspec.Struct, frozen=True):
     unknown: int = 0
     host: Any = None
     time: int | None = None
-    values: Mapping[str, Any] = {}
-    targets: Mapping[str, Target] = {}
+    values: Sequence[tuple[Target, Any]] = ()
     interface: Any = None
 
     def shown(self) -> dict[str, Any]:
         """Its parts by the names that rejections use."""
-        ours = {self.targets[name].field: value for name, value in self.values.items()}
+        ours = {target.field: value for target, value in self.values}
         return {"host": self.host, "time": self.time, "interface": self.interface} | ours
 
 
 class Format(msgspec.Struct, frozen=True):
-    """A format: text to entries, an entry to its reading, and some entries to a text of their own.
+    """A format: text to entries, an entry to its reading, some entries to a text of their own, and an entry as shown.
 
     `entries` and `read` raise Refused, for the message and for the entry.
     """
@@ -54,6 +53,7 @@ class Format(msgspec.Struct, frozen=True):
     entries: Callable[[str], Sequence[Any]]
     read: Callable[[Any], Reading]
     join: Callable[[Sequence[Any]], bytes]
+    shown: Callable[[Any], Any]
 
 
 def text_of(body: bytes) -> str:
@@ -79,13 +79,6 @@ def counted(entries: Sequence[Any]) -> Sequence[Any]:
     if len(entries) > MOST_ENTRIES:
         raise rules.Refused("too_many_readings")
     return entries
-
-
-def reading(known: Mapping[str, Target], values: Mapping[str, Any], **about: Any) -> Reading:
-    """The values that have a target, and how many have none. A value of None is none at all."""
-    targets = {name: target for name, target in known.items() if values.get(name) is not None}
-    taken = {name: values[name] for name in targets}
-    return Reading(unknown=len(values) - len(taken), values=taken, targets=targets, **about)
 
 
 def mebibytes(value: Any) -> float:

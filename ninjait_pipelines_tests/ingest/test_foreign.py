@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from influxdb_client import Point
 
 from ninjait_pipelines.ingest import quarantine, sensors
+from ninjait_pipelines.ingest import telegraf as reader
 from ninjait_pipelines.ingest.decode import Decoded, Period, decode
 from ninjait_pipelines.ingest.foreign import MOST_ENTRIES
 from ninjait_pipelines.ingest.sensors import registered_hosts, replay_registered
@@ -335,10 +337,8 @@ def test_what_influxdb_s_own_client_writes_is_read_to_the_last_bit(
         point.field(name, value)
     assume("\\\\" not in "".join([measurement, *tags, *tags.values(), *fields]))
     [found] = LINE_PROTOCOL.entries(point.to_line_protocol())
-    assert not isinstance(found, str)
-    texts = parts(found)[2]
     assert (*parts(found)[:2], parts(found)[3]) == (measurement, tags, time)
-    read = {name: value_of(text) for name, text in texts.items()}
+    read = {name: value_of(text) for name, text in parts(found)[2]}
     assert read == fields
     assert {name: type(value) for name, value in read.items()} == {name: type(value) for name, value in fields.items()}
     assert all(math.copysign(1, read[name]) == math.copysign(1, fields[name]) for name in read if read[name] == 0.0)
@@ -411,6 +411,66 @@ def test_accepted_and_rejected_are_all_and_what_is_rejected_can_be_replayed(key:
             assert replayed.points == result.points_rejected
 
 
+# As Telegraf 1.37 wrote them on Linux and, the last three, as it writes on Windows and of other inputs.
+REAL_LINES = [
+    line("cpu", "usage_idle=99.0049751243574,usage_iowait=0,usage_system=0.9950248755973528", cpu="cpu-total"),
+    line("cpu", "usage_steal=0,usage_user=0,usage_idle=99.0099009898993", cpu="cpu0"),
+    line("mem", "vmalloc_total=35184372087808i,used=789491712i,used_percent=3.1234215537428898,swap_free=0i"),
+    line("disk", "free=70988488704i,used=26804805632i,used_percent=27.4", device="vda", fstype="ext4", path="/"),
+    line("disk", "used=5529600i,used_percent=0.02", device="tmpfs", fstype="tmpfs", mode="rw", path="/boot"),
+    line("net", "bytes_sent=19677347i,err_in=0i,bytes_recv=11018400308i,speed=-1i", interface="eth0"),
+    line("net", "bytes_recv=1i,bytes_sent=2i", interface=r"Ethernet\ 2"),
+    line("disk", "used=3i,total=5i", path=r"\C:", fstype="NTFS"),
+    line("system", 'uptime_format=" 1:23, used=1",load1=0.5'),
+]
+CHANGES = st.sampled_from(
+    [
+        *',= \\"\n#.-+ietT0\r\té٥',
+        "",
+        "",
+        "\\ ",
+        "\\,",
+        "\n\n",
+        "lap-1",
+        "nobody",
+        ",used=7i",
+        ",host=lap-2",
+        "1" * 20,
+        "1e999",
+        " -5",
+    ]
+)
+
+
+@st.composite
+def mutated_bodies(draw: st.DrawFn) -> bytes:
+    """Lines of Telegraf's, of which some characters have become others."""
+    text = "".join(f"{one}\n" for one in draw(st.lists(st.sampled_from(REAL_LINES), min_size=1, max_size=4)))
+    for _ in range(draw(st.integers(0, 3))):
+        start = draw(st.integers(0, len(text) - 1))
+        text = text[:start] + draw(CHANGES) + text[start + draw(st.integers(0, 3)) :]
+    return (text or " ").encode()
+
+
+@settings(max_examples=600, deadline=None)
+@given(mutated_bodies() | TEXTS.map(str.encode))
+def test_a_plain_line_is_read_as_the_whole_grammar_reads_it(body: bytes) -> None:
+    lines = message("agent.metrics", body, routing_key=f"metrics.telegraf.{ORG}", message_id=None)
+    with pytest.MonkeyPatch.context() as patch:
+        assert reader._PLAIN in reader._ENTRY.pattern
+        strictly = re.compile(reader._ENTRY.pattern.replace(reader._PLAIN, "(?!)()()()"), re.ASCII)
+        patch.setattr(reader, "_ENTRY", strictly)
+        expected = decoded(lines)
+    assert decoded(lines) == expected
+
+
+def test_the_lines_of_a_fleet_are_plain() -> None:
+    found = LINE_PROTOCOL.entries("\n".join([*REAL_LINES, ""]))
+    assert [one[1] is not None for one in found] == [True] * 8 + [False]
+    result = decoded(telegraf(*REAL_LINES))
+    assert (result.rows, result.counter_rows, result.rejections) == ([0, 2, 3, 7], [5, 6], [])
+
+
 def rejected_of(result: Decoded, key: str, kind: str, body: bytes) -> bytes:
     held = quarantine._document(
         message("agent.metrics", body, routing_key=key, content_type=kind), result, "run", datetime.now(UTC)
@@ -427,6 +487,14 @@ def test_a_bad_line_never_swallows_the_one_that_it_comes_to_stand_beside() -> No
     assert [reason for _, _, reason in reasons(decoded(lines))] == expected
     again = rejected_of(decoded(lines), lines.routing_key, lines.content_type, body)
     assert [reason for _, _, reason in reasons(decoded(telegraf(again.decode())))] == expected
+
+
+def test_what_a_line_names_twice() -> None:
+    """Of a field the last one counts, and the other is one that we do not take; a tag makes the line a bad one."""
+    lines = [line("mem", f"used=1i,used={MIB}i,free=1i"), line("mem", f'used=1i,note="",used={MIB}i'), "m,a=b,a=c f=1"]
+    result = decoded(telegraf(*lines))
+    assert (gauges(result), result.unknown_fields) == ({"memory": [1.0, 1.0]}, 4)
+    assert [(one.index, one.value, one.reason) for one in result.rejections] == [(2, "'m,a=b,a=c f=1'", "bad_line")]
 
 
 def test_strings_may_hold_newlines() -> None:

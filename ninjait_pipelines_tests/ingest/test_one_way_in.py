@@ -1,0 +1,286 @@
+"""What holds for whatever comes in: `fuzz.check` says it of one message, and here it is asked of very many.
+
+Then what of it must not be lost on the way to the store: the strictness of the fast path, and the last bit of a value.
+"""
+
+import gzip
+import itertools
+import json
+import random
+import struct
+import uuid
+from datetime import UTC, datetime, timedelta
+
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from influxdb_client import Point
+
+from ninjait_pipelines.ingest.contract import CONTRACTS
+from ninjait_pipelines.ingest.decode import decode, decode_by_rules, decode_good_metrics
+from ninjait_pipelines.ingest.foreign import MEBIBYTE
+from ninjait_pipelines.resources import Stores
+from ninjait_pipelines.resources.line_protocol import held, lines
+from ninjait_pipelines.resources.message_queue import CONTENT_NAMESPACE, Message, identity
+from ninjait_pipelines.resources.metrics_store import FIELDS, POINTS
+from ninjait_pipelines_tests.ingest.fuzz import KEYS, KINDS, PERIOD, check, mutated, seeds
+from ninjait_pipelines_tests.ingest.samples import (
+    DEVICE,
+    EVENTS,
+    NOW,
+    ORG,
+    REGISTRY,
+    ago,
+    line,
+    message,
+    metrics,
+    sample,
+    telegraf,
+    value_list,
+)
+
+SEEDS = seeds()
+# What senders could put anywhere: every kind of JSON value, and the ones that only Python's json writes.
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.floats()
+    | st.integers()
+    | st.text(max_size=8)
+    | st.sampled_from(
+        [10**400, -(10**30), "2026-01-01T00:00:00Z", ago(hours=1), ORG, DEVICE, 99.5, 100.00001, "\ud800"]
+    )
+    | st.datetimes(timezones=st.just(UTC)).map(datetime.isoformat),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+FIELD_NAMES = st.sampled_from(["timestamp", "cpu", "memory", "disk_used", "uptime", "extra"])
+SAMPLES = st.builds(lambda changes: sample() | changes, st.dictionaries(FIELD_NAMES, VALUES, max_size=2)) | VALUES
+ENVELOPE = st.sampled_from(
+    ["schema", "organization_id", "device_id", "agent_version", "message_id", "samples", "extra"]
+)
+BODIES = st.builds(
+    lambda samples, changes: json.dumps(metrics(*samples) | changes).encode(),
+    st.lists(SAMPLES, max_size=4),
+    st.dictionaries(ENVELOPE, VALUES, max_size=1),
+)
+QUEUES = st.sampled_from(list(CONTRACTS))
+
+
+@st.composite
+def damaged(draw: st.DrawFn) -> bytes:
+    """A body with some of its bytes replaced."""
+    body = bytearray(draw(BODIES))
+    for _ in range(draw(st.integers(0, 3))):
+        body[draw(st.integers(0, len(body) - 1))] = draw(st.integers(0, 255))
+    return bytes(body)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    QUEUES,
+    st.sampled_from(KEYS) | st.text(max_size=20),
+    st.sampled_from(KINDS) | st.text(max_size=20),
+    st.binary(max_size=200) | st.binary(max_size=200).map(gzip.compress) | VALUES.map(json.dumps).map(str.encode),
+)
+def test_no_bytes_whatever_raise(queue: str, key: str, kind: str, body: bytes) -> None:
+    result = check(message(queue, body, routing_key=key, content_type=kind, message_id=None))
+    assert result.points_accepted == 0
+    assert result.rejections or result.points == 0
+
+
+@settings(max_examples=200, deadline=None)
+@given(damaged())
+def test_metrics_of_any_values_are_accounted_for_and_both_paths_agree(body: bytes) -> None:
+    result = check(message("agent.metrics", body, routing_key=f"metrics.{ORG}", message_id=None))
+    assert bool(result.rejections) == (result.points_rejected > 0 or result.whole)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(list(EVENTS)), st.data())
+def test_an_event_of_any_values_is_a_row_or_refused(queue: str, data: st.DataObject) -> None:
+    check(message(queue, EVENTS[queue] | {data.draw(st.sampled_from(list(EVENTS[queue]))): data.draw(VALUES)}))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(0, 2**64))
+def test_what_the_fuzzer_makes_of_good_messages_is_accounted_for(seed: int) -> None:
+    rng = random.Random(seed)
+    incoming = rng.choice(SEEDS)
+    for _ in range(rng.randrange(3)):
+        incoming = mutated(rng, incoming, rng.choice(SEEDS))
+    check(incoming)
+
+
+@pytest.mark.parametrize("incoming", SEEDS, ids=lambda one: f"{one.routing_key[:16]} {one.body[:2]!r} {len(one.body)}")
+def test_what_the_fuzzer_starts_from_is_good(incoming: Message) -> None:
+    """Else all of the above would hold of a decoder that takes nothing."""
+    assert check(incoming).points_accepted > 0
+
+
+# ---- the fast path is as strict as the rules
+
+
+def one_value(name: str, text: str) -> Message:
+    """A message with one sample that has this JSON text in one of its fields."""
+    body = json.dumps(metrics(sample() | {name: "HERE"}))
+    return message("agent.metrics", body.replace('"HERE"', text).encode())
+
+
+BAD_NUMBERS = ["true", "false", '"1"', '""', "[]", "{}", "NaN", "Infinity", "-Infinity", "1e999", "-1e-9", "-1", "01"]
+BAD_NUMBERS += ["1.", ".5", "+1", "0x1", "1_0", "9" * 30, "9" * 5000, "1000000000000001", "1e15000", "nul", "1 2", ""]
+BAD_TIMES = ["true", "null", "1.5", '"1767225600000"', '"yesterday"', '""', "[]", "1e12", "-1", "9" * 30, "0"]
+BAD_TIMES += ['"2026-01-01T00:00:00"', '"2026-01-01"', '"2026-02-30T00:00:00Z"', '"2026-01-01T24:00:01Z"']
+BAD_TIMES += [f'"{ago(days=-1)}"', f'"{ago(days=731)}"', str(PERIOD.newest + 1), str(PERIOD.oldest - 1)]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        *itertools.product(["cpu", "uptime"], BAD_NUMBERS),
+        ("cpu", "100.00000000000001"),
+        *(("timestamp", text) for text in BAD_TIMES),
+    ],
+)
+def test_the_fast_path_takes_nothing_that_the_rules_refuse(name: str, text: str) -> None:
+    incoming = one_value(name, text)
+    assert decode_good_metrics(incoming, REGISTRY, PERIOD) is None
+    assert decode_by_rules(incoming, REGISTRY, PERIOD).rejections
+
+
+GOOD_NUMBERS = ["0", "-0", "-0.0", "1", "99.99999999999999", "1e1", "1E+1", "5e-324", "1e-400", "100", "null"]
+GOOD_TIMES = [str(PERIOD.newest), str(PERIOD.oldest), json.dumps(NOW.isoformat().replace("+00:00", "Z"))]
+GOOD_TIMES += [json.dumps((NOW + timedelta(microseconds=1999)).astimezone(tz=None).isoformat())]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        *itertools.product(["cpu", "uptime"], GOOD_NUMBERS),
+        ("uptime", "1e15"),
+        *(("timestamp", text) for text in GOOD_TIMES),
+    ],
+)
+def test_what_is_good_takes_the_fast_path(name: str, text: str) -> None:
+    incoming = one_value(name, text)
+    assert decode_good_metrics(incoming, REGISTRY, PERIOD)
+    assert check(incoming).points_accepted == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"schema": "ninjait.metrics.v2"},
+        {"hostname": "pc-1"},
+        {"device_id": DEVICE.upper()},
+        {"agent_version": ""},
+        {"samples": []},
+        {"samples": [sample()] * 1001},
+        {"samples": [sample(), {"timestamp": ago()}]},
+    ],
+)
+def test_what_is_unusual_is_left_to_the_rules(change: dict[str, object]) -> None:
+    incoming = message("agent.metrics", metrics(sample()) | change)
+    assert decode_good_metrics(incoming, REGISTRY, PERIOD) is None
+    check(incoming)
+
+
+@pytest.mark.parametrize("text", [b'"\xff"', b'"\xed\xa0\x80"', b'"\xc0\xaf"', b'"\\ud800"', b'"\x01"', b'"\xf8"'])
+def test_no_text_that_is_no_text_gets_in(text: bytes) -> None:
+    """The fast path reads the bytes without decoding them first: UTF-8 is as strict in every string that it takes."""
+    body = json.dumps(metrics(sample(), agent_version="HERE")).encode()
+    incoming = message("agent.metrics", body.replace(b'"HERE"', text))
+    assert decode_good_metrics(incoming, REGISTRY, PERIOD) is None
+    check(incoming)
+
+
+# ---- to the last bit
+
+NUMBERS = (
+    st.floats(0, 1e15).map(repr)
+    | st.floats(0, 1).map(lambda value: f"{value:.25f}")
+    | st.integers(0, 10**15).map(str)
+    | st.sampled_from(["-0.0", "5e-324", "2.2250738585072011e-308", "0.30000000000000004", "1e15", "999999999999999.9"])
+)
+_examples = itertools.count()
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(texts=st.lists(NUMBERS, min_size=1, max_size=30), broken=st.booleans())
+def test_what_is_accepted_reads_back_from_the_store_to_the_last_bit(
+    stores: Stores, texts: list[str], broken: bool
+) -> None:
+    """By the fast path, and by the rules where one sample of the message is broken; by the other agents' formats."""
+    began = NOW - timedelta(days=5) + next(_examples) * timedelta(minutes=10)
+    ages = [(NOW - began).total_seconds() - second for second in range(len(texts))]
+    body = json.dumps(metrics(*[sample(age, memory="HERE") for age in ages], *[sample(cpu=-1)] * broken))
+    for text in texts:
+        body = body.replace('"HERE"', text, 1)
+    lists = json.dumps([value_list("memory", "memory", "HERE", type_instance="used", seconds_ago=age) for age in ages])
+    for text in texts:
+        lists = lists.replace('"HERE"', text, 1)
+    in_bytes = [float(text) / MEBIBYTE for text in texts]
+    for incoming, expected in (
+        (message("agent.metrics", body.encode()), [float(text) for text in texts]),
+        (telegraf(*[line("mem", f"used={text}", age) for text, age in zip(texts, ages, strict=True)]), in_bytes),
+        (message("agent.metrics", lists.encode(), routing_key="metrics.collectd"), in_bytes),
+    ):
+        columns = decode(incoming, REGISTRY, PERIOD).columns
+        time = pa.array(columns["time"], pa.timestamp("ms", "UTC")).cast(POINTS.field("time").type)
+        assert not stores.metrics_store.write(pa.table({**columns, "time": time}, schema=POINTS))
+        back = stores.metrics_store.read(began, began + timedelta(minutes=10), columns["device_id"][0])
+        assert list(map(bits, back["memory"].to_pylist())) == list(map(bits, expected))
+
+
+def bits(value: float) -> bytes:
+    return struct.pack("d", value)
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20) | st.text("\\,= \t\n\r%\"'#", max_size=6)
+NAMED_FLOATS = st.dictionaries(st.sampled_from(list(FIELDS)), st.floats(-1e308, 1e308), min_size=1)
+ROWS = st.tuples(TEXTS, TEXTS, NAMED_FLOATS)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(ROWS, max_size=5), st.integers(0, 2**60))
+def test_lines_say_what_the_client_s_own_points_say(rows: list[tuple[str, str, dict[str, float]]], time: int) -> None:
+    """Tags and time letter by letter; fields by their bits, for the client writes other digits of the same number.
+
+    Every row has a field, as every accepted point has: pyarrow 26 leaves a row without any out of what it joins.
+    """
+    tags = {name: held(pa.array(column, pa.string())) for name, column in zip("ab", _columns(rows), strict=True)}
+    fields = {name: pa.array([values.get(name) for *_, values in rows], pa.float64()) for name in FIELDS}
+    moments = pa.array([time] * len(rows), pa.int64()).cast(pa.timestamp("us", "UTC"))
+    written = lines("m", tags, fields, moments).to_pylist()
+    assert len(written) == len(rows)
+    for row, text in enumerate(written):
+        point = Point("m").time(time, "us")
+        for name, column in tags.items():
+            point.tag(name, column[row].as_py())
+        for name, value in rows[row][2].items():
+            point.field(name, value)
+        theirs = point.to_line_protocol()
+        head, numbers, stamp = text.rsplit(" ", 2)
+        head_, numbers_, stamp_ = theirs.rsplit(" ", 2)
+        # The point writes a tab as \t, which InfluxDB reads back as these two characters.
+        assert (head, stamp) == (head_.replace("\\t", "\t"), f"{stamp_}\n")
+        assert read_fields(numbers) == read_fields(numbers_)
+
+
+def _columns(rows: list[tuple[str, str, dict[str, float]]]) -> tuple[list[str], list[str]]:
+    return [row[0] for row in rows], [row[1] for row in rows]
+
+
+def read_fields(text: str) -> dict[str, bytes]:
+    return {name: bits(float(value)) for name, value in (field.split("=") for field in text.split(","))}
+
+
+@given(body=st.binary(max_size=40), repeated=st.integers(0, 1000), own=st.uuids())
+@settings(max_examples=50, deadline=None)
+def test_the_id_of_a_message_without_one_is_a_uuid5_of_its_content(body: bytes, repeated: int, own: uuid.UUID) -> None:
+    body *= repeated
+    assert identity("agent.metrics", body, None, "no id") == uuid.uuid5(
+        CONTENT_NAMESPACE, "agent.metrics\0" + body.hex()
+    )
+    assert identity("agent.metrics", body, str(own)) == identity("agent.metrics", body, f"{{{own.hex}}}") == own
