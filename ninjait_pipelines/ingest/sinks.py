@@ -31,6 +31,7 @@ from ninjait_pipelines.resources.store import StoreError
 Hour = tuple[str, datetime]
 # What is left to do once the points are safe. It gives (organization, hour) of the metrics that were written.
 Record = Callable[[], set[Hour]]
+Kind = Literal["columns", "counters"]
 _MILLISECONDS = pa.timestamp("ms", "UTC")
 _HOUR_US = 3_600_000_000
 _TOUCHED = pa.schema(
@@ -79,8 +80,8 @@ class MetricsSink:
     def write(self, decoded: Sequence[Decoded], run_id: str, now: datetime) -> Record:
         """3a. Points to their tiers. Dying here: written again, they replace themselves."""
         decoded = self._without_late_duplicates(decoded, now)
-        points = _gathered([one.columns for one in decoded], POINTS)
-        counters = _gathered([one.counters for one in decoded], COUNTERS)
+        points = _gathered(decoded, "columns", POINTS)
+        counters = _gathered(decoded, "counters", COUNTERS)
         _reject(decoded, "columns", self._write_points(points, now))
         if len(counters):
             _reject(decoded, "counters", self._metrics_store.write_counters(counters))
@@ -170,18 +171,34 @@ def _log_document(event: Mapping[str, Any]) -> dict[str, Any]:
     return {"_id": f"{event['organization_id']}/{event['message_id']}", **document, "timestamp": timestamp}
 
 
-def _gathered(parts: Iterable[Mapping[str, list[Any]]], schema: pa.Schema) -> pa.Table:
+def _gathered(decoded: Sequence[Decoded], kind: Kind, schema: pa.Schema) -> pa.Table:
     """The columns of many messages, in the order in which they were received."""
     columns: dict[str, list[Any]] = {name: [] for name in schema.names}
-    for part in parts:
-        for name, values in part.items():
-            columns[name] += values
-    time = pa.array(columns.pop("time"), _MILLISECONDS).cast(schema.field("time").type)
-    arrays = {name: pa.array(values, schema.field(name).type) for name, values in columns.items()} | {"time": time}
+    ends: list[int] = []  # of the runs of rows that are of one device
+    organizations, devices = columns.pop("organization_id"), columns.pop("device_id")
+    for one in decoded:
+        part = getattr(one, kind)
+        if not part:
+            continue
+        for name, values in columns.items():
+            values += part[name]
+        if one.device_id:
+            ends.append(len(columns["time"]))
+            organizations.append(one.organization_id)
+            devices.append(one.device_id)
+        else:
+            ends += range(len(columns["time"]) - len(part["time"]) + 1, len(columns["time"]) + 1)
+            organizations += part["organization_id"]
+            devices += part["device_id"]
+    arrays = {name: pa.array(values, schema.field(name).type) for name, values in columns.items() if name != "time"}
+    arrays["time"] = pa.array(columns["time"], _MILLISECONDS).cast(schema.field("time").type)
+    runs = pa.array(ends, pa.int32())
+    for name, of in (("organization_id", organizations), ("device_id", devices)):
+        arrays[name] = pc.run_end_decode(pa.RunEndEncodedArray.from_arrays(runs, pa.array(of, pa.string())))
     return pa.table([arrays[name] for name in schema.names], schema=schema)
 
 
-def _reject(decoded: Sequence[Decoded], kind: Literal["columns", "counters"], refused: Iterable[Refusal]) -> None:
+def _reject(decoded: Sequence[Decoded], kind: Kind, refused: Iterable[Refusal]) -> None:
     """Adds the store's refusals to the messages that the rows came from."""
     refusals = sorted(refused, key=lambda refusal: refusal.row)
     at = 0  # the first row of the message that is looked at

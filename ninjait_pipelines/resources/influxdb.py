@@ -249,11 +249,10 @@ class InfluxDB(MetricsStore):
         columns = {name: rows[name].combine_chunks() for name in rows.column_names}
         time_ = columns.pop("time")
         encoded = lines(measurement, {name: columns.pop(name) for name in tags}, columns, time_)
-        text = whole(encoded)
-        if not text or self._retried(lambda: self._send(bucket, text)) is None:
+        if self._retried(lambda: self._send(bucket, whole(encoded))) is None:
             return []
         found = [of.to_pylist() for of in (pc.cast(time_, pa.int64()), positions, encoded)]
-        return self._write_lines(bucket, [row for row in zip(*found, strict=True) if row[2] is not None])
+        return self._write_lines(bucket, list(zip(*found, strict=True)))
 
     def _write_lines(self, bucket: str, rows: list[tuple[int, int, str]]) -> list[Refusal]:
         """Writes lines of (time, position, line), and gives back those that the server will never take.

@@ -46,7 +46,7 @@ def escaped(tag: pa.Array) -> pa.Array:
 
 
 def lines(measurement: str, tags: Mapping[str, pa.Array], fields: Mapping[str, pa.Array], time: pa.Array) -> pa.Array:
-    """One line a row, its newline included; a field that is null is left out, and a row without any field is null.
+    """One line a row, its newline included; a field that is null is left out. Every row has one that is not.
 
     tags: name -> text (see `held`); fields: name -> float64; time: timestamp in microseconds, the precision to name to
     the server. Floats are written in the fewest digits that read back as the same float.
@@ -58,8 +58,7 @@ def lines(measurement: str, tags: Mapping[str, pa.Array], fields: Mapping[str, p
     texts = {name: pc.cast(of, pa.string()) for name, of in fields.items()}
     if any(of.null_count for of in texts.values()):
         values = [pc.binary_join_element_wise(f"{name}=", of, "") for name, of in texts.items()]
-        joined = pc.binary_join_element_wise(*values, ",", null_handling="skip")
-        parts += [" ", pc.if_else(pc.equal(joined, ""), pa.scalar(None, pa.string()), joined)]
+        parts += [" ", pc.binary_join_element_wise(*values, ",", null_handling="skip")]
     else:
         separators = chain(" ", repeat(","))
         parts += [part for name, of in texts.items() for part in (f"{next(separators)}{name}=", of)]
