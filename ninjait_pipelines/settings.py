@@ -37,7 +37,9 @@ OPTIONAL: dict[str, tuple[str, tuple[str, ...]]] = {
     "AWS_SESSION_TOKEN": ("S3's session token, with temporary keys", ()),
     "AWS_REGION": ("S3's region", ()),
     "QUARANTINE_SPOOL": ("the folder where quarantine waits while MongoDB is away, else .ninjait/spool", ()),
+    "QUARANTINE_LIMIT_MIB": ("what the quarantine holds at most before ingest stops, MiB, else 1024", ()),
 }
+NUMBERS = {"QUARANTINE_LIMIT_MIB"}
 # What another setting makes necessary.
 NEEDS = {"INFLUXDB_URL": ("INFLUXDB_TOKEN", "INFLUXDB_ORG"), "AWS_ACCESS_KEY_ID": ("AWS_SECRET_ACCESS_KEY",)}
 
@@ -88,6 +90,8 @@ def validate(values: Mapping[str, str]) -> Settings:
 def _problem(name: str, value: str | None, what: str, schemes: tuple[str, ...]) -> str | None:
     if not value:
         return f"{name} is not set: {what}."
+    if name in NUMBERS and not (value.isascii() and value.isdecimal() and int(value)):
+        return f"{name} is not a whole number above 0: {what}."
     if not schemes:
         return None
     expected = " or ".join(f"{scheme}://" for scheme in schemes)

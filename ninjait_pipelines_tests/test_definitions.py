@@ -113,6 +113,7 @@ def test_a_missing_variable_is_named(name: str) -> None:
         ("RABBITMQ_URL", "rabbitmq://host", "RABBITMQ_URL starts with 'rabbitmq'"),
         ("INFLUXDB_URL", "http://host", "INFLUXDB_TOKEN is not set, and INFLUXDB_URL needs it"),
         ("AWS_ACCESS_KEY_ID", "key", "AWS_SECRET_ACCESS_KEY is not set"),
+        ("QUARANTINE_LIMIT_MIB", "1.5", "QUARANTINE_LIMIT_MIB is not a whole number above 0"),
     ],
 )
 def test_a_wrong_variable_is_named_without_its_value(name: str, value: str, words: str) -> None:

@@ -2,6 +2,10 @@
 
 One document is one delivered copy; its `_id` is made from the copy, so holding it again after a crash is the same one.
 What MongoDB does not take waits in the spool (see spool.py), and is moved once it does.
+
+What is held is never deleted by itself; what was replayed or discarded is, 30 days later. A limit bounds what is held:
+beyond it no drain begins, so that messages wait in their queue. It is looked at before a drain, which may go beyond it
+by its own messages: a drain that stopped half-way would use up their deliveries.
 """
 
 import hashlib
@@ -9,19 +13,23 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
+from itertools import islice
 from typing import Any
 
+import bson
 import msgspec
 from bson import Binary
+from pymongo import IndexModel
 from pymongo.errors import BulkWriteError
 
 from ninjait_pipelines.ingest.decode import Decoded, format_of, read_json
-from ninjait_pipelines.ingest.foreign import text_of
+from ninjait_pipelines.ingest.foreign import MEBIBYTE, text_of
+from ninjait_pipelines.ingest.mend import CannotChange, Change, mended
 from ninjait_pipelines.ingest.spool import Spool
 from ninjait_pipelines.resources.message_queue import Message, MessageQueue, Outgoing, identity
 from ninjait_pipelines.resources.mongodb import MongoDB
-from ninjait_pipelines.resources.store import StoreError, StoreFailed
+from ninjait_pipelines.resources.store import StoreError, StoreFailed, StoreUnavailable
 
 COLLECTION = "quarantine"
 AUDIT = "audit_trail"
@@ -30,8 +38,46 @@ AUDIT = "audit_trail"
 PIECE_BYTES = 8 * 1024 * 1024
 PIECES = "quarantine_body_pieces"
 DUPLICATE_KEY = 11000
+# The second has all that the limit needs: 10 ms for 50,000 held copies, where the documents would take half a minute.
+INDEXES = [
+    IndexModel([("state", 1), ("quarantined_at", 1)]),
+    IndexModel([("state", 1), ("held_bytes", 1)]),
+]
+SETTLED = ("replayed", "discarded")
+SETTLED_KEPT = timedelta(days=30)
+# Of what is deleted, by one run and at once.
+DELETED_AT_MOST = 5000
+DELETED_AT_ONCE = 500
+# Of the limit, from where on store_health warns.
+NEARLY_FULL = 0.8
+NO_CHANGE = Change()
 # Of the spool, so that what gathered there in a day does not hold up the metrics; store_health moves the rest.
 FILES_A_DRAIN = 20
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """What is held, in MongoDB and in the spool, against the limit."""
+
+    copies: int
+    bytes: int
+    limit: int
+
+    @property
+    def share(self) -> float:
+        """How full it is; 1 is full."""
+        return self.bytes / self.limit
+
+    def __str__(self) -> str:
+        used, limit = self.bytes // MEBIBYTE, self.limit // MEBIBYTE
+        return f"{used:,} of {limit:,} MiB in {self.copies:,} held copies"
+
+
+class Replayed(msgspec.Struct, frozen=True):
+    """What became of one copy: the message that it was published as, or why it stays held."""
+
+    copy: str
+    message: Outgoing | None = None
+    problem: str = ""
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -65,20 +111,59 @@ def insert_new(mongodb: MongoDB, collection: str, documents: Sequence[dict[str, 
 def prepare(mongodb: MongoDB, now: datetime, log: logging.Logger) -> None:
     """Before a drain receives anything: sees to it that what is bad can be held, and moves what waits in the spool.
 
-    Raises StoreUnavailable where neither MongoDB nor the spool can take anything.
+    Raises StoreUnavailable where neither MongoDB nor the spool can take anything, or the quarantine is full.
     """
+    spool = Spool(mongodb)
     try:
         with mongodb.optional(), mongodb.errors():
-            mongodb.database[COLLECTION].create_index([("state", 1), ("quarantined_at", 1)])
+            mongodb.database[COLLECTION].create_indexes(INDEXES)
+            held = _held(mongodb)
     except StoreError as error:
-        spool = Spool(mongodb)
         spool.check_room()
         log.warning("What MongoDB does not take for the quarantine goes to the spool %s: %s", spool.folder, error)
+        _check_limit(mongodb, spool.waiting())
         return
+    waiting = (0, 0)
     try:
+        waiting = spool.waiting()
         move_spooled(mongodb, now, FILES_A_DRAIN)
     except StoreError as error:
         log.warning("Not all that waits in the quarantine's spool was moved: %s", error)
+    _check_limit(mongodb, held, waiting)
+
+
+def usage(mongodb: MongoDB) -> Usage:
+    """How full it is. Raises StoreError where MongoDB does not say."""
+    with mongodb.errors():
+        return _usage(mongodb, _held(mongodb), Spool(mongodb).waiting())
+
+
+def full(mongodb: MongoDB, used: Usage) -> StoreUnavailable:
+    """The error of a quarantine that is full."""
+    advice = "Nothing is received until there is room; replay or discard: ninjait quarantine list"
+    return StoreUnavailable("Quarantine", mongodb.url, f"it is full: {used}", advice)
+
+
+def _check_limit(mongodb: MongoDB, *counted: tuple[int, int]) -> None:
+    used = _usage(mongodb, *counted)
+    if used.share >= 1:
+        raise full(mongodb, used)
+
+
+def _usage(mongodb: MongoDB, *counted: tuple[int, int]) -> Usage:
+    copies, size = (sum(numbers) for numbers in zip(*counted, strict=True))
+    return Usage(copies, size, int(mongodb.quarantine_limit_mib) * MEBIBYTE)
+
+
+def _held(mongodb: MongoDB) -> tuple[int, int]:
+    """(copies, bytes) that MongoDB holds, of the documents themselves: a counter would be wrong after a crash.
+
+    A sum is null on the local stack's MongoDB where no document has the field: earlier versions wrote none.
+    """
+    totals = {"copies": {"$sum": 1}, "bytes": {"$sum": "$held_bytes"}}
+    found = mongodb.database[COLLECTION].aggregate([{"$match": {"state": "held"}}, {"$group": {"_id": None, **totals}}])
+    total = next(iter(found), {})
+    return int(total.get("copies", 0)), int(total.get("bytes") or 0)
 
 
 def hold(
@@ -133,14 +218,17 @@ def move_spooled(mongodb: MongoDB, now: datetime, most_files: int | None = None)
 def count_held(mongodb: MongoDB, ids: Sequence[str], run_id: str) -> int:
     """How many of these copies, which this run held, are in quarantine or wait in its spool.
 
-    The spool first: what is moved between the two looks is seen in MongoDB.
+    The spool first: what is moved between the two looks is seen in MongoDB. What was deleted since, because it was
+    settled long ago, is in the audit trail.
     """
-    spooled = {document["_id"] for document in Spool(mongodb).documents(run_id)}.intersection(ids)
-    others = [one for one in ids if one not in spooled]
-    if not others:
-        return len(spooled)
-    with mongodb.optional():
-        return len(spooled) + mongodb.count_ids(COLLECTION, others)
+    wanted = set(ids)
+    missing = wanted - {document["_id"] for document in Spool(mongodb).documents(run_id)}
+    if missing:
+        with mongodb.optional():
+            missing -= mongodb.which_ids(COLLECTION, missing)
+            settled = mongodb.which_ids(AUDIT, [_audit_id(one) for one in missing])
+        return len(wanted) - len(missing) + len(settled)
+    return len(wanted)
 
 
 def _insert(mongodb: MongoDB, documents: Sequence[dict[str, Any]]) -> None:
@@ -148,6 +236,7 @@ def _insert(mongodb: MongoDB, documents: Sequence[dict[str, Any]]) -> None:
 
 
 def _document(message: Message, decoded: Decoded, run_id: str, now: datetime) -> dict[str, Any]:
+    reasons = [msgspec.structs.asdict(rejection) for rejection in decoded.rejections]
     return {
         "_id": document_id(message),
         "queue": message.queue,
@@ -162,7 +251,8 @@ def _document(message: Message, decoded: Decoded, run_id: str, now: datetime) ->
         "body_sha256": hashlib.sha256(message.body).hexdigest(),
         "body_pieces": 0,
         "whole": decoded.whole,
-        "reasons": [msgspec.structs.asdict(rejection) for rejection in decoded.rejections],
+        "reasons": reasons,
+        "held_bytes": len(message.body) + len(bson.encode({"reasons": reasons})),
         "points_quarantined": decoded.points_rejected,
         "run_id": run_id,
         "quarantined_at": now,
@@ -205,16 +295,22 @@ def select(
     mongodb: MongoDB,
     *,
     document_id: str | None = None,
+    queue: str | None = None,
     reason: str | None = None,
     since: datetime | None = None,
+    until: datetime | None = None,
     state: str | None = "held",
 ) -> Iterator[dict[str, Any]]:
-    """Quarantined copies, without their bodies, the oldest first."""
+    """Quarantined copies, without their bodies, the oldest first; of those quarantined from `since` to before `until`.
+
+    `reason` is one of a copy's reasons.
+    """
     wanted = {
         "state": state,
         "_id": document_id,
+        "queue": queue,
         "reasons.reason": reason,
-        "quarantined_at": since and {"$gte": since},
+        "quarantined_at": {name: moment for name, moment in (("$gte", since), ("$lt", until)) if moment},
     }
     query = {name: value for name, value in wanted.items() if value}
     with mongodb.errors():
@@ -222,27 +318,34 @@ def select(
 
 
 def select_spooled(
-    mongodb: MongoDB, *, reason: str | None = None, since: datetime | None = None
+    mongodb: MongoDB,
+    *,
+    queue: str | None = None,
+    reason: str | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
 ) -> list[dict[str, Any]]:
     """The same of what waits in the spool, with their bodies: all of it is held."""
     found = [
         document
         for document in Spool(mongodb).documents()
+        if queue is None or document["queue"] == queue
         if reason is None or any(entry["reason"] == reason for entry in document["reasons"])
         if since is None or document["quarantined_at"] >= since
+        if until is None or document["quarantined_at"] < until
     ]
     return sorted(found, key=lambda document: document["quarantined_at"])
 
 
-def lines(documents: Iterable[dict[str, Any]]) -> list[Line]:
-    """Copies grouped by reason, queue, organization and agent version, the most frequent first.
+def lines(documents: Iterable[dict[str, Any]], only: str | None = None) -> list[Line]:
+    """Copies grouped by reason, queue, organization and agent version, the most frequent first; `only` one reason.
 
     A copy with several reasons stands in the line of each; `points` counts the samples (or events) with that reason.
     """
     copies: Counter[tuple[str, str, str | None, str | None]] = Counter()
     points: Counter[tuple[str, str, str | None, str | None]] = Counter()
     for document in documents:
-        for reason in {entry["reason"] for entry in document["reasons"]}:
+        for reason in {entry["reason"] for entry in document["reasons"] if only in (None, entry["reason"])}:
             key = (reason, document["queue"], document["organization_id"], document["agent_version"])
             samples = {entry["index"] for entry in document["reasons"] if entry["reason"] == reason}
             copies[key] += 1
@@ -254,37 +357,65 @@ def lines(documents: Iterable[dict[str, Any]]) -> list[Line]:
 
 
 def replay(mongodb: MongoDB, queue: MessageQueue, documents: Iterable[dict[str, Any]], who: str, now: datetime) -> int:
-    """Publishes held copies again, through the front door, and returns how many messages that were.
+    """Replays held copies as they are, and returns how many messages that were."""
+    done = [one.message for one in replaying(mongodb, queue, documents, who, now) if one.message]
+    return len({content_of(message) for message in done})
 
-    1. Publish, several held copies of one message once. Dying here: they are still held, and the next replay publishes
-       the same message again, which the ledger shows as a duplicate and no store shows at all.
+
+def replaying(
+    mongodb: MongoDB,
+    queue: MessageQueue,
+    documents: Iterable[dict[str, Any]],
+    who: str,
+    now: datetime,
+    change: Change = NO_CHANGE,
+) -> Iterator[Replayed]:
+    """Publishes held copies again, through the front door, with a change if there is one; copy by copy as it is asked.
+
+    1. Publish, several held copies of one message once. Dying here: they are still held, and the next replay with the
+       same change publishes the same message again, which the ledger shows as a duplicate and no store shows at all.
     2. Mark it replayed.
+
+    A copy in which the change is not possible, or changes nothing, stays held.
     """
     published: set[tuple[str, str | None, bytes]] = set()
     for document in documents:
         full = find(mongodb, document["_id"])
         if full is None or full["state"] != "held":
             continue
-        message = again(full, body_of(mongodb, full))
-        # with the routing key: another agent's message names its organization nowhere else
-        content = (message.routing_key, message.message_id, hashlib.sha256(message.body).digest())
+        try:
+            message = again(full, body_of(mongodb, full), change)
+        except CannotChange as problem:
+            yield Replayed(full["_id"], problem=str(problem))
+            continue
+        content = content_of(message)
         if content not in published:
             queue.publish([message])
             published.add(content)
-        _mark(mongodb, full, "replayed", who, now, f"published as message {message.message_id}")
-    return len(published)
+        outcome = f"published as message {message.message_id}"
+        about = {"message_id": message.message_id, "changes": change.described()}
+        _mark(mongodb, full, "replayed", who, now, outcome, **about)
+        yield Replayed(full["_id"], message)
 
 
-def again(document: dict[str, Any], body: bytes) -> Outgoing:
+def content_of(message: Outgoing) -> tuple[str, str | None, bytes]:
+    """What makes two messages the same; another agent's message names its organization in the routing key only."""
+    return message.routing_key, message.message_id, hashlib.sha256(message.body).digest()
+
+
+def again(document: dict[str, Any], body: bytes, change: Change = NO_CHANGE) -> Outgoing:
     """The message that replays a copy: itself, or a message of its rejected samples where the others were written.
 
-    Either has the same id however often, and from whichever copy, it is made.
+    Either has the same id however often, and from whichever copy, it is made. Raises CannotChange.
     """
-    message_id = document["message_id"]
+    message_id, reasons = document["message_id"], document["reasons"]
     if not document["whole"]:
         body = _only_samples(document, body)
         message_id = str(identity(document["queue"], body))
-    return Outgoing(document["queue"], document["routing_key"], body, message_id, document["content_type"])
+        place = {index: at for at, index in enumerate(sorted({entry["index"] for entry in reasons}))}
+        reasons = [{**entry, "index": place[entry["index"]]} for entry in reasons]
+    message = Outgoing(document["queue"], document["routing_key"], body, message_id, document["content_type"])
+    return mended(message, reasons, change) if change else message
 
 
 def _only_samples(document: dict[str, Any], body: bytes) -> bytes:
@@ -300,22 +431,61 @@ def _only_samples(document: dict[str, Any], body: bytes) -> bytes:
 
 
 def discard(mongodb: MongoDB, document_id: str, because: str, who: str, now: datetime) -> bool:
-    """Gives up a held copy, for a reason that is recorded; False where it is not held. Its bytes stay."""
+    """Gives up a held copy, for a reason that is recorded; False where it is not held. Its bytes stay for 30 days."""
     document = find(mongodb, document_id)
     return document is not None and _mark(mongodb, document, "discarded", who, now, because)
 
 
-def _mark(mongodb: MongoDB, document: dict[str, Any], state: str, who: str, now: datetime, outcome: str) -> bool:
+def _mark(
+    mongodb: MongoDB, document: dict[str, Any], state: str, who: str, now: datetime, outcome: str, **about: Any
+) -> bool:
     """Sets the state of a held copy, and records it: in the copy's own trail and in the operators' audit trail.
 
     The state is left once, so of two who act at the same time one gets False. Dying between the two writes, the copy's
-    trail has what the audit trail lacks.
+    trail has what the audit trail lacks until the copy is deleted.
     """
-    step = {"at": now, "who": who, "action": state, "outcome": outcome}
-    change = {"$set": {"state": state, "trail": [*document["trail"], step]}}
+    step = {"at": now, "who": who, "action": state, "outcome": outcome, **about}
     with mongodb.errors():
         held = {"_id": document["_id"], "state": "held"}
+        change = {"$set": {"state": state, "trail": [step]}}
         if not mongodb.database[COLLECTION].update_one(held, change).modified_count:
             return False
-        mongodb.database[AUDIT].insert_one({**step, "entity": "quarantine", "entity_id": document["_id"]})
+    insert_new(mongodb, AUDIT, [_audited(document["_id"], step)])
     return True
+
+
+def _audited(document_id: str, step: dict[str, Any]) -> dict[str, Any]:
+    return {"_id": _audit_id(document_id), **step, "entity": "quarantine", "entity_id": document_id}
+
+
+def _audit_id(document_id: str) -> str:
+    return f"quarantine/{document_id}"
+
+
+def delete_settled(mongodb: MongoDB, now: datetime, most: int = DELETED_AT_MOST) -> int:
+    """Deletes copies that were replayed or discarded more than 30 days ago, and returns how many.
+
+    Dying between any two of these: the documents are still there, and the next one does the rest.
+
+    1. See to it that the audit trail has who settled them and why.
+    2. Delete the pieces of their bodies.
+    3. Delete the documents.
+    """
+    deleted = 0
+    for state in SETTLED:
+        with mongodb.optional(), mongodb.errors():
+            found = islice(_settled_before(mongodb, state, now - SETTLED_KEPT), most - deleted)
+            while documents := list(islice(found, DELETED_AT_ONCE)):
+                insert_new(mongodb, AUDIT, [_audited(one["_id"], one["trail"][0]) for one in documents])
+                pieces = [_piece_id(one, number) for one in documents for number in range(one["body_pieces"])]
+                mongodb.database[PIECES].delete_many({"_id": {"$in": pieces}})
+                mongodb.database[COLLECTION].delete_many({"_id": {"$in": [one["_id"] for one in documents]}})
+                deleted += len(documents)
+    return deleted
+
+
+def _settled_before(mongodb: MongoDB, state: str, moment: datetime) -> Iterator[dict[str, Any]]:
+    query = {"state": state, "quarantined_at": {"$lt": moment}}
+    for document in mongodb.database[COLLECTION].find(query, {"trail": 1, "body_pieces": 1}):
+        if document["trail"][0]["at"] < moment:
+            yield document

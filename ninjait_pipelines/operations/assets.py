@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import dagster as dg
 import msgspec
 
-from ninjait_pipelines.ingest.quarantine import move_spooled
+from ninjait_pipelines.ingest.quarantine import delete_settled, move_spooled
 from ninjait_pipelines.operations.health import check_all
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.resources.mongodb import MongoDB
@@ -24,8 +24,8 @@ STORES = [field.name for field in fields(Stores)]
         dg.AssetCheckSpec(
             "stores_are_up",
             asset="store_health",
-            description="Fails naming the stores that are down, as a warning where all of them are optional. It also "
-            "warns of what waits in the quarantine's spool.",
+            description="Fails naming the stores that are down, as a warning where all of them are optional, and where "
+            "the quarantine is full. It also warns of what waits in its spool, and when it is 80 % full.",
         )
     ],
     automation_condition=dg.AutomationCondition.on_cron("*/15 * * * *"),
@@ -33,18 +33,20 @@ STORES = [field.name for field in fields(Stores)]
     owners=["team:data-engineering"],
 )
 def store_health(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-    """State, version, latency and size of every store, after what waits in the quarantine's spool has been moved.
+    """State, version, latency and size of every store, after the quarantine has been tidied: what waits in its spool is
+    moved, and what was replayed or discarded 30 days ago is deleted.
 
     A store that is down fails the check, not the asset.
     """
     started = time.perf_counter()
-    moved = _move_spooled(context, context.resources.mongodb)
+    moved, deleted = _tidy_quarantine(context, context.resources.mongodb)
     statuses = check_all({name: getattr(context.resources, name) for name in STORES})
     return dg.MaterializeResult(
         metadata={
             "dagster/row_count": len(statuses),
             "stores": dg.MetadataValue.table([_record(status) for status in statuses]),
             "spooled_copies_moved": moved,
+            "settled_copies_deleted": deleted,
             "duration_seconds": time.perf_counter() - started,
         },
         check_results=[stores_are_up(statuses)],
@@ -65,12 +67,16 @@ def stores_are_up(statuses: Sequence[StoreStatus]) -> dg.AssetCheckResult:
     )
 
 
-def _move_spooled(context: dg.AssetExecutionContext, mongodb: MongoDB) -> int:
-    try:
-        return move_spooled(mongodb, datetime.now(UTC))
-    except StoreError as error:
-        context.log.warning("The quarantine's spool was not moved: %s", error)
-        return 0
+def _tidy_quarantine(context: dg.AssetExecutionContext, mongodb: MongoDB) -> tuple[int, int]:
+    """(copies moved, copies deleted). Neither keeps the health from being shown."""
+    done = []
+    for tidy in (move_spooled, delete_settled):
+        try:
+            done.append(tidy(mongodb, datetime.now(UTC)))
+        except StoreError as error:
+            context.log.warning("The quarantine was not tidied by %s: %s", tidy.__name__, error)
+            done.append(0)
+    return done[0], done[1]
 
 
 def _record(status: StoreStatus) -> dg.TableRecord:

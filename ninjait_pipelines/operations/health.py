@@ -1,7 +1,8 @@
 """The health of all stores at once; shared by the asset store_health and by `ninjait status`.
 
-Two stores are optional. Without MongoDB what is bad waits in the spool; without Dragonfly the caches are cold, unless
-it is the queue as well. All others are required: without one of them nothing is taken from the queue.
+Two stores are optional. Without MongoDB what is bad waits in the spool, until the quarantine is full, which stops all
+ingest; without Dragonfly the caches are cold, unless it is the queue as well. All others are required: without one of
+them nothing is taken from the queue.
 """
 
 import time
@@ -10,6 +11,7 @@ from threading import Thread
 
 import msgspec
 
+from ninjait_pipelines.ingest.quarantine import NEARLY_FULL, full, usage
 from ninjait_pipelines.ingest.spool import Spool
 from ninjait_pipelines.resources.dragonfly import Dragonfly
 from ninjait_pipelines.resources.mongodb import MongoDB
@@ -49,7 +51,8 @@ def _silent(store: Store, seconds: float) -> StoreStatus:
 def _with_meaning(status: StoreStatus, store: Store, queue: Store | None) -> StoreStatus:
     """The status, saying whether the pipeline goes on without the store, and what is different then."""
     if isinstance(store, MongoDB):
-        return _with_spool(status, store)
+        status = _with_spool(status, store)
+        return _with_limit(status, store) if status.ok else status
     if type(store) is Dragonfly and not isinstance(queue, Dragonfly):
         cold = "Caches are cold; device_caches repairs the latest values once it is back."
         return msgspec.structs.replace(status, optional=True, note="" if status.ok else cold)
@@ -67,3 +70,17 @@ def _with_spool(status: StoreStatus, mongodb: MongoDB) -> StoreStatus:
     if not status.ok:
         note = f"Quarantine goes to the spool {spool.folder}: {waiting}. Logs stay queued, alerts in Dagster's log."
     return msgspec.structs.replace(status, optional=True, note=note, spooled_copies=copies, spooled_bytes=size)
+
+
+def _with_limit(status: StoreStatus, mongodb: MongoDB) -> StoreStatus:
+    """A quarantine that is full stops all ingest, so it is no optional store any more."""
+    try:
+        used = usage(mongodb)
+    except StoreError as error:
+        return msgspec.structs.replace(status, note=f"{status.note} {error}".strip())
+    if used.share >= 1:
+        return msgspec.structs.replace(status, ok=False, optional=False, problem=str(full(mongodb, used)))
+    if used.share < NEARLY_FULL:
+        return status
+    note = f"The quarantine is {used.share:.0%} full: {used}. When it is full ingest stops: ninjait quarantine list."
+    return msgspec.structs.replace(status, note=f"{status.note} {note}".strip())

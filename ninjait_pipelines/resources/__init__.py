@@ -67,7 +67,11 @@ def stores_from(value: Callable[[str], Any], given: Container[str] = ()) -> Stor
         dragonfly=Dragonfly(url=value("DRAGONFLY_URL")),
         clickhouse=ClickHouse(**clickhouse),
         postgres=Postgres(url=value("DATABASE_URL")),
-        mongodb=MongoDB(url=value("MONGODB_URL"), spool_folder=optional("QUARANTINE_SPOOL")),
+        mongodb=MongoDB(
+            url=value("MONGODB_URL"),
+            spool_folder=optional("QUARANTINE_SPOOL"),
+            quarantine_limit_mib=optional("QUARANTINE_LIMIT_MIB") or "1024",
+        ),
         archive=Archive(
             url=value("ARCHIVE_URL"),
             endpoint_url=optional("AWS_ENDPOINT_URL"),

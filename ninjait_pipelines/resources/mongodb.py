@@ -1,6 +1,6 @@
 """MongoDB: application logs, the operators' audit trail, quarantined messages."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,10 @@ class MongoDB(Store):
         "None: .ninjait/spool beside the package",
     )
 
+    quarantine_limit_mib: str = Field(
+        default="1024", description="What the quarantine holds at most before ingest stops, MiB; text, as a variable is"
+    )
+
     _client: pymongo.MongoClient[dict[str, Any]] | None = PrivateAttr(default=None)
 
     @property
@@ -65,13 +69,21 @@ class MongoDB(Store):
             size = self.database.command("dbStats").get("storageSize")
         return str(version), None if size is None else int(size)
 
+    def which_ids(self, collection: str, ids: Collection[str]) -> set[str]:
+        """Which of these ids a collection has."""
+        wanted = list(ids)
+        with self.errors():
+            return {
+                document["_id"]
+                for at in range(0, len(wanted), IDS_A_QUERY)
+                for document in self.database[collection].find(
+                    {"_id": {"$in": wanted[at : at + IDS_A_QUERY]}}, {"_id": 1}
+                )
+            }
+
     def count_ids(self, collection: str, ids: Sequence[str]) -> int:
         """How many documents with one of these ids a collection has."""
-        with self.errors():
-            return sum(
-                self.database[collection].count_documents({"_id": {"$in": ids[at : at + IDS_A_QUERY]}})
-                for at in range(0, len(ids), IDS_A_QUERY)
-            )
+        return len(self.which_ids(collection, ids))
 
     @contextmanager
     def errors(self) -> Iterator[None]:

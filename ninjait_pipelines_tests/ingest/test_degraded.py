@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 import ninjait_pipelines.resources
 from ninjait_pipelines.cache import keys
 from ninjait_pipelines.cache.assets import device_caches
-from ninjait_pipelines.cli import queue as commands
+from ninjait_pipelines.cli import quarantine as commands
 from ninjait_pipelines.ingest import drain as drain_module
 from ninjait_pipelines.ingest import quarantine
 from ninjait_pipelines.ingest.drain import Summary
@@ -521,7 +521,7 @@ def test_the_commands_show_what_waits_in_the_spool(
     assert Spool(fleet.mongodb).waiting()[0] == 2
     assert len(json.loads(ninjait("list", "--all", "--json").stdout)) == 2
     assert Spool(fleet.mongodb).waiting()[0] == 0
-    assert json.loads(ninjait("replay", "--all-held", "--json").stdout) == {"replayed": 2}
+    assert json.loads(ninjait("replay", "--all-held", "--json").stdout) == {"replayed": 2, "left": {}}
 
 
 @contextmanager

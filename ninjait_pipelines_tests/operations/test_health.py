@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,17 @@ def test_the_asset_shows_all_and_its_check_passes(stores: Stores) -> None:
     assert passed(result) == {"stores_are_up": True}
     table: Any = result.asset_materializations_for_node("store_health")[0].metadata["stores"]
     assert len(table.records) == 7
+
+
+def test_store_health_deletes_what_was_settled_long_ago(stores: Stores) -> None:
+    long_ago = datetime.now(UTC) - timedelta(days=31)
+    trail = [{"at": long_ago, "who": "somebody", "action": "discarded", "outcome": "a test"}]
+    settled = {"_id": "queue/1", "state": "discarded", "quarantined_at": long_ago, "body_pieces": 0, "trail": trail}
+    stores.mongodb.database.quarantine.insert_many([settled, settled | {"_id": "queue/2", "state": "held"}])
+    (event,) = run(stores, store_health).asset_materializations_for_node("store_health")
+    assert event.metadata["settled_copies_deleted"].value == 1
+    assert [found["_id"] for found in stores.mongodb.database.quarantine.find()] == ["queue/2"]
+    stores.mongodb.database.quarantine.delete_many({})
 
 
 def test_a_store_that_is_down_fails_the_check_and_not_the_asset(settings: Settings) -> None:

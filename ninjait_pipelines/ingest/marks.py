@@ -1,0 +1,152 @@
+"""Where in the original bytes of a quarantined message that lies which was refused. Pure; it never raises for bytes."""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from ninjait_pipelines.ingest import collectd, telegraf
+from ninjait_pipelines.ingest.contract import Refused
+from ninjait_pipelines.ingest.decode import format_of
+from ninjait_pipelines.ingest.foreign import Format, Target, text_of
+from ninjait_pipelines.ingest.mend import TAG, good_line, unescaped
+
+# (first character, the one after the last)
+Span = tuple[int, int]
+_SPACE = re.compile(r"[ \t\n\r]*")
+# Numbers stay text: an integer of 5,000 digits is as good as any.
+_scan = json.JSONDecoder(strict=False, parse_int=str, parse_float=str).raw_decode
+_FIELD = re.compile(r'((?:\\[,= ]?|[^,= \\])+)=("(?:\\.|[^"\\])*"|[^,]*)', re.S)
+_AT_BYTE = re.compile(r"\(byte (\d+)\)")
+
+
+def marked(document: Mapping[str, Any], body: bytes) -> tuple[str, list[Span | None]]:
+    """The body as text, unpacked, with what is no text as \\x escapes; for each reason what it points at.
+
+    None where that is not in the body: a field that is missing, a routing key, what the broker gave up.
+    """
+    try:
+        text = text_of(body)
+    except UnicodeDecodeError as error:
+        before, bad = (part.decode(errors="backslashreplace") for part in _around(error))
+        text = body.decode(errors="backslashreplace") if body == error.object else before + bad
+        stopped: Span | None = (len(before), len(before) + len(bad))
+        return text, [stopped if entry["reason"] == "invalid_utf8" else None for entry in document["reasons"]]
+    except Refused:
+        return body.decode(errors="backslashreplace"), [None for _ in document["reasons"]]
+    foreign = format_of(document["queue"], document["routing_key"], document["content_type"], body)
+    try:
+        return text, _spans(text, foreign, document["reasons"])
+    except (ValueError, RecursionError, StopIteration, Refused, IndexError, KeyError, TypeError):
+        return text, [None for _ in document["reasons"]]
+
+
+def _around(error: UnicodeDecodeError) -> tuple[bytes, bytes]:
+    return error.object[: error.start], error.object[error.start : error.end]
+
+
+def _spans(text: str, foreign: Format | None, reasons: Sequence[Mapping[str, Any]]) -> list[Span | None]:
+    if any(entry["reason"] == "not_json" for entry in reasons):
+        return [_stopped(text) for _ in reasons]
+    if all(entry["index"] is None and entry["field"] is None for entry in reasons):
+        return [None for _ in reasons]
+    if foreign is telegraf.LINE_PROTOCOL:
+        lines = foreign.entries(text)
+        return [_in_line(lines[entry["index"]], entry["field"]) for entry in reasons]
+    top = dict(_members(text, 0))
+    if foreign is collectd.COLLECTD:
+        return [_in_value_list(text, top[entry["index"]], entry["field"]) for entry in reasons]
+    samples = dict(_members(text, top["samples"][1])) if any(entry["index"] is not None for entry in reasons) else {}
+    return [_in_json(text, top, samples, entry) for entry in reasons]
+
+
+def _stopped(text: str) -> Span | None:
+    """Where the parser gave up."""
+    try:
+        json.loads(text)
+        msgspec.json.decode(text)
+    except json.JSONDecodeError as error:
+        return error.pos, error.pos + 1
+    except msgspec.DecodeError as error:
+        found = _AT_BYTE.search(str(error))
+        at = len(text.encode()[: int(found[1])].decode(errors="ignore")) if found else len(text)
+        return at, at + 1
+    return None
+
+
+# where a member starts (with its name), where its value starts, where that ends
+Member = tuple[int, int, int]
+
+
+def _members(text: str, at: int) -> Iterator[tuple[str | int, Member]]:
+    """The members of the object, or the items of the list, that begins there. Of a name that comes twice the last one
+    counts, as it does for whoever reads JSON."""
+    at = _SPACE.match(text, at).end()  # type: ignore[union-attr]
+    named, number = text[at] == "{", 0
+    at += 1
+    while True:
+        start = _SPACE.match(text, at).end()  # type: ignore[union-attr]
+        if text[start] in "]}":
+            return
+        name: str | int = number
+        value = start
+        if named:
+            name, at = _scan(text, start)
+            value = _SPACE.match(text, text.index(":", at) + 1).end()  # type: ignore[union-attr]
+        _, end = _scan(text, value)
+        yield name, (start, value, end)
+        at = _SPACE.match(text, end).end()  # type: ignore[union-attr]
+        if text[at] != ",":
+            return
+        at, number = at + 1, number + 1
+
+
+def _whole(member: Member) -> Span:
+    start, _, end = member
+    return start, end
+
+
+def _in_json(
+    text: str, top: Mapping[str | int, Member], samples: Mapping[str | int, Member], entry: Mapping[str, Any]
+) -> Span | None:
+    index, field = entry["index"], entry["field"]
+    if index is None:
+        return _whole(top[field]) if field in top else None
+    sample = samples[index]
+    fields = dict(_members(text, sample[1])) if field else {}
+    return _whole(fields.get(field, sample))
+
+
+def _in_value_list(text: str, entry: Member, field: str | None) -> Span:
+    if field is None:
+        return _whole(entry)
+    members = dict(_members(text, entry[1]))
+    name = {"interface": "plugin_instance"}.get(field, field)
+    if name in members:
+        return _whole(members[name])
+    found = msgspec.json.decode(text[entry[1] : entry[2]])
+    index = max(
+        found["dsnames"].index(name) for name in _theirs(collectd.TABLE.values(), field) & set(found["dsnames"])
+    )
+    return _whole(dict(_members(text, members["values"][1]))[index])
+
+
+def _in_line(line: re.Match[str], field: str | None) -> Span:
+    start, parts = line.start(), good_line(line)
+    whole = start, start + len(line[0].rstrip("\r\n"))
+    if not parts or field is None:
+        return whole
+    tags = {unescaped(tag[1]): (tag.start() + 1, tag.end()) for tag in TAG.finditer(line[0], *parts.span(1))}
+    fields = {unescaped(found[1]): found.span() for found in _FIELD.finditer(line[0], *parts.span(2))}
+    theirs = _theirs((names for _, names in telegraf.TABLE.values()), field)
+    known = [fields[name] for name in sorted(theirs & fields.keys())]
+    time = [parts.span(3)] if field == "time" and parts[3] else []
+    found = [*time, *known, *([tags[field]] if field in tags else [])]
+    return (start + found[0][0], start + found[0][1]) if found else whole
+
+
+def _theirs(tables: Iterable[Mapping[str, Target]], field: str) -> set[str]:
+    """What the other agent calls our field."""
+    return {name for names in tables for name, target in names.items() if target.field == field}

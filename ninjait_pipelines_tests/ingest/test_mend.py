@@ -1,0 +1,277 @@
+"""What a person changes before a replay, and where what was refused is marked: pure, for every format."""
+
+import gzip
+import json
+import uuid
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ninjait_pipelines.ingest import quarantine
+from ninjait_pipelines.ingest.decode import Period, decode, decode_nothing
+from ninjait_pipelines.ingest.marks import marked
+from ninjait_pipelines.ingest.mend import CannotChange, Change
+from ninjait_pipelines.resources.message_queue import Message, Outgoing, identity
+from ninjait_pipelines_tests.ingest.samples import (
+    DEVICE,
+    EVENTS,
+    NOW,
+    ORG,
+    OTHER_DEVICE,
+    OTHER_ORG,
+    REGISTRY,
+    collectd,
+    line,
+    message,
+    metrics,
+    sample,
+    telegraf,
+    value_list,
+)
+
+METRICS = "agent.metrics"
+NOBODY_KNOWS = str(uuid.UUID(int=9))
+PERIOD = Period.at(NOW)
+
+
+def held(one: Message) -> dict[str, Any]:
+    return quarantine._document(one, decode(one, REGISTRY, PERIOD), "run", NOW)
+
+
+def mended(one: Message, change: Change) -> Outgoing:
+    return quarantine.again(held(one), one.body, change)
+
+
+def accepted(outgoing: Outgoing) -> tuple[int, int]:
+    """(points, of them accepted) once it is published."""
+    again = message(outgoing.queue, outgoing.body, routing_key=outgoing.routing_key, content_type=outgoing.content_type)
+    decoded = decode(again, REGISTRY, PERIOD)
+    return decoded.points, decoded.points_accepted
+
+
+def with_body(one: Message, body: bytes) -> Message:
+    return msgspec.structs.replace(one, body=body)
+
+
+def test_a_field_is_set_in_those_samples_only_that_were_rejected_for_it() -> None:
+    one = message(METRICS, metrics(sample(60, cpu=-1), sample(50, cpu=7), sample(40, cpu=8, memory=-1), "bad"))
+    body = json.loads(quarantine.again(held(one), one.body).body)
+    assert [type(row) for row in body["samples"]] == [dict, dict, str], "of the rejected ones, in their order"
+    with pytest.raises(CannotChange, match="is not a JSON object"):
+        mended(one, Change({"cpu": 5}))
+    one = message(METRICS, metrics(sample(60, cpu=-1), sample(50, cpu=7), sample(40, cpu=8, memory=-1)))
+    result = mended(one, Change({"cpu": 5}))
+    assert [row["cpu"] for row in json.loads(result.body)["samples"]] == [5, 8]
+    assert accepted(result) == (2, 1)
+    assert accepted(mended(one, Change({"cpu": None, "memory": 1}))) == (2, 2)
+    with pytest.raises(CannotChange, match="none of its samples was rejected for uptime"):
+        mended(one, Change({"uptime": 5}))
+
+
+def test_the_message_id_is_made_from_the_new_content() -> None:
+    one = message(METRICS, metrics(sample(), device_id=NOBODY_KNOWS))
+    first, second = (mended(one, Change(values={NOBODY_KNOWS: DEVICE})) for _ in range(2))
+    assert first == second
+    assert first.message_id == str(identity(METRICS, first.body)) != one.message_id
+    assert accepted(first) == (1, 1)
+    assert mended(one, Change({"device_id": DEVICE})).body == first.body
+
+
+@pytest.mark.parametrize(
+    "change", [Change({"organization_id": OTHER_ORG}), Change(values={ORG: OTHER_ORG})], ids=["set", "map"]
+)
+def test_the_routing_key_follows_the_organization(change: Change) -> None:
+    one = message(METRICS, metrics(sample(), device_id=OTHER_DEVICE))
+    assert held(one)["reasons"][0]["reason"] == "device_of_another_organization"
+    result = mended(one, change)
+    assert (result.routing_key, accepted(result)) == (f"metrics.{OTHER_ORG}", (1, 1))
+
+
+def test_a_body_that_is_not_of_its_routing_key_can_be_put_right_either_way() -> None:
+    one = message(METRICS, metrics(sample()), routing_key=f"metrics.{OTHER_ORG}")
+    assert mended(one, Change({"organization_id": ORG})).routing_key == f"metrics.{ORG}"
+    assert mended(one, Change(values={OTHER_ORG: ORG})).routing_key == f"metrics.{ORG}"
+    event = message("platform.logs", EVENTS["platform.logs"] | {"level": "eror"})
+    result = mended(event, Change(values={"eror": "error"}))
+    assert (result.routing_key, accepted(result)) == ("log.error", (1, 1))
+    for value in (None, 5, "a.b", "a#", ""):
+        with pytest.raises(CannotChange, match="routing key is made from organization_id"):
+            mended(one, Change({"organization_id": value}))
+
+
+def test_a_whole_value_is_replaced_wherever_it_stands_and_no_part_or_name_of_one() -> None:
+    body = EVENTS["platform.logs"] | {
+        "error": {"old": ["old", {"in": "old"}, "older", 5]},
+        "service": "old",
+        "level": 1,
+    }
+    result = mended(message("platform.logs", body, routing_key="log.1"), Change({"level": "info"}, {"old": "new"}))
+    changed = json.loads(result.body)
+    assert changed["error"] == {"old": ["new", {"in": "new"}, "older", 5]}
+    assert (changed["service"], result.routing_key) == ("new", "log.info")
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_host_of_line_protocol(packed: bool) -> None:
+    text = "\n".join(
+        [
+            line("mem", 'used=5i,note="a b,host=old,x=1"', host=r"old\ na\,me"),
+            "no line, host=old name",
+            "# comment,host=x y=1",
+            line("mem", "used=6i", host="lap-2"),
+            line("cpu", "usage_idle=50", host=r"old\ na\,me", cpu="cpu-total"),
+        ]
+    ).encode()
+    one = with_body(telegraf(organization=ORG), gzip.compress(text) if packed else text)
+    result = mended(one, Change(values={"old na,me": "lap-1"}))
+    assert accepted(result) == (3, 2)
+    assert b'note="a b,host=old,x=1"' in result.body
+    assert result.body.count(b",host=lap-1 ") == 2
+    with pytest.raises(CannotChange, match="changes nothing"):
+        mended(one, Change(values={"old": "lap-1"}))
+    with pytest.raises(CannotChange, match="--map changes a host"):
+        mended(one, Change({"host": "lap-1"}))
+    for bad in ("", "a\\", "a\nb"):
+        with pytest.raises(CannotChange, match="cannot be a tag's value"):
+            mended(one, Change(values={"old na,me": bad}))
+
+
+def test_a_host_is_escaped_as_line_protocol_wants_it() -> None:
+    one = telegraf(line("mem", "used=5i", host="old"), organization=ORG)
+    result = mended(one, Change(values={"old": "a b,c=d"}))
+    assert rb",host=a\ b\,c\=d " in result.body
+    decoded = decode(message(METRICS, result.body, routing_key=one.routing_key), REGISTRY, PERIOD)
+    assert decoded.rejections[0].value == repr("a b,c=d")
+
+
+def test_the_organization_of_another_agents_routing_key() -> None:
+    one = telegraf(line("mem", "used=5i"), "# comment", "bad", organization="customer-7")
+    result = mended(one, Change(values={"customer-7": ORG}))
+    assert (result.routing_key, result.body) == (f"metrics.telegraf.{ORG}", one.body)
+    assert accepted(result) == (2, 1)
+
+
+def test_the_host_of_collectd() -> None:
+    one = collectd(
+        value_list("memory", "memory", 5, type_instance="used", host="old"),
+        value_list("memory", "memory", 6, type_instance="used"),
+        organization=ORG,
+    )
+    result = mended(one, Change(values={"old": "lap-1"}))
+    assert (len(json.loads(result.body)), accepted(result)) == (1, (1, 1))
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b"cpu=5", "cannot be read as JSON"),
+        (b"\xff", "cannot be read as JSON"),
+        (b"[" * 100_000, "cannot be read as JSON"),
+        (b"5", "not a JSON object"),
+        (b'{"schema": 1}', None),
+    ],
+)
+def test_what_cannot_be_changed_says_why(body: bytes, says: str | None) -> None:
+    change = Change({"schema": "ninjait.metrics.v1"}, {"x": "y"})
+    if says:
+        with pytest.raises(CannotChange, match=says):
+            mended(message(METRICS, body, routing_key=f"metrics.{ORG}"), change)
+    else:
+        assert json.loads(mended(message(METRICS, body), change).body) == {"schema": "ninjait.metrics.v1"}
+    with pytest.raises(CannotChange, match="it cannot be read: bad_gzip"):
+        mended(with_body(telegraf(), b"\x1f\x8bxx"), Change(values={"x": "y"}))
+
+
+# (message, the text that is marked for each reason; None where it is not in the body)
+MARKED: list[tuple[Message, list[str | None]]] = [
+    (message(METRICS, metrics(sample(60), sample(30, cpu=-1, memory="x"))), ['"cpu": -1', '"memory": "x"']),
+    (message(METRICS, b'{"samples": [], "schema": "x", "schema":\n\t"y"}'), ['"schema":\n\t"y"']),
+    (message(METRICS, metrics(sample(device_id=1), device_id=NOBODY_KNOWS)), [f'"device_id": "{NOBODY_KNOWS}"']),
+    (message(METRICS, metrics({"cpu": 1})), ['{"cpu": 1}']),
+    (message(METRICS, metrics(5, sample())), ["5"]),
+    (message(METRICS, {"schema": "ninjait.metrics.v1"}, routing_key=f"metrics.{ORG}"), [None]),
+    (message(METRICS, b'{"cpu": 5,}'), ["}"]),
+    (message(METRICS, b'{"a": "caf\xe9"}'), ["\\xe9"]),
+    (message(METRICS, b"[" * 100_000), [None]),
+    (message(METRICS, b"x" * 1_100_000), [None]),
+    (message("platform.usage", EVENTS["platform.usage"] | {"storage_gb": 1.5}), ['"storage_gb": 1.5']),
+    (message("platform.logs", EVENTS["platform.logs"] | {"error": {"$a": [1]}}), ['"error": {"$a": [1]}']),
+    (
+        telegraf(
+            line("cpu", 'usage_user=1,note="usage_idle=5, x",usage_idle=101', cpu="cpu-total"),
+            "bad line",
+            line("mem", "used=5i", host="nobody"),
+            line("net", "bytes_recv=-5i,bytes_sent=3i", interface="eth0"),
+            "mem,host=lap-2 used=5i 99999999999999999",
+            "mem,host=lap-2 used=5i",
+            organization=ORG,
+        ),
+        [
+            "usage_idle=101",
+            "bad line",
+            "host=nobody",
+            "bytes_recv=-5i",
+            "99999999999999999",
+            "mem,host=lap-2 used=5i",
+        ],
+    ),
+    (telegraf(line("mem", "used=5i"), organization="nobody"), [None]),
+    (with_body(telegraf(), gzip.compress(line("mem", "used=5i", host="nobody").encode())), ["host=nobody"]),
+    (
+        collectd(
+            value_list("memory", "memory", -5, type_instance="used"),
+            value_list("interface", "if_octets", 5, -1, plugin_instance="eth0"),
+            value_list("memory", "memory", 5, type_instance="used", host="nobody"),
+            7,
+        ),
+        ["-5", "-1", '"host": "nobody"', "7"],
+    ),
+    (with_body(collectd(), b'[{"a": NaN}]'), ["N"]),
+]
+
+
+@pytest.mark.parametrize(("one", "expected"), MARKED, ids=range(len(MARKED)))
+def test_what_was_refused_is_marked_in_the_original_bytes(one: Message, expected: list[str | None]) -> None:
+    text, spans = marked(held(one), one.body)
+    assert [span and text[slice(*span)] for span in spans] == expected
+
+
+def test_a_dead_letter_points_at_nothing() -> None:
+    one = message(METRICS, metrics(sample()))
+    document = quarantine._document(one, decode_nothing(one, "dead_letter:limit"), "run", NOW)
+    assert marked(document, one.body)[1] == [None]
+
+
+KEYS = st.sampled_from([f"metrics.{ORG}", "metrics.telegraf", f"metrics.collectd.{ORG}", "metrics.x"])
+PIECES = st.sampled_from(
+    [
+        *(
+            b'{"schema": "ninjait.metrics.v1"',
+            b'"samples": [',
+            b'"cpu": -1',
+            json.dumps(metrics(sample(cpu=-1))).encode(),
+        ),
+        *(b"mem,host=a used=5i\n", b",host=", b"\x1f\x8b", b"\xff"),
+        *(bytes([one]) for one in b'{}[],"\\ \n'),
+    ]
+)
+BODIES = st.one_of(st.binary(max_size=200), st.lists(PIECES, max_size=12).map(b"".join))
+
+
+@settings(max_examples=200, deadline=None)
+@given(BODIES, KEYS)
+def test_whatever_was_held_is_shown_and_changed_or_not_without_an_accident(body: bytes, key: str) -> None:
+    one = message(METRICS, body, routing_key=key)
+    document = held(one)
+    text, spans = marked(document, body)
+    assert len(spans) == len(document["reasons"])
+    assert all(span is None or 0 <= span[0] < span[1] <= len(text) + 1 for span in spans)
+    if document["reasons"]:
+        for change in (Change({"cpu": 1}), Change({"schema": "x"}), Change(values={"a": "b"})):
+            try:
+                quarantine.again(document, body, change)
+            except CannotChange:
+                continue

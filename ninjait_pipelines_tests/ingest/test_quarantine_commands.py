@@ -1,0 +1,452 @@
+"""`ninjait quarantine`, from the command line to the stores and back."""
+
+import json
+import uuid
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import dagster as dg
+import pymongo.collection
+import pytest
+from typer.testing import CliRunner, Result
+
+from ninjait_pipelines.cli import app
+from ninjait_pipelines.ingest import quarantine
+from ninjait_pipelines.ingest.decode import Period, decode
+from ninjait_pipelines.ingest.spool import Spool
+from ninjait_pipelines.operations.assets import stores_are_up
+from ninjait_pipelines.operations.health import check_all
+from ninjait_pipelines.resources import Stores
+from ninjait_pipelines.resources.mongodb import MongoDB
+from ninjait_pipelines.resources.store import StoreUnavailable
+from ninjait_pipelines.settings import Settings
+from ninjait_pipelines_tests.ingest.conftest import LOG, idle_seconds, make_drain
+from ninjait_pipelines_tests.ingest.samples import (
+    DEVICE,
+    EVENTS,
+    NOW,
+    ORG,
+    REGISTRY,
+    ago,
+    as_published,
+    collectd,
+    line,
+    message,
+    metrics,
+    outgoing,
+    sample,
+    telegraf,
+    value_list,
+)
+from ninjait_pipelines_tests.ingest.test_queue_commands import drained, lines
+
+# A device, or an organization, that nobody knows any more.
+OLD = str(uuid.UUID(int=9))
+LONG = b"x" * 9_000_000
+
+
+@pytest.fixture
+def ninjait(fleet: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Runs a command with the test's settings."""
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+
+    def run(*arguments: str, stdin: bytes | None = None) -> Result:
+        return CliRunner().invoke(app, list(arguments), input=stdin)
+
+    return run
+
+
+def states(stores: Stores) -> list[str]:
+    return [document["state"] for document in stores.mongodb.database["quarantine"].find().sort("_id", 1)]
+
+
+def test_list_show_and_replay_of_an_unknown_device_once_it_is_registered(ninjait: Any, fleet: Stores) -> None:
+    with fleet.postgres.transaction() as connection:
+        connection.execute("DELETE FROM devices WHERE id = %s", (DEVICE,))
+    ninjait(
+        "publish", "agent.metrics", stdin=lines(metrics(sample(60)), metrics(sample(30)), b'{"organization_id": "x"}')
+    )
+    drained(fleet)
+    listed = json.loads(ninjait("quarantine", "list", "--json").stdout)
+    assert {(line["reason"], line["organization_id"], line["agent_version"], line["copies"]) for line in listed} == {
+        ("unknown_device", ORG, "2.4.1", 2),
+        ("wrong_schema", None, None, 1),
+    }
+    single = json.loads(ninjait("quarantine", "list", "--all", "--reason", "unknown_device", "--json").stdout)
+    shown = ninjait("quarantine", "show", single[0]["id"])
+    assert "device_id = '" + DEVICE in shown.stdout
+    assert json.dumps(metrics(sample(60))) in shown.stdout
+    as_json = json.loads(ninjait("quarantine", "show", single[0]["id"], "--json").stdout)
+    assert json.loads(as_json["body"]) == metrics(sample(60))
+
+    with fleet.postgres.transaction() as connection:
+        connection.execute("INSERT INTO devices VALUES (%s, %s, 'back', 'server', 'x', now())", (DEVICE, ORG))
+    result = ninjait("quarantine", "replay", "--reason", "unknown_device", "--json")
+    assert json.loads(result.stdout) == {"replayed": 2, "left": {}}
+    assert drained(fleet).points_written == 2
+    found = quarantine.select(fleet.mongodb, state=None)
+    assert sorted((document["reasons"][0]["reason"], document["state"]) for document in found) == [
+        ("unknown_device", "replayed"),
+        ("unknown_device", "replayed"),
+        ("wrong_schema", "held"),
+    ]
+    rows = fleet.clickhouse.rows("SELECT outcome, count() AS n FROM message_ledger GROUP BY outcome ORDER BY outcome")
+    assert {row["outcome"]: row["n"] for row in rows} == {"duplicate": 2, "quarantined": 1, "written": 2}
+    (step,) = quarantine.find(fleet.mongodb, single[0]["id"])["trail"]  # type: ignore[index]
+    assert step["action"] == "replayed"
+    assert fleet.mongodb.database["audit_trail"].count_documents({"action": "replayed"}) == 2
+    assert json.loads(ninjait("quarantine", "replay", "--all-held", "--json").stdout) == {"replayed": 1, "left": {}}
+
+
+def test_of_a_partly_good_message_only_the_rejected_samples_are_replayed(ninjait: Any, fleet: Stores) -> None:
+    now = datetime.now(UTC)  # not NOW, which is minutes old by the time that the suite comes here
+    early = (now.timestamp() + 400) * 1000
+    body = metrics(sample(60, cpu=1), sample(timestamp=int(early), cpu=2), sample(30, cpu=float("nan")), note="kept")
+    ninjait("publish", "agent.metrics", stdin=lines(body))
+    drained(fleet)
+    (document,) = quarantine.select(fleet.mongodb)
+    shown = ninjait("quarantine", "show", document["_id"])
+    assert "-> sample 2, cpu = nan: not_finite" in shown.stdout
+    full = quarantine.find(fleet.mongodb, document["_id"])
+    assert full
+    again = json.loads(quarantine.again(full, quarantine.body_of(fleet.mongodb, full)).body)
+    assert (len(again["samples"]), again["samples"][0]["cpu"]) == (2, 2)
+    assert again["note"] == "kept"
+    assert ninjait("quarantine", "replay", "--id", document["_id"]).exit_code == 0
+    later = make_drain(fleet, clock=lambda: now + timedelta(minutes=5)).run(idle_seconds=idle_seconds(fleet))
+    assert (later.points, later.points_written, later.points_quarantined) == (2, 1, 1)
+    (still,) = quarantine.select(fleet.mongodb)
+    assert [entry["reason"] for entry in still["reasons"]] == ["not_finite"]
+
+
+def test_a_replay_that_died_after_publishing_is_a_duplicate(
+    ninjait: Any, fleet: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ninjait("publish", "agent.metrics", "--routing-key", "metrics.x", stdin=lines(metrics(sample())))
+    drained(fleet)
+    with monkeypatch.context() as patch:
+        patch.setattr(quarantine, "_mark", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        ninjait("quarantine", "replay", "--all-held")
+    assert states(fleet) == ["held"]
+    ninjait("quarantine", "replay", "--all-held")
+    assert drained(fleet).messages == 2
+    rows = fleet.clickhouse.rows("SELECT outcome, count() AS n FROM message_ledger GROUP BY outcome ORDER BY outcome")
+    assert rows == [{"outcome": "duplicate", "n": 2}, {"outcome": "quarantined", "n": 1}]
+
+
+def test_two_held_copies_of_one_call_are_one_call_once_replayed(ninjait: Any, fleet: Stores) -> None:
+    """A call was published twice before its organization was registered, and both copies were held. Replayed, each came
+    back under an id made from the copy, and the organization was billed for two calls."""
+    with fleet.postgres.transaction() as connection:
+        connection.execute("DELETE FROM devices WHERE organization_id = %s", (ORG,))
+        connection.execute("DELETE FROM organizations WHERE id = %s", (ORG,))
+    ninjait("publish", "platform.api_calls", stdin=lines(EVENTS["platform.api_calls"], EVENTS["platform.api_calls"]))
+    drained(fleet, "platform.api_calls")
+    assert states(fleet) == ["held", "held"]
+    with fleet.postgres.transaction() as connection:
+        connection.execute("INSERT INTO organizations VALUES (%s, 'x', 'x', 'UTC', now())", (ORG,))
+    for document in list(quarantine.select(fleet.mongodb)):
+        ninjait("quarantine", "replay", "--id", document["_id"])
+    assert drained(fleet, "platform.api_calls").points_written == 2
+    assert fleet.clickhouse.scalar("SELECT count() FROM api_calls") == 1
+    assert ledger(fleet) == {"written": 1, "duplicate": 3}
+
+
+def ledger(stores: Stores) -> dict[str, int]:
+    rows = stores.clickhouse.rows("SELECT outcome, count() AS n FROM message_ledger GROUP BY outcome")
+    return {row["outcome"]: row["n"] for row in rows}
+
+
+@pytest.mark.parametrize("body", [metrics(sample(60), sample(cpu=-1)), metrics(sample(cpu=-1)), b"cpu=5"])
+def test_what_stays_bad_is_held_once_however_often_its_replay_dies(
+    ninjait: Any, fleet: Stores, monkeypatch: pytest.MonkeyPatch, body: Any
+) -> None:
+    """Each replay that died between publishing and marking left one more copy held, and the next one replayed them
+    all: 1, 2, 4, 8 copies of the same bad message."""
+    ninjait("publish", "agent.metrics", "--raw", "--routing-key", f"metrics.{ORG}", stdin=lines(body))
+    drained(fleet)
+    for _ in range(3):
+        with monkeypatch.context() as patch:
+            patch.setattr(quarantine, "_mark", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+            ninjait("quarantine", "replay", "--all-held")
+        drained(fleet)
+    ninjait("quarantine", "replay", "--all-held")
+    drained(fleet)
+    ninjait("quarantine", "replay", "--all-held")
+    drained(fleet)
+    assert states(fleet).count("held") == 1
+
+
+def publish_bad(stores: Stores, *bodies: Any, queue: str = "agent.metrics") -> None:
+    """Publishes and drains what is bad, and comes to quarantine."""
+    stores.message_queue.publish([outgoing(queue, body) for body in bodies])
+    drained(stores, queue)
+
+
+def as_json(result: Result) -> Any:
+    assert result.exit_code == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def test_samples_with_a_field_put_right_are_written(ninjait: Any, fleet: Stores) -> None:
+    publish_bad(fleet, metrics(sample(60, cpu=5), sample(30, cpu=-1)), metrics(sample(20, cpu="7")))
+    rehearsed = as_json(ninjait("quarantine", "replay", "--all-held", "--set", "cpu=9", "--dry-run", "--json"))
+    assert [(one["accepted"], one["rejected"]) for one in rehearsed] == [(1, 0), (1, 0)]
+    said = ninjait("quarantine", "replay", "--reason", "negative", "--set", "cpu=-2", "--dry-run").stdout
+    assert "would publish 1 messages: 0 points accepted now, 1 rejected\n1 would come back: negative" in said
+    assert '"cpu":-2' in said
+    assert (states(fleet), fleet.message_queue.depth("agent.metrics").outstanding) == (["held", "held"], 0)
+
+    assert as_json(ninjait("quarantine", "replay", "--all-held", "--set", "cpu=9", "--json"))["replayed"] == 2
+    shown = ninjait("quarantine", "show", rehearsed[0]["copy"]).stdout
+    assert "--set cpu=9\n   not drained yet\n" in shown
+    assert drained(fleet).points_written == 2
+    rows = fleet.metrics_store.read(NOW - timedelta(hours=1), NOW).to_pylist()
+    assert sorted(row["cpu"] for row in rows) == [5, 9, 9]
+    assert "   written (1 of 1 points) by run run-1\n" in ninjait("quarantine", "show", rehearsed[0]["copy"]).stdout
+    (audited, _) = fleet.mongodb.database["audit_trail"].find({"action": "replayed"})
+    assert (audited["changes"], audited["message_id"]) == (["--set cpu=9"], rehearsed[0]["message_id"])
+
+
+def test_what_comes_back_from_a_replay_is_named(ninjait: Any, fleet: Stores) -> None:
+    publish_bad(fleet, metrics(sample(cpu=-1)))
+    (document,) = quarantine.select(fleet.mongodb)
+    ninjait("quarantine", "replay", "--id", document["_id"], "--set", "cpu=500")
+    drained(fleet)
+    (again,) = quarantine.select(fleet.mongodb)
+    became = as_json(ninjait("quarantine", "show", document["_id"], "--json"))["trail"][0]["became"]
+    assert became == f"quarantined (0 of 1 points) by run run-1, see {again['_id']}"
+
+
+def test_an_old_device_becomes_a_new_one_once_however_often_the_replay_dies(
+    ninjait: Any, fleet: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish_bad(fleet, metrics(sample(60), device_id=OLD), metrics(sample(30)), metrics(sample(20, cpu=-1)))
+    replay = ("quarantine", "replay", "--all-held", "--map", f"{OLD}={DEVICE}", "--json")
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            patch.setattr(quarantine, "_mark", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+            ninjait(*replay)
+        assert states(fleet) == ["held", "held"]
+    done = as_json(ninjait(*replay))
+    assert (done["replayed"], list(done["left"].values())) == (1, ["the change changes nothing in it"])
+    nothing = ninjait(*replay)
+    assert (nothing.exit_code, json.loads(nothing.stdout)["replayed"]) == (1, 0)
+    assert drained(fleet).messages == 3
+    assert len(fleet.metrics_store.read(NOW - timedelta(hours=1), NOW)) == 2
+    rows = fleet.clickhouse.rows("SELECT outcome, count() AS n FROM message_ledger GROUP BY outcome")
+    assert {row["outcome"]: row["n"] for row in rows} == {"written": 2, "duplicate": 2, "quarantined": 2}
+    assert fleet.mongodb.database["audit_trail"].count_documents({}) == 1
+
+
+def test_events_of_a_wrong_organization_follow_their_routing_key_and_count_once(ninjait: Any, fleet: Stores) -> None:
+    call = EVENTS["platform.api_calls"] | {"organization_id": OLD}
+    publish_bad(fleet, call, call, queue="platform.api_calls")
+    assert as_json(ninjait("quarantine", "replay", "--all-held", "--map", f"{OLD}={ORG}", "--json"))["replayed"] == 1
+    assert drained(fleet, "platform.api_calls").points_written == 1
+    assert fleet.clickhouse.scalar("SELECT organization_id::String FROM api_calls") == ORG
+
+
+def test_hosts_of_other_agents_are_mapped(ninjait: Any, fleet: Stores) -> None:
+    mib = 1024 * 1024
+    one = telegraf(line("mem", f"used={mib}i", host="old"), line("mem", f"used={mib}i"), organization=ORG)
+    two = collectd(value_list("memory", "memory", mib, type_instance="used", host="old"), organization=ORG)
+    fleet.message_queue.publish([as_published(one), as_published(two)])
+    assert drained(fleet).points_written == 1
+    refused = ninjait("quarantine", "replay", "--all-held", "--set", "host=lap-1")
+    assert refused.exit_code == 1
+    assert "2 copies are still held: it is of another agent" in refused.stdout
+    assert as_json(ninjait("quarantine", "replay", "--all-held", "--map", "old=lap-1", "--json"))["replayed"] == 2
+    assert drained(fleet).points_written == 2
+
+
+def test_show_marks_what_was_refused_and_raw_writes_every_byte(ninjait: Any, fleet: Stores) -> None:
+    body = json.dumps(metrics(*(sample(n, cpu=-1 if n % 10 else 1) for n in range(1000)))).encode()
+    broken = b'{"caf\xe9": "\x1b[2J'
+    publish_bad(fleet, body, broken)
+    ids = {document["reasons"][0]["reason"]: document["_id"] for document in quarantine.select(fleet.mongodb)}
+    shown = ninjait("quarantine", "show", ids["negative"]).stdout
+    marks = [at for at, one in enumerate(shown.splitlines()) if one.strip() == "^" * len('"cpu": -1')]
+    below = [shown.splitlines()[at - 1][shown.splitlines()[at].index("^") :] for at in marks]
+    assert len(below) == 20
+    assert all(one.startswith('"cpu": -1,') for one in below)
+    assert "and 880 more: 880 of cpu: negative" in shown
+    assert len(shown) < 8000
+    assert "\x1b" not in ninjait("quarantine", "show", ids["invalid_utf8"]).stdout
+    assert ninjait("quarantine", "show", ids["negative"], "--raw").stdout_bytes == body
+    assert ninjait("quarantine", "show", ids["invalid_utf8"], "--raw").stdout_bytes == broken
+
+
+def test_the_list_is_bounded_and_knows_names_queues_and_times(ninjait: Any, fleet: Stores) -> None:
+    strangers = [message("agent.metrics", metrics(sample(), organization_id=f"{n:032x}"), n) for n in range(60)]
+    known = [message("agent.metrics", metrics(sample(cpu=-1)), n) for n in (61, 62)]
+    later = [message("platform.usage", EVENTS["platform.usage"] | {"storage_gb": 1}, 63)]
+    for lot, moment in ((strangers + known, NOW), (later, NOW + timedelta(minutes=2))):
+        rejected = [(one, decode(one, REGISTRY, Period.at(NOW))) for one in lot]
+        quarantine.hold(fleet.mongodb, rejected, "run", moment, LOG)
+    shown = ninjait("quarantine", "list").stdout.splitlines()
+    assert shown[1].split() == ["negative", "agent.metrics", ORG, ORG, "2.4.1", "2", "2"], "the name, then the id"
+    assert (len(shown), shown[-1]) == (52, "and 12 more groups, 12 copies: --all-groups")
+    assert len(ninjait("quarantine", "list", "--all-groups").stdout.splitlines()) == 63
+    assert len(as_json(ninjait("quarantine", "list", "--json"))) == 62
+    (usage,) = as_json(ninjait("quarantine", "list", "--queue", "platform.usage", "--json"))
+    assert (usage["organization"], usage["reason"]) == (ORG, "decimal_not_as_text")
+    minute = f"{NOW + timedelta(minutes=1):%Y-%m-%dT%H:%M}"
+    assert as_json(ninjait("quarantine", "list", "--since", minute, "--json")) == [usage]
+    assert len(as_json(ninjait("quarantine", "list", "--until", minute, "--json"))) == 61
+
+
+def test_many_are_discarded_with_a_reason_and_a_yes(ninjait: Any, fleet: Stores) -> None:
+    publish_bad(fleet, metrics(sample(cpu=-1)), metrics(sample(2, cpu=-1)), b"not json")
+    many = ("quarantine", "discard", "--reason", "negative", "--because", "a test rig")
+    refused = ninjait(*many)
+    assert (refused.exit_code, "that is 2 copies: --yes" in refused.stderr) == (1, True)
+    assert states(fleet).count("held") == 3
+    assert ninjait(*many, "--yes").stdout == "discarded 2 copies\n"
+    assert sorted(states(fleet)) == ["discarded", "discarded", "held"]
+    assert ninjait(*many, "--yes").stdout == "discarded 0 copies\n"
+    assert "needs a reason" in ninjait("quarantine", "discard", "--all-held", "--because", " ").stderr
+    assert "say which" in ninjait("quarantine", "discard", "--because", "x").stderr
+
+
+def test_a_change_that_is_not_written_as_one_is_refused(ninjait: Any, fleet: Stores) -> None:
+    assert "write it as FIELD=VALUE" in ninjait("quarantine", "replay", "--all-held", "--set", "cpu").stderr
+    assert "write it as OLD=NEW" in ninjait("quarantine", "replay", "--all-held", "--map", "=x").stderr
+
+
+def fill(stores: Stores, mebibytes: float) -> None:
+    """Holds so much, in bodies of 64 KiB."""
+    rejected = []
+    for n in range(round(mebibytes * 16)):
+        one = message("agent.metrics", b"x" * 65_536, 1000 + n, delivery_id=f"filled-{n}")
+        rejected.append((one, decode(one, REGISTRY, Period.at(NOW))))
+    quarantine.hold(stores.mongodb, rejected, "run", NOW, LOG)
+
+
+def small(stores: Stores) -> Stores:
+    """The stores, with room for 1 MiB in the quarantine."""
+    return replace(stores, mongodb=stores.mongodb.model_copy(update={"quarantine_limit_mib": "1"}))
+
+
+def test_a_full_quarantine_stops_ingest_and_loses_nothing(ninjait: Any, fleet: Stores) -> None:
+    bodies = [metrics(sample(n)) for n in range(1, 6)]
+    fleet.message_queue.publish([outgoing("agent.metrics", body) for body in bodies])
+    fill(fleet, 1.1)
+    for _ in range(6):  # more often than the delivery limit
+        with pytest.raises(StoreUnavailable, match=r"it is full: 1 of 1 MiB in 18 held copies\. Nothing is received"):
+            drained(small(fleet))
+    assert fleet.message_queue.depth("agent.metrics").outstanding == 5
+    (status,) = check_all({"mongodb": small(fleet).mongodb})
+    assert (status.ok, status.optional, "it is full" in status.problem) == (False, False, True)
+    assert stores_are_up([status]).severity == dg.AssetCheckSeverity.ERROR
+    ninjait("quarantine", "discard", "--all-held", "--because", "filled by a test", "--yes")
+    with fleet.message_queue.consume("agent.metrics", 5) as consumer:
+        received = consumer.receive(5, idle_seconds(fleet))
+        assert [one.deliveries for one in received] == [1] * 5
+        consumer.requeue(received)
+    assert drained(small(fleet)).points_written == 5
+
+
+def test_a_quarantine_that_is_nearly_full_is_a_warning(fleet: Stores) -> None:
+    fill(fleet, 0.75)
+    (status,) = check_all({"mongodb": small(fleet).mongodb})
+    assert (status.ok, status.note) == (True, "")
+    fill(fleet, 0.9)
+    (status,) = check_all({"mongodb": small(fleet).mongodb})
+    assert "The quarantine is 88% full" in status.note
+    assert "0 of 1 MiB in 14 held copies" in status.note
+    assert stores_are_up([status]).severity == dg.AssetCheckSeverity.WARN
+    drained(small(fleet))
+
+
+def test_the_spool_is_bounded_too(fleet: Stores) -> None:
+    """By itself while MongoDB is away, and together with what MongoDB holds."""
+    url = f"mongodb://127.0.0.1:1/{fleet.mongodb.spool.name}"
+    gone = MongoDB(url=url, spool_folder=fleet.mongodb.spool_folder, timeout_seconds=1, quarantine_limit_mib="1")
+    away = replace(fleet, mongodb=gone)
+    fleet.message_queue.publish([outgoing("agent.metrics", metrics(sample()))])
+    fill(away, 0.6)
+    assert Spool(fleet.mongodb).waiting()[0] == 10
+    drained(away)
+    fill(away, 0.6)
+    with pytest.raises(StoreUnavailable, match="it is full: 1 of 1 MiB in 20 held copies"):
+        drained(away)
+    with pytest.raises(StoreUnavailable, match="it is full"):
+        drained(small(fleet))
+    assert Spool(fleet.mongodb).waiting()[0] == 0, "moved all the same"
+
+
+def settled(stores: Stores, name: str, body: bytes = b"x") -> None:
+    """Holds a copy and discards it."""
+    one = message("agent.metrics", body, delivery_id=name)
+    quarantine.hold(stores.mongodb, [(one, decode(one, REGISTRY, Period.at(NOW)))], "run", NOW, LOG)
+    assert quarantine.discard(stores.mongodb, f"agent.metrics/{name}", f"because {name}", "test", NOW)
+
+
+def test_what_was_settled_30_days_ago_is_deleted_and_nothing_else(
+    fleet: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quarantine, "DELETED_AT_ONCE", 50)
+    for n in range(120):
+        settled(fleet, f"old-{n:03}")
+    settled(fleet, "long", LONG)
+    fill(fleet, 0.2)
+    database = fleet.mongodb.database
+    ids = [f"agent.metrics/{name}" for name in ("old-001", "long")]
+    database["audit_trail"].delete_one({"entity_id": "agent.metrics/old-002"})  # it died between its two writes
+    month = NOW + timedelta(days=30)
+    assert quarantine.delete_settled(fleet.mongodb, month) == 0
+    month += timedelta(seconds=1)
+    later = [{"at": month, "who": "test", "action": "discarded", "outcome": "later"}]
+    database[quarantine.COLLECTION].update_one({"_id": ids[0]}, {"$set": {"trail": later}})
+    assert quarantine.delete_settled(fleet.mongodb, month, most=60) == 60
+    assert database[quarantine.COLLECTION].count_documents({}) == 121 - 60 + 3
+    assert quarantine.delete_settled(fleet.mongodb, month) == 60
+    left = {document["_id"]: document["state"] for document in database[quarantine.COLLECTION].find()}
+    assert left.pop(ids[0]) == "discarded", "settled a month later"
+    assert set(left.values()) == {"held"}
+    assert database[quarantine.PIECES].count_documents({}) == 0
+    reasons = {row["entity_id"]: row["outcome"] for row in database["audit_trail"].find()}
+    assert (len(reasons), reasons["agent.metrics/old-002"]) == (121, "because old-002")
+    assert quarantine.count_held(fleet.mongodb, [*ids, "agent.metrics/lost"], "run") == 2
+
+
+def test_a_deletion_that_is_killed_half_way_is_done_by_the_next_one(
+    fleet: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settled(fleet, "long", LONG)
+    month = NOW + timedelta(days=31)
+    deleted: list[str] = []
+    delete_many = pymongo.collection.Collection.delete_many
+
+    def killed(collection: Any, query: Any) -> Any:
+        if collection.name == quarantine.COLLECTION:
+            raise KeyboardInterrupt
+        deleted.append(collection.name)
+        return delete_many(collection, query)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pymongo.collection.Collection, "delete_many", killed)
+        with pytest.raises(KeyboardInterrupt):
+            quarantine.delete_settled(fleet.mongodb, month)
+    assert (deleted, len(states(fleet))) == ([quarantine.PIECES], 1)
+    assert quarantine.delete_settled(fleet.mongodb, month) == 1
+    assert (states(fleet), fleet.mongodb.database["audit_trail"].count_documents({})) == ([], 1)
+
+
+def test_discard_needs_a_reason_and_happens_once(ninjait: Any, fleet: Stores) -> None:
+    ninjait("publish", "agent.metrics", stdin=lines(metrics(sample(timestamp=ago(days=900)))))
+    drained(fleet)
+    (document,) = quarantine.select(fleet.mongodb)
+    assert ninjait("quarantine", "discard", "--id", document["_id"]).exit_code != 0
+    assert ninjait("quarantine", "discard", "--id", document["_id"], "--because", "a test").exit_code == 0
+    again = ninjait("quarantine", "discard", "--id", document["_id"], "--because", "a test")
+    assert (again.exit_code, "is not held" in again.stderr) == (1, True)
+    assert "is not held" in ninjait("quarantine", "replay", "--id", document["_id"]).stderr
+    assert ninjait("quarantine", "list").stdout == "Nothing is held.\n"
+    assert "a test" in ninjait("quarantine", "show", document["_id"]).stdout
+    assert fleet.mongodb.database["audit_trail"].find_one({})["outcome"] == "a test"  # type: ignore[index]
+    assert "is not in quarantine" in ninjait("quarantine", "show", "nothing").stderr
+    assert "say which" in ninjait("quarantine", "replay").stderr
