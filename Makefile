@@ -7,7 +7,7 @@ RUN := .venv/bin/python -m
 ON_SERVERS := resources stack/test_servers.py ingest rollup archive cache reports operations fleet faults demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo servers test test-servers test-faults check bench format lock clean
+.PHONY: help demo servers test test-servers test-faults check bench bench-peers soak format lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -33,9 +33,15 @@ check: $(READY) ## lint, format and types
 	@$(RUN) ruff format --check .
 	@$(RUN) mypy
 
-bench: $(READY) ## how fast ingest and the roll-up are, against limits measured in the same run
-	@$(RUN) benchmarks.ingest
-	@if [ -x .servers/bin/influxd ]; then $(RUN) benchmarks.rollup; else echo "not run: benchmarks.rollup, which needs make servers"; fi
+bench: $(READY) ## ingest against Telegraf and others, and the roll-up, on real servers; half an hour
+	@$(RUN) ninjait_pipelines.cli bench
+	@$(RUN) benchmarks.rollup
+
+bench-peers: ## Telegraf into .servers, which make servers builds as well
+	@"$(or $(PYTHON),python3)" servers/build.py telegraf
+
+soak: $(READY) ## ingest under load for ten minutes, with restarts and kills: nothing may be lost; 16 minutes in all
+	@$(RUN) benchmarks.soak --chart docs/soak.svg $(SOAK)
 
 format: $(READY) ## mends what ruff can mend
 	@$(RUN) ruff check --fix .

@@ -1,131 +1,198 @@
-"""How fast ingest is, against limits measured in the same run: `make bench`. Not a test: nothing is asserted.
+"""How fast ingest is, ours and the peers side by side: `ninjait bench`, `make bench`. Not a test: nothing is asserted.
 
-- decode: the drain's decoder against `json.loads` of the same bytes, which checks nothing.
-- drain: queue -> decode -> store -> ledger -> acknowledge, against the metrics store's bare write of the same points,
-  and against the queue's bare drain of the same messages.
+Every contest is one consumer, or several, that empty a queue that was filled before; stage.py has the clock. A round
+runs every contest once, so that a noisy minute meets ours and the peers; every other round goes backwards. A row of the
+table compares the medians of two contests. Of several peers the fastest counts.
 """
 
-import logging
-import statistics
 import tempfile
 import time
-from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from functools import cached_property, partial
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
-from ninjait_pipelines.fleet import simulate
-from ninjait_pipelines.fleet.seed import seed
-from ninjait_pipelines.ingest.decode import Period, decode
-from ninjait_pipelines.ingest.drain import Drain, load_registry
-from ninjait_pipelines.ingest.sinks import MetricsSink
-from ninjait_pipelines.migrations import migrate_up
-from ninjait_pipelines.resources import Stores, open_stores
-from ninjait_pipelines.resources.message_queue import Message
-from ninjait_pipelines.settings import validate
-from ninjait_pipelines.stack.local import LocalStack
+from benchmarks import messages, raw, report, telegraf
+from benchmarks.messages import Load
+from benchmarks.report import COST, GROWTH, Figures, Row
+from benchmarks.stage import Failed, Stage, staged
 
-QUEUE = "agent.metrics"
-ROUNDS = 5
-
-
-def main() -> None:
-    """Starts a stack of its own, measures, prints a table."""
-    with tempfile.TemporaryDirectory() as folder:
-        stack = LocalStack(Path(folder) / "home")
-        try:
-            with open_stores(validate(stack.up())) as stores:
-                measure(stores)
-        finally:
-            stack.down()
-
-
-def measure(stores: Stores) -> None:
-    """Every line is the median of ROUNDS; the limits are measured in turn with what they limit."""
-    now = datetime.now(UTC)
-    migrate_up(stores.postgres, stores.clickhouse)
-    seed(stores.postgres, "demo", now.date())
-    stores.message_queue.declare()
-    start = now.replace(minute=0, second=0, microsecond=0) - timedelta(hours=9)
-    fleet = simulate.read_fleet(stores.postgres, before=start)
-    options = simulate.Options(broken=0, duplicates=0, resent=0, away=0)
-    window = simulate.Window(start, start + timedelta(hours=8))
-    outgoing = [p.message for p in simulate.simulate(fleet, window, options) if p.message.queue == QUEUE]
-    seconds: dict[str, list[float]] = {}
-    samples = 0
-    for _ in range(ROUNDS):
-        messages = bare_drain(stores, outgoing, seconds)
-        samples = decoding(stores, messages, now, seconds)
-        whole_drain(stores, outgoing, seconds)
-    report(samples, len(outgoing), {name: statistics.median(values) for name, values in seconds.items()})
+DRAIN, TWO_DRAINS = "ours, into InfluxDB", "ours, into InfluxDB, two workers"
+DISCARD, INTO_INFLUXDB = "Telegraf, to discard", "Telegraf, into InfluxDB"
+SINGLES = ("pika, BlockingConnection", "pika, SelectConnection")
+ROWS = (
+    Row("json", "batches of 200 samples, JSON, sinks stubbed", "ours, stubbed", (DISCARD,), 1.0, 1.5),
+    Row("json-two", "batches, JSON, sinks stubbed, two workers", "ours, stubbed, two workers", (DISCARD,), 1.5, 2.5),
+    Row("influxdb", "batches of 200 samples, JSON, into InfluxDB", DRAIN, (INTO_INFLUXDB,), 1.2, 1.6),
+    Row("influxdb-two", "batches, JSON, into InfluxDB, two workers", TWO_DRAINS, (INTO_INFLUXDB,)),
+    Row(
+        "lines",
+        "line protocol from Telegraf fleets, into InfluxDB",
+        "ours, lines",
+        ("Telegraf, lines, all fields", "Telegraf, lines, our fields only"),
+        1.0,
+        1.4,
+    ),
+    Row("singles", "single-sample messages, into InfluxDB", "ours, single samples", SINGLES, 0.75, 1.5),
+    Row("singles-stubbed", "single-sample messages, sinks stubbed", "ours, single samples, stubbed", SINGLES),
+    Row("script", "batches, against a plain script", DRAIN, ("a plain script",), 10.0, 15.0),
+    Row(
+        "extras",
+        "cost of ledger, quarantine and latest values",
+        DRAIN,
+        ("ours, into InfluxDB, without them",),
+        0.10,
+        0.05,
+        COST,
+    ),
+    Row("memory", "peak memory, ten times the messages", "ours, some messages", ("ours, ten times",), 1.1, 1.0, GROWTH),
+    Row(
+        "share",
+        "share of the raw InfluxDB write rate",
+        DRAIN,
+        ("raw writes, one connection", "raw writes, two connections"),
+        0.4,
+        0.6,
+    ),
+)
 
 
-def bare_drain(stores: Stores, outgoing: list, seconds: dict[str, list[float]]) -> list[Message]:
-    """Receives and acknowledges everything, and looks at nothing."""
-    stores.message_queue.publish(outgoing)
-    received: list[Message] = []
+class Loads:
+    """The messages of each kind, made when they are first needed; `quick` puts a quarter into each of them."""
 
-    def drain() -> None:
-        with stores.message_queue.consume(QUEUE, prefetch=1000) as consumer:
-            while batch := consumer.receive(1000, 0):
-                consumer.acknowledge(batch)
-                received.extend(batch)
+    def __init__(self, now: datetime, quick: bool) -> None:
+        self._now = now
+        self._divisor = 4 if quick else 1
 
-    timed(seconds, "queue, bare", drain)
-    return received
+    def _batches(self, count: int, samples: int) -> Load:
+        return messages.batches(count, samples // self._divisor, self._now)
 
+    @cached_property
+    def many_batches(self) -> Load:
+        return self._batches(6_000, messages.SAMPLES)
 
-def decoding(stores: Stores, messages: list[Message], now: datetime, seconds: dict[str, list[float]]) -> int:
-    """Decodes, parses without any check, and writes the points without anything around it; returns the samples."""
-    import json
+    @cached_property
+    def batches(self) -> Load:
+        return self._batches(4_000, messages.SAMPLES)
 
-    registry, period = load_registry(stores.postgres), Period.at(now)
-    timed(seconds, "json.loads", lambda: [json.loads(message.body) for message in messages])
-    decoded = timed(seconds, "decode", lambda: [decode(message, registry, period) for message in messages])
-    sink = MetricsSink(stores.metrics_store, stores.dragonfly, stores.clickhouse, logging.getLogger("benchmark"))
-    timed(seconds, "store, bare", lambda: sink.write(decoded, "benchmark", now))
-    return sum(found.points_accepted for found in decoded)
+    @cached_property
+    def few_batches(self) -> Load:
+        return self._batches(240, messages.SAMPLES)
 
+    @cached_property
+    def lines(self) -> Load:
+        return messages.line_protocol(2_500, messages.SAMPLES // self._divisor, self._now)
 
-def whole_drain(stores: Stores, outgoing: list, seconds: dict[str, list[float]]) -> None:
-    """The drain as Dagster runs it, without Dagster."""
-    log = logging.getLogger("benchmark")
-    stores.message_queue.publish(outgoing)
-    sink = MetricsSink(stores.metrics_store, stores.dragonfly, stores.clickhouse, log)
-    drain = Drain(
-        sink,
-        stores.message_queue,
-        stores.postgres,
-        stores.clickhouse,
-        stores.mongodb,
-        "benchmark",
-        lambda: datetime.now(UTC),
-        log,
-    )
-    timed(seconds, "whole drain", lambda: drain.run(most_messages=10**6, most_seconds=600, idle_seconds=0))
+    @cached_property
+    def singles(self) -> Load:
+        return messages.batches(60_000 // self._divisor, 1, self._now)
+
+    @cached_property
+    def some(self) -> Load:
+        return self._batches(2_500, 20)
+
+    @cached_property
+    def ten_times(self) -> Load:
+        return self._batches(25_000, 20)
+
+    @cached_property
+    def raw(self) -> raw.Prepared:
+        return raw.prepare(self.batches)
 
 
-def timed(seconds: dict[str, list[float]], name: str, work: Callable):
-    started = time.perf_counter()
-    result = work()
-    seconds.setdefault(name, []).append(time.perf_counter() - started)
-    return result
+def contests(stage: Stage, loads: Loads) -> dict[str, Callable[[], float]]:
+    """Name -> what runs it once, and gives its figure: a rate, or MiB of memory."""
+
+    def ours(load: str, kind: str, processes: int = 1, stored: bool = True) -> float:
+        return stage.ours(getattr(loads, load), kind, processes, stored).rate
+
+    def peer(load: str, parts: str, stored: bool = True) -> float:
+        return stage.telegraf(getattr(loads, load), parts, stored).rate
+
+    def memory(load: str) -> float:
+        return float(stage.ours(getattr(loads, load), "drain").reports[0]["peak_mib"])
+
+    def raw_writes(connections: int) -> float:
+        with stage.bucket() as store:
+            rate = raw.write(store, loads.raw, connections)
+            stage.check_stored(store.bucket, loads.batches.ours)
+        return rate
+
+    return {
+        "ours, stubbed": partial(ours, "many_batches", "decoding", stored=False),
+        DISCARD: partial(peer, "many_batches", telegraf.JSON + telegraf.DISCARD, stored=False),
+        "ours, stubbed, two workers": partial(ours, "many_batches", "decoding", 2, stored=False),
+        DRAIN: partial(ours, "batches", "drain"),
+        INTO_INFLUXDB: partial(peer, "batches", telegraf.JSON + telegraf.INFLUXDB),
+        TWO_DRAINS: partial(ours, "batches", "drain", 2),
+        "ours, into InfluxDB, without them": partial(ours, "batches", "stores-only"),
+        "raw writes, one connection": partial(raw_writes, 1),
+        "raw writes, two connections": partial(raw_writes, 2),
+        "a plain script": partial(ours, "few_batches", "script"),
+        "ours, lines": partial(ours, "lines", "drain"),
+        "Telegraf, lines, all fields": partial(peer, "lines", telegraf.LINES + telegraf.INFLUXDB),
+        "Telegraf, lines, our fields only": partial(
+            peer, "lines", telegraf.LINES + telegraf.ONLY_OURS + telegraf.INFLUXDB
+        ),
+        "ours, single samples": partial(ours, "singles", "drain"),
+        "pika, BlockingConnection": partial(ours, "singles", "pika-blocking", stored=False),
+        "pika, SelectConnection": partial(ours, "singles", "pika-select", stored=False),
+        "ours, single samples, stubbed": partial(ours, "singles", "decoding", stored=False),
+        "ours, some messages": partial(memory, "some"),
+        "ours, ten times": partial(memory, "ten_times"),
+    }
 
 
-def report(samples: int, messages: int, median: dict[str, float]) -> None:
-    """Rates, and the ratio to the limit of each."""
-    table = Table(title=f"{messages:,} messages, {samples:,} samples, median of {ROUNDS}", title_justify="left")
-    for column in ("work", "seconds", "samples/s", "of its limit"):
-        table.add_column(column, justify="left" if column == "work" else "right")
-    limits = {"decode": "json.loads", "whole drain": "store, bare"}
-    for name, value in median.items():
-        limit = limits.get(name)
-        ratio = f"{median[limit] / value:.2f}x {limit}" if limit else ""
-        table.add_row(name, f"{value:.2f}", f"{samples / value:,.0f}", ratio)
-    Console().print(table)
+def run(
+    rounds: int = 5,
+    only: Sequence[str] = (),
+    quick: bool = False,
+    profile: bool = False,
+    json_file: str | None = None,
+    write_docs: bool = False,
+) -> bool:
+    """Measures, and prints table and JSON; False where a run failed. See `ninjait bench --help`."""
+    unknown = set(only) - {row.name for row in ROWS}
+    if unknown:
+        raise SystemExit(f"There is no row {', '.join(sorted(unknown))}; there are {', '.join(r.name for r in ROWS)}.")
+    if write_docs and (only or quick or profile):
+        raise SystemExit("--write-docs takes the whole table at full size: leave --only, --quick and --profile out.")
+    console = Console(stderr=json_file == "-", highlight=False, width=None if Console().is_terminal else 150)
+    rows = [row for row in ROWS if not only or row.name in only]
+    with tempfile.TemporaryDirectory(prefix="ninjait-bench-") as folder, staged(Path(folder)) as stage:
+        loads = Loads(datetime.now(UTC), quick)
+        if profile:
+            for load, kind in (("batches", "drain"), ("singles", "drain")):
+                report.print_profile(console, load, stage.ours(getattr(loads, load), kind, profile=True).reports[0])
+            return True
+        figures = measure(console, rows, contests(stage, loads), rounds)
+        result = report.Result.of(rows, figures, rounds, quick, stage.versions)
+    result.print(console)
+    if json_file:
+        result.write_json(json_file)
+    if write_docs:
+        result.write_docs()
+    return not any(one.problems for one in figures.values())
 
 
-if __name__ == "__main__":
-    main()
+def measure(
+    console: Console, rows: Sequence[Row], all_contests: dict[str, Callable[[], float]], rounds: int
+) -> dict[str, Figures]:
+    """Every contest that a row needs, once a round."""
+    needed = [name for name in all_contests if any(name in (row.ours, *row.peers) for row in rows)]
+    figures = {name: Figures() for name in needed}
+    for number in range(rounds):
+        for name in needed if number % 2 == 0 else reversed(needed):
+            began = time.monotonic()
+            try:
+                figure = all_contests[name]()
+            except Failed as problem:
+                figures[name].problems.append(str(problem))
+                shown = f"failed: {problem}"
+            else:
+                figures[name].values.append(figure)
+                shown = f"{figure:,.0f}"
+            console.print(f"round {number + 1} of {rounds}: {name}: {shown}  ({time.monotonic() - began:.0f} s)")
+    return figures

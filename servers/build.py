@@ -1,7 +1,8 @@
 """Puts the real servers into .servers/bin: RabbitMQ, InfluxDB 2, S3 (versitygw), and Telegraf and collectd as clients.
 
 `make servers` runs it, with any Python from 3.11 and nothing else. Go builds what has no package, Debian's packages are
-linked. What is missing is named before anything is built; what is there already is left alone.
+linked. What is missing is named before anything is built; what is there already is left alone. With names (`build.py
+telegraf`) it takes care of those only.
 """
 
 # ruff: noqa: T201 -- printing is what it does
@@ -103,9 +104,11 @@ PACKAGES = (
 )
 
 
-def main() -> int:
+def main(wanted: list[str]) -> int:
     began = time.monotonic()
-    programs, packages = missing_programs(), missing_packages()
+    if unknown := set(wanted) - {one.name for one in (*PROGRAMS, *PACKAGES)}:
+        raise BuildError(f"Nobody knows {', '.join(sorted(unknown))} here")
+    programs, packages = missing_programs(wanted), missing_packages(wanted)
     if not programs and not packages:
         print(f"The servers are in .servers/bin: {', '.join(sorted(read_versions()))}")
         return 0
@@ -123,24 +126,27 @@ def main() -> int:
             print("Another make servers is at work in this folder; waiting for it ...", flush=True)
             fcntl.flock(lock, fcntl.LOCK_EX)
         # that one may have done it all
-        install_packages(missing_packages())
-        for program in missing_programs():
+        install_packages(missing_packages(wanted))
+        for program in missing_programs(wanted):
             build(program)
     print(f"The servers are in .servers/bin, {time.monotonic() - began:.0f} s. Next: .venv/bin/ninjait up")
     return 0
 
 
-def missing_programs() -> list[Program]:
+def missing_programs(wanted: list[str]) -> list[Program]:
     noted = read_versions()
     return [
         program
         for program in PROGRAMS
-        if not (BIN / program.name).exists() or noted.get(program.name, {}).get("recipe") != list(program.recipe)
+        if (not wanted or program.name in wanted)
+        and (not (BIN / program.name).exists() or noted.get(program.name, {}).get("recipe") != list(program.recipe))
     ]
 
 
-def missing_packages() -> list[Package]:
-    return [package for package in PACKAGES if not (BIN / package.name).exists()]
+def missing_packages(wanted: list[str]) -> list[Package]:
+    return [
+        package for package in PACKAGES if (not wanted or package.name in wanted) and not (BIN / package.name).exists()
+    ]
 
 
 def usual_places() -> list[str]:
@@ -333,7 +339,7 @@ def note(name: str, version: str, recipe: tuple[str, ...]) -> None:
 
 if __name__ == "__main__":
     try:
-        sys.exit(main())
+        sys.exit(main(sys.argv[1:]))
     except BuildError as error:
         print(error, file=sys.stderr)
         sys.exit(1)

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from ninjait_pipelines.cli import demo, fleet, migrate, queue, sql, stack, status
+from ninjait_pipelines.cli import bench, demo, fleet, migrate, quarantine, queue, sql, stack, status
 from ninjait_pipelines.settings import MendableError
 
 app = typer.Typer(
@@ -15,7 +15,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (demo, stack, status, migrate, fleet, queue, sql):
+for module in (demo, stack, status, migrate, fleet, queue, quarantine, sql, bench):
     module.register(app)
 
 

@@ -1,0 +1,326 @@
+"""A consumer in a process of its own, ours or a plain script: `python -m benchmarks.worker KIND`.
+
+It prints a line when it is ready, waits for a line, works until its queue has been empty for a second, and prints what
+it did as a line of JSON. Its stores come from the settings in the environment.
+
+- drain: the whole drain, as the asset runs it, without Dagster and without the asset's bounds.
+- stores-only: the same drain with ledger, quarantine and latest values replaced by nothing.
+- decoding: receives, decodes, gathers the columns and acknowledges; no store.
+- pika-blocking, pika-select: receive and acknowledge, and look at nothing.
+- script: what one writes in an afternoon: json.loads, a Point a sample, a write and an HSET a message.
+"""
+
+import json
+import logging
+import os
+import resource
+import sys
+import threading
+import time
+import uuid
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pika
+import pyarrow as pa
+
+from ninjait_pipelines.ingest import drain as drain_module
+from ninjait_pipelines.ingest import sinks
+from ninjait_pipelines.ingest.decode import Period, decode
+from ninjait_pipelines.ingest.drain import Drain, load_registry
+from ninjait_pipelines.ingest.sinks import MetricsSink
+from ninjait_pipelines.resources import Stores, open_stores
+from ninjait_pipelines.resources.message_queue import Consumer, Message
+from ninjait_pipelines.resources.metrics_store import FIELDS
+from ninjait_pipelines.settings import load
+
+QUEUE = "agent.metrics"
+IDLE_SECONDS = 1.0
+PREFETCH, SCRIPT_PREFETCH = 1_000, 10
+ACKNOWLEDGE_EVERY = 100
+PROFILE_SECONDS = 0.002
+OURS = ("/ninjait_pipelines/", "/benchmarks/")
+LOG = logging.getLogger("benchmark")
+
+
+def main() -> None:
+    """Runs the kind of consumer that is named."""
+    kinds: dict[str, Callable[[Stores], dict[str, Any]]] = {
+        "drain": whole_drain,
+        "stores-only": stores_only,
+        "decoding": decoding,
+        "pika-blocking": pika_blocking,
+        "pika-select": pika_select,
+        "script": script,
+    }
+    logging.basicConfig(level=logging.WARNING)
+    with open_stores(load()) as stores:
+        print("ready", flush=True)  # noqa: T201
+        sys.stdin.readline()
+        with profiled("BENCHMARK_PROFILE" in os.environ) as places:
+            done = kinds[sys.argv[1]](stores)
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        done |= {"cpu_seconds": used.ru_utime + used.ru_stime, "peak_mib": peak_mib(), "profile": places}
+        print(json.dumps(done), flush=True)  # noqa: T201
+
+
+def peak_mib() -> float:
+    """The most memory this process had; getrusage would count what its parent had when it forked."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) / 1024
+
+
+# --- ours ---
+
+
+def whole_drain(stores: Stores) -> dict[str, Any]:
+    """Everything on."""
+    sink = MetricsSink(stores.metrics_store, stores.dragonfly, stores.clickhouse, LOG)
+    progress = Progress()
+    consume = stores.message_queue.consume
+    object.__setattr__(stores.message_queue, "consume", lambda *how, **more: _watched(consume(*how, **more), progress))
+    run_id = str(uuid.uuid4())
+    drain = Drain(
+        sink,
+        stores.message_queue,
+        stores.postgres,
+        stores.clickhouse,
+        stores.mongodb,
+        run_id,
+        lambda: datetime.now(UTC),
+        LOG,
+    )
+    summary = drain.run(most_messages=10**9, most_seconds=3_600, idle_seconds=IDLE_SECONDS)
+    return {
+        "messages": summary.messages,
+        "samples": summary.points_written,
+        "rejected": summary.points_quarantined,
+        "run_id": run_id,
+        "ended": progress.last,
+    }
+
+
+class Progress:
+    """How many messages have been acknowledged, and when the last was, by the clock that all processes share."""
+
+    def __init__(self) -> None:
+        self.messages = 0
+        self.last = 0.0
+
+    def add(self, messages: int) -> None:
+        self.messages += messages
+        self.last = time.monotonic()
+
+
+class _Watched:
+    """A consumer whose acknowledgements are counted."""
+
+    def __init__(self, consumer: Consumer, progress: Progress) -> None:
+        self._consumer = consumer
+        self._progress = progress
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._consumer, name)
+
+    def acknowledge(self, messages: Sequence[Message]) -> None:
+        self._consumer.acknowledge(messages)
+        self._progress.add(len(messages))
+
+
+@contextmanager
+def _watched(consuming: AbstractContextManager[Consumer], progress: Progress) -> Iterator[Any]:
+    with consuming as consumer:
+        yield _Watched(consumer, progress)
+
+
+def stores_only(stores: Stores) -> dict[str, Any]:
+    """The drain with nothing but the points' way to InfluxDB and the acknowledgement.
+
+    What makes the rows of the ledger, the touched hours and the latest values makes empty ones.
+    """
+    replaced: tuple[tuple[Any, str, Callable[..., Any]], ...] = (
+        (drain_module, "ledger_rows", lambda *_, **__: pa.table({})),
+        (sinks, "touched_hours", lambda *_: sinks._TOUCHED.empty_table()),
+        (sinks, "latest", lambda *_: []),
+        (stores.dragonfly, "set_many_if_newer", lambda *_: None),
+        (stores.clickhouse, "insert", lambda *_: None),
+    )
+    for owner, name, nothing in replaced:
+        getattr(owner, name)  # it is there, under this name
+        object.__setattr__(owner, name, nothing)
+    return whole_drain(stores)
+
+
+class Nowhere:
+    """Stores that take everything and keep nothing."""
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        return lambda *_, **__: []
+
+    @contextmanager
+    def optional(self) -> Iterator[None]:
+        yield
+
+
+def decoding(stores: Stores) -> dict[str, Any]:
+    """Queue, decoder and columns: what Telegraf does before outputs.discard."""
+    registry, nowhere = load_registry(stores.postgres), Nowhere()
+    sink = MetricsSink(nowhere, nowhere, nowhere, LOG)  # type: ignore[arg-type]
+    samples, progress = 0, Progress()
+    with stores.message_queue.consume(QUEUE, prefetch=PREFETCH) as consumer:
+        while batch := consumer.receive(ACKNOWLEDGE_EVERY, IDLE_SECONDS):
+            now = datetime.now(UTC)
+            period = Period.at(now)
+            decoded = [decode(message, registry, period) for message in batch]
+            sink.write(decoded, "benchmark", now)
+            consumer.acknowledge(batch)
+            progress.add(len(batch))
+            samples += sum(one.points_accepted for one in decoded)
+    return {"messages": progress.messages, "samples": samples, "ended": progress.last}
+
+
+# --- peers ---
+
+
+def pika_blocking(_: Stores) -> dict[str, Any]:
+    """A BlockingConnection, whose `consume` gives up when nothing came for a while."""
+    channel = pika.BlockingConnection(pika.URLParameters(os.environ["RABBITMQ_URL"])).channel()
+    channel.basic_qos(prefetch_count=PREFETCH)
+    received, last, progress = 0, time.monotonic(), Progress()
+
+    def on_message(_channel: Any, method: Any, _properties: Any, _body: bytes) -> None:
+        nonlocal received, last
+        received += 1
+        if not received % ACKNOWLEDGE_EVERY:
+            channel.basic_ack(method.delivery_tag, multiple=True)
+            progress.add(ACKNOWLEDGE_EVERY)
+            last = time.monotonic()
+
+    channel.basic_consume(QUEUE, on_message)
+    while time.monotonic() - last < IDLE_SECONDS:
+        channel.connection.process_data_events(time_limit=IDLE_SECONDS)
+    channel.basic_ack(0, multiple=True)
+    channel.connection.close()
+    return {"messages": received, "samples": 0, "ended": progress.last}
+
+
+def pika_select(_: Stores) -> dict[str, Any]:
+    """A SelectConnection: the same without the layer that makes it blocking."""
+    received, last, progress = 0, time.monotonic(), Progress()
+
+    def on_message(channel: Any, method: Any, _properties: Any, _body: bytes) -> None:
+        nonlocal received, last
+        received += 1
+        if not received % ACKNOWLEDGE_EVERY:
+            channel.basic_ack(method.delivery_tag, multiple=True)
+            progress.add(ACKNOWLEDGE_EVERY)
+            last = time.monotonic()
+
+    def on_channel(channel: Any) -> None:
+        channel.basic_qos(prefetch_count=PREFETCH)
+        channel.basic_consume(QUEUE, on_message)
+        look(channel)
+
+    def look(channel: Any) -> None:
+        if time.monotonic() - last < IDLE_SECONDS:
+            connection.ioloop.call_later(IDLE_SECONDS / 4, lambda: look(channel))
+        else:
+            channel.basic_ack(0, multiple=True)
+            connection.close()
+
+    connection = pika.SelectConnection(
+        pika.URLParameters(os.environ["RABBITMQ_URL"]),
+        on_open_callback=lambda connection: connection.channel(on_open_callback=on_channel),
+        on_close_callback=lambda connection, _: connection.ioloop.stop(),
+    )
+    connection.ioloop.start()
+    return {"messages": received, "samples": 0, "ended": progress.last}
+
+
+def script(_: Stores) -> dict[str, Any]:
+    """One Point a sample, one write and one HSET a message, one message at a time."""
+    import redis
+    from influxdb_client import InfluxDBClient, Point, WritePrecision
+    from influxdb_client.client.write_api import SYNCHRONOUS
+
+    url, token, organization = (os.environ[f"INFLUXDB_{name}"] for name in ("URL", "TOKEN", "ORG"))
+    client = InfluxDBClient(url, token, org=organization, enable_gzip=True)
+    write_api = client.write_api(write_options=SYNCHRONOUS)
+    cache = redis.Redis.from_url(os.environ["DRAGONFLY_URL"])
+    connection = pika.BlockingConnection(pika.URLParameters(os.environ["RABBITMQ_URL"]))
+    channel = connection.channel()
+    channel.basic_qos(prefetch_count=SCRIPT_PREFETCH)
+    samples, progress = 0, Progress()
+    for method, _properties, body in channel.consume(QUEUE, inactivity_timeout=IDLE_SECONDS):
+        if method is None:
+            break
+        message = json.loads(body)
+        points = []
+        for sample in message["samples"]:
+            point = Point("device_metrics").tag("organization_id", message["organization_id"])
+            point = point.tag("device_id", message["device_id"]).time(sample["timestamp"], WritePrecision.MS)
+            for name in FIELDS:
+                point = point.field(name, float(sample[name]))
+            points.append(point)
+        write_api.write(os.environ["INFLUXDB_BUCKET"], record=points)
+        cache.hset(f"device:{message['device_id']}", mapping=message["samples"][-1])
+        channel.basic_ack(method.delivery_tag)
+        samples += len(points)
+        progress.add(1)
+    channel.cancel()
+    connection.close()
+    return {"messages": progress.messages, "samples": samples, "ended": progress.last}
+
+
+# --- where the time goes ---
+
+
+@contextmanager
+def profiled(wanted: bool) -> Iterator[list[tuple[str, float]]]:
+    """(place, CPU seconds), the most first, filled at the end: what each thread's clock went on by between two looks
+    goes to the place where the thread is found. What takes its time without the GIL is found as well as what holds it.
+    """
+    places: list[tuple[str, float]] = []
+    if not wanted:
+        yield places
+        return
+    seconds: defaultdict[str, float] = defaultdict(float)
+    stop = threading.Event()
+    sampler = threading.Thread(target=_sample, args=(seconds, stop), name="sampler", daemon=True)
+    sampler.start()
+    yield places
+    stop.set()
+    sampler.join()
+    places += sorted(seconds.items(), key=lambda item: -item[1])
+
+
+def _sample(seconds: defaultdict[str, float], stop: threading.Event) -> None:
+    clocks: dict[int, float] = {}
+    while not stop.wait(PROFILE_SECONDS):
+        frames = sys._current_frames()
+        for thread in threading.enumerate():
+            if thread.ident is None or thread.ident not in frames or thread is threading.current_thread():
+                continue
+            with suppress(OSError):  # it has ended meanwhile
+                now = time.clock_gettime(time.pthread_getcpuclockid(thread.ident))
+                seconds[_place(thread.name, frames[thread.ident])] += now - clocks.get(thread.ident, now)
+                clocks[thread.ident] = now
+
+
+def _place(thread: str, frame: FrameType) -> str:
+    """The innermost of our functions, and the library function that it waits for."""
+    leaf, found = frame.f_code, frame
+    while found.f_back and not any(folder in found.f_code.co_filename for folder in OURS):
+        found = found.f_back
+    ours = f"{Path(found.f_code.co_filename).stem}.{found.f_code.co_qualname}"
+    inner = f" > {Path(leaf.co_filename).stem}.{leaf.co_qualname}" if leaf is not found.f_code else ""
+    return f"{thread}: {ours}{inner}"
+
+
+if __name__ == "__main__":
+    main()
