@@ -1,26 +1,71 @@
-"""The rows of message_deliveries, the ledger: what became of each copy of a message."""
+"""The rows of message_deliveries, the ledger: what became of each copy of a message, and which points it brought."""
 
-from collections.abc import Iterable, Sequence
+import zlib
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import accumulate, chain
+from operator import itemgetter
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 
 from ninjait_pipelines.ingest.decode import NOBODY, Decoded
 from ninjait_pipelines.resources.message_queue import Message
+from ninjait_pipelines.resources.metrics_store import COUNTERS, FIELDS
 
 Batch = Sequence[tuple[Message, Decoded]]
 
+_INSTANTS = pa.timestamp("ms", "UTC")
+# One value a copy. first_time and last_time are not among them: ClickHouse finds them in the instants.
 _LEDGER = pa.schema(
-    dict.fromkeys(("queue", "message_id", "delivery_id", "organization_id", "run_id", "outcome"), pa.string())
+    dict.fromkeys(("queue", "delivery_id", "run_id", "outcome", "organization_id", "device_id"), pa.string())
+    | {"message_id": pa.binary(16), "published_at": _INSTANTS}
     | dict.fromkeys(("points", "points_written", "points_quarantined", "unknown_fields", "bytes"), pa.uint32())
-    | dict.fromkeys(("first_time", "last_time", "published_at"), pa.timestamp("ms", "UTC"))
+    | {"position": pa.uint32(), "reasons": pa.list_(pa.string()), "values_digest": pa.uint32()}
 )
+_encode = msgspec.msgpack.Encoder().encode
+_values = itemgetter(*FIELDS)
+_readings = itemgetter(*COUNTERS.names)
 
 
 def ledger_rows(batch: Iterable[tuple[Message, Decoded]], run_id: str, outcome: str | None = None) -> pa.Table:
     """A row of message_deliveries for each copy; the outcome follows from what was decoded, if none is given."""
-    rows = [_ledger_row(message, decoded, run_id, outcome or outcome_of(decoded)) for message, decoded in batch]
-    return pa.Table.from_pylist(rows, schema=_LEDGER)
+    rows: list[tuple[Any, ...]] = []
+    instants: list[Sequence[int]] = []
+    counter_instants: list[Sequence[int]] = []
+    instant_devices: list[Sequence[str]] = []
+    for position, (message, decoded) in enumerate(batch):
+        columns, counters = _written(decoded) if decoded.rejections else (decoded.columns, decoded.counters)
+        rejected = decoded.points_rejected if decoded.rejections else 0
+        rows.append(
+            (
+                message.queue,
+                message.delivery_id,
+                run_id,
+                outcome or outcome_of(decoded),
+                decoded.organization_id or NOBODY,
+                decoded.device_id or NOBODY,
+                decoded.message_id.bytes,
+                message.published_at or None,
+                decoded.points,
+                decoded.points - rejected,
+                rejected,
+                decoded.unknown_fields,
+                len(message.body),
+                position,
+                sorted({rejection.reason for rejection in decoded.rejections}) if decoded.rejections else (),
+                _digest(columns, counters),
+            )
+        )
+        instants.append(columns.get("time") or columns.get("timestamp") or ())
+        counter_instants.append(counters.get("time", ()))
+        instant_devices.append(() if decoded.device_id else _devices(columns, counters))
+    values = zip(*rows, strict=True) if rows else [()] * len(_LEDGER)
+    arrays = {field.name: pa.array(column, field.type) for field, column in zip(_LEDGER, values, strict=True)}
+    arrays["instants"] = _lists(instants, _INSTANTS)
+    arrays["counter_instants"] = _lists(counter_instants, _INSTANTS)
+    arrays["instant_devices"] = _lists(instant_devices, pa.string())
+    return pa.table(arrays)
 
 
 def outcome_of(decoded: Decoded) -> str:
@@ -30,22 +75,36 @@ def outcome_of(decoded: Decoded) -> str:
     return "partly_quarantined" if decoded.points_accepted else "quarantined"
 
 
-def _ledger_row(message: Message, decoded: Decoded, run_id: str, outcome: str) -> dict[str, Any]:
-    times = [*decoded.columns.get("time", ()), *decoded.counters.get("time", ())]
-    times = times or decoded.columns.get("timestamp") or [None]
-    return {
-        "queue": message.queue,
-        "message_id": str(decoded.message_id),
-        "delivery_id": message.delivery_id,
-        "organization_id": decoded.organization_id or NOBODY,
-        "run_id": run_id,
-        "outcome": outcome,
-        "points": decoded.points,
-        "points_written": decoded.points_accepted,
-        "points_quarantined": decoded.points_rejected,
-        "unknown_fields": decoded.unknown_fields,
-        "bytes": len(message.body),
-        "first_time": min(times),
-        "last_time": max(times),
-        "published_at": message.published_at or None,
-    }
+def _written(decoded: Decoded) -> tuple[Mapping[str, list[Any]], Mapping[str, list[Any]]]:
+    """The columns and counters without the rows that their store has refused."""
+    refused = {rejection.index for rejection in decoded.rejections if rejection.reason == "refused_by_store"}
+    both = ((decoded.columns, decoded.rows), (decoded.counters, decoded.counter_rows))
+    columns, counters = (_without(of, rows, refused) if refused else of for of, rows in both)
+    return columns, counters
+
+
+def _without(
+    columns: Mapping[str, list[Any]], rows: Sequence[int], refused: Collection[int | None]
+) -> dict[str, list[Any]]:
+    size = len(columns.get("time", ()))
+    kept = [at for at, row in enumerate(rows or range(size)) if row not in refused]
+    return {name: [values[at] for at in kept] for name, values in columns.items()} if kept else {}
+
+
+def _devices(columns: Mapping[str, list[Any]], counters: Mapping[str, list[Any]]) -> list[str]:
+    """The device of each point, then that of each reading of counters: other agents name them one by one."""
+    return [device for part in (columns, counters) if "time" in part for device in part["device_id"]]
+
+
+def _digest(columns: Mapping[str, list[Any]], counters: Mapping[str, list[Any]]) -> int:
+    """Of the values, in their order, the same in every process. It is only compared between messages whose instants
+    are equal, for which 32 bits are plenty."""
+    digest = zlib.crc32(_encode(_values(columns))) if "time" in columns else 0
+    return zlib.crc32(_encode(_readings(counters)), digest) if counters else digest
+
+
+def _lists(parts: Sequence[Sequence[Any]], kind: pa.DataType) -> pa.ListArray:
+    """A list a row; made from all values at once, as there may be a thousand of them in a row."""
+    offsets = pa.array(accumulate(map(len, parts), initial=0), pa.int32())
+    values = pa.array(list(chain.from_iterable(parts)), pa.int64() if kind == _INSTANTS else kind)
+    return pa.ListArray.from_arrays(offsets, values.view(kind))

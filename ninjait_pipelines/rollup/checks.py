@@ -1,12 +1,14 @@
-"""Does device_metrics_hourly say what the metrics store says?"""
+"""Does device_metrics_hourly say what the metrics store says, and the ledger as well?"""
 
+from collections.abc import Iterator
 from datetime import datetime
 
 import dagster as dg
 
+from ninjait_pipelines.ingest.contract import AHEAD
 from ninjait_pipelines.partitions import HOURLY, check_each
 from ninjait_pipelines.resources.clickhouse import ClickHouse, sql
-from ninjait_pipelines.resources.metrics_store import MetricsStore
+from ninjait_pipelines.resources.metrics_store import MetricsStore, Tier
 from ninjait_pipelines.rollup.assets import device_metrics_hourly, samples_by_hour
 from ninjait_pipelines.rollup.hours import HOUR, batches, per_hour, source_tier
 
@@ -19,13 +21,12 @@ def samples_are_conserved(
     now = clickhouse.now()
     hours = hours_of(context)
     rolled_up = samples_by_hour(clickhouse, hours)
-    in_store: dict[datetime, tuple[int, int]] = {}
+    in_store: dict[datetime, int] = {}
     for together in batches(hours, lambda hour: source_tier(hour, now)):
-        windows = metrics_store.aggregate(source_tier(together[0], now), together[0], together[-1] + HOUR, HOUR)
-        in_store |= per_hour(windows["time"], windows["samples"])
+        in_store |= _stored(metrics_store, source_tier(together[0], now), together)
 
     def examine(hour: datetime, _: datetime) -> dg.AssetCheckResult:
-        stored, counted = in_store.get(hour, (0, 0))[1], rolled_up.get(hour, 0)
+        stored, counted = in_store.get(hour, 0), rolled_up.get(hour, 0)
         late = stored > counted and _is_late(clickhouse, hour)
         return dg.AssetCheckResult(
             passed=stored == counted or late,
@@ -34,6 +35,57 @@ def samples_are_conserved(
         )
 
     return check_each(context, examine)
+
+
+@dg.asset_check(asset=device_metrics_hourly, partitions_def=HOURLY)
+def hour_is_accounted_for(
+    context: dg.AssetCheckExecutionContext, metrics_store: dg.ResourceParam[MetricsStore], clickhouse: ClickHouse
+) -> dg.AssetCheckResult:
+    """The ledger, full resolution and device_metrics_hourly have the same number of points of the hour.
+
+    Of hours that full resolution takes points for; of older ones the stores have no points any more, but aggregates.
+    """
+    now = clickhouse.now()
+    hours = hours_of(context)
+    in_store: dict[datetime, int] = {}
+    in_ledger: dict[datetime, dict[str, int]] = {}
+    # In this order, against that of a drain, which writes to the store first: what comes meanwhile is late.
+    for together in batches(hours, lambda hour: source_tier(hour, now)):
+        if source_tier(together[0], now) is Tier.RAW:
+            in_store |= dict.fromkeys(together, 0) | _stored(metrics_store, Tier.RAW, together)
+            in_ledger |= dict(_recorded(clickhouse, together))
+    rolled_up = samples_by_hour(clickhouse, hours)
+
+    def examine(hour: datetime, _: datetime) -> dg.AssetCheckResult:
+        if hour not in in_store:
+            return dg.AssetCheckResult(passed=True, description="older than full resolution: not compared")
+        of_ledger = in_ledger.get(hour, {"points": 0, "messages_without_instants": 0})
+        recorded, stored, counted = of_ledger["points"], in_store[hour], rolled_up.get(hour, 0)
+        unknown = of_ledger["messages_without_instants"]
+        late = stored >= counted and not recorded == stored == counted and _is_late(clickhouse, hour)
+        said = f"{recorded} points in the ledger, {stored} in {metrics_store.title}, {counted} in device_metrics_hourly"
+        if unknown:
+            said += f"; {unknown} messages were recorded before the ledger kept instants: it was not compared"
+        return dg.AssetCheckResult(
+            passed=((recorded == stored or unknown > 0) and stored == counted) or late,
+            description=f"{said}{'; the rest came later' if late else ''}",
+            metadata={"points_recorded": recorded, "points_stored": stored, "points_rolled_up": counted, "late": late},
+        )
+
+    return check_each(context, examine)
+
+
+def _stored(metrics_store: MetricsStore, tier: Tier, hours: list[datetime]) -> dict[datetime, int]:
+    """The samples that a tier has of each of these consecutive hours that has any."""
+    windows = metrics_store.aggregate(tier, hours[0], hours[-1] + HOUR, HOUR)
+    return {hour: samples for hour, (_, samples) in per_hour(windows["time"], windows["samples"]).items()}
+
+
+def _recorded(clickhouse: ClickHouse, hours: list[datetime]) -> Iterator[tuple[datetime, dict[str, int]]]:
+    """What the ledger has of each of these consecutive hours that a message reached."""
+    bounds = {"start": hours[0], "stop": hours[-1] + HOUR, "recorded_since": hours[0] - AHEAD}
+    for row in clickhouse.rows(sql("rollup/ledger_by_hour"), **bounds):
+        yield row.pop("hour"), row
 
 
 def _is_late(clickhouse: ClickHouse, hour: datetime) -> bool:

@@ -1,0 +1,249 @@
+"""The ledger: what it says of each copy of a message, of points that came twice, and what its views answer."""
+
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from ninjait_pipelines.ingest.decode import NOBODY, Decoded, Period, Rejection, decode
+from ninjait_pipelines.ingest.ledger import ledger_rows
+from ninjait_pipelines.resources import Stores
+from ninjait_pipelines_tests.ingest.samples import (
+    DEVICE,
+    EVENTS,
+    NOW,
+    ORG,
+    REGISTRY,
+    SECOND_DEVICE,
+    collectd,
+    line,
+    message,
+    metrics,
+    outgoing,
+    sample,
+    telegraf,
+    value_list,
+)
+from ninjait_pipelines_tests.ingest.test_drain import ledger, points, publish, run
+
+PERIOD = Period.at(NOW)
+A, B, C = (str(UUID(int=number)) for number in (1, 2, 3))
+
+
+def row_of(delivered: Any, decoded: Decoded | None = None) -> dict[str, Any]:
+    decoded = decoded or decode(delivered, REGISTRY, PERIOD)
+    [row] = ledger_rows([(delivered, decoded)], "run").to_pylist()
+    return row
+
+
+def ago(seconds: float) -> Any:
+    return NOW - timedelta(seconds=seconds)
+
+
+# --- the rows ---
+
+
+def test_a_row_lists_the_instants_that_were_written_and_why_others_were_not() -> None:
+    delivered = message("agent.metrics", metrics(sample(60), sample(30, cpu=101), sample(20, memory=-1), sample(10)))
+    row = row_of(delivered)
+    assert row["instants"] == [ago(60), ago(10)]
+    assert row["reasons"] == ["above_100", "negative"]
+    assert (row["device_id"], row["instant_devices"], row["counter_instants"]) == (DEVICE, [], [])
+    assert (row["points"], row["points_written"], row["points_quarantined"]) == (4, 2, 2)
+    assert row["message_id"] == UUID(str(delivered.message_id)).bytes
+
+
+def test_what_the_store_refused_is_not_listed() -> None:
+    """It refuses by row of the columns, and of a partly bad message these are not the samples one by one."""
+    delivered = message("agent.metrics", metrics(sample(60, cpu=101), sample(30), sample(10)))
+    decoded = decode(delivered, REGISTRY, PERIOD)
+    decoded.rejections = [*decoded.rejections, Rejection(1, None, "no room", "refused_by_store")]
+    row = row_of(delivered, decoded)
+    assert row["instants"] == [ago(10)]
+    assert row["reasons"] == ["above_100", "refused_by_store"]
+    decoded.rejections = [*decoded.rejections, Rejection(2, None, "no room", "refused_by_store")]
+    assert (row_of(delivered, decoded)["instants"], row_of(delivered, decoded)["outcome"]) == ([], "quarantined")
+
+
+def test_other_agents_points_are_listed_with_their_devices() -> None:
+    lines = [
+        line("mem", "used=1048576i", 60),
+        line("net", "bytes_sent=1i,bytes_recv=2i", 50, interface="eth0"),
+        line("mem", "used=1048576i", 40, host="lap-1"),
+    ]
+    row = row_of(telegraf(*lines, organization=ORG))
+    assert (row["device_id"], row["instants"], row["counter_instants"]) == (NOBODY, [ago(60), ago(40)], [ago(50)])
+    assert row["instant_devices"] == [SECOND_DEVICE, DEVICE, SECOND_DEVICE]
+
+
+def test_an_event_has_one_instant() -> None:
+    for queue, event in EVENTS.items():
+        row = row_of(message(queue, event))
+        assert (row["instants"], row["device_id"]) == ([ago(60)], event.get("device_id", NOBODY)), queue
+        assert row["instant_devices"] == []
+
+
+def test_the_digest_tells_values_apart_and_is_the_same_in_every_process() -> None:
+    def digest(*samples: Any) -> int:
+        return int(row_of(message("agent.metrics", metrics(*samples)))["values_digest"])
+
+    fixed = digest(sample(60, cpu=1), sample(30, uptime=None))
+    assert fixed == digest(sample(60, cpu=1.0), sample(30, uptime=None))
+    assert len({fixed, digest(sample(60, cpu=1), sample(30)), digest(sample(60, cpu=2), sample(30, uptime=None))}) == 3
+    assert fixed == 1207397189
+
+
+def test_no_rows_of_no_messages() -> None:
+    assert ledger_rows([], "run").num_rows == 0
+
+
+# --- duplicates: the store's value, the ledger's outcome, the view's row ---
+
+
+def resent(stores: Stores) -> list[tuple[str, str, str, int]]:
+    rows = stores.clickhouse.rows("SELECT * FROM resent_points ORDER BY recorded_at, message_id")
+    assert all((str(row["organization_id"]), str(row["device_id"])) == (ORG, DEVICE) for row in rows)
+    return [(str(row["message_id"]), str(row["replaced_by"]), row["kind"], row["points"]) for row in rows]
+
+
+def cpus(stores: Stores) -> list[float]:
+    return [point["cpu"] for point in points(stores)]
+
+
+BATCH = (sample(60, cpu=1), sample(30, cpu=2))
+
+
+def test_the_same_message_again_is_a_duplicate(fleet: Stores) -> None:
+    for _ in range(2):
+        publish(fleet, metrics(*BATCH), metrics(*BATCH), message_id=A)
+        run(fleet)
+    assert (cpus(fleet), ledger(fleet), resent(fleet)) == ([1, 2], {"written": 1, "duplicate": 3}, [])
+
+
+def test_the_same_id_with_other_values_is_a_duplicate_whose_values_count(fleet: Stores) -> None:
+    for cpu in (2, 3):
+        publish(fleet, metrics(BATCH[0], sample(30, cpu=cpu)), message_id=A)
+        run(fleet)
+    assert (cpus(fleet), ledger(fleet)) == ([1, 3], {"written": 1, "duplicate": 1})
+    assert resent(fleet) == [(A, A, "other_values", 2)]
+
+
+def test_another_id_with_the_same_points_and_values_is_harmless(fleet: Stores) -> None:
+    publish(fleet, metrics(*BATCH), message_id=A)
+    publish(fleet, metrics(*BATCH, agent_version="2.4.2"), message_id=B)
+    run(fleet)
+    assert (cpus(fleet), ledger(fleet), resent(fleet)) == ([1, 2], {"written": 2}, [(A, B, "same_values", 2)])
+
+
+@pytest.mark.parametrize("drains", [1, 2])
+def test_another_id_with_the_same_points_and_other_values_replaces_them(fleet: Stores, drains: int) -> None:
+    """Also within one batch, which is recorded at one instant."""
+    publish(fleet, metrics(*BATCH), message_id=B)
+    if drains == 2:
+        run(fleet)
+    publish(fleet, metrics(BATCH[0], sample(30, cpu=9)), message_id=A)
+    run(fleet)
+    assert (cpus(fleet), ledger(fleet), resent(fleet)) == ([1, 9], {"written": 2}, [(B, A, "other_values", 2)])
+
+
+def test_a_message_with_some_of_the_points_of_another_overlaps_it(fleet: Stores) -> None:
+    publish(fleet, metrics(*BATCH, sample(10, cpu=3)), message_id=A)
+    publish(fleet, metrics(sample(45, cpu=7)), message_id=C)  # between two of them: it has none of their points
+    publish(fleet, metrics(sample(30, cpu=9)), message_id=B)
+    run(fleet)
+    assert (cpus(fleet), ledger(fleet)) == ([1, 7, 9, 3], {"written": 3})
+    assert resent(fleet) == [(A, B, "overlapping", 1)]
+
+
+def test_parts_of_one_reading_are_not_taken_for_points_sent_again(fleet: Stores) -> None:
+    parts = [
+        value_list("memory", "memory", 1e9, type_instance="used"),
+        value_list("cpu", "percent", 7.0, type_instance="active"),
+    ]
+    for part in parts:
+        delivered = collectd(part, organization=ORG)
+        fleet.message_queue.publish([outgoing("agent.metrics", delivered.body, routing_key=delivered.routing_key)])
+    run(fleet)
+    assert (len(points(fleet)), ledger(fleet), resent(fleet)) == (1, {"written": 2}, [])
+
+
+# --- the views ---
+
+
+def test_conservation_balances_and_shows_where_it_does_not(fleet: Stores) -> None:
+    publish(fleet, metrics(*BATCH, sample(10, cpu=101)), metrics(*BATCH), message_id=A)
+    publish(fleet, b"not json", metrics(sample(5)))
+    publish(fleet, EVENTS["agent.heartbeats"], queue="agent.heartbeats")
+    run(fleet)
+    run(fleet, "agent.heartbeats")
+    columns = "messages, duplicates, points, points_written, points_quarantined, points_of_duplicates, balance"
+    query = f"SELECT queue, {columns} FROM conservation ORDER BY queue"
+    assert [tuple(row.values()) for row in fleet.clickhouse.rows(query)] == [
+        ("agent.heartbeats", 1, 0, 1, 1, 0, 0, 0),
+        ("agent.metrics", 4, 1, 6, 3, 0, 3, 0),
+    ]
+    fleet.clickhouse.command(
+        "ALTER TABLE message_deliveries UPDATE points = points + 1 WHERE 1 SETTINGS mutations_sync = 2"
+    )
+    assert [row["balance"] for row in fleet.clickhouse.rows(query)] == [1, 3]
+
+
+def test_what_was_quarantined_by_reason(fleet: Stores) -> None:
+    publish(fleet, metrics(BATCH[0], sample(10, cpu=101), sample(5, cpu=102), sample(4, memory=-1)), b"not json")
+    run(fleet)
+    rows = fleet.clickhouse.rows("SELECT * FROM quarantined_by_reason ORDER BY reason")
+    assert [
+        (row["reason"], str(row["organization_id"]), row["messages"], row["points_quarantined"]) for row in rows
+    ] == [
+        ("above_100", ORG, 1, 3),
+        ("negative", ORG, 1, 3),
+        ("not_json", NOBODY, 1, 0),
+    ]
+    assert fleet.mongodb.database["quarantine"].find_one({"_id": rows[0]["example"]})
+
+
+def test_late_points_do_not_drown_the_lag(fleet: Stores) -> None:
+    publish(fleet, *(metrics(sample(200), sample(60 + n)) for n in range(9)), metrics(sample(3 * 86400)))
+    run(fleet)
+    [row] = fleet.clickhouse.rows("SELECT * FROM ingest_lag")
+    assert (row["queue"], row["messages"], row["messages_late"]) == ("agent.metrics", 10, 1)
+    assert 60 < row["lag_p50"] <= row["lag_p99"] <= row["lag_max"] < 1800
+    assert row["oldest_p50"] - row["lag_p50"] > 100
+    assert row["latest"] == pytest.approx(3 * 86400, abs=1800)
+    assert row["broker_p50"] <= row["broker_max"] < 300
+
+
+def test_hours_that_were_touched_after_their_roll_up(fleet: Stores) -> None:
+    old, older = ((NOW - timedelta(hours=hours)).replace(minute=0, second=0) for hours in (5, 30))
+    publish(fleet, *(metrics(sample((NOW - hour).total_seconds())) for hour in (old, older)), metrics(sample(60)))
+    run(fleet)
+    insert = "INSERT INTO rolled_up_hours SELECT {hour:DateTime('UTC')}, now64(6) + {later:Int32}, 'metrics', 1"
+    fleet.clickhouse.command(insert, hour=old, later=60)
+    fleet.clickhouse.command(insert, hour=older, later=-60)
+    rows = fleet.clickhouse.rows("SELECT * FROM late_arrivals ORDER BY hour")
+    found = [(row["hour"], str(row["organization_id"]), row["points"], row["points_waiting"]) for row in rows]
+    assert found == [(older, ORG, 1, 1), (old, ORG, 1, 0)]
+
+
+def test_the_ledger_forgets_instants_after_nine_days_and_rows_after_ninety(fleet: Stores) -> None:
+    publish(fleet, *(metrics(sample(60 + n)) for n in range(3)))
+    run(fleet)
+    recorded = "recorded_at - INTERVAL [0, 10, 91][position + 1] DAY"
+    copy = f"INSERT INTO message_deliveries SELECT * REPLACE ({recorded} AS recorded_at) FROM message_deliveries"
+    fleet.clickhouse.command(copy)
+    fleet.clickhouse.command(
+        "DELETE FROM message_deliveries WHERE position > 0 AND recorded_at > now() - INTERVAL 1 DAY"
+    )
+    fleet.clickhouse.command("OPTIMIZE TABLE message_deliveries FINAL")
+    rows = fleet.clickhouse.rows("SELECT instants, first_time, last_time FROM message_deliveries ORDER BY position")
+    assert [row["first_time"] for row in rows] == [row["last_time"] for row in rows] == [ago(60), ago(61)]
+    assert [row["instants"] for row in rows] == [[ago(60)], []]
+
+
+def test_clickhouse_finds_the_times_of_events_in_their_instants(fleet: Stores) -> None:
+    for queue, event in EVENTS.items():
+        publish(fleet, event, queue=queue)
+        run(fleet, queue)
+    rows = fleet.clickhouse.rows("SELECT first_time, last_time FROM message_ledger")
+    assert [(row["first_time"], row["last_time"]) for row in rows] == [(ago(60), ago(60))] * len(EVENTS)

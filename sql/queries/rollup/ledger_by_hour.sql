@@ -1,0 +1,43 @@
+-- What the ledger has of each hour of [start, stop). Grain: one hour that a message reached.
+-- `points` counts each instant of a device once, whatever brought it, and readings of counters apart, as the metrics store
+-- does (by a hash: of a million points, one in a million times one too few). Without FINAL: a row that was recorded twice lists the same instants. `messages_without_instants` were recorded
+-- before the ledger kept instants: of such an hour nothing can be said.
+-- Served by the index of recorded_at: nothing is recorded before it happened, but for clocks that are ahead (`recorded_since`).
+SELECT hour, sum(listed) AS points, sum(unlisted) AS messages_without_instants
+FROM (
+    SELECT toStartOfHour(instant) AS hour, uniqExact(known_by) AS listed, 0 AS unlisted
+    FROM message_deliveries
+    ARRAY JOIN
+        arrayConcat(instants, counter_instants) AS instant,
+        if(
+            empty(instant_devices),
+            arrayConcat(
+                arrayMap(time -> cityHash64(device_id, time), instants),
+                arrayMap(time -> cityHash64(device_id, time, 'counter'), counter_instants)
+            ),
+            arrayMap(
+                (device, time, place) -> if(
+                    place > length(instants), cityHash64(device, time, 'counter'), cityHash64(device, time)
+                ),
+                instant_devices, arrayConcat(instants, counter_instants), arrayEnumerate(instant_devices)
+            )
+        ) AS known_by
+    WHERE queue = 'agent.metrics' AND recorded_at >= {recorded_since:DateTime64(6, 'UTC')}
+        AND last_time >= {start:DateTime('UTC')} AND first_time < {stop:DateTime('UTC')}
+        AND instant >= {start:DateTime('UTC')} AND instant < {stop:DateTime('UTC')}
+    GROUP BY hour
+    UNION ALL
+    SELECT
+        toStartOfHour(assumeNotNull(first_time)) + INTERVAL arrayJoin(
+            range(toUInt32(dateDiff('hour', assumeNotNull(first_time), assumeNotNull(last_time)) + 1))
+        ) HOUR AS hour,
+        0 AS listed,
+        count() AS unlisted
+    FROM message_deliveries
+    WHERE queue = 'agent.metrics' AND recorded_at >= {recorded_since:DateTime64(6, 'UTC')}
+        AND last_time >= {start:DateTime('UTC')} AND first_time < {stop:DateTime('UTC')}
+        AND points_written > 0 AND empty(instants) AND empty(counter_instants)
+    GROUP BY hour
+)
+WHERE hour >= {start:DateTime('UTC')} AND hour < {stop:DateTime('UTC')}
+GROUP BY hour
