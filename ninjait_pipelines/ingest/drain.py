@@ -12,8 +12,10 @@ is written (3), and the one before that is recorded (3b to 5). So no store waits
 key the one that was received last is written last.
 
 A copy that comes for the third time is under suspicion: it killed the drains before, or stood beside the one that did.
-It goes through these steps alone. Where another one went through and it did not, it is the culprit, and becomes a dead
-letter at once; otherwise the broker's delivery limit makes it one. Dead letters end in quarantine, like all bad input.
+It goes through these steps with few others, each further time with fewer, and at last alone; every other time from the
+last to the first, so that those behind the culprit get past it too. Where another one went through and it did not, it
+is the culprit, and becomes a dead letter at once; otherwise the broker's delivery limit makes it one. Dead letters end
+in quarantine, like all bad input.
 """
 
 import gc
@@ -43,6 +45,8 @@ RECEIVE_MESSAGES = 100
 MOST_UNDER_WAY = 3
 DEAD_LETTERS = 25
 SUSPECT_AFTER_DELIVERIES = 2
+# How many suspects go together, by how often they have come; later ones go alone.
+SUSPECTS = {3: 64, 4: 8}
 # What a registry that was read a moment ago may be wrong about.
 UNREGISTERED = {"unknown_organization", "unknown_device", "device_of_another_organization", *HOST_REASONS}
 
@@ -93,21 +97,29 @@ class Drain:
     def run(self, most_messages: int = 20_000, most_seconds: float = 45, idle_seconds: float = 1) -> Summary:
         """Drains until the queue has been empty for `idle_seconds`, or one of the bounds is reached.
 
+        After `most_seconds` it asks for no more, and ends with what the broker has sent already.
         Raises StoreError where a store is away or refuses; what was not acknowledged is given back then.
         """
         started = self.clock()
         self._prepare()
         summary = Summary(dead_letters=self._move_dead_letters(most_messages))
         registry = load_registry(self.postgres)
+        prefetch = min((MOST_UNDER_WAY + 1) * BATCH_MESSAGES, most_messages)
+        stopped = False
         gc.freeze()  # what there is now is not looked through again and again while messages come and go
         try:
             with (
-                self.message_queue.consume(self.sink.queue, (MOST_UNDER_WAY + 1) * BATCH_MESSAGES) as consumer,
+                self.message_queue.consume(self.sink.queue, prefetch) as consumer,
                 _Stages(self._write, self._record) as stages,
             ):
-                while (self.clock() - started).total_seconds() < most_seconds:
-                    room = most_messages - summary.messages - stages.messages
-                    messages = _receive(consumer, room, 0 if stages.under_way else idle_seconds)
+                while True:
+                    taken = summary.messages + stages.messages
+                    over = (self.clock() - started).total_seconds() >= most_seconds
+                    if not stopped and (over or taken > max(0, most_messages - prefetch - BATCH_MESSAGES)):
+                        consumer.stop()
+                        stopped = True
+                    wait = 0 if stopped or stages.under_way else idle_seconds
+                    messages = _receive(consumer, most_messages - taken, wait)
                     if not messages and not stages.under_way:
                         break
                     suspects = [message for message in messages if message.deliveries > SUSPECT_AFTER_DELIVERIES]
@@ -120,9 +132,7 @@ class Drain:
                         self._acknowledge(consumer, *stages.take(), summary)
                     while stages.under_way and (suspects or stages.full):
                         self._acknowledge(consumer, *stages.take(), summary)
-                    self._process_one_by_one(consumer, suspects, registry, summary)
-                while stages.under_way:
-                    self._acknowledge(consumer, *stages.take(), summary)
+                    self._process_suspects(consumer, suspects, registry, summary)
         finally:
             gc.unfreeze()
         return summary
@@ -145,8 +155,10 @@ class Drain:
         """
         period = Period.at(now)
         gc.disable()  # it would look through what stays: all that has been decoded so far
-        batch = [(message, self._decode(message, registry, period)) for message in messages]
-        gc.enable()
+        try:
+            batch = [(message, self._decode(message, registry, period)) for message in messages]
+        finally:
+            gc.enable()
         if not any(_is_unregistered(decoded) for _, decoded in batch):
             return batch, registry
         registry = load_registry(self.postgres)
@@ -187,17 +199,26 @@ class Drain:
         batch, _ = self._decode_all(messages, registry, now)
         self._acknowledge(consumer, batch, self._record(batch, now, self._write(batch, now)), summary)
 
-    def _process_one_by_one(
+    def _process_suspects(
         self, consumer: Consumer, suspects: Sequence[Message], registry: Registry, summary: Summary
     ) -> None:
+        """In groups; each of a group that fails is tried alone."""
+        came = max((message.deliveries for message in suspects), default=0)
+        together = SUSPECTS.get(came, 1)
+        suspects = suspects if came % 2 else suspects[::-1]
         failures: list[tuple[Message, Exception]] = []
-        for message in suspects:
+        todo = deque(suspects[first : first + together] for first in range(0, len(suspects), together))
+        while todo:
+            group = todo.popleft()
             try:
-                self._process(consumer, [message], registry, summary)
+                self._process(consumer, group, registry, summary)
             except StoreUnavailable:
                 raise
             except Exception as error:  # noqa: BLE001 -- raised below, or recorded with its message
-                failures.append((message, error))
+                if len(group) > 1:
+                    todo.extendleft([message] for message in reversed(group))
+                else:
+                    failures.append((group[0], error))
         if failures and len(failures) == len(suspects):  # perhaps it is not the messages: let a person see
             raise failures[0][1]
         for message, failure in failures:

@@ -169,10 +169,15 @@ class StreamConsumer:
         self._prefetch = prefetch
         self._idle_ms = int(broker.redelivery_seconds * 1000)
         self._held: set[str] = set()
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Nothing comes that was not asked for."""
+        self._stopped = True
 
     def receive(self, most: int, wait_seconds: float) -> list[Message]:
         """What comes again is given before what is new."""
-        room = min(most, self._prefetch - len(self._held))
+        room = 0 if self._stopped else min(most, self._prefetch - len(self._held))
         if room <= 0:
             return []
         deadline = time.monotonic() + wait_seconds

@@ -101,6 +101,10 @@ class Consumer(Protocol):
     def receive(self, most: int, wait_seconds: float) -> list[Message]:
         """Up to `most` messages; an empty list when none came within `wait_seconds`."""
 
+    def stop(self) -> None:
+        """Asks for no more messages. What has come already is still given by `receive`, and should be settled: to give
+        it back would count as a delivery."""
+
     def acknowledge(self, messages: Sequence[Message]) -> None:
         """Settles messages that are safely stored: they come again only if the broker is killed as it writes that.
 

@@ -12,14 +12,9 @@ from a publisher while an alarm lasts, and must still hear the others.
 
 import concurrent.futures
 import functools
-import hashlib
-import logging
-import re
 import ssl
-import struct
 import threading
 import time
-import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError
@@ -31,22 +26,23 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 import msgspec
 import pika
 import pika.exceptions
-from pika.adapters.utils.connection_workflow import AMQPConnectorException
 from pydantic import Field, PrivateAttr
 
 from ninjait_pipelines.resources.amqp_frames import Delivery, ReceivingConnection
-from ninjait_pipelines.resources.message_queue import JSON, QUEUES, Depth, Message, MessageQueue, Outgoing, QueueFull
-from ninjait_pipelines.resources.store import StoreError, StoreFailed, StoreRefused, StoreUnavailable
+from ninjait_pipelines.resources.message_queue import QUEUES, Depth, Message, MessageQueue, Outgoing, QueueFull
+from ninjait_pipelines.resources.rabbitmq_errors import TITLE, differences, errors
+from ninjait_pipelines.resources.rabbitmq_messages import (
+    DELIVERY_ID,
+    dead_letter,
+    delivered,
+    letter_properties,
+    properties_of,
+    text,
+)
+from ninjait_pipelines.resources.store import StoreError, StoreFailed, StoreUnavailable
 
-TITLE = "RabbitMQ"
 EVENTS = "ninjait.events"
 DEAD = "ninjait.dead"
-# Headers of ours. A message of somebody else has none of them, or any value in them, and is read all the same.
-DELIVERY_ID, PUBLISHED_MS = "ninjait-delivery-id", "ninjait-published-ms"
-REASON, ROUTING_KEY, DELIVERIES = "ninjait-reason", "ninjait-routing-key", "ninjait-deliveries"
-UNREADABLE = "ninjait-unreadable"  # never sent: what `_Properties` puts there
-MOST_REASON = 1_000  # characters; all headers go into one frame
-LAST_MS = 7_258_118_400_000  # the year 2200: a time of publication beyond it is a mistake, and no store takes it
 # Each look at a dead letter gives it back. Until RabbitMQ 4.3 that counts as a delivery, and RabbitMQ 4 drops a message
 # after 20 if nothing is said. -1 means no limit on RabbitMQ 4, but on 3.10 it drops the message that is given back
 # first; and without a limit what is given back goes to the end of the queue, so that the next look would see others.
@@ -62,19 +58,6 @@ SLOW_BYTES = 1024 * 1024
 LINGER_SECONDS = 0.02  # a batch is full once nothing has come for so long
 RECONNECT_SECONDS = 0.25
 CLOSE_SECONDS = 2.0
-_SEE_STATUS = "See what runs with: ninjait status."
-_VALUE = r"(?:the value )?'?(.+?)'?(?: of type '\w+')?"
-_DIFFERS = re.compile(
-    rf"inequivalent arg '(.+?)' for (\w+) '(.+?)' in vhost '.*?': received {_VALUE} but current is {_VALUE}(?:\"\)|$)"
-)
-# The properties of a message that `_envelope` made, as they are encoded, unless its content type or id is an odd one.
-_OURS = re.compile(
-    rb"\xb0(?:(\xc0)|\x40)\x10application/json\0\0\0\x57\x13ninjait-delivery-idS\0\0\0\x20([0-9a-f]{32})"
-    rb"\x14ninjait-published-msl\0\0(.{6})\x02(?(1)\x24([ -~]{36})).{8}",
-    re.DOTALL,
-)
-# pika logs each of its errors, and then raises it: here it becomes a StoreError, which says it once.
-logging.getLogger("pika").setLevel(logging.CRITICAL)
 
 
 class RabbitMQ(MessageQueue):
@@ -120,7 +103,7 @@ class RabbitMQ(MessageQueue):
 
     def declare(self) -> None:
         """Bindings are added, never removed. Raises StoreFailed for a queue with other arguments; it stays as it is."""
-        with self._differences(), self._questions() as link:
+        with differences(self.url), self._questions() as link:
             link.call("exchange_declare", EVENTS, exchange_type="topic", durable=True)
             link.call("exchange_declare", DEAD, exchange_type="direct", durable=True)
             for queue, keys in QUEUES.items():
@@ -143,38 +126,16 @@ class RabbitMQ(MessageQueue):
             "x-dead-letter-strategy": "at-least-once",
         }
 
-    @contextmanager
-    def _differences(self) -> Iterator[None]:
-        try:
-            yield
-        except StoreFailed as error:
-            differs = _DIFFERS.search(str(error.__cause__))
-            if not differs:
-                raise
-            argument, kind, name, ours, theirs = differs.groups()
-            problem = f"the {kind} {name} was declared with another {argument}: it has {theirs}, and ours is {ours}"
-            advice = (
-                f"It was left as it is. Drain it, delete it (rabbitmqctl delete_queue {name}), and: ninjait migrate up."
-            )
-            raise StoreFailed(TITLE, self.url, problem, advice) from error
-
     def publish(self, messages: Iterable[Outgoing]) -> int:
-        return self._send(_envelope(message) for message in messages)
+        return self._send(
+            Envelope(EVENTS, one.routing_key, one.body, properties_of(one), known(one.queue)) for one in messages
+        )
 
     def bury(self, message: Message, reason: str) -> None:
         """Publishes a message to the dead letters, with what `dead_letters` gives back."""
-        headers = {
-            REASON: reason[:MOST_REASON].encode(errors="replace").decode(),
-            ROUTING_KEY: message.routing_key,
-            DELIVERIES: message.deliveries,
-        }
-        # They came with 255 bytes at most, but take more as text where they were none.
-        content_type, message_id = (
-            value and value.encode()[:255].decode(errors="ignore")
-            for value in (message.content_type, message.message_id)
+        self._send(
+            iter([Envelope(DEAD, message.queue, message.body, letter_properties(message, reason), message.queue)])
         )
-        properties = _properties(content_type or "", message_id, message.delivery_id, message.published_at, headers)
-        self._send(iter([Envelope(DEAD, message.queue, message.body, properties, message.queue)]))
 
     def _send(self, envelopes: Iterator["Envelope"]) -> int:
         with self._publishing:
@@ -205,7 +166,7 @@ class RabbitMQ(MessageQueue):
     def dead_letters(self, queue: str, most: int = 100) -> list[tuple[Message, str]]:
         """Two who look at once may each see a part."""
         with self._questions() as link:
-            found = [self._dead_letter(queue, *got[1:]) for got in link.gets(dead_queue(queue), most)]
+            found = [dead_letter(queue, *got[1:], self.delivery_limit) for got in link.gets(dead_queue(queue), most)]
             link.tell("basic_nack", 0, multiple=True, requeue=True)
         return found
 
@@ -216,24 +177,13 @@ class RabbitMQ(MessageQueue):
                 wanted = {letter.receipt for letter in letters}
                 # They are the oldest, which were looked at; those of another who looks at once may stand before them.
                 for method, properties, body in link.gets(dead_queue(queue), len(wanted) + 100):
-                    receipt = self._dead_letter(queue, properties, body)[0].receipt
+                    receipt = dead_letter(queue, properties, body, self.delivery_limit)[0].receipt
                     if receipt in wanted:
                         wanted.remove(receipt)
                         link.tell("basic_ack", method.delivery_tag)
                     if not wanted:
                         break
                 link.tell("basic_nack", 0, multiple=True, requeue=True)
-
-    def _dead_letter(self, queue: str, properties: Any, body: bytes) -> tuple[Message, str]:
-        """As it was delivered, but that the receipt is the dead letter's."""
-        headers = properties.headers or {}
-        if REASON in headers and "x-death" not in headers:  # with it, the broker had it last
-            key, reason, deliveries = text(headers.get(ROUTING_KEY)), text(headers[REASON]), headers.get(DELIVERIES)
-        else:
-            key, reason = _death(headers, self.delivery_limit)
-            deliveries = self.delivery_limit + 1
-        message = _message(queue, key, properties, body, receipt="", deliveries=_number(deliveries, 1_000_000) or 1)
-        return msgspec.structs.replace(message, receipt=message.delivery_id), reason
 
 
 class Link:
@@ -476,6 +426,7 @@ class RabbitConsumer:
         self._prefetch = prefetch
         self._generation = 0
         self._session: Session | None = None
+        self._stopped = False
 
     def session(self) -> "Session":
         """The session; where it was lost, a new one, tried for `timeout_seconds`."""
@@ -496,12 +447,20 @@ class RabbitConsumer:
         """Where the connection is lost it is made anew, and waited on as long again; but not for ever."""
         deadline = time.monotonic() + wait_seconds + self._broker.timeout_seconds
         while True:
+            if self._stopped and (self._session is None or self._session.lost):
+                return []
             session = self.session()
             messages = session.take(most, wait_seconds)
             if messages or not session.lost:
                 return messages
             if time.monotonic() > deadline:
                 raise self._lost()
+
+    def stop(self) -> None:
+        self._stopped = True
+        if self._session is not None:
+            with suppress(StoreError), errors(self._broker.url):  # what a lost session held comes again
+                self._session.cancel()
 
     def acknowledge(self, messages: Sequence[Message]) -> None:
         """Dying before the broker has it, they come again. Its answer says that it has; it writes it a moment later."""
@@ -575,7 +534,11 @@ class Session(Link):
         self.channel.add_on_cancel_callback(self._on_cancel)
         self.channel.basic_qos(prefetch_count=self._prefetch)
         self._connection.read_much()
-        self.channel.basic_consume(self._queue, self._on_pikas, callback=lambda _: resolve(opened))
+        self._tag = self.channel.basic_consume(self._queue, self._on_pikas, callback=lambda _: resolve(opened))
+
+    def cancel(self) -> None:
+        """What has been sent before the broker's answer has come by then."""
+        self.call("basic_cancel", self._tag)
 
     def _on_cancel(self, _frame: Any) -> None:
         """The queue was deleted, or its node went: consuming anew says which."""
@@ -585,7 +548,7 @@ class Session(Link):
         self.lose(ConnectionError("the broker sent what cannot be read"))
 
     def _on_deliveries(self, deliveries: list[Delivery]) -> None:
-        come = [self._delivered(*one) for one in deliveries]
+        come = [delivered(self._queue, self.generation, one) for one in deliveries]
         size = sum(len(message.body) for message in come)
         with self._changed:
             self._come += come
@@ -635,32 +598,6 @@ class Session(Link):
         self._wanted = count
         self._changed.wait_for(lambda: len(self._come) >= count or self.lost, seconds)
 
-    def _delivered(self, tag: int, redelivered: bool, routing_key: bytes, encoded: bytes, body: bytes) -> Message:
-        receipt = f"{self.generation}{tag}"
-        ours = not redelivered and _OURS.fullmatch(encoded)
-        if ours:
-            _, delivery_id, milliseconds, message_id = ours.groups()
-            published_at = int.from_bytes(milliseconds)
-            if 0 < published_at <= LAST_MS:
-                return Message(
-                    self._queue,
-                    routing_key.decode(errors="replace"),
-                    body,
-                    JSON,
-                    message_id.decode() if message_id else None,
-                    receipt,
-                    delivery_id.decode(),
-                    1,
-                    published_at,
-                )
-        # The count is the broker's only where the message comes again: a publisher may have sent one. One that cannot
-        # be read is taken for high enough to be handled with suspicion.
-        properties = _Properties().decode(encoded)
-        headers = properties.headers or {}
-        count = 2 if UNREADABLE in headers else _number(headers.get("x-delivery-count"), 1_000_000)
-        returned = count if redelivered else 0
-        return _message(self._queue, text(routing_key), properties, body, receipt, 1 + returned)
-
     def settle(self, receipts: set[str], again: bool) -> None:
         """Acknowledges what is held of these: the oldest, as far as all of them are meant, with one word.
 
@@ -683,27 +620,6 @@ class Session(Link):
             del self._held[receipt]
 
 
-class _Properties(pika.BasicProperties):
-    """Also of a message with a header that pika cannot read, such as a time after the year 9999: it comes without its
-    headers then. pika would give up the connection, and after each further delivery again."""
-
-    def decode(self, encoded: bytes, offset: int = 0) -> Any:
-        try:
-            return super().decode(encoded, offset)
-        except Exception as error:  # noqa: BLE001 -- any of them, a nesting too deep among them
-            start = offset + 2
-            for flag in (self.FLAG_CONTENT_TYPE, self.FLAG_CONTENT_ENCODING):
-                if struct.unpack_from(">H", encoded, offset)[0] & flag:
-                    start += 1 + encoded[start]
-            end = start + 4 + struct.unpack_from(">I", encoded, start)[0]
-            super().decode(encoded[offset:start] + bytes(4) + encoded[end:])
-            self.headers = {UNREADABLE: f"{type(error).__name__}: {error}"}
-            return self
-
-
-pika.spec.props[pika.BasicProperties.INDEX] = _Properties  # what pika makes of every header frame that comes
-
-
 def known(queue: str) -> str:
     """The queue; ValueError where there is none of this name."""
     if queue not in QUEUES:
@@ -714,24 +630,6 @@ def known(queue: str) -> str:
 def dead_queue(queue: str) -> str:
     """The queue of a queue's dead letters."""
     return f"{known(queue)}.dead"
-
-
-def _envelope(message: Outgoing) -> Envelope:
-    now = time.time_ns() // 1_000_000
-    properties = _properties(message.content_type, message.message_id, uuid.uuid4().hex, now, {})
-    return Envelope(EVENTS, message.routing_key, message.body, properties, known(message.queue))
-
-
-def _properties(
-    content_type: str, message_id: str | None, delivery_id: str, published_at: int, headers: dict[str, Any]
-) -> pika.BasicProperties:
-    return pika.BasicProperties(
-        content_type=content_type,
-        message_id=message_id,
-        delivery_mode=2,
-        timestamp=published_at // 1000 or None,
-        headers={DELIVERY_ID: delivery_id, PUBLISHED_MS: published_at, **headers},
-    )
 
 
 def _chunks(envelopes: Iterator[Envelope]) -> Iterator[list[Envelope]]:
@@ -745,57 +643,6 @@ def _chunks(envelopes: Iterator[Envelope]) -> Iterator[list[Envelope]]:
             chunk, size = [], 0
     if chunk:
         yield chunk
-
-
-def _message(queue: str, routing_key: str, properties: Any, body: bytes, receipt: str, deliveries: int) -> Message:
-    headers = properties.headers or {}
-    message_id = text(properties.message_id) or None
-    seconds = properties.timestamp or 0
-    delivery_id = headers.get(DELIVERY_ID)
-    if not isinstance(delivery_id, str) or len(delivery_id) != 32:
-        delivery_id = content_id(message_id, seconds, routing_key, body)
-    return Message(
-        queue=queue,
-        routing_key=routing_key,
-        body=body,
-        content_type=text(properties.content_type),
-        message_id=message_id,
-        receipt=receipt,
-        delivery_id=delivery_id,
-        deliveries=deliveries,
-        published_at=_number(headers.get(PUBLISHED_MS), LAST_MS) or _number(seconds * 1000, LAST_MS),
-    )
-
-
-def content_id(message_id: str | None, seconds: int, routing_key: str, body: bytes) -> str:
-    """Names a copy whose publisher did not: copies that are equal in all of this are one copy."""
-    digest = hashlib.sha256("\0".join((message_id or "", str(seconds), routing_key, "")).encode())
-    digest.update(body)
-    return digest.hexdigest()[:32]
-
-
-def _number(value: object, most: int) -> int:
-    """What a header should be; 0 where it is something else, or out of all reason."""
-    return value if isinstance(value, int) and 0 < value <= most else 0
-
-
-def _death(headers: dict[str, Any], delivery_limit: int) -> tuple[str, str]:
-    """(routing key, reason) of what the broker itself made a dead letter."""
-    if UNREADABLE in headers:
-        return "", f"its headers cannot be read ({headers[UNREADABLE]})"
-    deaths = headers.get("x-death")
-    death = deaths[0] if isinstance(deaths, list) and deaths else None
-    if not isinstance(death, dict):
-        return "", "somebody put it among the dead letters"
-    why, keys = text(death.get("reason")), death.get("routing-keys")
-    if why == "delivery_limit":
-        why = f"delivered {delivery_limit + 1} times and never settled; the limit is {delivery_limit}"
-    return text(keys[0]) if isinstance(keys, list) and keys else "", why
-
-
-def text(value: object) -> str:
-    """What should be text; pika gives bytes where it is not UTF-8."""
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value or "")
 
 
 def resolve(reply: "Future[Any]", result: Any = None, error: BaseException | None = None) -> None:
@@ -821,67 +668,3 @@ def parameters(url: str, timeout_seconds: float, heartbeat_seconds: int) -> pika
     found.blocked_connection_timeout = timeout_seconds
     found.client_properties = {"connection_name": "ninjait-pipelines"}
     return found
-
-
-@contextmanager
-def errors(url: str) -> Iterator[None]:
-    """Turns pika's errors into ours."""
-    try:
-        yield
-    except (pika.exceptions.AMQPError, AMQPConnectorException, OSError, UnicodeEncodeError) as error:
-        kind, problem, advice = next(filter(None, map(_meaning, _causes(error))), (StoreUnavailable, None, _SEE_STATUS))
-        *_, last = _causes(error)
-        raise kind(TITLE, url, problem or str(last) or repr(last), advice) from error
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An error and those that it wraps: pika wraps one for each step of connecting."""
-    yield error
-    for cause in (getattr(error, "exception", None), *getattr(error, "exceptions", ()), *error.args):
-        if isinstance(cause, BaseException):
-            yield from _causes(cause)
-
-
-def _meaning(error: BaseException) -> tuple[type[StoreError], str, str] | None:
-    """(which of our errors, what happened, what to do), where this one says it."""
-    words = str(error)
-    # pika guesses these two where the connection is cut while it is opened; and it may be for now only.
-    told = "ConnectionClosedByBroker" in words and "is down" not in words and "limit" not in words
-    match error:
-        case ssl.SSLCertVerificationError():
-            advice = "Name the file of the authority that signed it in SSL_CERT_FILE, or by ?cafile= in RABBITMQ_URL."
-            return StoreFailed, f"its certificate is not trusted: {error.verify_message}", advice
-        case pika.exceptions.ProbableAccessDeniedError() if told:
-            advice = "Check the path of RABBITMQ_URL, and the user's permissions."
-            return StoreRefused, f"it refuses the virtual host: {words}", advice
-        case pika.exceptions.ProbableAuthenticationError() if told:
-            return StoreRefused, "it refuses the user or the password", "Check RABBITMQ_URL."
-        case pika.exceptions.AuthenticationError():
-            return StoreRefused, "it refuses the user or the password", "Check RABBITMQ_URL."
-        case pika.exceptions.ConnectionBlockedTimeout():
-            advice = "It takes messages again once they are drained, or it has memory and disk."
-            return StoreUnavailable, "an alarm on the broker blocks its publishers", advice
-        case pika.exceptions.ShortStringTooLong():
-            problem = "a routing key, message id or content type is longer than 255 bytes"
-            return StoreFailed, problem, "Publish it with a shorter one."
-        case UnicodeEncodeError():
-            return StoreFailed, f"a text cannot be sent as UTF-8: {words}", "Publish it with another one."
-        case pika.exceptions.ConnectionClosed() | pika.exceptions.ChannelClosed():
-            kind, advice = _said_by_the_broker(error.reply_code, error.reply_text)
-            return kind, error.reply_text, advice
-    return None
-
-
-def _said_by_the_broker(code: int, words: str) -> tuple[type[StoreError], str]:
-    """What it means that the broker closed a connection or a channel."""
-    if code in (403, 530):
-        return StoreRefused, "Check RABBITMQ_URL, and the user's permissions on the virtual host."
-    if code == 404:
-        return StoreFailed, "Nothing has declared it yet, or somebody deleted it: ninjait migrate up."
-    if "acknowledgement" in words:  # a delivery was held beyond the broker's consumer_timeout
-        return StoreUnavailable, "What was held comes again; is consumer_timeout too short?"
-    if "message size" in words:
-        return StoreFailed, "Publish it in parts, or raise the broker's max_message_size."
-    if code == 406:  # precondition failed
-        return StoreFailed, "Read RabbitMQ's words above."
-    return StoreUnavailable, _SEE_STATUS

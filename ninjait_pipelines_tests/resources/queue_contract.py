@@ -245,6 +245,19 @@ class QueueContract:
             fail()
         assert bodies(drain(queue)) == [1]
 
+    def test_a_consumer_that_stopped_gives_what_has_come_and_no_more(self, queue: MessageQueue) -> None:
+        queue.publish([outgoing(n) for n in range(10)])
+        with queue.consume(QUEUE, prefetch=4) as consumer:
+            given = consumer.receive(1, 2)
+            consumer.stop()
+            given += consumer.receive(10, 0.3)
+            assert 1 <= len(given) <= 4
+            consumer.acknowledge(given)
+            assert consumer.receive(10, 0.3) == []
+        with queue.consume(QUEUE, prefetch=10) as consumer:
+            left = consumer.receive(10, 2)
+        assert [message.deliveries for message in left] == [1] * (10 - len(given))
+
     def test_what_a_killed_consumer_held_comes_again(self, broker: Broker, queue: MessageQueue) -> None:
         queue.publish(outgoing(number) for number in range(6))
         kill_a_consumer_that_holds(broker, most=4)
