@@ -21,9 +21,8 @@ if TYPE_CHECKING:
 
     from ninjait_pipelines.ingest.marks import Span
     from ninjait_pipelines.ingest.mend import Change
-    from ninjait_pipelines.ingest.quarantine import Line
+    from ninjait_pipelines.ingest.quarantine import Line, Wanted
     from ninjait_pipelines.resources import Stores
-    from ninjait_pipelines.resources.message_queue import Message, Outgoing
     from ninjait_pipelines.resources.mongodb import MongoDB
 
 TIMES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"]
@@ -73,26 +72,30 @@ def list_(
     from ninjait_pipelines.ingest import quarantine
     from ninjait_pipelines.resources.store import StoreError
 
-    wanted = {"queue": queue, "reason": reason, "since": _utc(since), "until": _utc(until)}
+    wanted = quarantine.Wanted(None, queue, reason, _utc(since), _utc(until))
     away = ""
     with opened_stores() as stores:
-        mongodb = stores.mongodb
+        names = {} if every else _names(stores)
+
+        def rows_of(found: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+            return [*map(_single, found)] if every else [_group(one, names) for one in quarantine.lines(found, reason)]
+
         try:
-            _move_spooled(mongodb)
-            found = list(quarantine.select(mongodb, state=None if every else "held", **wanted))  # type: ignore[arg-type]
+            _move_spooled(stores.mongodb)
+            rows = rows_of(quarantine.select(stores.mongodb, wanted, None if every else "held"))
         except StoreError as error:
-            found = quarantine.select_spooled(mongodb, **wanted)  # type: ignore[arg-type]
-            away = f"{error} What waits in the spool {mongodb.spool} is all that can be listed: {len(found)} copies."
-        names = _names(stores) if found else {}
-    rows = (
-        [_single(document) for document in found]
-        if every
-        else [_group(line, names) for line in quarantine.lines(found, reason)]
-    )
+            found = quarantine.select_spooled(stores.mongodb, wanted)
+            rows = rows_of(found)
+            folder = stores.mongodb.spool
+            away = f"{error} What waits in the spool {folder} is all that can be listed: {len(found)} copies."
     if as_json:
         print_json(rows)
     elif rows:
-        _print_rows(rows, len(rows) if every or all_groups else MOST_GROUPS)
+        most = len(rows) if every or all_groups else MOST_GROUPS
+        print_table(rows[0], [[value and _safe(str(value)) for value in row.values()] for row in rows[:most]])
+        if left := rows[most:]:
+            copies = sum(row["copies"] for row in left)
+            typer.echo(f"and {len(left):,} more groups, {copies:,} copies: --all-groups")
     elif not away:
         typer.echo("Nothing is held.")
     if away:
@@ -104,19 +107,15 @@ def _names(stores: Stores) -> dict[str, str]:
     from ninjait_pipelines.resources.store import StoreError
 
     try:
-        return {
-            row["id"]: row["name"] for row in stores.postgres.rows("SELECT id::text AS id, name FROM organizations")
-        }
+        rows = stores.postgres.rows("SELECT id::text AS id, name FROM organizations")
     except StoreError:
         return {}
+    return {row["id"]: row["name"] for row in rows}
 
 
 def _group(line: Line, names: Mapping[str, str]) -> dict[str, Any]:
-    row = msgspec.structs.asdict(line)
-    return {name: row.pop(name) for name in ("reason", "queue")} | {
-        "organization": names.get(line.organization_id or ""),
-        **row,
-    }
+    named = {"reason": line.reason, "queue": line.queue, "organization": names.get(line.organization_id or "")}
+    return named | msgspec.structs.asdict(line)
 
 
 def _single(document: dict[str, Any]) -> dict[str, Any]:
@@ -125,17 +124,9 @@ def _single(document: dict[str, Any]) -> dict[str, Any]:
     return {"id": document["_id"], "reasons": ", ".join(reasons), **{name: document[name] for name in shown}}
 
 
-def _print_rows(rows: list[dict[str, Any]], most: int) -> None:
-    print_table(rows[0], [[value and _safe(str(value)) for value in row.values()] for row in rows[:most]])
-    left = rows[most:]
-    if left:
-        copies = sum(row["copies"] for row in left)
-        typer.echo(f"and {len(left):,} more groups, {copies:,} copies: --all-groups")
-
-
-def _safe(text: str) -> str:
-    """Text of anybody, which may not move the terminal's cursor."""
-    return "".join(one if one.isprintable() or one in "\n\t" else repr(one)[1:-1] for one in text)
+def _safe(text: str, kept: str = "") -> str:
+    """Text of anybody, which may neither move the terminal's cursor nor begin a line of its own."""
+    return "".join(one if one.isprintable() or one in kept else repr(one)[1:-1] for one in text)
 
 
 def _move_spooled(mongodb: MongoDB) -> None:
@@ -184,11 +175,10 @@ def _found(mongodb: MongoDB, document_id: str) -> tuple[dict[str, Any], bytes]:
         document = quarantine.find(mongodb, document_id)
         body = quarantine.body_of(mongodb, document) if document else b""
     except StoreError as error:
-        spooled = quarantine.select_spooled(mongodb)
-        document = next((one for one in spooled if one["_id"] == document_id), None)
-        if document is None:
+        spooled = {one["_id"]: one for one in quarantine.select_spooled(mongodb)}
+        if document_id not in spooled:
             fail(f"{error} It is not among the {len(spooled)} copies in the spool {mongodb.spool}.")
-        body = document["body"]
+        return spooled[document_id], spooled[document_id]["body"]
     if document is None:
         fail(f"{document_id} is not in quarantine")
     return document, body
@@ -226,34 +216,35 @@ def _show(document: dict[str, Any], body: bytes) -> None:
     from ninjait_pipelines.ingest.marks import marked
 
     console = Console(soft_wrap=True, highlight=False)
+
+    def say(line: str, style: str = "") -> None:
+        console.print(Text(_safe(line), style))
+
     for name, value in document.items():
         if name not in ("body", "reasons", "trail"):
-            console.print(Text(_safe(f"{name}: {value}")))
+            say(f"{name}: {value}")
     for step in document["trail"]:
-        console.print(Text(f"{step['at']:%Y-%m-%d %H:%M:%S} {step['who']} {step['action']}: {step['outcome']}"))
-        for change in step.get("changes", ()):
-            console.print(Text(f"   {_safe(change)}"))
-        if step["became"]:
-            console.print(Text(f"   {step['became']}"))
+        say(f"{step['at']:%Y-%m-%d %H:%M:%S} {step['who']} {step['action']}: {step['outcome']}")
+        for line in (*step.get("changes", ()), *filter(None, [step["became"]])):
+            say(f"   {line}")
     text, spans = marked(document, body)
     for entry, span in list(zip(document["reasons"], spans, strict=True))[:MOST_REASONS]:
         where = "whole message" if entry["index"] is None else f"sample {entry['index']}"
         field = f", {entry['field']} = {entry['value']}" if entry["field"] else ""
-        console.print(Text(_safe(f"-> {where}{field}: {entry['reason']}"), style="red"))
+        say(f"-> {where}{field}: {entry['reason']}", "red")
         if span:
             _print_window(console, text, span)
-    more = len(spans) - MOST_REASONS
-    if more > 0:
-        counts = Counter(f"{entry['field']}: {entry['reason']}" for entry in document["reasons"][MOST_REASONS:])
-        kinds = ", ".join(f"{count:,} of {_safe(kind)}" for kind, count in counts.most_common())
-        console.print(Text(f"and {more:,} more: {kinds}; --json has them all"))
+    if rest := document["reasons"][MOST_REASONS:]:
+        counts = Counter(f"{entry['field']}: {entry['reason']}" for entry in rest)
+        kinds = ", ".join(f"{count:,} of {kind}" for kind, count in counts.most_common())
+        say(f"and {len(rest):,} more: {kinds}; --json has them all")
     is_unpacked = body.startswith(b"\x1f\x8b") and not text.startswith("\\x1f")
     unpacked = f", {len(text.encode()):,} unpacked" if is_unpacked else ""
     if len(text) > MOST_CHARACTERS:
-        console.print(f"original bytes ({len(body):,}{unpacked}), of which --raw writes all, begin with:")
-        console.print(Text(_safe(text[:BEGINNING]) + "..."))
+        say(f"original bytes ({len(body):,}{unpacked}), of which --raw writes all, begin with:")
+        console.print(Text(_safe(text[:BEGINNING], "\n\t") + "..."))
     else:
-        console.print(f"original bytes ({len(body):,}{unpacked}):")
+        say(f"original bytes ({len(body):,}{unpacked}):")
         console.print(_colored(text, [span for span in spans if span]))
 
 
@@ -266,28 +257,23 @@ def _print_window(console: Console, text: str, span: Span) -> None:
     start, end = span[0], min(span[1], span[0] + width)
     room = (width - (end - start)) // 2
     left, right = max(0, start - room), min(len(text), end + room)
-    before, bad, after = (_one_line(text[a:b]) for a, b in ((left, start), (start, end), (end, right)))
-    dots = "..." if left else ""
-    rest = "..." if right < len(text) else ""
+    around = "".join(one if one.isprintable() else " " for one in text[left:right])
+    before, bad, after = around[: start - left], around[start - left : end - left], around[end - left :]
+    dots, rest = "..." if left else "", "..." if right < len(text) else ""
     console.print(Text.assemble("   ", dots, before, (bad, "bold red"), after, rest))
     console.print(Text(" " * (3 + len(dots) + cell_len(before)) + "^" * max(1, cell_len(bad)), style="red"))
-
-
-def _one_line(text: str) -> str:
-    return "".join(one if one.isprintable() else " " for one in text)
 
 
 def _colored(text: str, spans: list[Span]) -> Text:
     from rich.text import Text
 
-    colored = Text()
-    at = 0
-    for start, end in sorted(set(spans)):
-        start = max(start, at)
-        if end > start:
-            colored.append(_safe(text[at:start])).append(_safe(text[start:end]), "bold red")
+    colored, at = Text(), 0
+    for start, end in sorted(spans):
+        if end > at:
+            start = max(start, at)
+            colored.append(_safe(text[at:start], "\n\t")).append(_safe(text[start:end], "\n\t"), "bold red")
             at = end
-    return colored.append(_safe(text[at:]))
+    return colored.append(_safe(text[at:], "\n\t"))
 
 
 def replay(
@@ -320,39 +306,53 @@ def replay(
 ) -> None:
     """Publish held copies again, through the front door: of a message that was partly good, the rejected samples only.
 
-    Replayed twice is once: a whole message keeps its id, and samples, or a message that --set or --map changed, get one
-    made from their content. A copy in which such a change is not possible, or changes nothing, stays held. What is
-    still bad comes back, as a new copy.
+    Replayed twice is once: a whole message keeps its id, changed or not, and samples get one made from their content. A
+    copy in which --set or --map is not possible, or changes nothing, stays held. What is still bad comes back, as a new
+    copy. The routing key follows --set organization_id, and --map where it is in the key itself.
 
     Example: ninjait quarantine replay --reason unknown_device --map OLD_DEVICE_ID=NEW_DEVICE_ID --dry-run
     """
+    from rich.console import Console
+    from rich.progress import track
+
     from ninjait_pipelines.ingest import quarantine
     from ninjait_pipelines.ingest.mend import Change
 
-    change = Change({name: _json_or_text(value) for name, value in _pairs("--set", sets)}, dict(_pairs("--map", maps)))
+    fields = {name: _json_or_text(value) for name, value in _pairs("--set", "FIELD=VALUE", sets)}
+    change = Change(fields, dict(_pairs("--map", "OLD=NEW", maps)))
     with opened_stores() as stores:
-        found = _selected(stores.mongodb, document_id, queue, reason, since, until, all_held)
+        wanted = quarantine.Wanted(document_id, queue, reason, _utc(since), _utc(until))
+        found = _selected(stores.mongodb, wanted, all_held)
+        if "organization_id" in fields and len({copy["routing_key"] for copy in found}) > 1:
+            fail(
+                "--set organization_id is for copies of one organization, and these are of several: --map, or --id each"
+            )
         if dry_run:
             _rehearse(stores, found, change, as_json)
             return
+        console = Console(stderr=True)
         done = quarantine.replaying(stores.mongodb, stores.message_queue, found, _who(), datetime.now(UTC), change)
-        results = list(_with_progress(done, len(found)))
-    messages = {quarantine.content_of(one.message) for one in results if one.message}
-    left = [one for one in results if not one.message]
+        hidden = not console.is_terminal
+        messages, left = set(), {}
+        for one in track(done, "replaying", len(found), console=console, transient=True, disable=hidden):
+            if one.message:
+                messages.add(quarantine.content_of(one.message))
+            else:
+                left[one.copy] = one.problem
     if as_json:
-        print_json({"replayed": len(messages), "left": {one.copy: one.problem for one in left}})
+        print_json({"replayed": len(messages), "left": left})
     else:
         typer.echo(f"replayed {len(messages)} messages")
-        _print_problems(Counter(one.problem for one in left), "still held")
+        _print_problems(left.values())
     if left and not messages:
         raise typer.Exit(1)
 
 
-def _pairs(option: str, given: Iterable[str] | None) -> Iterator[tuple[str, str]]:
+def _pairs(option: str, form: str, given: Iterable[str] | None) -> Iterator[tuple[str, str]]:
     for text in given or ():
         name, equals, value = text.partition("=")
         if not name or not equals:
-            fail(f"{option} {text}: write it as {'FIELD=VALUE' if option == '--set' else 'OLD=NEW'}")
+            fail(f"{option} {text}: write it as {form}")
         yield name, value
 
 
@@ -363,109 +363,67 @@ def _json_or_text(value: str) -> Any:
         return value
 
 
-def _selected(
-    mongodb: MongoDB,
-    document_id: str | None,
-    queue: str | None,
-    reason: str | None,
-    since: datetime | None,
-    until: datetime | None,
-    all_held: bool,
-) -> list[dict[str, Any]]:
-    """The held copies that a command is about, which has to say so."""
+def _selected(mongodb: MongoDB, wanted: Wanted, all_held: bool) -> list[dict[str, Any]]:
+    """Ids and routing keys of the held copies that a command is about, which has to say so."""
     from ninjait_pipelines.ingest import quarantine
 
-    if not (document_id or queue or reason or since or until or all_held):
+    if wanted == quarantine.ALL and not all_held:
         fail("say which: --id, --queue, --reason, --since, --until or --all-held")
     _move_spooled(mongodb)
-    found = list(
-        quarantine.select(
-            mongodb, document_id=document_id, queue=queue, reason=reason, since=_utc(since), until=_utc(until)
-        )
-    )
-    if document_id and not found:
-        fail(f"{document_id} is not held")
+    found = [
+        {name: document[name] for name in ("_id", "routing_key")} for document in quarantine.select(mongodb, wanted)
+    ]
+    if wanted.document_id is not None and not found:
+        fail(f"{wanted.document_id} is not held")
     return found
 
 
-def _with_progress(results: Iterable[Any], total: int) -> Iterator[Any]:
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
-    yield from track(results, "replaying", total, console=console, transient=True, disable=not console.is_terminal)
-
-
-def _print_problems(problems: Counter[str], state: str) -> None:
-    for problem, count in problems.most_common():
-        typer.echo(f"{count} {'copy is' if count == 1 else 'copies are'} {state}: {_safe(problem)}")
+def _print_problems(problems: Iterable[str]) -> None:
+    for problem, count in Counter(problems).most_common():
+        typer.echo(f"{count} {'copy is' if count == 1 else 'copies are'} left: {_safe(problem)}")
 
 
 def _rehearse(stores: Stores, found: list[dict[str, Any]], change: Change, as_json: bool) -> None:
     """What a replay would publish, decoded as a drain would decode it now. Publishes nothing, and marks nothing."""
+    from ninjait_pipelines.ingest import quarantine
     from ninjait_pipelines.ingest.decode import Period, decode
     from ninjait_pipelines.ingest.drain import load_registry
+    from ninjait_pipelines.resources.message_queue import Message
 
     registry, period = load_registry(stores.postgres), Period.at(datetime.now(UTC))
-    rows: list[dict[str, Any]] = []
-    problems: Counter[str] = Counter()
-    messages: dict[Any, Outgoing] = {}
-    for copy, message, problem in _made_again(stores.mongodb, found, change):
-        if message is None:
-            problems[problem] += 1
-            rows.append({"copy": copy, "problem": problem})
+    left: dict[str, str] = {}
+    published: list[dict[str, Any]] = []
+    messages = set()
+    for one in quarantine.remade(stores.mongodb, found, change):
+        if one.message is None:
+            left[one.copy] = one.problem
             continue
-        messages[message.message_id] = message
-        decoded = decode(_as_delivered(message, copy), registry, period)
-        reasons = sorted({rejection.reason for rejection in decoded.rejections})
-        rows.append(
+        new = one.message
+        messages.add(quarantine.content_of(new))
+        delivered = Message(new.queue, new.routing_key, new.body, new.content_type, new.message_id, "", one.copy, 1, 0)
+        decoded = decode(delivered, registry, period)
+        published.append(
             {
-                "copy": copy,
-                "message_id": message.message_id,
-                "routing_key": message.routing_key,
+                "copy": one.copy,
+                "message_id": new.message_id,
+                "routing_key": new.routing_key,
                 "accepted": decoded.points_accepted,
                 "rejected": decoded.points_rejected,
-                "reasons": reasons,
-                "body": message.body.decode(errors="backslashreplace"),
+                "reasons": sorted({rejection.reason for rejection in decoded.rejections}),
+                "body": new.body.decode(errors="backslashreplace") if as_json or not published else "",
             }
         )
     if as_json:
-        print_json(rows)
+        print_json(published + [{"copy": copy, "problem": problem} for copy, problem in left.items()])
         return
-    published = [row for row in rows if "message_id" in row]
     accepted, rejected = (sum(row[name] for row in published) for name in ("accepted", "rejected"))
     typer.echo(f"would publish {len(messages)} messages: {accepted} points accepted now, {rejected} rejected")
-    again = Counter(reason for row in published for reason in row["reasons"])
-    for reason, count in again.most_common():
+    for reason, count in Counter(reason for row in published for reason in row["reasons"]).most_common():
         typer.echo(f"{count} would come back: {_safe(reason)}")
-    _print_problems(problems, "left")
+    _print_problems(left.values())
     if len(published) == 1:
         typer.echo(f"routing key {_safe(published[0]['routing_key'])}, body:")
-        typer.echo(_safe(published[0]["body"][:MOST_CHARACTERS]))
-
-
-def _made_again(
-    mongodb: MongoDB, found: list[dict[str, Any]], change: Change
-) -> Iterator[tuple[str, Outgoing | None, str]]:
-    from ninjait_pipelines.ingest import quarantine
-    from ninjait_pipelines.ingest.mend import CannotChange
-
-    for one in found:
-        full = quarantine.find(mongodb, one["_id"])
-        if full is None:
-            continue
-        try:
-            yield full["_id"], quarantine.again(full, quarantine.body_of(mongodb, full), change), ""
-        except CannotChange as problem:
-            yield full["_id"], None, str(problem)
-
-
-def _as_delivered(message: Outgoing, copy: str) -> Message:
-    from ninjait_pipelines.resources.message_queue import Message
-
-    return Message(
-        message.queue, message.routing_key, message.body, message.content_type, message.message_id, "", copy, 1, 0
-    )
+        typer.echo(_safe(published[0]["body"][:MOST_CHARACTERS], "\n\t"))
 
 
 def discard(
@@ -487,7 +445,8 @@ def discard(
     if not because.strip():
         fail("--because needs a reason")
     with opened_stores() as stores:
-        found = _selected(stores.mongodb, document_id, queue, reason, since, until, all_held)
+        wanted = quarantine.Wanted(document_id, queue, reason, _utc(since), _utc(until))
+        found = _selected(stores.mongodb, wanted, all_held)
         if len(found) > 1 and not yes:
             fail(f"that is {len(found)} copies: --yes discards them")
         now, who = datetime.now(UTC), _who()

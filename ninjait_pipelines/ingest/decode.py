@@ -340,13 +340,8 @@ def _value(name: str, field: Field, body: Mapping[str, Any]) -> Any:
         if field.required:
             raise Refused("missing", name)
         return None
-    return _ruled(name, field.rule, value)
-
-
-def _ruled(name: str, rule: rules.Rule, value: Any) -> Any:
-    """What a rule makes of a value. Raises Refused, with the field."""
     try:
-        return rule(value)
+        return field.rule(value)
     except Refused as refused:
         raise Refused(str(refused), name) from None
 

@@ -9,7 +9,7 @@
 
 Several batches are under way at once, in the order in which they came: while one is decoded (1, 2), the one before it
 is written (3), and the one before that is recorded (3b to 5). So no store waits for another, and of two points with one
-key the one that was received last is written last.
+key the one that was received last is written last, suspects apart (see below).
 
 A copy that comes for the third time is under suspicion: it killed the drains before, or stood beside the one that did.
 It goes through these steps with few others, each further time with fewer, and at last alone; every other time from the
@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Self
+from typing import Any, Self, TypeVar
 
 from ninjait_pipelines.ingest import quarantine
 from ninjait_pipelines.ingest.decode import HOST_REASONS, Decoded, Period, Registry, decode, decode_nothing
@@ -37,6 +37,7 @@ from ninjait_pipelines.resources.mongodb import MongoDB
 from ninjait_pipelines.resources.postgres import Postgres
 from ninjait_pipelines.resources.store import StoreUnavailable
 
+T = TypeVar("T")
 BATCH_MESSAGES = 1000
 # What a batch may take of memory, but for one receive: as much as the largest legal bodies make.
 BATCH_BYTES = 8 * 1024 * 1024
@@ -115,7 +116,8 @@ class Drain:
                 while True:
                     taken = summary.messages + stages.messages
                     over = (self.clock() - started).total_seconds() >= most_seconds
-                    if not stopped and (over or taken > max(0, most_messages - prefetch - BATCH_MESSAGES)):
+                    near = consumer.sends_ahead and taken > max(0, most_messages - prefetch - BATCH_MESSAGES)
+                    if not stopped and (over or near):
                         consumer.stop()
                         stopped = True
                     wait = 0 if stopped or stages.under_way else idle_seconds
@@ -250,6 +252,8 @@ class _Stages:
         self._record = record
         self._writer = ThreadPoolExecutor(1, "write")
         self._recorder = ThreadPoolExecutor(1, "record")
+        self._written: Future[Record] | None = None  # the last of each, of whichever batch
+        self._recorded: Future[set[Hour]] | None = None
         self.under_way: deque[tuple[Batch, Future[set[Hour]]]] = deque()
 
     def __enter__(self) -> Self:
@@ -271,13 +275,22 @@ class _Stages:
 
     def put(self, batch: Batch, now: datetime) -> None:
         """Has it written, and then recorded."""
-        written = self._writer.submit(self._write, batch, now)
-        self.under_way.append((batch, self._recorder.submit(lambda: self._record(batch, now, written.result()))))
+        written = self._writer.submit(_after, self._written, lambda: self._write(batch, now))
+        recorded = self._recorder.submit(_after, self._recorded, lambda: self._record(batch, now, written.result()))
+        self._written, self._recorded = written, recorded
+        self.under_way.append((batch, recorded))
 
     def take(self) -> tuple[Batch, set[Hour]]:
         """The oldest, once it has been recorded."""
         batch, recorded = self.under_way.popleft()
         return batch, recorded.result()
+
+
+def _after(before: Future[Any] | None, step: Callable[[], T]) -> T:
+    """A step, unless the same one of the batch before failed: a store that hangs is waited for once, not ever again."""
+    if before:
+        before.result()
+    return step()
 
 
 def _is_unregistered(decoded: Decoded) -> bool:
@@ -304,9 +317,10 @@ def _receive(consumer: Consumer, most: int, idle_seconds: float) -> list[Message
     batch: list[Message] = []
     size = 0
     while len(batch) < most and size < BATCH_BYTES:
-        received = consumer.receive(min(most - len(batch), RECEIVE_MESSAGES), 0 if batch else idle_seconds)
-        if not received:
-            break
+        asked = min(most - len(batch), RECEIVE_MESSAGES)
+        received = consumer.receive(asked, 0 if batch else idle_seconds)
         batch += received
         size += sum(len(message.body) for message in received)
+        if len(received) < asked:
+            break
     return batch

@@ -36,7 +36,9 @@ def ledger_rows(batch: Iterable[tuple[Message, Decoded]], run_id: str, outcome: 
     instant_devices: list[Sequence[str]] = []
     for position, (message, decoded) in enumerate(batch):
         columns, counters = _written(decoded) if decoded.rejections else (decoded.columns, decoded.counters)
-        rejected = decoded.points_rejected if decoded.rejections else 0
+        instants.append(columns.get("time") or columns.get("timestamp") or ())
+        counter_instants.append(counters.get("time", ()))
+        instant_devices.append(() if decoded.device_id else _devices(columns, counters))
         rows.append(
             (
                 message.queue,
@@ -48,8 +50,8 @@ def ledger_rows(batch: Iterable[tuple[Message, Decoded]], run_id: str, outcome: 
                 decoded.message_id.bytes,
                 message.published_at or None,
                 decoded.points,
-                decoded.points - rejected,
-                rejected,
+                len(instants[-1]) + len(counter_instants[-1]),  # counted, so that the sum of the two proves something
+                decoded.points_rejected if decoded.rejections else 0,
                 decoded.unknown_fields,
                 len(message.body),
                 position,
@@ -57,9 +59,6 @@ def ledger_rows(batch: Iterable[tuple[Message, Decoded]], run_id: str, outcome: 
                 _digest(columns, counters),
             )
         )
-        instants.append(columns.get("time") or columns.get("timestamp") or ())
-        counter_instants.append(counters.get("time", ()))
-        instant_devices.append(() if decoded.device_id else _devices(columns, counters))
     values = zip(*rows, strict=True) if rows else [()] * len(_LEDGER)
     arrays = {field.name: pa.array(column, field.type) for field, column in zip(_LEDGER, values, strict=True)}
     arrays["instants"] = _lists(instants, _INSTANTS)

@@ -11,7 +11,7 @@ from ninjait_pipelines.ingest import collectd, telegraf
 from ninjait_pipelines.ingest.contract import Refused
 from ninjait_pipelines.ingest.decode import format_of
 from ninjait_pipelines.ingest.foreign import Format, Target, text_of
-from ninjait_pipelines.ingest.mend import TAG, good_line, unescaped
+from ninjait_pipelines.ingest.mend import TAG, spans_of, unescaped
 
 # (first character, the one after the last)
 Span = tuple[int, int]
@@ -30,10 +30,9 @@ def marked(document: Mapping[str, Any], body: bytes) -> tuple[str, list[Span | N
     try:
         text = text_of(body)
     except UnicodeDecodeError as error:
-        before, bad = (part.decode(errors="backslashreplace") for part in _around(error))
-        text = body.decode(errors="backslashreplace") if body == error.object else before + bad
-        stopped: Span | None = (len(before), len(before) + len(bad))
-        return text, [stopped if entry["reason"] == "invalid_utf8" else None for entry in document["reasons"]]
+        start, end = (len(error.object[:at].decode(errors="backslashreplace")) for at in (error.start, error.end))
+        text = error.object.decode(errors="backslashreplace")
+        return text, [(start, end) if one["reason"] == "invalid_utf8" else None for one in document["reasons"]]
     except Refused:
         return body.decode(errors="backslashreplace"), [None for _ in document["reasons"]]
     foreign = format_of(document["queue"], document["routing_key"], document["content_type"], body)
@@ -41,10 +40,6 @@ def marked(document: Mapping[str, Any], body: bytes) -> tuple[str, list[Span | N
         return text, _spans(text, foreign, document["reasons"])
     except (ValueError, RecursionError, StopIteration, Refused, IndexError, KeyError, TypeError):
         return text, [None for _ in document["reasons"]]
-
-
-def _around(error: UnicodeDecodeError) -> tuple[bytes, bytes]:
-    return error.object[: error.start], error.object[error.start : error.end]
 
 
 def _spans(text: str, foreign: Format | None, reasons: Sequence[Mapping[str, Any]]) -> list[Span | None]:
@@ -76,8 +71,8 @@ def _stopped(text: str) -> Span | None:
     return None
 
 
-# where a member starts (with its name), where its value starts, where that ends
-Member = tuple[int, int, int]
+# a member with its name, where its value starts
+Member = tuple[Span, int]
 
 
 def _members(text: str, at: int) -> Iterator[tuple[str | int, Member]]:
@@ -96,16 +91,11 @@ def _members(text: str, at: int) -> Iterator[tuple[str | int, Member]]:
             name, at = _scan(text, start)
             value = _SPACE.match(text, text.index(":", at) + 1).end()  # type: ignore[union-attr]
         _, end = _scan(text, value)
-        yield name, (start, value, end)
+        yield name, ((start, end), value)
         at = _SPACE.match(text, end).end()  # type: ignore[union-attr]
         if text[at] != ",":
             return
         at, number = at + 1, number + 1
-
-
-def _whole(member: Member) -> Span:
-    start, _, end = member
-    return start, end
 
 
 def _in_json(
@@ -113,38 +103,36 @@ def _in_json(
 ) -> Span | None:
     index, field = entry["index"], entry["field"]
     if index is None:
-        return _whole(top[field]) if field in top else None
+        return top[field][0] if field in top else None
     sample = samples[index]
     fields = dict(_members(text, sample[1])) if field else {}
-    return _whole(fields.get(field, sample))
+    return fields.get(field, sample)[0]
 
 
 def _in_value_list(text: str, entry: Member, field: str | None) -> Span:
     if field is None:
-        return _whole(entry)
+        return entry[0]
     members = dict(_members(text, entry[1]))
     name = {"interface": "plugin_instance"}.get(field, field)
     if name in members:
-        return _whole(members[name])
-    found = msgspec.json.decode(text[entry[1] : entry[2]])
-    index = max(
-        found["dsnames"].index(name) for name in _theirs(collectd.TABLE.values(), field) & set(found["dsnames"])
-    )
-    return _whole(dict(_members(text, members["values"][1]))[index])
+        return members[name][0]
+    names = msgspec.json.decode(text[entry[1] : entry[0][1]])["dsnames"]
+    index = max(names.index(name) for name in _theirs(collectd.TABLE.values(), field) & set(names))
+    return dict(_members(text, members["values"][1]))[index][0]
 
 
 def _in_line(line: re.Match[str], field: str | None) -> Span:
-    start, parts = line.start(), good_line(line)
-    whole = start, start + len(line[0].rstrip("\r\n"))
-    if not parts or field is None:
+    whole = line.start(), line.start() + len(line[0].rstrip("\r\n"))
+    spans = spans_of(line)
+    if not spans or field is None:
         return whole
-    tags = {unescaped(tag[1]): (tag.start() + 1, tag.end()) for tag in TAG.finditer(line[0], *parts.span(1))}
-    fields = {unescaped(found[1]): found.span() for found in _FIELD.finditer(line[0], *parts.span(2))}
+    key, values, time = spans
+    if field == "time":
+        return time if time[1] > 0 else whole
+    tags = {unescaped(tag[1]): (tag.start() + 1, tag.end()) for tag in TAG.finditer(line.string, *key)}
+    fields = {unescaped(found[1]): found.span() for found in _FIELD.finditer(line.string, *values)}
     theirs = _theirs((names for _, names in telegraf.TABLE.values()), field)
-    known = [fields[name] for name in sorted(theirs & fields.keys())]
-    time = [parts.span(3)] if field == "time" and parts[3] else []
-    found = [*time, *known, *([tags[field]] if field in tags else [])]
-    return (start + found[0][0], start + found[0][1]) if found else whole
+    return next((fields[name] for name in sorted(theirs & fields.keys())), tags.get(field, whole))
 
 
 def _theirs(tables: Iterable[Mapping[str, Target]], field: str) -> set[str]:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -11,12 +11,12 @@ from ninjait_pipelines.ingest.contract import CONTRACTS, METRICS, Refused
 from ninjait_pipelines.ingest.decode import format_of, organization_of, read_json
 from ninjait_pipelines.ingest.foreign import Format, text_of
 from ninjait_pipelines.ingest.telegraf import LINE_PROTOCOL
-from ninjait_pipelines.resources.message_queue import Outgoing, identity
+from ninjait_pipelines.resources.message_queue import Outgoing
 
 _SAMPLE_FIELDS = {"timestamp", *METRICS.fields}
-# Of a line that is good: its key, its fields and its time; the tags of its key; what a name escapes.
-LINE = re.compile(r' *+((?:\\[,= ]?|[^ \\])+) +((?:"(?:\\.|[^"\\])*"|\\[,= ]?|[^ "\\])+)(?: +(-?\d+))?', re.S)
-TAG = re.compile(r",((?:\\[,= ]?|[^,= \\])+)=((?:\\[,= ]?|[^,= \\])+)")
+_ENVELOPE = {"schema", "organization_id", "device_id", "agent_version", "timestamp"}
+# A tag in the key of a good line; what a name escapes.
+TAG = re.compile(r"(?<!\\),((?:\\[,= ]?|[^,= \\])+)=((?:\\[,= ]?|[^,= \\])+)")
 _ESCAPED = re.compile(r"\\([,= ])")
 _TO_BE_ESCAPED = re.compile(r"[,= ]")
 
@@ -43,43 +43,39 @@ class Change(msgspec.Struct, frozen=True):
 
 
 def mended(message: Outgoing, reasons: Sequence[Mapping[str, Any]], change: Change) -> Outgoing:
-    """The message with the change, under an id made from its new content: the same one however often it is made.
+    """The message with the change, under its own id: mended twice, in whatever ways, it counts once.
 
     `reasons` are those of its own samples. Raises CannotChange.
     """
     foreign = format_of(message.queue, message.routing_key, message.content_type, message.body)
     try:
-        if foreign:
-            body, key = _mended_foreign(message, foreign, change)
-        else:
-            body, key = _mended_json(message, reasons, change)
+        body = _mended_foreign(message, foreign, change) if foreign else _mended_json(message, reasons, change)
+        key = _mended_key(message, change)
     except Refused as refused:
         raise CannotChange(f"it cannot be read: {refused}") from None
     except (ValueError, RecursionError):  # also of bytes that are no text
         raise CannotChange("it cannot be read as JSON, so nothing in it can be changed") from None
     if (body, key) == (message.body, message.routing_key):
         raise CannotChange("the change changes nothing in it")
-    return msgspec.structs.replace(message, body=body, routing_key=key, message_id=str(identity(message.queue, body)))
+    return msgspec.structs.replace(message, body=body, routing_key=key)
 
 
-def _mended_json(message: Outgoing, reasons: Sequence[Mapping[str, Any]], change: Change) -> tuple[bytes, str]:
+def _mended_json(message: Outgoing, reasons: Sequence[Mapping[str, Any]], change: Change) -> bytes:
     contract = CONTRACTS[message.queue]
     body = read_json(message.body)
     before = json.dumps(body)
     if change.fields and not isinstance(body, dict):
         raise CannotChange("it is not a JSON object, so there is no field to set")
-    routed_by = body.get(contract.routed_by) if isinstance(body, dict) else None
     for name, value in change.fields.items():
         if contract is METRICS and name in _SAMPLE_FIELDS:
             for sample in _rejected_for(name, body, reasons):
                 sample[name] = value
-        else:
+        elif name in _ENVELOPE or name in contract.fields:
             body[name] = value
+        else:
+            raise CannotChange(f"{message.queue} knows no field {name}")
     body = replaced(body, change.values)
-    key = _mended_key(message.routing_key, change)
-    if isinstance(body, dict) and (body.get(contract.routed_by) != routed_by or contract.routed_by in change.fields):
-        key = f"{contract.topic}.{_word(contract.routed_by, body.get(contract.routed_by))}"
-    return message.body if json.dumps(body) == before else json.dumps(body, separators=(",", ":")).encode(), key
+    return message.body if json.dumps(body) == before else json.dumps(body, separators=(",", ":")).encode()
 
 
 def _rejected_for(name: str, body: Mapping[str, Any], reasons: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -90,6 +86,8 @@ def _rejected_for(name: str, body: Mapping[str, Any], reasons: Sequence[Mapping[
         raise CannotChange(f"none of its samples was rejected for {name}")
     if not all(isinstance(sample, dict) for sample in samples):
         raise CannotChange("a sample of it is not a JSON object")
+    if name == "timestamp" and len(samples) > 1:
+        raise CannotChange("several of its samples would get one timestamp, and only one of them would stay")
     return samples
 
 
@@ -102,57 +100,56 @@ def replaced(value: Any, values: Mapping[str, str]) -> Any:
     return values.get(value, value) if isinstance(value, str) else value
 
 
-def _mended_key(routing_key: str, change: Change) -> str:
-    organization = organization_of(routing_key)
-    if organization is None or organization not in change.values:
-        return routing_key
-    return routing_key.removesuffix(organization) + _word("organization_id", change.values[organization])
-
-
-def _word(name: str, value: Any) -> str:
+def _mended_key(message: Outgoing, change: Change) -> str:
+    """The routing key, which is what the broker let its sender say: it follows what is said of the key itself, or set,
+    and never what a body that may lie is mapped to."""
+    contract = CONTRACTS[message.queue]
+    named = organization_of(message.routing_key) or ""
+    if contract.routed_by in change.fields:
+        value = replaced(change.fields[contract.routed_by], change.values)
+        start = f"{contract.topic}."
+    elif named in change.values:
+        value, start = change.values[named], message.routing_key.removesuffix(named)
+    else:
+        return message.routing_key
     if not isinstance(value, str) or not re.fullmatch(r"[\w-]+", value):
-        raise CannotChange(f"the routing key is made from {name}, and cannot be made from {value!r}")
-    return value
+        raise CannotChange(f"the routing key is made from {contract.routed_by}, and cannot be made from {value!r}")
+    return start + value
 
 
-def _mended_foreign(message: Outgoing, foreign: Format, change: Change) -> tuple[bytes, str]:
+def _mended_foreign(message: Outgoing, foreign: Format, change: Change) -> bytes:
     if change.fields:
         raise CannotChange("it is of another agent, and --set knows our own messages only; --map changes a host")
     text = text_of(message.body)
+    entries = list(foreign.entries(text))
     if foreign is LINE_PROTOCOL:
-        new = "".join(_mended_line(line, change.values) for line in foreign.entries(text))
-        body = new.encode() if new != text else message.body
-    else:
-        entries = list(foreign.entries(text))
-        mapped = replaced(entries, change.values)
-        body = foreign.join(mapped) if mapped != entries else message.body
-    return body, _mended_key(message.routing_key, change)
+        new = "".join(_mended_line(line, change.values) for line in entries)
+        return new.encode() if new != text else message.body
+    mapped = replaced(entries, change.values)
+    return foreign.join(mapped) if mapped != entries else message.body
 
 
 def _mended_line(line: re.Match[str], values: Mapping[str, str]) -> str:
     """What cannot be read as a line stays as it is."""
-    text, parts = line[0], good_line(line)
-    if not parts:
-        return text
-    start, end = parts.span(1)
-    return text[:start] + TAG.sub(_mended_tag(values), text[start:end]) + text[end:]
+
+    def change(tag: re.Match[str]) -> str:
+        value = unescaped(tag[2])
+        return f",{tag[1]}={_escaped(values[value])}" if value in values else tag[0]
+
+    spans = spans_of(line)
+    start, end = spans[0] if spans else (line.start(), line.start())
+    text = line.string
+    return text[line.start() : start] + TAG.sub(change, text[start:end]) + text[end : line.end()]
 
 
-def good_line(line: re.Match[str]) -> re.Match[str] | None:
-    """Key, fields and time of a line of line protocol; None where it is none: a comment, or not read at all."""
+def spans_of(line: re.Match[str]) -> list[tuple[int, int]] | None:
+    """Where in the text key, fields and time of a line of line protocol are; None where it is none: a comment, bad."""
     try:
         LINE_PROTOCOL.read(line)
     except Refused:
         return None
-    return None if line[0].lstrip().startswith("#") else LINE.match(line[0])
-
-
-def _mended_tag(values: Mapping[str, str]) -> Callable[[re.Match[str]], str]:
-    def change(tag: re.Match[str]) -> str:
-        value = unescaped(tag[2])
-        return tag[0] if value not in values else f",{tag[1]}={_escaped(values[value])}"
-
-    return change
+    groups = (1, 2, 3) if line[1] else (4, 5, 6)
+    return [line.span(group) for group in groups] if line[groups[0]] else None
 
 
 def unescaped(text: str) -> str:

@@ -11,8 +11,8 @@ by its own messages: a drain that stopped half-way would use up their deliveries
 import hashlib
 import json
 import logging
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any
@@ -39,15 +39,11 @@ PIECE_BYTES = 8 * 1024 * 1024
 PIECES = "quarantine_body_pieces"
 DUPLICATE_KEY = 11000
 # The second has all that the limit needs: 10 ms for 50,000 held copies, where the documents would take half a minute.
-INDEXES = [
-    IndexModel([("state", 1), ("quarantined_at", 1)]),
-    IndexModel([("state", 1), ("held_bytes", 1)]),
-]
+INDEXES = [IndexModel([("state", 1), (second, 1)]) for second in ("quarantined_at", "held_bytes")]
 SETTLED = ("replayed", "discarded")
 SETTLED_KEPT = timedelta(days=30)
-# Of what is deleted, by one run and at once.
-DELETED_AT_MOST = 5000
-DELETED_AT_ONCE = 500
+# By one run of store_health.
+DELETED_AT_MOST = 1000
 # Of the limit, from where on store_health warns.
 NEARLY_FULL = 0.8
 NO_CHANGE = Change()
@@ -73,11 +69,40 @@ class Usage(msgspec.Struct, frozen=True):
 
 
 class Replayed(msgspec.Struct, frozen=True):
-    """What became of one copy: the message that it was published as, or why it stays held."""
+    """One copy, and the message that replays it, or why there is none."""
 
     copy: str
     message: Outgoing | None = None
     problem: str = ""
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """Which copies: `reason` is one of theirs, and they were quarantined from `since` to before `until`."""
+
+    document_id: str | None = None
+    queue: str | None = None
+    reason: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+    def query(self) -> dict[str, Any]:
+        """As MongoDB is asked for them."""
+        period = {name: moment for name, moment in (("$gte", self.since), ("$lt", self.until)) if moment} or None
+        given = {"_id": self.document_id, "queue": self.queue, "reasons.reason": self.reason, "quarantined_at": period}
+        return {name: value for name, value in given.items() if value is not None}
+
+    def fits(self, document: Mapping[str, Any]) -> bool:
+        """Whether a copy is one of them."""
+        return (
+            self.document_id in (None, document["_id"])
+            and self.queue in (None, document["queue"])
+            and (self.reason is None or any(entry["reason"] == self.reason for entry in document["reasons"]))
+            and (self.since is None or self.since <= document["quarantined_at"])
+            and (self.until is None or document["quarantined_at"] < self.until)
+        )
+
+
+ALL = Wanted()
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -114,6 +139,7 @@ def prepare(mongodb: MongoDB, now: datetime, log: logging.Logger) -> None:
     Raises StoreUnavailable where neither MongoDB nor the spool can take anything, or the quarantine is full.
     """
     spool = Spool(mongodb)
+    held = waiting = (0, 0)
     try:
         with mongodb.optional(), mongodb.errors():
             mongodb.database[COLLECTION].create_indexes(INDEXES)
@@ -121,21 +147,22 @@ def prepare(mongodb: MongoDB, now: datetime, log: logging.Logger) -> None:
     except StoreError as error:
         spool.check_room()
         log.warning("What MongoDB does not take for the quarantine goes to the spool %s: %s", spool.folder, error)
-        _check_limit(mongodb, spool.waiting())
-        return
-    waiting = (0, 0)
-    try:
         waiting = spool.waiting()
-        move_spooled(mongodb, now, FILES_A_DRAIN)
-    except StoreError as error:
-        log.warning("Not all that waits in the quarantine's spool was moved: %s", error)
-    _check_limit(mongodb, held, waiting)
+    else:
+        try:
+            waiting = spool.waiting()
+            move_spooled(mongodb, now, FILES_A_DRAIN)
+        except StoreError as error:
+            log.warning("Not all that waits in the quarantine's spool was moved: %s", error)
+    used = _usage(mongodb, held, waiting)
+    if used.share >= 1:
+        raise full(mongodb, used)
 
 
-def usage(mongodb: MongoDB) -> Usage:
-    """How full it is. Raises StoreError where MongoDB does not say."""
+def usage(mongodb: MongoDB, away: bool = False) -> Usage:
+    """How full it is; while MongoDB is away its spool alone. Raises StoreError where that cannot be seen."""
     with mongodb.errors():
-        return _usage(mongodb, _held(mongodb), Spool(mongodb).waiting())
+        return _usage(mongodb, (0, 0) if away else _held(mongodb), Spool(mongodb).waiting())
 
 
 def full(mongodb: MongoDB, used: Usage) -> StoreUnavailable:
@@ -144,14 +171,8 @@ def full(mongodb: MongoDB, used: Usage) -> StoreUnavailable:
     return StoreUnavailable("Quarantine", mongodb.url, f"it is full: {used}", advice)
 
 
-def _check_limit(mongodb: MongoDB, *counted: tuple[int, int]) -> None:
-    used = _usage(mongodb, *counted)
-    if used.share >= 1:
-        raise full(mongodb, used)
-
-
-def _usage(mongodb: MongoDB, *counted: tuple[int, int]) -> Usage:
-    copies, size = (sum(numbers) for numbers in zip(*counted, strict=True))
+def _usage(mongodb: MongoDB, held: tuple[int, int], waiting: tuple[int, int]) -> Usage:
+    copies, size = map(sum, zip(held, waiting, strict=True))
     return Usage(copies, size, int(mongodb.quarantine_limit_mib) * MEBIBYTE)
 
 
@@ -221,14 +242,13 @@ def count_held(mongodb: MongoDB, ids: Sequence[str], run_id: str) -> int:
     The spool first: what is moved between the two looks is seen in MongoDB. What was deleted since, because it was
     settled long ago, is in the audit trail.
     """
-    wanted = set(ids)
-    missing = wanted - {document["_id"] for document in Spool(mongodb).documents(run_id)}
+    missing = set(ids) - {document["_id"] for document in Spool(mongodb).documents(run_id)}
+    settled: set[str] = set()
     if missing:
         with mongodb.optional():
             missing -= mongodb.which_ids(COLLECTION, missing)
             settled = mongodb.which_ids(AUDIT, [_audit_id(one) for one in missing])
-        return len(wanted) - len(missing) + len(settled)
-    return len(wanted)
+    return len(set(ids)) - len(missing) + len(settled)
 
 
 def _insert(mongodb: MongoDB, documents: Sequence[dict[str, Any]]) -> None:
@@ -269,20 +289,22 @@ def _without_long_body(mongodb: MongoDB, document: dict[str, Any]) -> dict[str, 
         return document
     pieces = [body[at : at + PIECE_BYTES] for at in range(0, len(body), PIECE_BYTES)]
     for number, piece in enumerate(pieces):
-        insert_new(mongodb, PIECES, [{"_id": _piece_id(document, number), "body": Binary(piece)}])
+        insert_new(mongodb, PIECES, [{"_id": _piece_id(document["_id"], number), "body": Binary(piece)}])
     return document | {"body": Binary(b""), "body_pieces": len(pieces)}
 
 
-def _piece_id(document: dict[str, Any], number: int) -> str:
-    return f"{document['_id']}#{number}"
+def _piece_id(copy: str, number: int) -> str:
+    return f"{copy}#{number}"
 
 
 def body_of(mongodb: MongoDB, document: dict[str, Any]) -> bytes:
     """The original bytes."""
-    ids = [_piece_id(document, number) for number in range(document["body_pieces"])]
+    if not document["body_pieces"]:
+        return bytes(document["body"])
+    ids = [_piece_id(document["_id"], number) for number in range(document["body_pieces"])]
     with mongodb.errors():
         found = [mongodb.database[PIECES].find_one({"_id": piece_id}) or {} for piece_id in ids]
-    return b"".join(piece["body"] for piece in found) if ids else bytes(document["body"])
+    return b"".join(piece["body"] for piece in found)
 
 
 def find(mongodb: MongoDB, document_id: str) -> dict[str, Any] | None:
@@ -291,49 +313,16 @@ def find(mongodb: MongoDB, document_id: str) -> dict[str, Any] | None:
         return mongodb.database[COLLECTION].find_one({"_id": document_id})
 
 
-def select(
-    mongodb: MongoDB,
-    *,
-    document_id: str | None = None,
-    queue: str | None = None,
-    reason: str | None = None,
-    since: datetime | None = None,
-    until: datetime | None = None,
-    state: str | None = "held",
-) -> Iterator[dict[str, Any]]:
-    """Quarantined copies, without their bodies, the oldest first; of those quarantined from `since` to before `until`.
-
-    `reason` is one of a copy's reasons.
-    """
-    wanted = {
-        "state": state,
-        "_id": document_id,
-        "queue": queue,
-        "reasons.reason": reason,
-        "quarantined_at": {name: moment for name, moment in (("$gte", since), ("$lt", until)) if moment},
-    }
-    query = {name: value for name, value in wanted.items() if value}
+def select(mongodb: MongoDB, wanted: Wanted = ALL, state: str | None = "held") -> Iterator[dict[str, Any]]:
+    """Quarantined copies, in this state or any, without their bodies, the oldest first."""
+    query = wanted.query() | ({"state": state} if state else {})
     with mongodb.errors():
         yield from mongodb.database[COLLECTION].find(query, {"body": 0}).sort("quarantined_at", 1)
 
 
-def select_spooled(
-    mongodb: MongoDB,
-    *,
-    queue: str | None = None,
-    reason: str | None = None,
-    since: datetime | None = None,
-    until: datetime | None = None,
-) -> list[dict[str, Any]]:
+def select_spooled(mongodb: MongoDB, wanted: Wanted = ALL) -> list[dict[str, Any]]:
     """The same of what waits in the spool, with their bodies: all of it is held."""
-    found = [
-        document
-        for document in Spool(mongodb).documents()
-        if queue is None or document["queue"] == queue
-        if reason is None or any(entry["reason"] == reason for entry in document["reasons"])
-        if since is None or document["quarantined_at"] >= since
-        if until is None or document["quarantined_at"] < until
-    ]
+    found = filter(wanted.fits, Spool(mongodb).documents())
     return sorted(found, key=lambda document: document["quarantined_at"])
 
 
@@ -342,24 +331,21 @@ def lines(documents: Iterable[dict[str, Any]], only: str | None = None) -> list[
 
     A copy with several reasons stands in the line of each; `points` counts the samples (or events) with that reason.
     """
-    copies: Counter[tuple[str, str, str | None, str | None]] = Counter()
-    points: Counter[tuple[str, str, str | None, str | None]] = Counter()
+    counts: dict[tuple[str, str, str | None, str | None], list[int]] = defaultdict(lambda: [0, 0])
     for document in documents:
-        for reason in {entry["reason"] for entry in document["reasons"] if only in (None, entry["reason"])}:
-            key = (reason, document["queue"], document["organization_id"], document["agent_version"])
-            samples = {entry["index"] for entry in document["reasons"] if entry["reason"] == reason}
-            copies[key] += 1
-            points[key] += document["points_quarantined"] if document["whole"] else len(samples)
-    return [
-        Line(reason, queue, organization, version, count, points[reason, queue, organization, version])
-        for (reason, queue, organization, version), count in copies.most_common()
-    ]
+        samples: dict[str, set[int | None]] = defaultdict(set)
+        for entry in document["reasons"]:
+            samples[entry["reason"]].add(entry["index"])
+        for reason in samples.keys() if only is None else samples.keys() & {only}:
+            count = counts[reason, document["queue"], document["organization_id"], document["agent_version"]]
+            count[0] += 1
+            count[1] += document["points_quarantined"] if document["whole"] else len(samples[reason])
+    return sorted((Line(*key, *count) for key, count in counts.items()), key=lambda line: -line.copies)
 
 
 def replay(mongodb: MongoDB, queue: MessageQueue, documents: Iterable[dict[str, Any]], who: str, now: datetime) -> int:
     """Replays held copies as they are, and returns how many messages that were."""
-    done = [one.message for one in replaying(mongodb, queue, documents, who, now) if one.message]
-    return len({content_of(message) for message in done})
+    return len({content_of(one.message) for one in replaying(mongodb, queue, documents, who, now) if one.message})
 
 
 def replaying(
@@ -372,30 +358,39 @@ def replaying(
 ) -> Iterator[Replayed]:
     """Publishes held copies again, through the front door, with a change if there is one; copy by copy as it is asked.
 
-    1. Publish, several held copies of one message once. Dying here: they are still held, and the next replay with the
-       same change publishes the same message again, which the ledger shows as a duplicate and no store shows at all.
+    1. Publish, several held copies of one message once. Dying here: they are still held, and the next replay publishes
+       under the same id, which the ledger shows as a duplicate.
     2. Mark it replayed.
 
     A copy in which the change is not possible, or changes nothing, stays held.
     """
     published: set[tuple[str, str | None, bytes]] = set()
+    for one in remade(mongodb, documents, change):
+        if one.message is None:
+            yield one
+            continue
+        content = content_of(one.message)
+        if content not in published:
+            queue.publish([one.message])
+            published.add(content)
+        outcome = f"published as message {one.message.message_id}"
+        about = {"message_id": one.message.message_id, "changes": change.described()}
+        if _mark(mongodb, one.copy, "replayed", who, now, outcome, **about):
+            yield one
+        else:
+            yield Replayed(one.copy, problem=f"somebody else settled it meanwhile; it was {outcome} all the same")
+
+
+def remade(mongodb: MongoDB, documents: Iterable[dict[str, Any]], change: Change) -> Iterator[Replayed]:
+    """What a replay publishes, of those copies that are still held."""
     for document in documents:
-        full = find(mongodb, document["_id"])
-        if full is None or full["state"] != "held":
+        held = find(mongodb, document["_id"])
+        if held is None or held["state"] != "held":
             continue
         try:
-            message = again(full, body_of(mongodb, full), change)
+            yield Replayed(held["_id"], again(held, body_of(mongodb, held), change))
         except CannotChange as problem:
-            yield Replayed(full["_id"], problem=str(problem))
-            continue
-        content = content_of(message)
-        if content not in published:
-            queue.publish([message])
-            published.add(content)
-        outcome = f"published as message {message.message_id}"
-        about = {"message_id": message.message_id, "changes": change.described()}
-        _mark(mongodb, full, "replayed", who, now, outcome, **about)
-        yield Replayed(full["_id"], message)
+            yield Replayed(held["_id"], problem=str(problem))
 
 
 def content_of(message: Outgoing) -> tuple[str, str | None, bytes]:
@@ -406,7 +401,7 @@ def content_of(message: Outgoing) -> tuple[str, str | None, bytes]:
 def again(document: dict[str, Any], body: bytes, change: Change = NO_CHANGE) -> Outgoing:
     """The message that replays a copy: itself, or a message of its rejected samples where the others were written.
 
-    Either has the same id however often, and from whichever copy, it is made. Raises CannotChange.
+    Either has the same id however often, from whichever copy, and with whatever change it is made. Raises CannotChange.
     """
     message_id, reasons = document["message_id"], document["reasons"]
     if not document["whole"]:
@@ -432,13 +427,10 @@ def _only_samples(document: dict[str, Any], body: bytes) -> bytes:
 
 def discard(mongodb: MongoDB, document_id: str, because: str, who: str, now: datetime) -> bool:
     """Gives up a held copy, for a reason that is recorded; False where it is not held. Its bytes stay for 30 days."""
-    document = find(mongodb, document_id)
-    return document is not None and _mark(mongodb, document, "discarded", who, now, because)
+    return _mark(mongodb, document_id, "discarded", who, now, because)
 
 
-def _mark(
-    mongodb: MongoDB, document: dict[str, Any], state: str, who: str, now: datetime, outcome: str, **about: Any
-) -> bool:
+def _mark(mongodb: MongoDB, copy: str, state: str, who: str, now: datetime, outcome: str, **about: Any) -> bool:
     """Sets the state of a held copy, and records it: in the copy's own trail and in the operators' audit trail.
 
     The state is left once, so of two who act at the same time one gets False. Dying between the two writes, the copy's
@@ -446,11 +438,10 @@ def _mark(
     """
     step = {"at": now, "who": who, "action": state, "outcome": outcome, **about}
     with mongodb.errors():
-        held = {"_id": document["_id"], "state": "held"}
         change = {"$set": {"state": state, "trail": [step]}}
-        if not mongodb.database[COLLECTION].update_one(held, change).modified_count:
+        if not mongodb.database[COLLECTION].update_one({"_id": copy, "state": "held"}, change).modified_count:
             return False
-    insert_new(mongodb, AUDIT, [_audited(document["_id"], step)])
+    insert_new(mongodb, AUDIT, [_audited(copy, step)])
     return True
 
 
@@ -471,21 +462,13 @@ def delete_settled(mongodb: MongoDB, now: datetime, most: int = DELETED_AT_MOST)
     2. Delete the pieces of their bodies.
     3. Delete the documents.
     """
-    deleted = 0
-    for state in SETTLED:
-        with mongodb.optional(), mongodb.errors():
-            found = islice(_settled_before(mongodb, state, now - SETTLED_KEPT), most - deleted)
-            while documents := list(islice(found, DELETED_AT_ONCE)):
-                insert_new(mongodb, AUDIT, [_audited(one["_id"], one["trail"][0]) for one in documents])
-                pieces = [_piece_id(one, number) for one in documents for number in range(one["body_pieces"])]
-                mongodb.database[PIECES].delete_many({"_id": {"$in": pieces}})
-                mongodb.database[COLLECTION].delete_many({"_id": {"$in": [one["_id"] for one in documents]}})
-                deleted += len(documents)
-    return deleted
-
-
-def _settled_before(mongodb: MongoDB, state: str, moment: datetime) -> Iterator[dict[str, Any]]:
-    query = {"state": state, "quarantined_at": {"$lt": moment}}
-    for document in mongodb.database[COLLECTION].find(query, {"trail": 1, "body_pieces": 1}):
-        if document["trail"][0]["at"] < moment:
-            yield document
+    moment = now - SETTLED_KEPT
+    query = {"state": {"$in": SETTLED}, "quarantined_at": {"$lt": moment}}
+    with mongodb.optional(), mongodb.errors():
+        found = mongodb.database[COLLECTION].find(query, {"trail": 1, "body_pieces": 1})
+        documents = list(islice((one for one in found if one["trail"][0]["at"] < moment), most))
+        insert_new(mongodb, AUDIT, [_audited(one["_id"], one["trail"][0]) for one in documents])
+        pieces = [_piece_id(one["_id"], number) for one in documents for number in range(one["body_pieces"])]
+        mongodb.database[PIECES].delete_many({"_id": {"$in": pieces}})
+        mongodb.database[COLLECTION].delete_many({"_id": {"$in": [one["_id"] for one in documents]}})
+    return len(documents)

@@ -54,11 +54,11 @@ _STRICT = (
     r"(?:[ ]++(-?\d{1,19}))?+[ ]*+\r?(?:\n|\Z)"
 )
 # Nearly every line is plain: its names are words, its values are numbers, its time has 19 digits. That is seen in a
-# third of the time; whether its key is one is looked at once for all the lines that have it, and remembered: that is
-# why its length is bounded.
+# third of the time; whether its key is one is looked at once for all the lines that have it, and remembered. That is
+# why its length is bounded, and why it is ASCII: all that can be remembered takes 100 MB at most.
 _WORD_AND_NUMBER = r"\w++=-?\d{1,19}+(?:i|\.\d++)?+"
 _PLAIN = (
-    r"([^ \n\\]{1,300}+(?:\\[^\n\\][^ \n\\]{0,49}+){0,6}+)"
+    r"([!-[\]-~]{1,300}+(?:\\[ -[\]-~][!-[\]-~]{0,49}+){0,6}+)"
     rf" ({_WORD_AND_NUMBER}(?:,{_WORD_AND_NUMBER})*+) (\d{{19}})\n"
 )
 _ENTRY = re.compile(rf"{_PLAIN}|{_STRICT}|[^\n]*+\n|[^\n]++", re.ASCII)

@@ -26,12 +26,14 @@ def check_all(
     A store that hangs is reported as down and left to its own time-out, in a thread that keeps nobody from exiting.
     """
     found: dict[str, StoreStatus] = {}
+    queue = stores.get("message_queue")
 
     def check(name: str, store: Store) -> None:
         try:
-            found[name] = store.status()
+            status = store.status()
         except Exception as error:  # noqa: BLE001 -- shown, not hidden: whatever a client throws, its store does not answer
-            found[name] = StoreStatus(store.title, store.address, ok=False, problem=f"{store.title}: {error!r}")
+            status = StoreStatus(store.title, store.address, ok=False, problem=f"{store.title}: {error!r}")
+        found[name] = _with_meaning(status, store, queue)
 
     threads = [Thread(target=check, args=item, daemon=True) for item in stores.items()]
     for thread in threads:
@@ -39,8 +41,7 @@ def check_all(
     deadline = clock() + seconds
     for thread in threads:
         thread.join(max(0.0, deadline - clock()))
-    queue = stores.get("message_queue")
-    return [_with_meaning(found.get(name) or _silent(store, seconds), store, queue) for name, store in stores.items()]
+    return [found.get(name) or _with_meaning(_silent(store, seconds), store, queue) for name, store in stores.items()]
 
 
 def _silent(store: Store, seconds: float) -> StoreStatus:
@@ -51,36 +52,32 @@ def _silent(store: Store, seconds: float) -> StoreStatus:
 def _with_meaning(status: StoreStatus, store: Store, queue: Store | None) -> StoreStatus:
     """The status, saying whether the pipeline goes on without the store, and what is different then."""
     if isinstance(store, MongoDB):
-        status = _with_spool(status, store)
-        return _with_limit(status, store) if status.ok else status
+        return _with_quarantine(status, store)
     if type(store) is Dragonfly and not isinstance(queue, Dragonfly):
         cold = "Caches are cold; device_caches repairs the latest values once it is back."
         return msgspec.structs.replace(status, optional=True, note="" if status.ok else cold)
     return status
 
 
-def _with_spool(status: StoreStatus, mongodb: MongoDB) -> StoreStatus:
+def _with_quarantine(status: StoreStatus, mongodb: MongoDB) -> StoreStatus:
+    """A quarantine that is full stops all ingest, so it is no optional store any more."""
     spool = Spool(mongodb)
+    status = msgspec.structs.replace(status, optional=True)
     try:
         copies, size = spool.waiting()
+        used = usage(mongodb, away=not status.ok)
     except StoreError as error:
-        return msgspec.structs.replace(status, optional=True, note=str(error))
-    waiting = f"{copies} {'copy waits' if copies == 1 else 'copies wait'} there"
-    note = f"Not yet moved from the spool {spool.folder}: {waiting}." if copies else ""
-    if not status.ok:
-        note = f"Quarantine goes to the spool {spool.folder}: {waiting}. Logs stay queued, alerts in Dagster's log."
-    return msgspec.structs.replace(status, optional=True, note=note, spooled_copies=copies, spooled_bytes=size)
-
-
-def _with_limit(status: StoreStatus, mongodb: MongoDB) -> StoreStatus:
-    """A quarantine that is full stops all ingest, so it is no optional store any more."""
-    try:
-        used = usage(mongodb)
-    except StoreError as error:
-        return msgspec.structs.replace(status, note=f"{status.note} {error}".strip())
+        return msgspec.structs.replace(status, note=str(error))
+    status = msgspec.structs.replace(status, spooled_copies=copies, spooled_bytes=size)
     if used.share >= 1:
-        return msgspec.structs.replace(status, ok=False, optional=False, problem=str(full(mongodb, used)))
-    if used.share < NEARLY_FULL:
-        return status
-    note = f"The quarantine is {used.share:.0%} full: {used}. When it is full ingest stops: ninjait quarantine list."
-    return msgspec.structs.replace(status, note=f"{status.note} {note}".strip())
+        problem = f"{status.problem} {full(mongodb, used)}".strip()
+        return msgspec.structs.replace(status, ok=False, optional=False, problem=problem)
+    waiting = f"{copies} {'copy waits' if copies == 1 else 'copies wait'} there"
+    note = f"Not yet moved from the spool {spool.folder}: {waiting}. " if copies else ""
+    if not status.ok:
+        note = f"Quarantine goes to the spool {spool.folder}: {waiting}. Logs stay queued, alerts in Dagster's log. "
+    if used.share >= NEARLY_FULL:
+        note += (
+            f"The quarantine is {used.share:.0%} full: {used}. When it is full ingest stops: ninjait quarantine list."
+        )
+    return msgspec.structs.replace(status, note=note.strip())

@@ -161,6 +161,8 @@ class DragonflyQueue(Dragonfly, MessageQueue):
 class StreamConsumer:
     """A consumer of the group, under a name that nobody else has."""
 
+    sends_ahead = False
+
     def __init__(self, broker: DragonflyQueue, queue: str, prefetch: int) -> None:
         self._broker = broker
         self._queue = queue

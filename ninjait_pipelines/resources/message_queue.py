@@ -96,7 +96,12 @@ class Depth(msgspec.Struct, frozen=True):
 
 
 class Consumer(Protocol):
-    """One reader of one queue. It holds at most `prefetch` unsettled messages; `receive` gives nothing beyond that."""
+    """One reader of one queue. It holds at most `prefetch` unsettled messages; `receive` gives nothing beyond that.
+
+    sends_ahead: whether the broker sends messages before they are asked for.
+    """
+
+    sends_ahead: bool
 
     def receive(self, most: int, wait_seconds: float) -> list[Message]:
         """Up to `most` messages; an empty list when none came within `wait_seconds`."""
@@ -106,9 +111,9 @@ class Consumer(Protocol):
         it back would count as a delivery."""
 
     def acknowledge(self, messages: Sequence[Message]) -> None:
-        """Settles messages that are safely stored: they come again only if the broker is killed as it writes that.
+        """Settles messages that are safely stored: they come again only if the connection or the broker goes at once.
 
-        Raises StoreUnavailable where the broker cannot be told; they come again then, and `receive` may be called on.
+        Raises StoreUnavailable where they were lost before; they come again then, and `receive` may be called on.
         """
 
     def requeue(self, messages: Sequence[Message]) -> None:

@@ -56,6 +56,7 @@ WINDOW = 4
 MOST_WAITING_BYTES = 64 * 1024 * 1024
 SLOW_BYTES = 1024 * 1024
 LINGER_SECONDS = 0.02  # a batch is full once nothing has come for so long
+MOST_LINGER_SECONDS = 0.2
 RECONNECT_SECONDS = 0.25
 CLOSE_SECONDS = 2.0
 
@@ -420,6 +421,8 @@ class Publisher(Link):
 class RabbitConsumer:
     """A consumer through a session; another one, of the next generation, when that is lost."""
 
+    sends_ahead = True
+
     def __init__(self, broker: RabbitMQ, queue: str, prefetch: int) -> None:
         self._broker = broker
         self._queue = queue
@@ -457,13 +460,16 @@ class RabbitConsumer:
                 raise self._lost()
 
     def stop(self) -> None:
-        self._stopped = True
-        if self._session is not None:
+        stopped, self._stopped = self._stopped, True
+        if self._session is not None and not stopped:
             with suppress(StoreError), errors(self._broker.url):  # what a lost session held comes again
                 self._session.cancel()
 
     def acknowledge(self, messages: Sequence[Message]) -> None:
-        """Dying before the broker has it, they come again. Its answer says that it has; it writes it a moment later."""
+        """Nothing answers an acknowledgement, and nothing waits for it: the broker has it by the time `close` is done.
+
+        Dying before that, or losing the connection, they come again.
+        """
         self._settle(messages)
 
     def requeue(self, messages: Sequence[Message]) -> None:
@@ -581,8 +587,8 @@ class Session(Link):
         with self._changed:
             if most > 0:
                 self._wait_for(1, max(wait_seconds, LINGER_SECONDS))
-            before = 0
-            while before < len(self._come) < most and not self.lost:
+            before, deadline = 0, time.monotonic() + MOST_LINGER_SECONDS
+            while before < len(self._come) < most and not self.lost and time.monotonic() < deadline:
                 before = len(self._come)
                 self._wait_for(most, LINGER_SECONDS)
             if self.lost:
@@ -612,10 +618,14 @@ class Session(Link):
                 self.channel.basic_ack(tags.pop(0), multiple=True)
             for tag in tags:
                 self.channel.basic_reject(tag, requeue=True) if again else self.channel.basic_ack(tag)
-            # Nothing answers these. The question that follows them on the channel is answered when they are done.
-            self.channel.queue_declare(self._queue, passive=True, callback=lambda _: resolve(reply))
+            if again:  # nothing answers these; the question that follows them is answered when they are done
+                self.channel.queue_declare(self._queue, passive=True, callback=lambda _: resolve(reply))
+            else:
+                resolve(reply)
 
-        self.wait(self.start(work))
+        reply = self.start(work)
+        if again:
+            self.wait(reply)
         for receipt in held:
             del self._held[receipt]
 

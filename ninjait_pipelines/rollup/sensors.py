@@ -1,4 +1,4 @@
-"""Late hours roll themselves up again."""
+"""Late hours roll themselves up again, and the last week is looked through once a day."""
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
@@ -15,6 +15,7 @@ from ninjait_pipelines.partitions import HOURLY, START
 from ninjait_pipelines.resources.clickhouse import ClickHouse, sql
 from ninjait_pipelines.resources.metrics_store import RETENTION, Tier
 from ninjait_pipelines.rollup.assets import LOOKBACK, device_metrics_1h, device_metrics_5m, device_metrics_hourly
+from ninjait_pipelines.rollup.checks import hour_is_accounted_for
 from ninjait_pipelines.rollup.hours import HOUR, LateRange, condense
 
 # How often a repair that failed is tried again.
@@ -28,6 +29,11 @@ roll_up_late_hours = dg.define_asset_job(
     "roll_up_late_hours",
     selection=dg.AssetSelection.assets(*ROLLUP),
     description="Rolls up again the hours that something arrived for after their roll-up.",
+)
+check_last_week = dg.define_asset_job(
+    "check_last_week",
+    selection=dg.AssetSelection.checks(hour_is_accounted_for),
+    description="Compares ledger, metrics store and device_metrics_hourly once more, hour by hour.",
 )
 
 
@@ -66,12 +72,33 @@ def _request(late: LateRange, now: datetime) -> dg.RunRequest:
     automation takes an update for news unless its run says that it does what depends on it too.
     """
     slot = int(now.timestamp() // RETRY_AFTER.total_seconds())
-    first, last = (HOURLY.get_partition_key_for_timestamp(hour.timestamp()) for hour in (late.first, late.last))
+    tags = _range(late.first, late.last)
     return dg.RunRequest(
-        run_key=f"{first}/{last}/{late.touched_at.isoformat()}/{slot}",
+        run_key="/".join([*tags.values(), late.touched_at.isoformat(), str(slot)]),
         asset_selection=[asset.key for asset in ROLLUP],
-        tags={ASSET_PARTITION_RANGE_START_TAG: first, ASSET_PARTITION_RANGE_END_TAG: last},
+        tags=tags,
     )
+
+
+def _range(first: datetime, last: datetime) -> dict[str, str]:
+    keys = [HOURLY.get_partition_key_for_timestamp(moment.timestamp()) for moment in (first, last)]
+    return dict(zip((ASSET_PARTITION_RANGE_START_TAG, ASSET_PARTITION_RANGE_END_TAG), keys, strict=True))
+
+
+@dg.schedule(
+    job=check_last_week,
+    cron_schedule="20 4 * * *",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+    name="last_week",
+)
+def last_week(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
+    """Asks for every hour of full resolution but the last two: what is lost later turns its hour red within a day.
+
+    By the check that compares all three stores. The other one blocks: a store that is away at night would hold up what
+    depends on a whole week.
+    """
+    now = context.scheduled_execution_time
+    return dg.RunRequest(tags=_range(now - RETENTION[Tier.RAW] + HOUR, now - 2 * HOUR))
 
 
 def busy_hours(instance: dg.DagsterInstance) -> set[datetime]:

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
@@ -21,7 +22,7 @@ from ninjait_pipelines.resources import Stores, open_stores
 from ninjait_pipelines.resources.dragonfly import Dragonfly
 from ninjait_pipelines.resources.metrics_store import Tier
 from ninjait_pipelines.resources.rabbitmq import RabbitMQ
-from ninjait_pipelines.resources.store import StoreFailed
+from ninjait_pipelines.resources.store import StoreFailed, StoreUnavailable
 from ninjait_pipelines_tests.emptied import rabbitmq_channel
 from ninjait_pipelines_tests.ingest.conftest import LOG, TABLES, idle_seconds, make_drain, sink_of
 from ninjait_pipelines_tests.ingest.samples import (
@@ -386,6 +387,28 @@ def test_poison_alone_ends_at_the_delivery_limit(fleet: Stores) -> None:
     assert eventually(lambda: run(fleet, sink=sink).dead_letters == 1)
     assert outstanding(fleet) == (0, 0)
     assert held(fleet)[0]["reasons"][0]["reason"].startswith(f"dead_letter:delivered {limit + 1} times")
+
+
+def test_after_a_batch_that_failed_none_is_begun() -> None:
+    """A store that hung was waited for once for each batch under way, beyond the time in which messages come again."""
+    begun: list[int] = []
+
+    def write(batch: Any, _: datetime) -> Any:
+        begun.append(batch[0])
+        if batch[0] == 1:
+            time.sleep(0.1)
+            raise StoreUnavailable("InfluxDB", "http://h", "silent", "Wait.")
+        return set
+
+    with drain_module._Stages(write, lambda *_: set()) as stages:
+        for number in range(3):
+            stages.put([number], NOW)  # type: ignore[list-item]
+        stages.take()
+        with pytest.raises(StoreUnavailable):
+            stages.take()
+        with pytest.raises(StoreUnavailable):
+            stages.take()
+    assert begun == [0, 1]
 
 
 def test_a_store_that_refuses_everything_makes_no_dead_letters_of_good_messages(fleet: Stores) -> None:

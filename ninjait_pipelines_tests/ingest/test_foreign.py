@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import time
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -504,12 +505,33 @@ def test_strings_may_hold_newlines() -> None:
     assert decoded(telegraf(text)).points_accepted == 1
 
 
-def test_many_open_strings_take_no_longer_than_their_length() -> None:
-    """10,000 lines that each leave a string open in a megabyte: each must not be searched to the end of it."""
-    body = (b'm f="' + b"x" * 90 + b"\n") * 9000 + b"m f=1 1\n"
-    started = datetime.now(UTC)
-    decoded(message("agent.metrics", body, routing_key="metrics.telegraf", content_type="text/plain"))
-    assert datetime.now(UTC) - started < timedelta(seconds=5)
+@pytest.mark.parametrize(
+    ("many", "of"),
+    [
+        (9000, 'm f="' + "x" * 90 + "\n"),  # each leaves a string open, and must not be searched to the end
+        (9000, 'x",a=" c=",b="\n'),  # strings that end on the next line, whichever way they are read
+        (190, 'm c="x\n' + 'y",b="\n' * 50),
+        (9000, "m " + "a=1," * 25 + "\n"),
+        (350_000, "m,"),
+        (350_000, ",a="),
+        (500_000, "\\,"),
+        (500_000, '\\"'),
+        (1_000_000, "1"),
+        (1_000_000, " "),
+    ],
+)
+@pytest.mark.parametrize("before", ["", "mem,host=lap-2 used=1.", 'mem,host=lap-2 note="'])
+def test_a_megabyte_takes_no_longer_than_its_length(before: str, many: int, of: str) -> None:
+    started = time.thread_time()
+    decoded(telegraf(before + of * many, "m f=1 1"))
+    assert time.thread_time() - started < 2
+
+
+def test_what_is_remembered_of_lines_is_short() -> None:
+    """Whoever sends a new key with every line fills the memory of keys, but not the machine's."""
+    lines = [line("mem", "used=1i", host=host) for host in ("lap-2", "l\U0001f600p", "x" * 300, "\\,x" * 60)]
+    found = LINE_PROTOCOL.entries("\n".join([*lines, ""]))
+    assert [one[1] is not None for one in found] == [True, False, False, False]
 
 
 # ---- through the stores

@@ -94,6 +94,15 @@ def test_the_digest_tells_values_apart_and_is_the_same_in_every_process() -> Non
     assert fixed == 1207397189
 
 
+def test_what_was_written_is_counted_by_itself() -> None:
+    """Else points = written + quarantined would hold whatever a decoder lost."""
+    delivered = message("agent.metrics", metrics(sample(60), sample(30)))
+    decoded = decode(delivered, REGISTRY, PERIOD)
+    decoded.columns = {name: values[:1] for name, values in decoded.columns.items()}
+    row = row_of(delivered, decoded)
+    assert (row["points"], row["points_written"], row["points_quarantined"]) == (2, 1, 0)
+
+
 def test_no_rows_of_no_messages() -> None:
     assert ledger_rows([], "run").num_rows == 0
 

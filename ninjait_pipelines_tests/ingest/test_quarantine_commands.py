@@ -237,8 +237,37 @@ def test_an_old_device_becomes_a_new_one_once_however_often_the_replay_dies(
     assert drained(fleet).messages == 3
     assert len(fleet.metrics_store.read(NOW - timedelta(hours=1), NOW)) == 2
     rows = fleet.clickhouse.rows("SELECT outcome, count() AS n FROM message_ledger GROUP BY outcome")
-    assert {row["outcome"]: row["n"] for row in rows} == {"written": 2, "duplicate": 2, "quarantined": 2}
+    assert {row["outcome"]: row["n"] for row in rows} == {"written": 2, "duplicate": 3, "quarantined": 1}
     assert fleet.mongodb.database["audit_trail"].count_documents({}) == 1
+
+
+def test_a_call_that_was_mended_in_two_ways_is_one_call(
+    ninjait: Any, fleet: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first replay was killed before it could mark what it had published, and the next one said something else."""
+    publish_bad(fleet, EVENTS["platform.api_calls"] | {"method": 1}, queue="platform.api_calls")
+    with monkeypatch.context() as patch:
+        patch.setattr(quarantine, "_mark", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        ninjait("quarantine", "replay", "--all-held", "--set", "method=GET")
+    ninjait("quarantine", "replay", "--all-held", "--set", "method=POST")
+    assert drained(fleet, "platform.api_calls").points_written == 2
+    assert fleet.clickhouse.rows("SELECT method FROM api_calls") == [{"method": "POST"}]
+
+
+def test_a_copy_that_somebody_else_settles_meanwhile_is_not_reported_as_replayed(fleet: Stores) -> None:
+    publish_bad(fleet, metrics(sample(cpu=-1)))
+    found = list(quarantine.select(fleet.mongodb))
+
+    class Slow:
+        """A queue that takes so long that somebody else discards what it is given."""
+
+        def publish(self, _: Any) -> None:
+            assert quarantine.discard(fleet.mongodb, found[0]["_id"], "a test", "somebody", NOW)
+
+    (one,) = quarantine.replaying(fleet.mongodb, Slow(), found, "me", NOW)  # type: ignore[arg-type]
+    assert one.message is None
+    assert one.problem.startswith("somebody else settled it meanwhile; it was published as message ")
+    assert states(fleet) == ["discarded"]
 
 
 def test_events_of_a_wrong_organization_follow_their_routing_key_and_count_once(ninjait: Any, fleet: Stores) -> None:
@@ -249,6 +278,15 @@ def test_events_of_a_wrong_organization_follow_their_routing_key_and_count_once(
     assert fleet.clickhouse.scalar("SELECT organization_id::String FROM api_calls") == ORG
 
 
+def test_what_is_of_several_organizations_is_not_given_to_one(ninjait: Any, fleet: Stores) -> None:
+    call = EVENTS["platform.api_calls"]
+    publish_bad(
+        fleet, *(call | {"organization_id": one, "method": 1} for one in (ORG, OLD)), queue="platform.api_calls"
+    )
+    given = ninjait("quarantine", "replay", "--all-held", "--set", f"organization_id={ORG}", "--set", "method=GET")
+    assert (given.exit_code, "these are of several" in given.stderr, states(fleet)) == (1, True, ["held", "held"])
+
+
 def test_hosts_of_other_agents_are_mapped(ninjait: Any, fleet: Stores) -> None:
     mib = 1024 * 1024
     one = telegraf(line("mem", f"used={mib}i", host="old"), line("mem", f"used={mib}i"), organization=ORG)
@@ -257,7 +295,7 @@ def test_hosts_of_other_agents_are_mapped(ninjait: Any, fleet: Stores) -> None:
     assert drained(fleet).points_written == 1
     refused = ninjait("quarantine", "replay", "--all-held", "--set", "host=lap-1")
     assert refused.exit_code == 1
-    assert "2 copies are still held: it is of another agent" in refused.stdout
+    assert "2 copies are left: it is of another agent" in refused.stdout
     assert as_json(ninjait("quarantine", "replay", "--all-held", "--map", "old=lap-1", "--json"))["replayed"] == 2
     assert drained(fleet).points_written == 2
 
@@ -275,6 +313,11 @@ def test_show_marks_what_was_refused_and_raw_writes_every_byte(ninjait: Any, fle
     assert "and 880 more: 880 of cpu: negative" in shown
     assert len(shown) < 8000
     assert "\x1b" not in ninjait("quarantine", "show", ids["invalid_utf8"]).stdout
+    forged = message("agent.metrics", b"x", delivery_id="a\x1b[2J", content_type="a\nstate: replayed\u202e")
+    quarantine.hold(fleet.mongodb, [(forged, decode(forged, REGISTRY, Period.at(NOW)))], "run", NOW, LOG)
+    shown = ninjait("quarantine", "show", quarantine.document_id(forged)).stdout
+    assert not {"\x1b", "\u202e"} & set(shown)
+    assert "state: replayed" not in shown.splitlines()
     assert ninjait("quarantine", "show", ids["negative"], "--raw").stdout_bytes == body
     assert ninjait("quarantine", "show", ids["invalid_utf8"], "--raw").stdout_bytes == broken
 
@@ -307,6 +350,10 @@ def test_many_are_discarded_with_a_reason_and_a_yes(ninjait: Any, fleet: Stores)
     assert ninjait(*many, "--yes").stdout == "discarded 2 copies\n"
     assert sorted(states(fleet)) == ["discarded", "discarded", "held"]
     assert ninjait(*many, "--yes").stdout == "discarded 0 copies\n"
+    unset = ninjait("quarantine", "discard", "--id", "", "--queue", "agent.metrics", "--because", "x", "--yes")
+    assert (unset.exit_code, sorted(states(fleet))) == (1, ["discarded", "discarded", "held"]), (
+        "a shell's unset variable"
+    )
     assert "needs a reason" in ninjait("quarantine", "discard", "--all-held", "--because", " ").stderr
     assert "say which" in ninjait("quarantine", "discard", "--because", "x").stderr
 
@@ -373,6 +420,8 @@ def test_the_spool_is_bounded_too(fleet: Stores) -> None:
     fill(away, 0.6)
     with pytest.raises(StoreUnavailable, match="it is full: 1 of 1 MiB in 20 held copies"):
         drained(away)
+    (status,) = check_all({"mongodb": gone})
+    assert (status.optional, status.spooled_copies, "it is full" in status.problem) == (False, 20, True)
     with pytest.raises(StoreUnavailable, match="it is full"):
         drained(small(fleet))
     assert Spool(fleet.mongodb).waiting()[0] == 0, "moved all the same"
@@ -385,10 +434,7 @@ def settled(stores: Stores, name: str, body: bytes = b"x") -> None:
     assert quarantine.discard(stores.mongodb, f"agent.metrics/{name}", f"because {name}", "test", NOW)
 
 
-def test_what_was_settled_30_days_ago_is_deleted_and_nothing_else(
-    fleet: Stores, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(quarantine, "DELETED_AT_ONCE", 50)
+def test_what_was_settled_30_days_ago_is_deleted_and_nothing_else(fleet: Stores) -> None:
     for n in range(120):
         settled(fleet, f"old-{n:03}")
     settled(fleet, "long", LONG)

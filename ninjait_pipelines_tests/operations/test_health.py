@@ -16,12 +16,15 @@ from typer.testing import CliRunner, Result
 
 from ninjait_pipelines.cli import app
 from ninjait_pipelines.cli import status as status_command
+from ninjait_pipelines.ingest.quarantine import Usage, usage
 from ninjait_pipelines.ingest.spool import Spool
+from ninjait_pipelines.operations import health
 from ninjait_pipelines.operations.assets import store_health, stores_are_up
 from ninjait_pipelines.operations.health import check_all
 from ninjait_pipelines.resources import Stores, open_stores
 from ninjait_pipelines.resources.dragonfly import Dragonfly
 from ninjait_pipelines.resources.dragonfly_queue import DragonflyQueue
+from ninjait_pipelines.resources.mongodb import MongoDB
 from ninjait_pipelines.settings import REQUIRED, Settings
 from ninjait_pipelines_tests.runs import passed, run
 
@@ -53,6 +56,22 @@ def test_a_store_that_hangs_costs_no_more_than_the_wait(settings: Settings, mute
     assert not found["dragonfly"].ok
     assert "no answer within 1 second" in found["dragonfly"].problem
     assert "secret-of-the-test" not in repr(found)
+
+
+def test_a_quarantine_that_cannot_be_counted_in_time_costs_no_more_than_the_wait(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MongoDB answered the ping and then nothing: whoever asked waited for its time-out of half a minute."""
+
+    def slow(mongodb: MongoDB, away: bool = False) -> Usage:
+        time.sleep(0 if away else 3)
+        return usage(mongodb, away=True)
+
+    monkeypatch.setattr(health, "usage", slow)
+    started = time.monotonic()
+    (status,) = check_all({"mongodb": stores.mongodb}, seconds=1)
+    assert time.monotonic() - started < 2
+    assert (status.ok, status.optional, "no answer within 1 second" in status.problem) == (False, True, True)
 
 
 def test_the_asset_shows_all_and_its_check_passes(stores: Stores) -> None:

@@ -14,10 +14,10 @@ from pika.adapters.utils import io_services_utils
 from pika.channel import ContentFrameAssembler
 from pika.exceptions import BodyTooLongError, UnexpectedFrameError
 
-from ninjait_pipelines.resources import rabbitmq
+from ninjait_pipelines.resources import rabbitmq_messages
 from ninjait_pipelines.resources.amqp_frames import RECEIVE_BYTES, Delivery, Reader, ReceivingConnection
 from ninjait_pipelines.resources.message_queue import Message, Outgoing
-from ninjait_pipelines.resources.rabbitmq import DELIVERY_ID, PUBLISHED_MS, Session
+from ninjait_pipelines.resources.rabbitmq_messages import DELIVERY_ID, PUBLISHED_MS, delivered, properties_of
 
 CHANNEL, FRAME_BYTES = 1, 10
 KEYS = st.text(max_size=60).map(lambda key: key.encode()[:255].decode(errors="ignore"))
@@ -34,11 +34,9 @@ PROPERTIES = st.builds(
     ),
 )
 OURS = st.builds(
-    lambda body, key, message_id: rabbitmq._envelope(Outgoing("agent.metrics", f"metrics.{key}", body, message_id)),
-    st.binary(max_size=40),
-    st.uuids(),
+    lambda message_id: properties_of(Outgoing("agent.metrics", "metrics.a", b"", message_id)),
     st.none() | st.uuids().map(str) | KEYS,
-).map(lambda envelope: envelope.properties)
+)
 OTHERS: list[frame.Frame] = [
     frame.Heartbeat(),
     frame.Method(CHANNEL, spec.Queue.DeclareOk("agent.metrics", 5, 1)),
@@ -135,12 +133,10 @@ def test_frames_that_do_not_fit_lose_the_connection() -> None:
         Reader().read(method + header + method + header + body)
 
 
-def delivered(encoded: bytes, redelivered: bool) -> Message | str:
-    """What a session makes of a delivery with these properties."""
-    session = Session.__new__(Session)
-    session.generation, session._queue = "1:", "agent.metrics"
+def message(encoded: bytes, redelivered: bool) -> Message | str:
+    """What is made of a delivery with these properties."""
     try:
-        return session._delivered(7, redelivered, b"metrics.\xff", encoded, b"body")
+        return delivered("agent.metrics", "1:", (7, redelivered, b"metrics.\xff", encoded, b"body"))
     except Exception as error:  # noqa: BLE001 -- whichever pika raises
         return type(error).__name__
 
@@ -152,17 +148,17 @@ def test_the_short_way_through_our_own_properties_changes_nothing(
     encoded = bytearray(b"".join(properties.encode()))
     if wrong:
         encoded[wrong[0] % len(encoded)] = wrong[1]
-    short = delivered(bytes(encoded), redelivered)
+    short = message(bytes(encoded), redelivered)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rabbitmq, "_OURS", re.compile(rb"(?!)"))
-        assert delivered(bytes(encoded), redelivered) == short
+        patch.setattr(rabbitmq_messages, "_OURS", re.compile(rb"(?!)"))
+        assert message(bytes(encoded), redelivered) == short
 
 
 @pytest.mark.parametrize("message_id", [None, str(uuid.uuid4())])
 def test_what_we_publish_goes_the_short_way(message_id: str | None) -> None:
     """Another version of pika may encode it otherwise: then nothing is wrong, but slow."""
-    envelope = rabbitmq._envelope(Outgoing("agent.metrics", "metrics.a", b"", message_id))
-    assert rabbitmq._OURS.fullmatch(b"".join(envelope.properties.encode()))
+    properties = properties_of(Outgoing("agent.metrics", "metrics.a", b"", message_id))
+    assert rabbitmq_messages._OURS.fullmatch(b"".join(properties.encode()))
 
 
 def test_deliveries_of_one_read_come_at_once_and_in_order_with_pikas_frames() -> None:

@@ -762,7 +762,7 @@ def test_a_run_that_is_ended_in_a_call_ends(url: str, queue: RabbitMQ, interrupt
         messages = held(consumer, 1)
         waits: list[Callable[[], object]] = [
             lambda: slow.publish(outgoing(number) for number in range(1_000)),
-            lambda: consumer.acknowledge(messages),
+            lambda: consumer.requeue(messages),
             lambda: consumer.receive(5, wait_seconds=8),
             lambda: slow.dead_letters(QUEUE),
         ]

@@ -206,6 +206,16 @@ def test_a_store_may_be_closed_twice_and_used_again(stack: dict[str, str], name:
         use(store)
 
 
+@pytest.mark.parametrize("spoil", ["SET", "RPUSH"])
+def test_a_key_that_holds_something_else_stops_only_itself(stores: Stores, spoil: str) -> None:
+    """One foreign value kept 499 devices out of the cache, in every batch."""
+    stores.dragonfly.client.execute_command(spoil, "two", "no document")
+    documents = [(key, {"as_of": "1"}) for key in ("one", "two", "three")]
+    with pytest.raises(StoreFailed, match=r"Dragonfly at redis://"):
+        stores.dragonfly.set_many_if_newer(documents)
+    assert stores.dragonfly.client.get("one") == stores.dragonfly.client.get("three") == '{"as_of":"1"}'
+
+
 def test_a_wrong_query_is_not_tried_again(stores: Stores) -> None:
     started = time.monotonic()
     with pytest.raises(StoreFailed, match=r"ClickHouse at http://.*no_such_table"):

@@ -9,8 +9,10 @@ import pytest
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.resources.influxdb import InfluxDB
 from ninjait_pipelines.resources.metrics_store import Tier, late_windows
+from ninjait_pipelines.rollup import checks
 from ninjait_pipelines.rollup.assets import roll_up
-from ninjait_pipelines.rollup.checks import hour_is_accounted_for
+from ninjait_pipelines.rollup.checks import hour_is_accounted_for, samples_are_conserved
+from ninjait_pipelines.rollup.sensors import check_last_week, last_week
 from ninjait_pipelines_tests.ingest.conftest import idle_seconds, make_drain
 from ninjait_pipelines_tests.ingest.samples import (
     DEVICE,
@@ -75,17 +77,16 @@ def six_hours(stores: Stores) -> Stores:
     return stores
 
 
-def red(stores: Stores) -> list[datetime]:
+def red(stores: Stores, asked: Any = hour_is_accounted_for) -> list[datetime]:
     """The hours that the check fails for, in one run over all of them."""
     tags = {"dagster/asset_partition_range_start": key(HOURS[0]), "dagster/asset_partition_range_end": key(HOURS[-1])}
-    result = dg.materialize(
-        [*ROLLUP, hour_is_accounted_for],
-        selection=dg.AssetSelection.checks(hour_is_accounted_for),
-        resources=stores.all(),
-        tags=tags,
-    )
+    selection = dg.AssetSelection.checks(asked)
+    return failed(dg.materialize([*ROLLUP, asked], selection=selection, resources=stores.all(), tags=tags))
+
+
+def failed(result: dg.ExecuteInProcessResult) -> list[datetime]:
+    """Those of the six hours that it was red for."""
     passed = {found.partition: found.passed for found in result.get_asset_check_evaluations() if found.partition}
-    assert passed.keys() == {key(hour) for hour in HOURS}
     return [hour for hour in HOURS if not passed[key(hour)]]
 
 
@@ -141,6 +142,34 @@ def test_a_late_message_is_no_loss_and_hides_none(six_hours: Stores) -> None:
     assert red(six_hours) == []
     delete_points(six_hours, H)
     assert red(six_hours) == [H]
+
+
+@pytest.mark.parametrize("asked", [samples_are_conserved, hour_is_accounted_for], ids=lambda one: one.node_def.name)
+@pytest.mark.parametrize("after", ["samples_by_hour", "_stored"])
+def test_an_hour_that_is_repaired_while_it_is_checked_is_not_red(
+    six_hours: Stores, monkeypatch: pytest.MonkeyPatch, asked: Any, after: str
+) -> None:
+    """A week is read for minutes, in which a laptop comes back and its hour is rolled up again."""
+    read = getattr(checks, after)
+
+    def then_repair(*given: Any) -> Any:
+        found = read(*given)
+        drain(six_hours, body(H, SECOND_DEVICE))
+        roll_up(HOURS, six_hours.metrics_store, six_hours.clickhouse, six_hours.clickhouse.now())
+        return found
+
+    monkeypatch.setattr(checks, after, then_repair)
+    assert red(six_hours, asked) == []
+
+
+def test_what_is_lost_later_is_red_within_a_day(six_hours: Stores) -> None:
+    delete_points(six_hours, HOURS[2])
+    request = last_week(dg.build_schedule_context(scheduled_execution_time=NOW))
+    assert isinstance(request, dg.RunRequest)
+    defs = dg.Definitions(
+        ROLLUP, jobs=[check_last_week], asset_checks=[hour_is_accounted_for], resources=six_hours.all()
+    )
+    assert failed(defs.resolve_job_def("check_last_week").execute_in_process(tags=request.tags)) == [HOURS[2]]
 
 
 def test_an_hour_of_before_the_ledger_kept_instants_is_not_compared_with_it(six_hours: Stores) -> None:

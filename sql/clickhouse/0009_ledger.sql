@@ -25,10 +25,10 @@ CREATE VIEW conservation (
     messages UInt64 COMMENT 'Copies that left the queue',
     duplicates UInt64 COMMENT 'Of them, copies of a message of which another copy counts',
     points UInt64 COMMENT 'Points (or events) in all copies',
-    points_written UInt64 COMMENT 'Of them, written, without those of duplicates',
+    points_written UInt64 COMMENT 'Of them, given to their store and not refused, without those of duplicates',
     points_quarantined UInt64 COMMENT 'Of them, put in quarantine, without those of duplicates',
     points_of_duplicates UInt64 COMMENT 'Of them, in duplicates',
-    balance Int64 COMMENT 'Points of which nobody knows what became: must be 0'
+    balance Int64 COMMENT 'Points of which nobody knows what became: must be 0. The three are counted apart: from the body, the rows and the rejections'
 )
 AS SELECT
     queue, toStartOfHour(recorded_at) AS hour, count() AS messages, countIf(copy > 1) AS duplicates,
@@ -43,7 +43,7 @@ FROM (
             ORDER BY outcome = 'written' DESC, outcome = 'partly_quarantined' DESC, recorded_at, delivery_id
         ) AS copy
     FROM message_deliveries FINAL
-    WHERE recorded_at >= now() - INTERVAL 8 DAY
+    WHERE recorded_at >= toStartOfHour(now('UTC')) - INTERVAL 8 DAY
 ) AS copies
 GROUP BY queue, hour
 COMMENT 'Is everything accounted for? The last 8 days; a copy that comes later than that after the first counts as a message. Grain: queue and hour of recording.';
@@ -64,21 +64,21 @@ AS SELECT
 FROM message_deliveries FINAL
 ARRAY JOIN reasons AS reason
 GROUP BY queue, hour, organization_id, reason
-COMMENT 'What was quarantined, and why? Grain: queue, hour of recording, organization and reason.';
+COMMENT 'What was quarantined, and why? The last 90 days, also what was replayed since. Grain: queue, hour of recording, organization and reason.';
 
 -- As conservation; ask for some days by `WHERE hour >= ...`.
 CREATE VIEW ingest_lag (
     queue LowCardinality(String) COMMENT 'The queue',
     hour DateTime('UTC') COMMENT 'The hour in which the messages were recorded, UTC',
     messages UInt64 COMMENT 'Copies with at least one written point',
-    lag_p50 Float64 COMMENT 'Seconds from the newest point of a message to its record, median, without late messages',
+    lag_p50 Float64 COMMENT 'Seconds from the newest point of a message to its record, median, without late messages; NaN where all are late',
     lag_p99 Float64 COMMENT 'The same, 99 of 100 messages',
     lag_max Float64 COMMENT 'The same, the slowest',
     oldest_p50 Float64 COMMENT 'Seconds from the oldest point of a message, median, without late messages: more than lag_p50 by what agents collect before they send',
     broker_p50 Float64 COMMENT 'Seconds from the broker''s stamp to the record, median of all; NaN where the broker does not stamp',
     broker_p99 Float64 COMMENT 'The same, 99 of 100 messages',
     broker_max Float64 COMMENT 'The same, the slowest',
-    messages_late UInt64 COMMENT 'Messages whose newest point was more than an hour old when they were sent: laptops that were away, not us',
+    messages_late UInt64 COMMENT 'Messages whose newest point was more than an hour old when they were sent: laptops that were away, not us (where the broker does not stamp: when they were recorded, so perhaps us)',
     latest Float64 COMMENT 'Seconds from the newest point of the latest of these to its record'
 )
 AS SELECT
@@ -99,13 +99,13 @@ FROM (
     WHERE last_time IS NOT NULL
 )
 GROUP BY queue, hour
-COMMENT 'How far behind is the store? Grain: queue and hour of recording.';
+COMMENT 'How far behind is the store? The last 90 days. Grain: queue and hour of recording.';
 
 -- Read by hour, the beginning of the ORDER BY of touched_hours: ask for some days by `WHERE hour >= ...`.
 CREATE VIEW late_arrivals (
     organization_id UUID COMMENT 'The organization',
     hour DateTime('UTC') COMMENT 'The hour of the points, UTC',
-    points UInt64 COMMENT 'Points that arrived more than five minutes after its end, counted again where a drain died',
+    points UInt64 COMMENT 'Points that arrived more than five minutes after its end, counted again where a drain died; with the readings of counters of the hour before, which change its increases',
     first_touched_at DateTime64(6, 'UTC') COMMENT 'When the first of them arrived',
     last_touched_at DateTime64(6, 'UTC') COMMENT 'When the last of them arrived',
     rolled_up_at DateTime64(6, 'UTC') COMMENT 'When its last roll-up began to read; 1970 where there was none',

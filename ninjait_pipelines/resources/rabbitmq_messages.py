@@ -1,0 +1,170 @@
+"""What a message is to RabbitMQ: its properties and headers, written and read. Nothing here knows of a connection."""
+
+import hashlib
+import re
+import struct
+import time
+import uuid
+from typing import Any
+
+import msgspec
+import pika
+
+from ninjait_pipelines.resources.amqp_frames import Delivery
+from ninjait_pipelines.resources.message_queue import JSON, Message, Outgoing
+
+# Headers of ours. A message of somebody else has none of them, or any value in them, and is read all the same.
+DELIVERY_ID, PUBLISHED_MS = "ninjait-delivery-id", "ninjait-published-ms"
+REASON, ROUTING_KEY, DELIVERIES = "ninjait-reason", "ninjait-routing-key", "ninjait-deliveries"
+UNREADABLE = "ninjait-unreadable"  # never sent: what `_Properties` puts there
+MOST_REASON = 1_000  # characters; all headers go into one frame
+LAST_MS = 7_258_118_400_000  # the year 2200: a time of publication beyond it is a mistake, and no store takes it
+# What `properties_of` makes of a message, as it is encoded, unless its content type or id is an odd one.
+_OURS = re.compile(
+    rb"\xb0(?:(\xc0)|\x40)\x10application/json\0\0\0\x57\x13ninjait-delivery-idS\0\0\0\x20([0-9a-f]{32})"
+    rb"\x14ninjait-published-msl\0\0(.{6})\x02(?(1)\x24([ -~]{36})).{8}",
+    re.DOTALL,
+)
+
+
+def properties_of(message: Outgoing) -> pika.BasicProperties:
+    """Those of a message that is published, under a delivery_id of its own."""
+    now = time.time_ns() // 1_000_000
+    return _properties(message.content_type, message.message_id, uuid.uuid4().hex, now, {})
+
+
+def letter_properties(message: Message, reason: str) -> pika.BasicProperties:
+    """Those of a dead letter, with what `dead_letter` reads."""
+    headers = {
+        REASON: reason[:MOST_REASON].encode(errors="replace").decode(),
+        ROUTING_KEY: message.routing_key,
+        DELIVERIES: message.deliveries,
+    }
+    # They came with 255 bytes at most, but take more as text where they were none.
+    content_type, message_id = (
+        value and value.encode()[:255].decode(errors="ignore") for value in (message.content_type, message.message_id)
+    )
+    return _properties(content_type or "", message_id, message.delivery_id, message.published_at, headers)
+
+
+def _properties(
+    content_type: str, message_id: str | None, delivery_id: str, published_at: int, headers: dict[str, Any]
+) -> pika.BasicProperties:
+    return pika.BasicProperties(
+        content_type=content_type,
+        message_id=message_id,
+        delivery_mode=2,
+        timestamp=published_at // 1000 or None,
+        headers={DELIVERY_ID: delivery_id, PUBLISHED_MS: published_at, **headers},
+    )
+
+
+def delivered(queue: str, generation: str, delivery: Delivery) -> Message:
+    """The message of a delivery; its receipt begins with the generation of the session that it came by."""
+    tag, redelivered, routing_key, encoded, body = delivery
+    receipt = f"{generation}{tag}"
+    if not redelivered and (ours := _OURS.fullmatch(encoded)):
+        _, delivery_id, milliseconds, message_id = ours.groups()
+        published_at = int.from_bytes(milliseconds)
+        if 0 < published_at <= LAST_MS:
+            return Message(
+                queue,
+                routing_key.decode(errors="replace"),
+                body,
+                JSON,
+                message_id.decode() if message_id else None,
+                receipt,
+                delivery_id.decode(),
+                1,
+                published_at,
+            )
+    # The count is the broker's only where the message comes again: a publisher may have sent one. One that cannot
+    # be read is taken for high enough to be handled with suspicion.
+    properties = _Properties().decode(encoded)
+    headers = properties.headers or {}
+    returned = 2 if UNREADABLE in headers else _number(headers.get("x-delivery-count"), 1_000_000)
+    return _message(queue, text(routing_key), properties, body, receipt, 1 + (returned if redelivered else 0))
+
+
+def dead_letter(queue: str, properties: Any, body: bytes, delivery_limit: int) -> tuple[Message, str]:
+    """(message, reason): as it was delivered, but that the receipt is the dead letter's."""
+    headers = properties.headers or {}
+    if REASON in headers and "x-death" not in headers:  # with it, the broker had it last
+        key, reason, deliveries = text(headers.get(ROUTING_KEY)), text(headers[REASON]), headers.get(DELIVERIES)
+    else:
+        key, reason = _death(headers, delivery_limit)
+        deliveries = delivery_limit + 1
+    message = _message(queue, key, properties, body, receipt="", deliveries=_number(deliveries, 1_000_000) or 1)
+    return msgspec.structs.replace(message, receipt=message.delivery_id), reason
+
+
+def _message(queue: str, routing_key: str, properties: Any, body: bytes, receipt: str, deliveries: int) -> Message:
+    headers = properties.headers or {}
+    message_id = text(properties.message_id) or None
+    seconds = properties.timestamp or 0
+    delivery_id = headers.get(DELIVERY_ID)
+    if not isinstance(delivery_id, str) or len(delivery_id) != 32:
+        delivery_id = _content_id(message_id, seconds, routing_key, body)
+    return Message(
+        queue=queue,
+        routing_key=routing_key,
+        body=body,
+        content_type=text(properties.content_type),
+        message_id=message_id,
+        receipt=receipt,
+        delivery_id=delivery_id,
+        deliveries=deliveries,
+        published_at=_number(headers.get(PUBLISHED_MS), LAST_MS) or _number(seconds * 1000, LAST_MS),
+    )
+
+
+def _content_id(message_id: str | None, seconds: int, routing_key: str, body: bytes) -> str:
+    """Names a copy whose publisher did not: copies that are equal in all of this are one copy."""
+    digest = hashlib.sha256("\0".join((message_id or "", str(seconds), routing_key, "")).encode())
+    digest.update(body)
+    return digest.hexdigest()[:32]
+
+
+def _number(value: object, most: int) -> int:
+    """What a header should be; 0 where it is something else, or out of all reason."""
+    return value if isinstance(value, int) and 0 < value <= most else 0
+
+
+def _death(headers: dict[str, Any], delivery_limit: int) -> tuple[str, str]:
+    """(routing key, reason) of what the broker itself made a dead letter."""
+    if UNREADABLE in headers:
+        return "", f"its headers cannot be read ({headers[UNREADABLE]})"
+    deaths = headers.get("x-death")
+    death = deaths[0] if isinstance(deaths, list) and deaths else None
+    if not isinstance(death, dict):
+        return "", "somebody put it among the dead letters"
+    why, keys = text(death.get("reason")), death.get("routing-keys")
+    if why == "delivery_limit":
+        why = f"delivered {delivery_limit + 1} times and never settled; the limit is {delivery_limit}"
+    return text(keys[0]) if isinstance(keys, list) and keys else "", why
+
+
+def text(value: object) -> str:
+    """What should be text; pika gives bytes where it is not UTF-8."""
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value or "")
+
+
+class _Properties(pika.BasicProperties):
+    """Also of a message with a header that pika cannot read, such as a time after the year 9999: it comes without its
+    headers then. pika would give up the connection, and after each further delivery again."""
+
+    def decode(self, encoded: bytes, offset: int = 0) -> Any:
+        try:
+            return super().decode(encoded, offset)
+        except Exception as error:  # noqa: BLE001 -- any of them, a nesting too deep among them
+            start = offset + 2
+            for flag in (self.FLAG_CONTENT_TYPE, self.FLAG_CONTENT_ENCODING):
+                if struct.unpack_from(">H", encoded, offset)[0] & flag:
+                    start += 1 + encoded[start]
+            end = start + 4 + struct.unpack_from(">I", encoded, start)[0]
+            super().decode(encoded[offset:start] + bytes(4) + encoded[end:])
+            self.headers = {UNREADABLE: f"{type(error).__name__}: {error}"}
+            return self
+
+
+pika.spec.props[pika.BasicProperties.INDEX] = _Properties  # what pika makes of every header frame that comes
