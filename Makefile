@@ -19,7 +19,7 @@ servers: ## real RabbitMQ, InfluxDB and S3 into .servers, from Go, Cargo and apt
 	@"$(or $(PYTHON),python3)" servers/build.py
 
 test: $(READY) ## all tests that need no servers, on real engines from wheels
-	@$(RUN) pytest
+	@$(RUN) pytest -n 2 --dist loadfile
 
 # What can go another way on RabbitMQ, InfluxDB and S3. On those of `make servers`, or of RABBITMQ_URL, INFLUXDB_URL, ...
 test-servers: $(READY) ## the contracts, the whole graph and the faults, on RabbitMQ, InfluxDB and S3
