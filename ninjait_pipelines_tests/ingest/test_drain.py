@@ -291,7 +291,7 @@ def test_what_a_drain_leaves_at_its_bound_was_never_delivered(fleet: Stores, mon
     assert [message.deliveries for message in left] == [1] * (60 - taken)
 
 
-@pytest.mark.parametrize("culprit", [0, 20, 70, 139])
+@pytest.mark.parametrize("culprit", [0, 70, 139])
 def test_a_message_that_kills_each_drain_takes_few_others_along(fleet: Stores, culprit: int) -> None:
     """At most those become dead letters that stand behind it in its group of the fourth delivery."""
 
@@ -307,7 +307,6 @@ def test_a_message_that_kills_each_drain_takes_few_others_along(fleet: Stores, c
     for _ in range(6):
         with suppress(Death):
             run(fleet, sink=sink)
-        eventually(lambda: fleet.message_queue.depth("agent.metrics").unsettled == 0)
     assert eventually(lambda: run(fleet).dead_letters or outstanding(fleet) == (0, 0))
     dead = ledger(fleet).get("dead_lettered", 0)
     assert 1 <= dead <= 8
