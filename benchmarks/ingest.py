@@ -26,6 +26,7 @@ ROWS = (
     Row("json", "batches of 200 samples, JSON, sinks stubbed", "ours, stubbed", (DISCARD,), 1.0, 1.5),
     Row("json-two", "batches, JSON, sinks stubbed, two workers", "ours, stubbed, two workers", (DISCARD,), 1.5, 2.5),
     Row("influxdb", "batches of 200 samples, JSON, into InfluxDB", DRAIN, (INTO_INFLUXDB,), 1.2, 1.6),
+    Row("influxdb-tuned", "batches, JSON, against a Telegraf tuned further", DRAIN, ("Telegraf, tuned",)),
     Row("influxdb-two", "batches, JSON, into InfluxDB, two workers", TWO_DRAINS, (INTO_INFLUXDB,)),
     Row(
         "lines",
@@ -35,6 +36,7 @@ ROWS = (
         1.0,
         1.4,
     ),
+    Row("lines-tuned", "line protocol, against a Telegraf tuned further", "ours, lines", ("Telegraf, lines, tuned",)),
     Row("singles", "single-sample messages, into InfluxDB", "ours, single samples", SINGLES, 0.75, 1.5),
     Row("singles-stubbed", "single-sample messages, sinks stubbed", "ours, single samples, stubbed", SINGLES),
     Row("script", "batches, against a plain script", DRAIN, ("a plain script",), 10.0, 15.0),
@@ -126,6 +128,7 @@ def contests(stage: Stage, loads: Loads) -> dict[str, Callable[[], float]]:
         "ours, stubbed, two workers": partial(ours, "many_batches", "decoding", 2, stored=False),
         DRAIN: partial(ours, "batches", "drain"),
         INTO_INFLUXDB: partial(peer, "batches", telegraf.JSON + telegraf.INFLUXDB),
+        "Telegraf, tuned": partial(peer, "batches", telegraf.JSON + telegraf.TUNED),
         TWO_DRAINS: partial(ours, "batches", "drain", 2),
         "ours, into InfluxDB, without them": partial(ours, "batches", "stores-only"),
         "raw writes, one connection": partial(raw_writes, 1),
@@ -136,6 +139,7 @@ def contests(stage: Stage, loads: Loads) -> dict[str, Callable[[], float]]:
         "Telegraf, lines, our fields only": partial(
             peer, "lines", telegraf.LINES + telegraf.ONLY_OURS + telegraf.INFLUXDB
         ),
+        "Telegraf, lines, tuned": partial(peer, "lines", telegraf.LINES + telegraf.ONLY_OURS + telegraf.TUNED),
         "ours, single samples": partial(ours, "singles", "drain"),
         "pika, BlockingConnection": partial(ours, "singles", "pika-blocking", stored=False),
         "pika, SelectConnection": partial(ours, "singles", "pika-select", stored=False),
