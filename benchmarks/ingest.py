@@ -168,7 +168,7 @@ def run(
     with tempfile.TemporaryDirectory(prefix="ninjait-bench-") as folder, staged(Path(folder)) as stage:
         loads = Loads(datetime.now(UTC), quick)
         if profile:
-            for load, kind in (("batches", "drain"), ("singles", "drain")):
+            for load, kind in (("batches", "drain"), ("lines", "drain"), ("singles", "drain")):
                 report.print_profile(console, load, stage.ours(getattr(loads, load), kind, profile=True).reports[0])
             return True
         figures = measure(console, rows, contests(stage, loads), rounds)

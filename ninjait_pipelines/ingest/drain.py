@@ -38,7 +38,7 @@ from ninjait_pipelines.resources.postgres import Postgres
 from ninjait_pipelines.resources.store import StoreUnavailable
 
 T = TypeVar("T")
-BATCH_MESSAGES = 1000
+BATCH_MESSAGES = 4000
 # What a batch may take of memory, but for one receive: as much as the largest legal bodies make.
 BATCH_BYTES = 8 * 1024 * 1024
 RECEIVE_MESSAGES = 100
@@ -73,12 +73,14 @@ class Summary:
         batch = [copies[name] for name in copies.keys() - self._counted]
         self._counted |= copies.keys()
         self.messages += len(batch)
-        self.messages_quarantined += sum(bool(decoded.rejections) for _, decoded in batch)
-        self.points += sum(decoded.points for _, decoded in batch)
-        self.points_written += sum(decoded.points_accepted for _, decoded in batch)
-        self.points_quarantined += sum(decoded.points_rejected for _, decoded in batch)
-        self.unknown_fields += sum(decoded.unknown_fields for _, decoded in batch)
-        self.bytes += sum(len(message.body) for message, _ in batch)
+        for message, decoded in batch:
+            rejected = decoded.points_rejected if decoded.rejections else 0
+            self.messages_quarantined += bool(decoded.rejections)
+            self.points += decoded.points
+            self.points_written += decoded.points - rejected
+            self.points_quarantined += rejected
+            self.unknown_fields += decoded.unknown_fields
+            self.bytes += len(message.body)
         self.hours |= hours
 
 

@@ -245,13 +245,18 @@ class InfluxDB(MetricsStore):
     def _write_part(
         self, bucket: str, measurement: str, tags: Sequence[str], rows: pa.Table, positions: pa.Array
     ) -> list[Refusal]:
-        """One request, as long as the server takes all of it."""
-        columns = {name: rows[name].combine_chunks() for name in rows.column_names}
-        time_ = columns.pop("time")
-        encoded = lines(measurement, {name: columns.pop(name) for name in tags}, columns, time_)
-        if self._retried(lambda: self._send(bucket, whole(encoded))) is None:
+        """One request, as long as the server takes all of it; else which rows it refuses is found out."""
+
+        def encoded(rows: pa.Table) -> pa.Array:
+            columns = {name: rows[name].combine_chunks() for name in rows.column_names}
+            time_ = columns.pop("time")
+            return lines(measurement, {name: columns.pop(name) for name in tags}, columns, time_)
+
+        text = whole(encoded(_merged(rows, [*tags, "time"])))
+        if self._retried(lambda: self._send(bucket, text)) is None:
             return []
-        found = [of.to_pylist() for of in (pc.cast(time_, pa.int64()), positions, encoded)]
+        times = pc.cast(rows["time"], pa.int64())
+        found = [of.to_pylist() for of in (times, positions, encoded(rows))]
         return self._write_lines(bucket, list(zip(*found, strict=True)))
 
     def _write_lines(self, bucket: str, rows: list[tuple[int, int, str]]) -> list[Refusal]:
@@ -475,6 +480,24 @@ def _bounds(series: pa.ChunkedArray, most: int) -> list[int]:
         if end - bounds[-1] >= most or end == len(series):
             bounds.append(end)
     return bounds
+
+
+def _merged(rows: pa.Table, key: Sequence[str]) -> pa.Table:
+    """Sorted rows, those with one key as one, each field with its last value: what the server would make of them.
+
+    Other agents give a reading in three or four parts; together they are a third of the work for the server.
+    """
+    before, after = rows.slice(0, max(len(rows) - 1, 0)), rows.slice(1)
+    for name in reversed(key):
+        same = pc.equal(before[name], after[name])
+        if not pc.any(same).as_py():
+            return rows
+    fields = [name for name in rows.column_names if name not in key]
+    return (
+        rows.group_by(list(key), use_threads=False)
+        .aggregate([(name, "last") for name in fields])
+        .rename_columns([*key, *fields])
+    )
 
 
 def _from(fields: Iterable[str], measurement: str = MEASUREMENT) -> str:

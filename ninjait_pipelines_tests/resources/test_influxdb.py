@@ -20,7 +20,7 @@ from influxdb_client.client.write_api import SYNCHRONOUS
 
 from ninjait_pipelines.resources.influxdb import COUNTER_MEASUREMENT, LINES_AT_ONCE, InfluxDB
 from ninjait_pipelines.resources.line_protocol import held, lines, text_of
-from ninjait_pipelines.resources.metrics_store import FIELDS, WINDOWS, MetricsStore, Tier
+from ninjait_pipelines.resources.metrics_store import FIELDS, POINTS, WINDOWS, MetricsStore, Tier
 from ninjait_pipelines.resources.store import StoreFailed, StoreRefused, StoreUnavailable
 from ninjait_pipelines.rollup.assets import fill_tier
 from ninjait_pipelines.stack import servers
@@ -185,6 +185,20 @@ def test_refused_rows_are_found_in_few_requests(server: dict[str, str], proxy: H
         refusals = store.write(points(samples))
         assert sorted(refusal.row for refusal in refusals) == list(range(1, LINES_AT_ONCE, 2))
         assert len(proxy.requests) < 30
+
+
+def test_the_parts_of_a_reading_are_one_point_and_a_refused_part_is_found(store: InfluxDB) -> None:
+    """Other agents give cpu, memory and disk in lines of their own; of one field the last value counts."""
+    now = datetime.now(UTC).replace(microsecond=0)
+    key = {"organization_id": new_id(), "device_id": new_id()}
+    good = [key | {"time": now - HOUR} | of for of in ({"cpu": 1.0}, {"memory": 2.0}, {"disk_used": 3.0}, {"cpu": 4.0})]
+    old = [row | {"time": now - 10 * DAY} for row in good[:2]]
+    refusals = store.write(pa.Table.from_pylist([*good[:2], *old, *good[2:]], schema=POINTS))
+    assert sorted(refusal.row for refusal in refusals) == [2, 3]
+    assert store.write(pa.Table.from_pylist(good, schema=POINTS)) == []
+    [found] = store.read(now - DAY, now).to_pylist()
+    values = dict.fromkeys(FIELDS) | {"cpu": 4.0, "memory": 2.0, "disk_used": 3.0}
+    assert found == good[0] | values
 
 
 # --- a server that is busy, or lost ---
