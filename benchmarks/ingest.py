@@ -36,6 +36,12 @@ ROWS = (
         1.0,
         1.4,
     ),
+    Row(
+        "lines-two",
+        "line protocol, into InfluxDB, two workers",
+        "ours, lines, two workers",
+        ("Telegraf, lines, all fields", "Telegraf, lines, our fields only"),
+    ),
     Row("lines-tuned", "line protocol, against a Telegraf tuned further", "ours, lines", ("Telegraf, lines, tuned",)),
     Row("singles", "single-sample messages, into InfluxDB", "ours, single samples", SINGLES, 0.75, 1.5),
     Row("singles-stubbed", "single-sample messages, sinks stubbed", "ours, single samples, stubbed", SINGLES),
@@ -135,6 +141,7 @@ def contests(stage: Stage, loads: Loads) -> dict[str, Callable[[], float]]:
         "raw writes, two connections": partial(raw_writes, 2),
         "a plain script": partial(ours, "few_batches", "script"),
         "ours, lines": partial(ours, "lines", "drain"),
+        "ours, lines, two workers": partial(ours, "lines", "drain", 2),
         "Telegraf, lines, all fields": partial(peer, "lines", telegraf.LINES + telegraf.INFLUXDB),
         "Telegraf, lines, our fields only": partial(
             peer, "lines", telegraf.LINES + telegraf.ONLY_OURS + telegraf.INFLUXDB

@@ -172,8 +172,7 @@ def decoding(stores: Stores) -> dict[str, Any]:
     registry, nowhere = load_registry(stores.postgres), Nowhere()
     sink = MetricsSink(nowhere, nowhere, nowhere, LOG)  # type: ignore[arg-type]
     samples, progress = 0, Progress()
-    prefetch = (drain_module.MOST_UNDER_WAY + 1) * drain_module.BATCH_MESSAGES  # as the drain has it
-    with stores.message_queue.consume(QUEUE, prefetch) as consumer:
+    with stores.message_queue.consume(QUEUE, drain_module.PREFETCH) as consumer:
         while batch := drain_module._receive(consumer, 10**9, IDLE_SECONDS):
             now = datetime.now(UTC)
             period = Period.at(now)

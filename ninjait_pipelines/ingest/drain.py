@@ -38,10 +38,12 @@ from ninjait_pipelines.resources.postgres import Postgres
 from ninjait_pipelines.resources.store import StoreUnavailable
 
 T = TypeVar("T")
-BATCH_MESSAGES = 4000
+BATCH_MESSAGES = 2000
 # What a batch may take of memory, but for one receive: as much as the largest legal bodies make.
 BATCH_BYTES = 8 * 1024 * 1024
 RECEIVE_MESSAGES = 100
+# What the broker may send ahead: enough for all stages, and little for one drain to keep from another.
+PREFETCH = 4000
 # Batches that are written, recorded, or wait for their acknowledgement, while the next one is received and decoded.
 MOST_UNDER_WAY = 3
 DEAD_LETTERS = 25
@@ -107,23 +109,17 @@ class Drain:
         self._prepare()
         summary = Summary(dead_letters=self._move_dead_letters(most_messages))
         registry = load_registry(self.postgres)
-        prefetch = min((MOST_UNDER_WAY + 1) * BATCH_MESSAGES, most_messages)
-        stopped = False
         gc.freeze()  # what there is now is not looked through again and again while messages come and go
         try:
             with (
-                self.message_queue.consume(self.sink.queue, prefetch) as consumer,
+                self.message_queue.consume(self.sink.queue, PREFETCH, most_messages) as consumer,
                 _Stages(self._write, self._record) as stages,
             ):
                 while True:
-                    taken = summary.messages + stages.messages
-                    over = (self.clock() - started).total_seconds() >= most_seconds
-                    near = consumer.sends_ahead and taken > max(0, most_messages - prefetch - BATCH_MESSAGES)
-                    if not stopped and (over or near):
+                    if (self.clock() - started).total_seconds() >= most_seconds:
                         consumer.stop()
-                        stopped = True
-                    wait = 0 if stopped or stages.under_way else idle_seconds
-                    messages = _receive(consumer, most_messages - taken, wait)
+                    room = most_messages - summary.messages - stages.messages
+                    messages = _receive(consumer, room, 0 if stages.under_way else idle_seconds)
                     if not messages and not stages.under_way:
                         break
                     suspects = [message for message in messages if message.deliveries > SUSPECT_AFTER_DELIVERIES]

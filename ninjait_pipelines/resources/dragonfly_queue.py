@@ -117,7 +117,8 @@ class DragonflyQueue(Dragonfly, MessageQueue):
             return self.client.register_script(_PUBLISH)(keys=[stream_key(queue)], args=arguments)
 
     @contextmanager
-    def consume(self, queue: str, prefetch: int) -> Iterator["StreamConsumer"]:
+    def consume(self, queue: str, prefetch: int, most: int | None = None) -> Iterator["StreamConsumer"]:
+        """Nothing is sent ahead, so `most` means nothing here."""
         consumer = StreamConsumer(self, queue, prefetch)
         try:
             yield consumer
@@ -160,8 +161,6 @@ class DragonflyQueue(Dragonfly, MessageQueue):
 
 class StreamConsumer:
     """A consumer of the group, under a name that nobody else has."""
-
-    sends_ahead = False
 
     def __init__(self, broker: DragonflyQueue, queue: str, prefetch: int) -> None:
         self._broker = broker

@@ -96,12 +96,7 @@ class Depth(msgspec.Struct, frozen=True):
 
 
 class Consumer(Protocol):
-    """One reader of one queue. It holds at most `prefetch` unsettled messages; `receive` gives nothing beyond that.
-
-    sends_ahead: whether the broker sends messages before they are asked for.
-    """
-
-    sends_ahead: bool
+    """One reader of one queue. It holds at most `prefetch` unsettled messages; `receive` gives nothing beyond that."""
 
     def receive(self, most: int, wait_seconds: float) -> list[Message]:
         """Up to `most` messages; an empty list when none came within `wait_seconds`."""
@@ -142,8 +137,11 @@ class MessageQueue(Store):
         """
 
     @abstractmethod
-    def consume(self, queue: str, prefetch: int) -> AbstractContextManager[Consumer]:
-        """A consumer; at the end of the `with` what it did not settle is given back."""
+    def consume(self, queue: str, prefetch: int, most: int | None = None) -> AbstractContextManager[Consumer]:
+        """A consumer; at the end of the `with` what it did not settle is given back.
+
+        A broker that sends ahead sends no more than `most` messages in all: what is given back counts as delivered.
+        """
 
     @abstractmethod
     def depth(self, queue: str) -> Depth:

@@ -148,8 +148,8 @@ class RabbitMQ(MessageQueue):
             return publisher.publish(envelopes)
 
     @contextmanager
-    def consume(self, queue: str, prefetch: int) -> Iterator["RabbitConsumer"]:
-        consumer = RabbitConsumer(self, known(queue), prefetch)
+    def consume(self, queue: str, prefetch: int, most: int | None = None) -> Iterator["RabbitConsumer"]:
+        consumer = RabbitConsumer(self, known(queue), min(prefetch, most or prefetch), most)
         try:
             consumer.session()
             yield consumer
@@ -421,12 +421,11 @@ class Publisher(Link):
 class RabbitConsumer:
     """A consumer through a session; another one, of the next generation, when that is lost."""
 
-    sends_ahead = True
-
-    def __init__(self, broker: RabbitMQ, queue: str, prefetch: int) -> None:
+    def __init__(self, broker: RabbitMQ, queue: str, prefetch: int, most: int | None) -> None:
         self._broker = broker
         self._queue = queue
         self._prefetch = prefetch
+        self._left = most  # of the messages that may be sent, those that have not been acknowledged
         self._generation = 0
         self._session: Session | None = None
         self._stopped = False
@@ -453,7 +452,7 @@ class RabbitConsumer:
             if self._stopped and (self._session is None or self._session.lost):
                 return []
             session = self.session()
-            messages = session.take(most, wait_seconds)
+            messages = session.take(most, 0 if self._stopped else wait_seconds)
             if messages or not session.lost:
                 return messages
             if time.monotonic() > deadline:
@@ -470,6 +469,10 @@ class RabbitConsumer:
 
         Dying before that, or losing the connection, they come again.
         """
+        if self._left is not None:
+            self._left -= len(messages)
+            if self._left < self._prefetch:  # each acknowledgement has another one sent
+                self.stop()
         self._settle(messages)
 
     def requeue(self, messages: Sequence[Message]) -> None:

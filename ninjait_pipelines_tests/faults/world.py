@@ -197,7 +197,7 @@ STEPS: dict[str, Callable[[Stores], tuple[Any, str, str | None]]] = {
 
 
 def _drain(settings: dict[str, str], run_id: str, die_after: str | None, slow: float, most: int, began: Any) -> None:
-    drain_module.BATCH_MESSAGES = BATCH_MESSAGES
+    drain_module.BATCH_MESSAGES, drain_module.PREFETCH = BATCH_MESSAGES, 4 * BATCH_MESSAGES
     with open_stores(Settings(settings)) as stores:
         _after(drain_module.Summary, "add", None, lambda: (began.set(), time.sleep(slow)))
         if die_after:
