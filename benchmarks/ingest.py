@@ -99,11 +99,11 @@ class Loads:
 
     @cached_property
     def some(self) -> Load:
-        return self._batches(2_500, 20)
+        return self._batches(8_000, 20)  # as many as fill the drain's stages
 
     @cached_property
     def ten_times(self) -> Load:
-        return self._batches(25_000, 20)
+        return self._batches(80_000, 20)
 
     @cached_property
     def raw(self) -> raw.Prepared:

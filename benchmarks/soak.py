@@ -134,7 +134,7 @@ def streams(now: datetime) -> tuple[Stream, ...]:
     """Most samples come in batches, most messages are single samples; of the messages, about one in a hundred is late:
     half of these by days, half by so many that they go to a lower tier."""
     now = now.replace(second=0, microsecond=0)
-    recent = (simulate.Window(now - 12 * HOUR, now),)
+    recent = (simulate.Window(now - 24 * HOUR, now),)
     late = tuple(simulate.Window(now - days * DAY, now - (days - 1) * DAY) for days in (5, 12))
     return (
         Stream("batches", 0.96, 200, 4, recent),

@@ -172,6 +172,7 @@ def decoding(stores: Stores) -> dict[str, Any]:
     registry, nowhere = load_registry(stores.postgres), Nowhere()
     sink = MetricsSink(nowhere, nowhere, nowhere, LOG)  # type: ignore[arg-type]
     samples, progress = 0, Progress()
+    sys.setswitchinterval(drain_module.SWITCH_SECONDS)
     with stores.message_queue.consume(QUEUE, drain_module.PREFETCH) as consumer:
         while batch := drain_module._receive(consumer, 10**9, IDLE_SECONDS):
             now = datetime.now(UTC)

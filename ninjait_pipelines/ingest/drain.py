@@ -20,6 +20,7 @@ in quarantine, like all bad input.
 
 import gc
 import logging
+import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -44,6 +45,8 @@ BATCH_BYTES = 8 * 1024 * 1024
 RECEIVE_MESSAGES = 100
 # What the broker may send ahead: enough for all stages, and little for one drain to keep from another.
 PREFETCH = 4000
+# How long a thread may keep Python to itself. The others wait for the network again and again, and each time for this.
+SWITCH_SECONDS = 0.0005
 # Batches that are written, recorded, or wait for their acknowledgement, while the next one is received and decoded.
 MOST_UNDER_WAY = 3
 DEAD_LETTERS = 25
@@ -109,6 +112,8 @@ class Drain:
         self._prepare()
         summary = Summary(dead_letters=self._move_dead_letters(most_messages))
         registry = load_registry(self.postgres)
+        switch_seconds = sys.getswitchinterval()
+        sys.setswitchinterval(SWITCH_SECONDS)
         gc.freeze()  # what there is now is not looked through again and again while messages come and go
         try:
             with (
@@ -135,6 +140,7 @@ class Drain:
                     self._process_suspects(consumer, suspects, registry, summary)
         finally:
             gc.unfreeze()
+            sys.setswitchinterval(switch_seconds)
         return summary
 
     def _prepare(self) -> None:

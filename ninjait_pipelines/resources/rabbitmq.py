@@ -55,6 +55,10 @@ WINDOW = 4
 # messages, whatever their size.
 MOST_WAITING_BYTES = 64 * 1024 * 1024
 SLOW_BYTES = 1024 * 1024
+# A consumer begins with FIRST_PREFETCH messages, and asks for more ahead where they are small: for AHEAD_BYTES of them.
+# What is sent to one consumer is kept from the others, and counts as delivered if it dies.
+FIRST_PREFETCH = 250
+AHEAD_BYTES = 32 * 1024 * 1024
 LINGER_SECONDS = 0.02  # a batch is full once nothing has come for so long
 MOST_LINGER_SECONDS = 0.2
 RECONNECT_SECONDS = 0.25
@@ -438,7 +442,8 @@ class RabbitConsumer:
             self._generation += 1
             try:
                 with errors(self._broker.url):
-                    self._session = Session(self._broker, self._queue, self._prefetch, self._generation)
+                    first = min(FIRST_PREFETCH, self._prefetch)
+                    self._session = Session(self._broker, self._queue, first, self._generation)
             except StoreUnavailable:
                 if time.monotonic() > deadline:
                     raise
@@ -454,9 +459,21 @@ class RabbitConsumer:
             session = self.session()
             messages = session.take(most, 0 if self._stopped else wait_seconds)
             if messages or not session.lost:
+                self._widen(session, messages)
                 return messages
             if time.monotonic() > deadline:
                 raise self._lost()
+
+    def _widen(self, session: "Session", messages: Sequence[Message]) -> None:
+        """Once a session: after the first messages, by their size."""
+        if self._stopped or session.widened or not messages:
+            return
+        session.widened = True
+        wanted = AHEAD_BYTES * len(messages) // (1 + sum(len(message.body) for message in messages))
+        wanted = min(wanted, self._prefetch, self._prefetch if self._left is None else self._left)
+        if wanted > session.prefetch:
+            with suppress(StoreError), errors(self._broker.url):  # a lost session is made anew by the next `receive`
+                session.widen(wanted - session.prefetch)
 
     def stop(self) -> None:
         stopped, self._stopped = self._stopped, True
@@ -471,7 +488,7 @@ class RabbitConsumer:
         """
         if self._left is not None:
             self._left -= len(messages)
-            if self._left < self._prefetch:  # each acknowledgement has another one sent
+            if self._session is not None and self._left < self._session.prefetch:  # each of them has another one sent
                 self.stop()
         self._settle(messages)
 
@@ -530,7 +547,8 @@ class Session(Link):
     def __init__(self, broker: RabbitMQ, queue: str, prefetch: int, generation: int) -> None:
         self.generation = f"{generation}:"  # the receipts begin with it
         self._queue = queue
-        self._prefetch = prefetch
+        self.prefetch = prefetch
+        self.widened = False
         self._come: list[Message] = []
         self._bytes = 0  # of what has come
         self._held: dict[str, None] = {}  # receipts, in order; touched by the caller only
@@ -541,9 +559,21 @@ class Session(Link):
 
     def prepare(self, opened: "Future[Any]") -> None:
         self.channel.add_on_cancel_callback(self._on_cancel)
-        self.channel.basic_qos(prefetch_count=self._prefetch)
         self._connection.read_much()
-        self._tag = self.channel.basic_consume(self._queue, self._on_pikas, callback=lambda _: resolve(opened))
+        self._consume(opened, self.prefetch)
+
+    def _consume(self, reply: "Future[Any]", prefetch: int) -> None:
+        self.channel.basic_qos(prefetch_count=prefetch)
+        self._tag = self.channel.basic_consume(self._queue, self._on_pikas, callback=lambda _: resolve(reply))
+
+    def widen(self, more: int) -> None:
+        """Consumes anew, `more` ahead; what has come stays, and is settled as before."""
+        self.prefetch += more
+        self.wait(
+            self.start(
+                lambda reply: self.channel.basic_cancel(self._tag, callback=lambda _: self._consume(reply, more))
+            )
+        )
 
     def cancel(self) -> None:
         """What has been sent before the broker's answer has come by then."""
@@ -586,7 +616,7 @@ class Session(Link):
 
         What came before the connection was lost is left out: it comes again.
         """
-        most = min(most, self._prefetch - len(self._held))
+        most = min(most, self.prefetch - len(self._held))
         with self._changed:
             if most > 0:
                 self._wait_for(1, max(wait_seconds, LINGER_SECONDS))

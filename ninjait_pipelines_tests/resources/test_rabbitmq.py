@@ -783,6 +783,20 @@ def test_a_run_that_is_ended_in_a_call_ends(url: str, queue: RabbitMQ, interrupt
     assert {1, 2} <= set(bodies(drain(queue)))
 
 
+@pytest.mark.parametrize(("size", "ahead"), [(10, 280), (200_000, 250)])
+def test_small_messages_are_sent_further_ahead_than_big_ones(queue: RabbitMQ, size: int, ahead: int) -> None:
+    """What is sent to one consumer is kept from the others."""
+    queue.publish(Outgoing(QUEUE, "metrics.a", bytes([n % 256]) * size) for n in range(300))
+    with queue.consume(QUEUE, prefetch=280) as consumer:
+        given = held(consumer, ahead)
+        assert consumer.receive(300, wait_seconds=0.3) == []
+        consumer.acknowledge(given)
+        while more := consumer.receive(300, wait_seconds=0.5):
+            consumer.acknowledge(more)
+            given += more
+    assert [message.body[0] for message in given] == [n % 256 for n in range(300)]
+
+
 def test_closing_ends_a_publish_that_waits(url: str, queue: RabbitMQ) -> None:
     with Proxy(url) as proxy, make(proxy.url, timeout_seconds=30).open() as slow:
         slow.publish([outgoing(1)])
