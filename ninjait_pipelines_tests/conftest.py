@@ -6,6 +6,7 @@ the other settings, for a staging system), else on those that `make servers` has
 
 import itertools
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from psycopg import sql
 from ninjait_pipelines.resources import Stores, open_stores
 from ninjait_pipelines.settings import OPTIONAL, REQUIRED, ROOT, Settings, validate
 
+os.environ.setdefault("NINJAIT_TESTS_NOW", str(int(time.time())))  # read by the workers that pytest-xdist starts
 SERVERS = ROOT / ".servers"
 _numbers = itertools.count(1)
 _taken: set[str] = set()  # Dragonfly's databases that a test has now

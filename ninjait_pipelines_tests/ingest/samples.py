@@ -1,6 +1,8 @@
 """Messages for the ingest tests: two organizations, three devices, and bodies as senders write them."""
 
 import json
+import os
+import time
 import uuid
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -17,7 +19,8 @@ DEVICE, SECOND_DEVICE, OTHER_DEVICE = (str(uuid.uuid5(uuid.NAMESPACE_DNS, name))
 HOSTS = {"lap-1": {ORG: DEVICE, OTHER_ORG: OTHER_DEVICE}, "lap-2": {ORG: SECOND_DEVICE}}
 REGISTRY = Registry(frozenset([ORG, OTHER_ORG]), {DEVICE: ORG, SECOND_DEVICE: ORG, OTHER_DEVICE: OTHER_ORG}, HOSTS)
 # Whole milliseconds, because that is what is stored. Of today, because the tiers' retention is real.
-NOW = datetime.now(UTC).replace(microsecond=0)
+# One moment for all of pytest-xdist's workers: names of tests have it in them.
+NOW = datetime.fromtimestamp(int(os.environ.get("NINJAIT_TESTS_NOW", time.time())), UTC)
 
 TOPICS = {
     "agent.metrics": "metrics",
