@@ -139,7 +139,7 @@ def streams(now: datetime) -> tuple[Stream, ...]:
     return (
         Stream("batches", 0.96, 200, 4, recent),
         Stream("singles", 0.03, 1, 5, recent),
-        Stream("late", 0.01, 20, 30, late),
+        Stream("late", 0.01, 20, 10, late),
     )
 
 
