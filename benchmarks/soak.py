@@ -46,11 +46,11 @@ import urllib3
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.worker import make_drain
 from ninjait_pipelines.fleet import simulate
 from ninjait_pipelines.fleet.seed import seed
 from ninjait_pipelines.ingest import quarantine
-from ninjait_pipelines.ingest.drain import Drain
-from ninjait_pipelines.ingest.sinks import MetricsSink, Record, Sink
+from ninjait_pipelines.ingest.sinks import Record
 from ninjait_pipelines.migrations import migrate_up
 from ninjait_pipelines.resources import Stores, open_stores
 from ninjait_pipelines.resources.message_queue import Outgoing, QueueFull
@@ -311,14 +311,6 @@ class Nowhere:
 
     def write(self, *_: Any) -> Record:
         return set
-
-
-def make_drain(stores: Stores, run_id: str, sink: Sink | None = None) -> Drain:
-    """A drain of the metrics as the asset makes it."""
-    log = logging.getLogger("drain")
-    sink = sink or MetricsSink(stores.metrics_store, stores.dragonfly, stores.clickhouse, log)
-    needs = (stores.message_queue, stores.postgres, stores.clickhouse, stores.mongodb)
-    return Drain(sink, *needs, run_id, lambda: datetime.now(UTC), log)
 
 
 def drain_once(settings: dict[str, str], run_id: str, log: Path) -> None:

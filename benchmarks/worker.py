@@ -33,7 +33,7 @@ from ninjait_pipelines.ingest import drain as drain_module
 from ninjait_pipelines.ingest import sinks
 from ninjait_pipelines.ingest.decode import Period, decode
 from ninjait_pipelines.ingest.drain import Drain, load_registry
-from ninjait_pipelines.ingest.sinks import MetricsSink
+from ninjait_pipelines.ingest.sinks import MetricsSink, Sink
 from ninjait_pipelines.resources import Stores, open_stores
 from ninjait_pipelines.resources.message_queue import Consumer, Message
 from ninjait_pipelines.resources.metrics_store import FIELDS
@@ -80,22 +80,11 @@ def peak_mib() -> float:
 
 def whole_drain(stores: Stores) -> dict[str, Any]:
     """Everything on."""
-    sink = MetricsSink(stores.metrics_store, stores.dragonfly, stores.clickhouse, LOG)
     progress = Progress()
     consume = stores.message_queue.consume
     object.__setattr__(stores.message_queue, "consume", lambda *how, **more: _watched(consume(*how, **more), progress))
     run_id = str(uuid.uuid4())
-    drain = Drain(
-        sink,
-        stores.message_queue,
-        stores.postgres,
-        stores.clickhouse,
-        stores.mongodb,
-        run_id,
-        lambda: datetime.now(UTC),
-        LOG,
-    )
-    summary = drain.run(most_messages=10**9, most_seconds=3_600, idle_seconds=IDLE_SECONDS)
+    summary = make_drain(stores, run_id).run(most_messages=10**9, most_seconds=3_600, idle_seconds=IDLE_SECONDS)
     return {
         "messages": summary.messages,
         "samples": summary.points_written,
@@ -103,6 +92,13 @@ def whole_drain(stores: Stores) -> dict[str, Any]:
         "run_id": run_id,
         "ended": progress.last,
     }
+
+
+def make_drain(stores: Stores, run_id: str, sink: Sink | None = None) -> Drain:
+    """A drain of the metrics as the asset makes it, or into another sink."""
+    sink = sink or MetricsSink(stores.metrics_store, stores.dragonfly, stores.clickhouse, LOG)
+    needs = (stores.message_queue, stores.postgres, stores.clickhouse, stores.mongodb)
+    return Drain(sink, *needs, run_id, lambda: datetime.now(UTC), LOG)
 
 
 class Progress:
@@ -188,47 +184,51 @@ def decoding(stores: Stores) -> dict[str, Any]:
 # --- peers ---
 
 
+class Received:
+    """What has come to a pika consumer, acknowledged a hundred at a time, and whether no more comes."""
+
+    def __init__(self) -> None:
+        self.messages = 0
+        self.progress = Progress()
+        self._last = time.monotonic()
+
+    def on_message(self, channel: Any, method: Any, _properties: Any, _body: bytes) -> None:
+        self.messages += 1
+        if not self.messages % ACKNOWLEDGE_EVERY:
+            channel.basic_ack(method.delivery_tag, multiple=True)
+            self.progress.add(ACKNOWLEDGE_EVERY)
+            self._last = time.monotonic()
+
+    @property
+    def idle(self) -> bool:
+        """Nothing was acknowledged for a while."""
+        return time.monotonic() - self._last >= IDLE_SECONDS
+
+
 def pika_blocking(_: Stores) -> dict[str, Any]:
     """A BlockingConnection, whose `consume` gives up when nothing came for a while."""
     channel = pika.BlockingConnection(pika.URLParameters(os.environ["RABBITMQ_URL"])).channel()
     channel.basic_qos(prefetch_count=PREFETCH)
-    received, last, progress = 0, time.monotonic(), Progress()
-
-    def on_message(_channel: Any, method: Any, _properties: Any, _body: bytes) -> None:
-        nonlocal received, last
-        received += 1
-        if not received % ACKNOWLEDGE_EVERY:
-            channel.basic_ack(method.delivery_tag, multiple=True)
-            progress.add(ACKNOWLEDGE_EVERY)
-            last = time.monotonic()
-
-    channel.basic_consume(QUEUE, on_message)
-    while time.monotonic() - last < IDLE_SECONDS:
+    received = Received()
+    channel.basic_consume(QUEUE, received.on_message)
+    while not received.idle:
         channel.connection.process_data_events(time_limit=IDLE_SECONDS)
     channel.basic_ack(0, multiple=True)
     channel.connection.close()
-    return {"messages": received, "samples": 0, "ended": progress.last}
+    return {"messages": received.messages, "samples": 0, "ended": received.progress.last}
 
 
 def pika_select(_: Stores) -> dict[str, Any]:
     """A SelectConnection: the same without the layer that makes it blocking."""
-    received, last, progress = 0, time.monotonic(), Progress()
-
-    def on_message(channel: Any, method: Any, _properties: Any, _body: bytes) -> None:
-        nonlocal received, last
-        received += 1
-        if not received % ACKNOWLEDGE_EVERY:
-            channel.basic_ack(method.delivery_tag, multiple=True)
-            progress.add(ACKNOWLEDGE_EVERY)
-            last = time.monotonic()
+    received = Received()
 
     def on_channel(channel: Any) -> None:
         channel.basic_qos(prefetch_count=PREFETCH)
-        channel.basic_consume(QUEUE, on_message)
+        channel.basic_consume(QUEUE, received.on_message)
         look(channel)
 
     def look(channel: Any) -> None:
-        if time.monotonic() - last < IDLE_SECONDS:
+        if not received.idle:
             connection.ioloop.call_later(IDLE_SECONDS / 4, lambda: look(channel))
         else:
             channel.basic_ack(0, multiple=True)
@@ -240,7 +240,7 @@ def pika_select(_: Stores) -> dict[str, Any]:
         on_close_callback=lambda connection, _: connection.ioloop.stop(),
     )
     connection.ioloop.start()
-    return {"messages": received, "samples": 0, "ended": progress.last}
+    return {"messages": received.messages, "samples": 0, "ended": received.progress.last}
 
 
 def script(_: Stores) -> dict[str, Any]:

@@ -27,10 +27,12 @@ def bench(
 ) -> None:
     """Measure ingest against Telegraf, pika and a plain script, on RabbitMQ and InfluxDB of its own.
 
-    Takes about 25 minutes, on a machine with nothing else to do, and needs a checkout and what `make servers` builds.
+    Takes about 15 minutes, on a machine with nothing else to do, and needs a checkout and what `make servers` builds.
     Exits with 1 where a run failed; a ratio below its bound is a figure like any other.
 
-    Rows: json, json-two, influxdb, influxdb-two, lines, singles, singles-stubbed, script, extras, memory, share.
+    Rows: json, json-two, influxdb, influxdb-tuned, influxdb-two,
+    lines, lines-two, lines-tuned, singles, singles-stubbed,
+    script, extras, memory, share.
 
     Example: ninjait bench --only influxdb --rounds 3
     """

@@ -312,9 +312,6 @@ def replay(
 
     Example: ninjait quarantine replay --reason unknown_device --map OLD_DEVICE_ID=NEW_DEVICE_ID --dry-run
     """
-    from rich.console import Console
-    from rich.progress import track
-
     from ninjait_pipelines.ingest import quarantine
     from ninjait_pipelines.ingest.mend import Change
 
@@ -329,23 +326,8 @@ def replay(
             )
         if dry_run:
             _rehearse(stores, found, change, as_json)
-            return
-        console = Console(stderr=True)
-        done = quarantine.replaying(stores.mongodb, stores.message_queue, found, _who(), datetime.now(UTC), change)
-        hidden = not console.is_terminal
-        messages, left = set(), {}
-        for one in track(done, "replaying", len(found), console=console, transient=True, disable=hidden):
-            if one.message:
-                messages.add(quarantine.content_of(one.message))
-            else:
-                left[one.copy] = one.problem
-    if as_json:
-        print_json({"replayed": len(messages), "left": left})
-    else:
-        typer.echo(f"replayed {len(messages)} messages")
-        _print_problems(left.values())
-    if left and not messages:
-        raise typer.Exit(1)
+        else:
+            _publish(stores, found, change, as_json)
 
 
 def _pairs(option: str, form: str, given: Iterable[str] | None) -> Iterator[tuple[str, str]]:
@@ -424,6 +406,31 @@ def _rehearse(stores: Stores, found: list[dict[str, Any]], change: Change, as_js
     if len(published) == 1:
         typer.echo(f"routing key {_safe(published[0]['routing_key'])}, body:")
         typer.echo(_safe(published[0]["body"][:MOST_CHARACTERS], "\n\t"))
+
+
+def _publish(stores: Stores, found: list[dict[str, Any]], change: Change, as_json: bool) -> None:
+    """Publishes them again, and says how many messages went and what is left; exits with 1 if all are left."""
+    from rich.console import Console
+    from rich.progress import track
+
+    from ninjait_pipelines.ingest import quarantine
+
+    console = Console(stderr=True)
+    done = quarantine.replaying(stores.mongodb, stores.message_queue, found, _who(), datetime.now(UTC), change)
+    hidden = not console.is_terminal
+    messages, left = set(), {}
+    for one in track(done, "replaying", len(found), console=console, transient=True, disable=hidden):
+        if one.message:
+            messages.add(quarantine.content_of(one.message))
+        else:
+            left[one.copy] = one.problem
+    if as_json:
+        print_json({"replayed": len(messages), "left": left})
+    else:
+        typer.echo(f"replayed {len(messages)} messages")
+        _print_problems(left.values())
+    if left and not messages:
+        raise typer.Exit(1)
 
 
 def discard(

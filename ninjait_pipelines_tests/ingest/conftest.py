@@ -1,11 +1,15 @@
 """Fixtures of the ingest tests: many small tests on one set of databases."""
 
+import json
 import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
+from typer.testing import CliRunner, Result
 
+from ninjait_pipelines.cli import app
 from ninjait_pipelines.ingest.drain import Drain
 from ninjait_pipelines.ingest.sinks import EventsSink, LogsSink, MetricsSink, Sink
 from ninjait_pipelines.resources import Stores
@@ -30,6 +34,18 @@ def fleet(stores: Stores) -> Stores:
     """The stores, with the organizations and devices of samples.py in PostgreSQL."""
     register(stores.postgres)
     return stores
+
+
+@pytest.fixture
+def ninjait(fleet: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Runs a command with the test's settings."""
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+
+    def run(*arguments: str, stdin: bytes | None = None) -> Result:
+        return CliRunner().invoke(app, list(arguments), input=stdin)
+
+    return run
 
 
 def metrics_url(settings: Settings) -> str:
@@ -64,3 +80,13 @@ def make_drain(stores: Stores, queue: str = "agent.metrics", **changes: object) 
         "log": LOG,
     }
     return Drain(**parts | changes)  # type: ignore[arg-type]
+
+
+def drained(stores: Stores, queue: str = "agent.metrics") -> Any:
+    """What became of what a queue holds."""
+    return make_drain(stores, queue).run(idle_seconds=idle_seconds(stores))
+
+
+def lines(*bodies: Any) -> bytes:
+    """Bodies as `ninjait publish` reads them; bytes stay as they are."""
+    return b"".join((body if isinstance(body, bytes) else json.dumps(body).encode()) + b"\n" for body in bodies)

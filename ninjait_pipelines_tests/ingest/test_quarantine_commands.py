@@ -9,9 +9,8 @@ from typing import Any
 import dagster as dg
 import pymongo.collection
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from ninjait_pipelines.cli import app
 from ninjait_pipelines.ingest import quarantine
 from ninjait_pipelines.ingest.decode import Period, decode
 from ninjait_pipelines.ingest.spool import Spool
@@ -20,8 +19,7 @@ from ninjait_pipelines.operations.health import check_all
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.resources.mongodb import MongoDB
 from ninjait_pipelines.resources.store import StoreUnavailable
-from ninjait_pipelines.settings import Settings
-from ninjait_pipelines_tests.ingest.conftest import LOG, idle_seconds, make_drain
+from ninjait_pipelines_tests.ingest.conftest import LOG, drained, idle_seconds, lines, make_drain
 from ninjait_pipelines_tests.ingest.samples import (
     DEVICE,
     EVENTS,
@@ -39,23 +37,10 @@ from ninjait_pipelines_tests.ingest.samples import (
     telegraf,
     value_list,
 )
-from ninjait_pipelines_tests.ingest.test_queue_commands import drained, lines
 
 # A device, or an organization, that nobody knows any more.
 OLD = str(uuid.UUID(int=9))
 LONG = b"x" * 9_000_000
-
-
-@pytest.fixture
-def ninjait(fleet: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Runs a command with the test's settings."""
-    for name, value in settings.items():
-        monkeypatch.setenv(name, value)
-
-    def run(*arguments: str, stdin: bytes | None = None) -> Result:
-        return CliRunner().invoke(app, list(arguments), input=stdin)
-
-    return run
 
 
 def states(stores: Stores) -> list[str]:

@@ -8,39 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
 
 import ninjait_pipelines.resources
-from ninjait_pipelines.cli import app
 from ninjait_pipelines.cli import queue as commands
 from ninjait_pipelines.ingest import quarantine
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.resources.message_queue import QUEUES, QueueFull
 from ninjait_pipelines.resources.rabbitmq import RabbitMQ
-from ninjait_pipelines.settings import Settings
 from ninjait_pipelines_tests.emptied import rabbitmq_channel
-from ninjait_pipelines_tests.ingest.conftest import idle_seconds, make_drain
+from ninjait_pipelines_tests.ingest.conftest import drained, lines
 from ninjait_pipelines_tests.ingest.samples import EVENTS, ORG, metrics, outgoing, sample
-
-
-@pytest.fixture
-def ninjait(fleet: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Runs a command with the test's settings."""
-    for name, value in settings.items():
-        monkeypatch.setenv(name, value)
-
-    def run(*arguments: str, stdin: bytes | None = None) -> Result:
-        return CliRunner().invoke(app, list(arguments), input=stdin)
-
-    return run
-
-
-def lines(*bodies: Any) -> bytes:
-    return b"".join((body if isinstance(body, bytes) else json.dumps(body).encode()) + b"\n" for body in bodies)
-
-
-def drained(stores: Stores, queue: str = "agent.metrics") -> Any:
-    return make_drain(stores, queue).run(idle_seconds=idle_seconds(stores))
 
 
 def test_publish_a_file_and_standard_input(ninjait: Any, fleet: Stores, tmp_path: Path) -> None:
