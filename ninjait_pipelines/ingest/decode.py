@@ -15,9 +15,10 @@ from typing import Any
 import msgspec
 
 from ninjait_pipelines.ingest import contract as rules
+from ninjait_pipelines.ingest import telegraf
 from ninjait_pipelines.ingest.collectd import COLLECTD
 from ninjait_pipelines.ingest.contract import CONTRACTS, METRICS, Contract, Field, Refused
-from ninjait_pipelines.ingest.foreign import Format, Reading, text_of
+from ninjait_pipelines.ingest.foreign import MOST_ENTRIES, Format, Reading, text_of
 from ninjait_pipelines.ingest.telegraf import LINE_PROTOCOL
 from ninjait_pipelines.resources.message_queue import JSON, Message, identity
 from ninjait_pipelines.resources.metrics_store import COUNTERS, FIELDS, POINTS
@@ -37,6 +38,7 @@ _agent_version = partial(rules.text, most=100)
 _NO_COLUMNS: Mapping[str, list[Any]] = MappingProxyType({})
 # Asking a schema for its names takes as long as a row.
 _GAUGES, _COUNTERS = tuple(POINTS.names), tuple(COUNTERS.names)
+_TIME, _COUNTER_TIME = _GAUGES.index("time"), _COUNTERS.index("time")
 _ID = Field(rules.identifier)
 _SAMPLES = Field(rules.samples)
 _NAME = Field(rules.name)
@@ -137,7 +139,8 @@ def decode(message: Message, registry: Registry, period: Period) -> Decoded:
         return good
     foreign = format_of(message.queue, message.routing_key, message.content_type, message.body)
     if foreign:
-        return decode_foreign(message, foreign, registry, period)
+        good = decode_good_lines(message, registry, period) if foreign is LINE_PROTOCOL else None
+        return good or decode_foreign(message, foreign, registry, period)
     return decode_by_rules(message, registry, period)
 
 
@@ -165,6 +168,57 @@ def decode_good_metrics(message: Message, registry: Registry, period: Period) ->
         agent_version=body.agent_version,
         points=len(times),
         columns=_metric_columns(organization, device, times, values),
+    )
+
+
+def decode_good_lines(message: Message, registry: Registry, period: Period) -> Decoded | None:
+    """Decodes a message of line protocol in which every line is plain and good; None where any is not."""
+    gauges: list[list[Any]] = []
+    counters: list[list[Any]] = []
+    rows: list[int] = []
+    counter_rows: list[int] = []
+    named = taken = 0
+    try:
+        _check_size(message)
+        lines = telegraf.plain(text_of(message.body))
+        organization = organization_of(message.routing_key)
+        if not 0 < len(lines) <= MOST_ENTRIES or not (organization is None or organization in registry.organizations):
+            return None
+        all_series = _AllSeries(_Devices(organization, registry))
+        for index, line in enumerate(lines):
+            key, fields, time = telegraf.cut(line)
+            start, is_counter, known = all_series[key]
+            named += fields.count("=")
+            if not known:
+                continue
+            row = start.copy()
+            for name, place, convert in known:
+                _, found, text = fields.rpartition(name)
+                if found:
+                    text = text.partition(",")[0]
+                    row[place] = convert(int(text[:-1]) if text[-1] == "i" else float(text))
+                    taken += 1
+            if row == start:
+                continue
+            row[_COUNTER_TIME if is_counter else _TIME] = int(time) // telegraf.NANOSECONDS
+            (counters if is_counter else gauges).append(row)
+            (counter_rows if is_counter else rows).append(index)
+    except ValueError:
+        return None
+    columns, read = _columns(_GAUGES, gauges), _columns(_COUNTERS, counters)
+    for part, oldest in ((columns, period.oldest), (read, period.oldest_counter)):
+        if part and (min(part["time"]) < max(oldest, period.oldest) or max(part["time"]) > period.newest):
+            return None
+    seen = {row[0] for row in (*gauges, *counters)}
+    return Decoded(
+        message_id=identity(message.queue, message.body, message.message_id),
+        organization_id=seen.pop() if len(seen) == 1 else organization,
+        points=len(rows) + len(counter_rows),
+        columns=columns,
+        counters=read,
+        rows=rows,
+        counter_rows=counter_rows,
+        unknown_fields=named - taken,
     )
 
 
@@ -442,6 +496,29 @@ class _Devices(dict[str, tuple[str, str]]):
         return found
 
 
+class _AllSeries(dict[str, tuple[list[Any], bool, Sequence[tuple[str, int, rules.Rule]]]]):
+    """Of the key of a plain line: a row without its time and values, whether it is one of counters, and which fields
+    are taken: name after a comma, place in the row, conversion. Raises Refused for a key that is not good.
+    """
+
+    def __init__(self, devices: "_Devices") -> None:
+        self._devices = devices
+
+    def __missing__(self, key: str) -> tuple[list[Any], bool, Sequence[tuple[str, int, rules.Rule]]]:
+        series = telegraf.series(key)
+        start: list[Any] = []
+        names = _GAUGES
+        if series.known:
+            start += self._devices[_value("host", _NAME, {"host": series.host})]
+            if series.interface is not None:
+                start.append(rules.name(series.interface))
+                names = _COUNTERS
+            start += [None] * (len(names) - len(start))
+        known = [(name, names.index(target.field), target.convert) for name, target in series.known]
+        self[key] = found = start, names is _COUNTERS, known
+        return found
+
+
 def _row(reading: Reading, devices: _Devices, period: Period) -> tuple[Any, ...]:
     """A row of POINTS, or of COUNTERS where the reading is of an interface. Raises Refused, with the field."""
     host, time, interface = reading.host, reading.time, reading.interface
@@ -466,7 +543,7 @@ def _row(reading: Reading, devices: _Devices, period: Period) -> tuple[Any, ...]
     return (organization, device, interface, time, values.get("network_in"), values.get("network_out"))
 
 
-def _columns(names: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> dict[str, list[Any]]:
+def _columns(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> dict[str, list[Any]]:
     return dict(zip(names, map(list, zip(*rows, strict=True)), strict=True)) if rows else {}
 
 

@@ -148,8 +148,7 @@ def spans_of(line: re.Match[str]) -> list[tuple[int, int]] | None:
         LINE_PROTOCOL.read(line)
     except Refused:
         return None
-    groups = (1, 2, 3) if line[1] else (4, 5, 6)
-    return [line.span(group) for group in groups] if line[groups[0]] else None
+    return [line.span(group) for group in (1, 2, 3)] if line[1] else None
 
 
 def unescaped(text: str) -> str:

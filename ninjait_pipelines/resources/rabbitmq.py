@@ -58,7 +58,7 @@ SLOW_BYTES = 1024 * 1024
 # A consumer begins with FIRST_PREFETCH messages, and asks for more ahead where they are small: for AHEAD_BYTES of them.
 # What is sent to one consumer is kept from the others, and counts as delivered if it dies.
 FIRST_PREFETCH = 250
-AHEAD_BYTES = 32 * 1024 * 1024
+AHEAD_BYTES = 48 * 1024 * 1024
 LINGER_SECONDS = 0.02  # a batch is full once nothing has come for so long
 MOST_LINGER_SECONDS = 0.2
 RECONNECT_SECONDS = 0.25
