@@ -43,9 +43,17 @@ ROWS = (
         ("Telegraf, lines, all fields", "Telegraf, lines, our fields only"),
     ),
     Row("lines-tuned", "line protocol, against a Telegraf tuned further", "ours, lines", ("Telegraf, lines, tuned",)),
-    Row("singles", "single-sample messages, into InfluxDB", "ours, single samples", SINGLES, 0.75, 1.5),
-    Row("singles-stubbed", "single-sample messages, sinks stubbed", "ours, single samples, stubbed", SINGLES),
+    Row("singles", "single-sample messages, sinks stubbed", "ours, single samples, stubbed", SINGLES, 0.75, 1.5),
+    Row("singles-influxdb", "single-sample messages, into InfluxDB", "ours, single samples", SINGLES),
     Row("script", "batches, against a plain script", DRAIN, ("a plain script",), 10.0, 15.0),
+    Row(
+        "script-singles",
+        "single-sample messages, against a plain script",
+        "ours, single samples",
+        ("a plain script, single samples",),
+        10.0,
+        15.0,
+    ),
     Row(
         "extras",
         "cost of ledger, quarantine and latest values",
@@ -98,12 +106,16 @@ class Loads:
         return messages.batches(60_000 // self._divisor, 1, self._now)
 
     @cached_property
+    def few_singles(self) -> Load:
+        return messages.batches(3_000 // self._divisor, 1, self._now)
+
+    @cached_property
     def some(self) -> Load:
-        return self._batches(8_000, 20)  # as many as fill the drain's stages
+        return self._batches(15_000, 20)  # more than a drain has under way at once
 
     @cached_property
     def ten_times(self) -> Load:
-        return self._batches(80_000, 20)
+        return self._batches(150_000, 20)
 
     @cached_property
     def raw(self) -> raw.Prepared:
@@ -148,6 +160,7 @@ def contests(stage: Stage, loads: Loads) -> dict[str, Callable[[], float]]:
         ),
         "Telegraf, lines, tuned": partial(peer, "lines", telegraf.LINES + telegraf.ONLY_OURS + telegraf.TUNED),
         "ours, single samples": partial(ours, "singles", "drain"),
+        "a plain script, single samples": partial(ours, "few_singles", "script"),
         "pika, BlockingConnection": partial(ours, "singles", "pika-blocking", stored=False),
         "pika, SelectConnection": partial(ours, "singles", "pika-select", stored=False),
         "ours, single samples, stubbed": partial(ours, "singles", "decoding", stored=False),

@@ -21,7 +21,7 @@ from ninjait_pipelines.stack import servers
 
 PAGE, CHART = ROOT / "docs" / "performance.md", ROOT / "docs" / "performance.svg"
 BEGIN, END = "<!-- figures: written by `ninjait bench --write-docs` -->", "<!-- end of figures -->"
-PACKAGES = ("ninjait-pipelines", "pika", "msgspec", "pyarrow", "isal", "influxdb-client")
+PACKAGES = ("ninjait-pipelines", "pika", "msgspec", "google-re2", "pyarrow", "isal", "influxdb-client")
 HEADERS = (
     "work",
     "ours, median (least to most)",

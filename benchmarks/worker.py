@@ -31,8 +31,7 @@ import pyarrow as pa
 
 from ninjait_pipelines.ingest import drain as drain_module
 from ninjait_pipelines.ingest import sinks
-from ninjait_pipelines.ingest.decode import Period, decode
-from ninjait_pipelines.ingest.drain import Drain, load_registry
+from ninjait_pipelines.ingest.drain import Drain
 from ninjait_pipelines.ingest.sinks import MetricsSink, Sink
 from ninjait_pipelines.resources import Stores, open_stores
 from ninjait_pipelines.resources.message_queue import Consumer, Message
@@ -165,19 +164,18 @@ class Nowhere:
 
 def decoding(stores: Stores) -> dict[str, Any]:
     """Queue, decoder and columns: what Telegraf does before outputs.discard."""
-    registry, nowhere = load_registry(stores.postgres), Nowhere()
+    nowhere = Nowhere()
     sink = MetricsSink(nowhere, nowhere, nowhere, LOG)  # type: ignore[arg-type]
-    samples, progress = 0, Progress()
-    sys.setswitchinterval(drain_module.SWITCH_SECONDS)
-    with stores.message_queue.consume(QUEUE, drain_module.PREFETCH) as consumer:
-        while batch := drain_module._receive(consumer, 10**9, IDLE_SECONDS):
+    drain = make_drain(stores, "benchmark", sink)
+    registry, samples, progress = drain_module.load_registry(stores.postgres), 0, Progress()
+    with drain_module.undisturbed(), stores.message_queue.consume(QUEUE, drain_module.PREFETCH) as consumer:
+        while messages := drain_module._receive(consumer, 10**9, IDLE_SECONDS):
             now = datetime.now(UTC)
-            period = Period.at(now)
-            decoded = [decode(message, registry, period) for message in batch]
-            sink.write(decoded, "benchmark", now)
-            consumer.acknowledge(batch)
+            batch, registry = drain._decode_all(messages, registry, now)
+            sink.write([decoded for _, decoded in batch], "benchmark", now)
+            consumer.acknowledge(messages)
             progress.add(len(batch))
-            samples += sum(one.points_accepted for one in decoded)
+            samples += sum(decoded.points_accepted for _, decoded in batch)
     return {"messages": progress.messages, "samples": samples, "ended": progress.last}
 
 

@@ -23,6 +23,7 @@ from ninjait_pipelines.ingest.telegraf import LINE_PROTOCOL
 from ninjait_pipelines.resources.message_queue import JSON, Message, identity
 from ninjait_pipelines.resources.metrics_store import COUNTERS, FIELDS, POINTS
 
+Columns = Mapping[str, Sequence[Any]]  # name -> a value a row
 # Python refuses to read longer integers, which are infinite to every store.
 _MOST_DIGITS = 4300
 _SHOWN = 200
@@ -33,9 +34,10 @@ _UNREADABLE: dict[type, str] = {UnicodeDecodeError: "invalid_utf8", RecursionErr
 _AGENTS = {"telegraf": LINE_PROTOCOL, "collectd": COLLECTD}
 _LIST_OF_OBJECTS = re.compile(rb"\s*\[\s*\{")
 _metrics = msgspec.json.Decoder(rules.Metrics)
+_values = msgspec.structs.astuple
 _agent_version = partial(rules.text, most=100)
 # Shared by all messages of our own agents: empty ones of their own would make the garbage collector run more often.
-_NO_COLUMNS: Mapping[str, list[Any]] = MappingProxyType({})
+_NO_COLUMNS: Columns = MappingProxyType({})
 # Asking a schema for its names takes as long as a row.
 _GAUGES, _COUNTERS = tuple(POINTS.names), tuple(COUNTERS.names)
 _TIME, _COUNTER_TIME = _GAUGES.index("time"), _COUNTERS.index("time")
@@ -108,8 +110,8 @@ class Decoded(msgspec.Struct, gc=False):
     device_id: str | None = None
     agent_version: str | None = None
     points: int = 0
-    columns: dict[str, list[Any]] = {}
-    counters: Mapping[str, list[Any]] = _NO_COLUMNS
+    columns: Columns = {}
+    counters: Columns = _NO_COLUMNS
     rows: Sequence[int] = ()
     counter_rows: Sequence[int] = ()
     rejections: list[Rejection] = []
@@ -155,7 +157,7 @@ def decode_good_metrics(message: Message, registry: Registry, period: Period) ->
     organization, device = body.organization_id, body.device_id
     if registry.devices.get(device) != organization or message.routing_key != f"metrics.{organization}":
         return None
-    moments, *values = zip(*map(msgspec.structs.astuple, body.samples), strict=True)
+    moments, *values = zip(*map(_values, body.samples), strict=True)
     times = rules.all_milliseconds(moments)
     if min(times) < period.oldest or max(times) > period.newest:
         return None
@@ -437,15 +439,9 @@ def _decode_sample(sample: Any, fields: Mapping[str, Field]) -> tuple[list[Any],
     return row, problems
 
 
-def _metric_columns(organization: str, device: str, times: list[int], values: Any) -> dict[str, list[Any]]:
-    columns: dict[str, list[Any]] = {
-        "organization_id": [organization] * len(times),
-        "device_id": [device] * len(times),
-        "time": times,
-    }
-    for name, column in zip(FIELDS, values, strict=True):
-        columns[name] = [*column]
-    return columns
+def _metric_columns(organization: str, device: str, times: list[int], values: Any) -> Columns:
+    count = len(times)
+    return dict(zip(_GAUGES, ((organization,) * count, (device,) * count, times, *values), strict=True))
 
 
 def _decode_entries(

@@ -22,8 +22,9 @@ import gc
 import logging
 import sys
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Self, TypeVar
@@ -39,12 +40,12 @@ from ninjait_pipelines.resources.postgres import Postgres
 from ninjait_pipelines.resources.store import StoreUnavailable
 
 T = TypeVar("T")
-BATCH_MESSAGES = 2000
+BATCH_MESSAGES = 4000
 # What a batch may take of memory, but for one receive: as much as the largest legal bodies make.
 BATCH_BYTES = 8 * 1024 * 1024
 RECEIVE_MESSAGES = 100
 # What the broker may send ahead: enough for all stages, and little for one drain to keep from another.
-PREFETCH = 4000
+PREFETCH = 20_000
 # How long a thread may keep Python to itself. The others wait for the network again and again, and each time for this.
 SWITCH_SECONDS = 0.0005
 # Batches that are written, recorded, or wait for their acknowledgement, while the next one is received and decoded.
@@ -112,35 +113,29 @@ class Drain:
         self._prepare()
         summary = Summary(dead_letters=self._move_dead_letters(most_messages))
         registry = load_registry(self.postgres)
-        switch_seconds = sys.getswitchinterval()
-        sys.setswitchinterval(SWITCH_SECONDS)
-        gc.freeze()  # what there is now is not looked through again and again while messages come and go
-        try:
-            with (
-                self.message_queue.consume(self.sink.queue, PREFETCH, most_messages) as consumer,
-                _Stages(self._write, self._record) as stages,
-            ):
-                while True:
-                    if (self.clock() - started).total_seconds() >= most_seconds:
-                        consumer.stop()
-                    room = most_messages - summary.messages - stages.messages
-                    messages = _receive(consumer, room, 0 if stages.under_way else idle_seconds)
-                    if not messages and not stages.under_way:
-                        break
-                    suspects = [message for message in messages if message.deliveries > SUSPECT_AFTER_DELIVERIES]
-                    others = [message for message in messages if message.deliveries <= SUSPECT_AFTER_DELIVERIES]
-                    if others:
-                        now = self.clock()
-                        batch, registry = self._decode_all(others, registry, now)
-                        stages.put(batch, now)
-                    elif stages.under_way:
-                        self._acknowledge(consumer, *stages.take(), summary)
-                    while stages.under_way and (suspects or stages.full):
-                        self._acknowledge(consumer, *stages.take(), summary)
-                    self._process_suspects(consumer, suspects, registry, summary)
-        finally:
-            gc.unfreeze()
-            sys.setswitchinterval(switch_seconds)
+        with (
+            undisturbed(),
+            self.message_queue.consume(self.sink.queue, PREFETCH, most_messages) as consumer,
+            _Stages(self._write, self._record) as stages,
+        ):
+            while True:
+                if (self.clock() - started).total_seconds() >= most_seconds:
+                    consumer.stop()
+                room = most_messages - summary.messages - stages.messages
+                messages = _receive(consumer, room, 0 if stages.under_way else idle_seconds)
+                if not messages and not stages.under_way:
+                    break
+                suspects = [message for message in messages if message.deliveries > SUSPECT_AFTER_DELIVERIES]
+                others = [message for message in messages if message.deliveries <= SUSPECT_AFTER_DELIVERIES]
+                if others:
+                    now = self.clock()
+                    batch, registry = self._decode_all(others, registry, now)
+                    stages.put(batch, now)
+                elif stages.under_way:
+                    self._acknowledge(consumer, *stages.take(), summary)
+                while stages.under_way and (suspects or stages.full):
+                    self._acknowledge(consumer, *stages.take(), summary)
+                self._process_suspects(consumer, suspects, registry, summary)
         return summary
 
     def _prepare(self) -> None:
@@ -244,6 +239,19 @@ class Drain:
             self.message_queue.discard_dead_letters([message for message, _ in letters])
             moved += len(letters)
         return moved
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Has Python's threads change places often, and its collector leave alone what was there before the messages."""
+    seconds = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH_SECONDS)
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        sys.setswitchinterval(seconds)
 
 
 class _Stages:

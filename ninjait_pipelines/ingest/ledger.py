@@ -1,7 +1,7 @@
 """The rows of message_deliveries, the ledger: what became of each copy of a message, and which points it brought."""
 
 import zlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import accumulate, chain
 from operator import itemgetter
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 
-from ninjait_pipelines.ingest.decode import NOBODY, Decoded
+from ninjait_pipelines.ingest.decode import NOBODY, Columns, Decoded
 from ninjait_pipelines.resources.message_queue import Message
 from ninjait_pipelines.resources.metrics_store import COUNTERS, FIELDS
 
@@ -74,7 +74,7 @@ def outcome_of(decoded: Decoded) -> str:
     return "partly_quarantined" if decoded.points_accepted else "quarantined"
 
 
-def _written(decoded: Decoded) -> tuple[Mapping[str, list[Any]], Mapping[str, list[Any]]]:
+def _written(decoded: Decoded) -> tuple[Columns, Columns]:
     """The columns and counters without the rows that their store has refused."""
     refused = {rejection.index for rejection in decoded.rejections if rejection.reason == "refused_by_store"}
     both = ((decoded.columns, decoded.rows), (decoded.counters, decoded.counter_rows))
@@ -82,20 +82,18 @@ def _written(decoded: Decoded) -> tuple[Mapping[str, list[Any]], Mapping[str, li
     return columns, counters
 
 
-def _without(
-    columns: Mapping[str, list[Any]], rows: Sequence[int], refused: Collection[int | None]
-) -> dict[str, list[Any]]:
+def _without(columns: Columns, rows: Sequence[int], refused: Collection[int | None]) -> Columns:
     size = len(columns.get("time", ()))
     kept = [at for at, row in enumerate(rows or range(size)) if row not in refused]
     return {name: [values[at] for at in kept] for name, values in columns.items()} if kept else {}
 
 
-def _devices(columns: Mapping[str, list[Any]], counters: Mapping[str, list[Any]]) -> list[str]:
+def _devices(columns: Columns, counters: Columns) -> list[str]:
     """The device of each point, then that of each reading of counters: other agents name them one by one."""
     return [device for part in (columns, counters) if "time" in part for device in part["device_id"]]
 
 
-def _digest(columns: Mapping[str, list[Any]], counters: Mapping[str, list[Any]]) -> int:
+def _digest(columns: Columns, counters: Columns) -> int:
     """Of the values, in their order, the same in every process. It is only compared between messages whose instants
     are equal, for which 32 bits are plenty."""
     digest = zlib.crc32(_encode(_values(columns))) if "time" in columns else 0

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from ninjait_pipelines.cache.documents import latest_reading
 from ninjait_pipelines.ingest.contract import milliseconds
-from ninjait_pipelines.ingest.decode import NOBODY, Decoded, Rejection
+from ninjait_pipelines.ingest.decode import NOBODY, Columns, Decoded, Rejection
 from ninjait_pipelines.ingest.quarantine import insert_new
 from ninjait_pipelines.resources.clickhouse import ClickHouse, mart_rows, sql
 from ninjait_pipelines.resources.dragonfly import Dragonfly
@@ -242,7 +242,7 @@ def touched_hours(points: pa.Table, counters: pa.Table, run_id: str) -> pa.Table
 
 def latest(decoded: Sequence[Decoded]) -> list[tuple[str, dict[str, Any]]]:
     """The cache entry of each device's latest sample, null where it did not carry a field."""
-    newest: dict[str, tuple[int, Mapping[str, list[Any]], int]] = {}
+    newest: dict[str, tuple[int, Columns, int]] = {}
     for one in decoded:
         if one.columns and one.device_id:
             times = one.columns["time"]
@@ -252,6 +252,6 @@ def latest(decoded: Sequence[Decoded]) -> list[tuple[str, dict[str, Any]]]:
     return [_latest_entry(*entry) for entry in newest.values()]
 
 
-def _latest_entry(time: int, columns: Mapping[str, list[Any]], index: int) -> tuple[str, dict[str, Any]]:
+def _latest_entry(time: int, columns: Columns, index: int) -> tuple[str, dict[str, Any]]:
     moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=time)
     return latest_reading({name: values[index] for name, values in columns.items()} | {"time": moment})

@@ -429,7 +429,7 @@ class RabbitConsumer:
         self._broker = broker
         self._queue = queue
         self._prefetch = prefetch
-        self._left = most  # of the messages that may be sent, those that have not been acknowledged
+        self._left = most  # of the messages that may be sent, those that have not been settled
         self._generation = 0
         self._session: Session | None = None
         self._stopped = False
@@ -486,10 +486,6 @@ class RabbitConsumer:
 
         Dying before that, or losing the connection, they come again.
         """
-        if self._left is not None:
-            self._left -= len(messages)
-            if self._session is not None and self._left < self._session.prefetch:  # each of them has another one sent
-                self.stop()
         self._settle(messages)
 
     def requeue(self, messages: Sequence[Message]) -> None:
@@ -519,6 +515,10 @@ class RabbitConsumer:
 
     def _settle(self, messages: Sequence[Message], again: bool = False) -> None:
         """Raises StoreUnavailable where some of them went with a session that was lost, after the others."""
+        if self._left is not None:
+            self._left -= len(messages)
+            if self._session is not None and self._left < self._session.prefetch:  # each of them has another one sent
+                self.stop()
         receipts = self._own(messages)
         try:
             if self._session is not None and receipts:

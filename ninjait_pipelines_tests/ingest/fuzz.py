@@ -9,6 +9,7 @@ import argparse
 import gzip
 import json
 import random
+import re
 import time
 import traceback
 import zlib
@@ -26,9 +27,13 @@ from ninjait_pipelines.ingest.decode import (
     Period,
     decode,
     decode_by_rules,
+    decode_foreign,
+    decode_good_lines,
     decode_good_metrics,
+    format_of,
     organization_of,
 )
+from ninjait_pipelines.ingest.telegraf import LINE_PROTOCOL
 from ninjait_pipelines.resources.message_queue import Message
 from ninjait_pipelines.resources.metrics_store import COUNTERS, FIELDS, POINTS
 from ninjait_pipelines_tests.ingest.samples import (
@@ -64,7 +69,9 @@ TOKENS = [text.encode() for text in VALUES] + [
     *(b'"', b"\\", b",", b":", b"{", b"}", b"[", b"]", b"\n", b"\r\n", b"\0", b" ", b"=", b"#", b"i", b"u", b"e", b"-"),
     *(b"\xff", b"\xed\xa0\x80", b"\xef\xbb\xbf", b"\xc0\xaf", b"\x1f\x8b", b'"cpu":', b'"samples":[', b'"timestamp":'),
     *(b",host=lap-2", b"usage_idle=", b"cpu,cpu=cpu-total ", b"net,interface=eth0,host=lap-2 ", b'bytes_recv="a\nb"'),
+    *(b",used=7i", b"x", b"7", b".", b"-0", b"1e1", b"t", b'"a, b"', b'"a=b"', b"\\ ", b"\\\\ ", b"\\,", b"\\=", b"\t"),
 ]
+_WORD = re.compile(rb"""[^][{}:,= \n"\\]+""")
 KINDS = ["application/json", "APPLICATION/JSON; charset=utf-8", "", "text/plain", "application/vnd.influx.lines", "x/y"]
 KEYS = ["", ".", "metrics", "metrics.", "metrics.telegraf", f"metrics.telegraf.{ORG}", "metrics.collectd", "log.debug"]
 KEYS += [f"metrics.{OTHER_ORG}", f"metrics.collectd.{ORG}", f"usage.{ORG}", "metrics.telegraf..", "metrics.\ud800"]
@@ -90,20 +97,33 @@ def check(incoming: Message) -> Decoded:
         assert not taken & indexes
         assert len(taken | indexes) == result.points
     (_check_metrics if incoming.queue == "agent.metrics" else _check_event)(incoming, result)
-    fast = decode_good_metrics(incoming, REGISTRY, PERIOD) if incoming.queue == "agent.metrics" else None
-    if fast:
-        slow = decode_by_rules(incoming, REGISTRY, PERIOD)
+    if fast := fast_path(incoming):
+        if _is_line_protocol(incoming):
+            slow = decode_foreign(incoming, LINE_PROTOCOL, REGISTRY, PERIOD)
+        else:
+            slow = decode_by_rules(incoming, REGISTRY, PERIOD)
+            _check_values(json.loads(incoming.body)["samples"], fast)
         assert fast == slow == result
-        assert repr(fast.columns) == repr(slow.columns)  # which tells -0.0 from 0.0, and 1 from 1.0
-        _check_values(json.loads(incoming.body)["samples"], fast)
+        assert repr(fast) == repr(slow)  # which tells -0.0 from 0.0, and 1 from 1.0
     return result
+
+
+def fast_path(incoming: Message) -> Decoded | None:
+    """What the fast path of its format makes of a message, if it takes it."""
+    if _is_line_protocol(incoming):
+        return decode_good_lines(incoming, REGISTRY, PERIOD)
+    return decode_good_metrics(incoming, REGISTRY, PERIOD) if incoming.queue == "agent.metrics" else None
+
+
+def _is_line_protocol(incoming: Message) -> bool:
+    return format_of(incoming.queue, incoming.routing_key, incoming.content_type, incoming.body) is LINE_PROTOCOL
 
 
 def _check_values(samples: Sequence[Mapping[str, Any]], result: Decoded) -> None:
     """All samples were taken, and what was taken of them is what another reader of JSON reads."""
     for name in FIELDS:
         sent = [sample.get(name) for sample in samples]
-        assert repr(result.columns[name]) == repr([None if value is None else float(value) for value in sent])
+        assert repr([*result.columns[name]]) == repr([None if value is None else float(value) for value in sent])
 
 
 def _rows(columns: Mapping[str, Sequence[Any]], rows: Sequence[int]) -> Sequence[int]:
@@ -162,7 +182,8 @@ def seeds() -> list[Message]:
     """Good messages of every queue and format."""
     ours = [sample(90), sample(60, timestamp=int(NOW.timestamp() * 1000)), sample(30, cpu=None), {"memory": 1, "x": 2}]
     lines = [line("cpu", "usage_idle=97.5", cpu="cpu-total"), line("mem", "used=4294967296i,free=1i")]
-    lines += [line("disk", "used=1u", path="/"), line("net", 'bytes_recv=5i,bytes_sent=6i,s="a,b"', interface="eth0")]
+    lines += [line("disk", "free=1u,used=1i", path="/")]
+    lines += [line("net", 'bytes_recv=5i,bytes_sent=6i,s="a,b"', interface="eth0")]
     lists = [value_list("memory", "memory", 2**30, type_instance="used"), value_list("cpu", "percent", 12.5)]
     lists += [value_list("interface", "if_octets", 5, 6, plugin_instance="eth0")]
     found = [message("agent.metrics", metrics(*ours[:count])) for count in (1, 2, 4)]
@@ -217,6 +238,13 @@ def _with_token(rng: random.Random, body: bytes, other: bytes) -> bytes:
     return body[:at] + rng.choice(TOKENS) + body[at + rng.choice((0, 0, 1, 4)) :]
 
 
+def _with_word(rng: random.Random, body: bytes, other: bytes) -> bytes:
+    """Another word, or none, in the place of one: what comes of it is nearly a line."""
+    start, end = rng.choice([word.span() for word in _WORD.finditer(body)] or [(0, 0)])
+    words = _WORD.findall(other) or [b"x"]
+    return body[:start] + rng.choice((b"", rng.choice(TOKENS), rng.choice(words))) + body[end:]
+
+
 def _packed(rng: random.Random, body: bytes, other: bytes) -> bytes:
     if not body.startswith(b"\x1f\x8b"):
         return gzip.compress(body)
@@ -259,7 +287,7 @@ def _slice(rng: random.Random, of: bytes) -> tuple[int, int]:
 
 Mutation = Callable[[random.Random, bytes, bytes], bytes]
 MUTATIONS: Sequence[Mutation] = (
-    *(_flipped, _cut, _doubled, _spliced, _with_token, _with_token),
+    *(_flipped, _cut, _doubled, _spliced, _with_token, _with_token, _with_word, _with_word),
     *(_with_value,) * 5,
     _packed,
 )
@@ -268,7 +296,8 @@ MUTATIONS: Sequence[Mutation] = (
 def outcome(incoming: Message, result: Decoded) -> Hashable:
     """What a message came to, as far as two messages of one kind have it alike."""
     reasons = frozenset((rejection.field, rejection.reason) for rejection in result.rejections)
-    return incoming.queue, reasons, result.whole, min(result.points_accepted, 3), bool(result.counters)
+    fast = fast_path(incoming) is not None
+    return incoming.queue, reasons, result.whole, min(result.points_accepted, 3), bool(result.counters), fast
 
 
 def fuzz(seconds: float, seed: int) -> tuple[int, dict[str, Message], Mapping[Hashable, int]]:

@@ -50,7 +50,7 @@ def test_a_good_message_takes_the_fast_path_and_keeps_every_value() -> None:
         int((NOW - timedelta(seconds=60)).timestamp() * 1000),
         int(NOW.timestamp() * 1000),
     ]
-    assert result.columns["memory"] == [2048.0, None]
+    assert result.columns["memory"] == (2048.0, None)
     assert (result.points, result.points_accepted, result.points_rejected) == (2, 2, 0)
     assert (result.organization_id, result.device_id, result.agent_version) == (ORG, DEVICE, "2.4.1")
 

@@ -13,18 +13,28 @@ from hypothesis import strategies as st
 
 from ninjait_pipelines.ingest import quarantine
 from ninjait_pipelines.ingest.contract import MOST_BYTES
-from ninjait_pipelines.ingest.decode import Decoded, Period, decode, organization_of
+from ninjait_pipelines.ingest.decode import (
+    Decoded,
+    Period,
+    decode,
+    decode_foreign,
+    decode_good_lines,
+    organization_of,
+)
 from ninjait_pipelines.ingest.drain import Summary, load_registry
+from ninjait_pipelines.ingest.foreign import MOST_ENTRIES
 from ninjait_pipelines.ingest.sensors import held_for_known_hosts, replay_registered
 from ninjait_pipelines.ingest.sinks import MetricsSink
+from ninjait_pipelines.ingest.telegraf import LINE_PROTOCOL
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.resources.clickhouse_metrics import ClickHouseMetrics
 from ninjait_pipelines.resources.message_queue import Message
-from ninjait_pipelines.resources.metrics_store import Refusal
+from ninjait_pipelines.resources.metrics_store import FIELDS, Refusal
 from ninjait_pipelines_tests.ingest.conftest import LOG, make_drain
 from ninjait_pipelines_tests.ingest.samples import (
     NOW,
     ORG,
+    OTHER_DEVICE,
     OTHER_ORG,
     REGISTRY,
     SECOND_DEVICE,
@@ -191,6 +201,252 @@ def test_a_notification_of_collectd_costs_itself_only() -> None:
     good = value_list("memory", "memory", MIB, type_instance="used")
     result = decoded(collectd(notification, good))
     assert (reasons(result), result.rows) == ([(0, None, "bad_value_list")], [1])
+
+
+# ---- the fast path takes what is plain and good, and leaves everything else to the grammar
+
+ODD_HOSTS = ("a,b=c d", r"a\ b", r"a\b", '"', "=", "x" * 255, "lap-2 ", "mine")
+HOSTS = {**REGISTRY.hosts, **{name: {ORG: SECOND_DEVICE} for name in ODD_HOSTS}, "theirs": {OTHER_ORG: OTHER_DEVICE}}
+ODD_REGISTRY = type(REGISTRY)(REGISTRY.organizations, REGISTRY.devices, HOSTS)
+TIME = round((NOW - timedelta(seconds=60)).timestamp()) * 10**9
+USED = f"used={MIB}i"
+MEM = f"mem,host=lap-2 {USED} {TIME}\n"
+NET = f"net,host=lap-2,interface=eth0 bytes_recv=5i {TIME}\n"
+
+
+def fast(foreign: Message) -> bool:
+    """Whether the fast path takes it, and if so, that it reads it as the grammar does, to the last bit."""
+    found = decode_good_lines(foreign, ODD_REGISTRY, PERIOD)
+    expected = decode_foreign(foreign, LINE_PROTOCOL, ODD_REGISTRY, PERIOD)
+    assert (found or expected) == expected == decode(foreign, ODD_REGISTRY, PERIOD)
+    assert repr(found or expected) == repr(expected)  # which tells -0.0 from 0.0, and 1 from 1.0
+    return found is not None
+
+
+def came_to(foreign: Message) -> list[Any]:
+    """What is taken of the lines, or why it is not, in their order."""
+    result = decode(foreign, ODD_REGISTRY, PERIOD)
+    found = [(one.index or 0, [one.reason]) for one in result.rejections]
+    for columns, rows in ((result.columns, result.rows), (result.counters, result.counter_rows)):
+        values = zip(*(columns[name] for name in FIELDS if name in columns), strict=True)
+        found += [(row, [one for one in of if one is not None]) for row, of in zip(rows, values, strict=True)]
+    return [one for _, of in sorted(found) for one in of]
+
+
+def key(text: str) -> str:
+    return f"{text} {USED} {TIME}\n"
+
+
+def fields(text: str) -> str:
+    return f"mem,host=lap-2 {text} {TIME}\n"
+
+
+def left_out(text: str) -> str:
+    return f"system,host=lap-2 {text} {TIME}\n"
+
+
+def at(milliseconds: int, text: str = MEM, rest: str = "999999") -> str:
+    return text.replace(f"{TIME}", f"{milliseconds}{rest}")
+
+
+LINE_EDGES: list[tuple[str | bytes, bool, list[Any]]] = [
+    # keys
+    (MEM + key("#mem,host=lap-2"), False, [1.0]),
+    (key(r"\#mem,host=lap-2"), True, []),
+    (key("mem,#a=#,host=lap-2"), True, [1.0]),
+    (key("mem,host=lap-2\\"), False, ["bad_line"]),
+    (key("mem,host=lap-2\\ "), True, [1.0]),
+    (key("mem\\,host=lap-2"), True, []),
+    (key("m\\") + MEM, False, ["bad_line", 1.0]),
+    (key(r"mem,host=a\\ b"), True, [1.0]),
+    (key(r"mem,host=a\\\ b"), False, ["unknown_host"]),
+    (key(r"mem,host=a\b"), True, [1.0]),
+    (key(r"mem,host=a\,b\=c\ d"), True, [1.0]),
+    (key(r"mem,ho\st=x,host=lap-2"), True, [1.0]),
+    (key('mem,host="'), True, [1.0]),
+    (key('mem,host=",a="'), True, [1.0]),
+    (key(r"mem,host=\="), True, [1.0]),
+    (key('"mem",host=lap-2'), True, []),
+    (key("=mem,host=lap-2"), True, []),
+    (key("mem,host=lap-2,host=lap-2"), False, ["bad_line"]),
+    (key("swap,a=1,a=2") + MEM, False, ["bad_line", 1.0]),
+    (key(r"swap,a\==1,a\==2"), False, ["bad_line"]),
+    (key("swap,a=1,A=2"), True, []),
+    (key("mem,host=lap-2,a="), False, ["bad_line"]),
+    (key("swap,a=") + MEM, False, ["bad_line", 1.0]),
+    (key(r"mem,host=lap-2,a=\="), True, [1.0]),
+    (key("mem,a=,host=lap-2"), False, ["bad_line"]),
+    (key("mem,=a,host=lap-2"), False, ["bad_line"]),
+    (key("mem,a,host=lap-2"), False, ["bad_line"]),
+    (key("mem,a=b=c,host=lap-2"), False, ["bad_line"]),
+    (key("mem,,host=lap-2"), False, ["bad_line"]),
+    (key("mem,host=lap-2,"), False, ["bad_line"]),
+    (key(",host=lap-2"), False, ["bad_line"]),
+    (key("mem"), False, ["missing"]),
+    (key("swap"), True, []),
+    (key("mem,a=é,host=lap-2"), False, [1.0]),
+    (key("mem,a=\0,host=lap-2"), False, [1.0]),
+    (key("mem,a=\x7f,host=lap-2"), False, [1.0]),
+    (key("mem,a=b\tc,host=lap-2"), False, [1.0]),
+    (key("mem,host=lap-2\t"), False, ["invalid_text"]),
+    (key(f"mem,a={'x' * 301},host=lap-2"), True, [1.0]),
+    (key(f"mem,host={'x' * 255}"), True, [1.0]),
+    (key(f"mem,host={'x' * 256}"), False, ["too_long"]),
+    # strings
+    (fields(f'note="a, b",{USED}'), True, [1.0]),
+    (fields(f'{USED},note=",used"'), True, [1.0]),
+    (fields(f'{USED},note=""'), True, [1.0]),
+    (fields(f'{USED},note="#"'), True, [1.0]),
+    (fields(f'note="a=b",{USED}'), False, [1.0]),
+    (fields(f'{USED},note="a,used=7i"'), False, [1.0]),
+    (fields(f'{USED},note="\\",used=7i,a=\\""'), False, [1.0]),
+    (fields(f'{USED},note="a\nb"'), False, [1.0]),
+    (fields(f'{USED},note="a\\b"'), False, [1.0]),
+    (fields(f'{USED},note="é"'), False, [1.0]),
+    (fields(f'{USED},note="a"b"'), False, ["bad_line"]),
+    (fields(f'{USED},note="a'), False, ["bad_line"]),
+    (fields(f'"note"=1i,{USED}'), False, [1.0]),
+    (left_out('uptime_format="1 day,  3:20"') + MEM, True, [1.0]),
+    (left_out('uptime_format="",a=", ,"') + MEM, True, [1.0]),
+    (left_out('a="b=c, mem,host=lap-2 used=5i 5"') + MEM, False, [1.0]),
+    (left_out('a="\\"b\\""') + MEM, False, [1.0]),
+    (left_out('a="\n') + MEM, False, ["bad_line", "bad_line", 1.0]),
+    # fields
+    (fields(f"used=1i,{USED}"), True, [1.0]),
+    (fields(f'used="a, b",{USED}'), True, [1.0]),
+    (fields(f'{USED},used="a, b"'), False, ["number_as_text"]),
+    (fields(f"{USED},xused=5i"), True, [1.0]),
+    (fields(f"xused=5i,{USED},used_=7i"), True, [1.0]),
+    (fields("xused=5i"), True, []),
+    (fields(f"{USED},us\\ed=5i"), False, [1.0]),
+    (fields(f"a\\,{USED}"), False, []),
+    (fields(f"{USED},"), False, ["bad_line"]),
+    (fields(f"{USED},a="), False, ["bad_line"]),
+    (fields(f"{USED},a=b"), False, ["bad_line"]),
+    (fields("used=true"), False, ["boolean_as_number"]),
+    (fields("used=f"), False, ["boolean_as_number"]),
+    (fields('used="5"'), False, ["number_as_text"]),
+    (fields('used="5,5i"'), False, ["number_as_text"]),
+    (fields(f"used={MIB}u"), False, [1.0]),
+    (fields(f"{USED},a=5u,b=true,c=T"), True, [1.0]),
+    (fields("used=1e999"), False, ["not_finite"]),
+    (fields(f"{USED},a=1e999,b=-1"), True, [1.0]),
+    (fields("used=-1i"), False, ["negative"]),
+    (fields("used=-1e-300"), False, ["negative"]),
+    (fields("used=1000000000000001i"), False, ["out_of_range"]),
+    (fields("used=1000000000000000i"), True, [1e15 / MIB]),
+    (fields("used=-0"), True, [-0.0]),
+    (fields("used=-0.0e9"), True, [-0.0]),
+    (fields("used=-0i"), True, [0.0]),
+    (fields("used=5e-324"), True, [0.0]),
+    (fields(f"used={MIB}"), True, [1.0]),
+    (fields("used=1.048576E+6"), True, [1.0]),
+    (fields(f"used=000{MIB}i"), True, [1.0]),
+    (fields(f"used={MIB}."), False, [1.0]),
+    (fields(f"used=.{MIB}e7"), False, [1.0]),
+    (fields("used=" + "9" * 20 + "i"), False, ["bad_line"]),
+    (fields("used=" + "9" * 5000), False, ["not_finite"]),
+    *((fields(f"used={bad}"), False, ["bad_line"]) for bad in ("nan", "inf", "1_0", "0x1", "+1", "1e", "-", "i", "٥")),
+    (line("cpu", "usage_active=30,usage_idle=50", cpu="cpu-total") + "\n", True, [30.0]),
+    (line("cpu", "usage_active=30,usage_idle=101", cpu="cpu-total") + "\n", False, ["above_100"]),
+    (line("cpu", "usage_idle=100.00000000009", cpu="cpu-total") + "\n", True, [0.0]),
+    (line("net", "bytes_sent=6i,bytes_recv=5i", interface="eth0") + "\n", True, [5.0, 6.0]),
+    (line("net", "bytes_recv=5", interface=r"a\ b") + "\n", True, [5.0]),
+    (line("net", "bytes_recv=0.5", interface="eth0") + "\n", False, ["not_an_integer"]),
+    (line("net", "bytes_recv=5i", interface="e" * 256) + "\n", False, ["too_long"]),
+    (line("net", f"bytes_recv={2**53}i", interface="eth0") + "\n", True, [2.0**53]),
+    # where lines end, and what is between their parts
+    (MEM + NET + left_out("a=1") + MEM, True, [1.0, 5.0, 1.0]),
+    (MEM.rstrip(), False, [1.0]),
+    (MEM.replace("\n", "\r\n"), False, [1.0]),
+    (MEM.replace("\n", "\r"), False, [1.0]),
+    (MEM.replace("\n", "\r") + MEM, False, ["bad_line"]),
+    (f"{MEM}\n{MEM}", False, [1.0, 1.0]),
+    (f"{MEM}\n", False, [1.0]),
+    (f"{MEM} \t\r\n# a comment\n{MEM}", False, [1.0, 1.0]),
+    (f" {MEM}", False, [1.0]),
+    (f"\ufeff{MEM}", False, []),
+    (MEM.replace(" ", "  ", 1), False, [1.0]),
+    (MEM.replace(f" {TIME}", f"  {TIME}"), False, [1.0]),
+    (MEM.replace("\n", " \n"), False, [1.0]),
+    (MEM.replace(" ", "\t", 1) + MEM, False, ["bad_line", 1.0]),
+    (MEM.replace(f" {TIME}", f"\t{TIME}") + MEM, False, ["bad_line", 1.0]),
+    (MEM.replace("mem,", "mem, "), False, ["bad_line"]),
+    # times
+    (at(TIME // 10**6, rest=""), False, ["too_old"]),
+    (at(TIME // 10**6, rest="00000"), False, ["too_old"]),
+    (at(TIME // 10**6, rest="0000000"), False, ["bad_line"]),
+    (at(0, rest="0" * 18), False, ["too_old"]),
+    (MEM.replace(f" {TIME}", ""), False, ["no_time"]),
+    (MEM.replace(f"{TIME}", f"-{TIME}"), False, ["too_old"]),
+    (at(PERIOD.newest), True, [1.0]),
+    (at(PERIOD.newest + 1, rest="000000"), False, ["in_the_future"]),
+    (at(PERIOD.oldest, rest="000000"), True, [1.0]),
+    (at(PERIOD.oldest - 1), False, ["too_old"]),
+    (MEM + at(PERIOD.oldest - 1) + MEM, False, [1.0, "too_old", 1.0]),
+    (at(PERIOD.newest, NET), True, [5.0]),
+    (MEM + at(PERIOD.newest + 1, NET), False, [1.0, "in_the_future"]),
+    (at(PERIOD.oldest_counter, NET, "000000") + at(PERIOD.oldest_counter - 1), True, [5.0, 1.0]),
+    (at(PERIOD.oldest_counter - 1, NET) + MEM, False, ["counter_too_old", 1.0]),
+    (at(PERIOD.oldest - 1, NET), False, ["too_old"]),
+    (at(PERIOD.newest + 1, left_out("a=1")) + at(0, fields("a=1"), "0" * 18) + MEM, True, [1.0]),
+    # bodies
+    (b"", False, ["not_line_protocol"]),
+    (b"\n", False, ["not_line_protocol"]),
+    (f"#{MEM}".encode(), False, ["not_line_protocol"]),
+    (left_out("a=1") * (MOST_ENTRIES - 1), True, []),
+    (left_out("a=1") * MOST_ENTRIES, False, ["too_many_readings"]),
+    (b"\xff" + MEM.encode(), False, ["invalid_utf8"]),
+    (MEM.encode() + b"\x1f\x8b", False, ["invalid_utf8"]),
+    (gzip.compress(f"{MEM}{NET}".encode()), True, [1.0, 5.0]),
+    (gzip.compress(MEM.encode()) + b"\n", False, ["bad_gzip"]),
+    (gzip.compress(gzip.compress(MEM.encode())), False, ["invalid_utf8"]),
+    (gzip.compress(MEM.encode() + b"\xff"), False, ["invalid_utf8"]),
+    (key("m,a=").replace(" ", "x" * (MOST_BYTES - len(key("m,a="))) + " ", 1).encode(), True, []),
+    (key("m,a=").replace(" ", "x" * (MOST_BYTES - len(key("m,a="))) + "x ", 1).encode(), False, ["too_large"]),
+    (gzip.compress(key(f"m,a={'x' * MOST_BYTES}").encode()), False, ["too_large"]),
+]
+
+
+@pytest.mark.parametrize(("body", "plain", "expected"), LINE_EDGES, ids=[repr(edge[0])[:60] for edge in LINE_EDGES])
+def test_what_the_fast_path_takes_and_what_it_leaves(body: str | bytes, plain: bool, expected: list[Any]) -> None:
+    """Text comes after a line that is plain and of no interest, and bytes are the whole of a message."""
+    whole = body if isinstance(body, bytes) else (left_out("a=1") + body).encode()
+    foreign = message("agent.metrics", whole, routing_key=f"metrics.telegraf.{ORG}", message_id=None)
+    assert (fast(foreign), repr(came_to(foreign))) == (plain, repr(expected))
+
+
+OF_TWO_HOSTS = key("mem,host=lap-2") + key("mem,host=lap-1")
+UNKNOWN = str(uuid.UUID(int=9))
+
+
+@pytest.mark.parametrize(
+    ("organization", "body", "plain", "expected", "owner"),
+    [
+        (f".{ORG}", OF_TWO_HOSTS, True, [1.0, 1.0], ORG),
+        (f".{OTHER_ORG}", key("mem,host=lap-1"), True, [1.0], OTHER_ORG),
+        (f".{OTHER_ORG}", OF_TWO_HOSTS, False, ["unknown_host", 1.0], OTHER_ORG),
+        (f".{ORG}", key("swap,host=nobody"), True, [], ORG),
+        (f".{ORG}", key("mem,host=nobody") + MEM, False, ["unknown_host", 1.0], ORG),
+        (f".{ORG}", f"mem,host=nobody free=1i {TIME}\n", False, [], ORG),
+        ("", MEM, True, [1.0], ORG),
+        ("", key("swap,host=nobody"), True, [], None),
+        ("", OF_TWO_HOSTS, False, [1.0, "ambiguous_host"], ORG),
+        ("", key("mem,host=mine") + NET, True, [1.0, 5.0], ORG),
+        ("", key("mem,host=mine") + key("mem,host=theirs"), True, [1.0, 1.0], None),
+        (".", MEM, False, ["unknown_organization"], None),
+        (f".{ORG}.", MEM, False, ["unknown_organization"], None),
+        (f".{ORG.upper()}", MEM, False, ["unknown_organization"], None),
+        (f".{UNKNOWN}", MEM, False, ["unknown_organization"], None),
+        (f".{UNKNOWN}", key("swap,host=nobody"), False, ["unknown_organization"], None),
+    ],
+)
+def test_whose_the_lines_are_by_either_path(
+    organization: str, body: str, plain: bool, expected: list[Any], owner: str | None
+) -> None:
+    foreign = telegraf(body.removesuffix("\n"), routing_key=f"metrics.telegraf{organization}")
+    assert (fast(foreign), came_to(foreign)) == (plain, expected)
+    assert decode(foreign, ODD_REGISTRY, PERIOD).organization_id == owner
 
 
 # ---- accounting
