@@ -12,7 +12,7 @@ is written (3), and the one before that is recorded (3b to 5). So no store waits
 key the one that was received last is written last, suspects apart (see below).
 
 A copy that comes for the third time is under suspicion: it killed the drains before, or stood beside the one that did.
-It goes through these steps with few others, each further time with fewer, and at last alone; every other time from the
+It goes through these steps with some others, each further time with fewer, and at last alone; every other time from the
 last to the first, so that those behind the culprit get past it too. Where another one went through and it did not, it
 is the culprit, and becomes a dead letter at once; otherwise the broker's delivery limit makes it one. Dead letters end
 in quarantine, like all bad input.
@@ -20,6 +20,7 @@ in quarantine, like all bad input.
 
 import gc
 import logging
+import math
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -40,20 +41,21 @@ from ninjait_pipelines.resources.postgres import Postgres
 from ninjait_pipelines.resources.store import StoreUnavailable
 
 T = TypeVar("T")
-BATCH_MESSAGES = 4000
+BATCH_MESSAGES = 2000
 # What a batch may take of memory, but for one receive: as much as the largest legal bodies make.
 BATCH_BYTES = 8 * 1024 * 1024
 RECEIVE_MESSAGES = 100
 # What the broker may send ahead: enough for all stages, and little for one drain to keep from another.
-PREFETCH = 20_000
+PREFETCH = 10_000
 # How long a thread may keep Python to itself. The others wait for the network again and again, and each time for this.
 SWITCH_SECONDS = 0.0005
 # Batches that are written, recorded, or wait for their acknowledgement, while the next one is received and decoded.
 MOST_UNDER_WAY = 3
 DEAD_LETTERS = 25
 SUSPECT_AFTER_DELIVERIES = 2
-# How many suspects go together, by how often they have come; later ones go alone.
-SUSPECTS = {3: 64, 4: 8}
+# How suspects go together, by how often they have come: at least so many, in at most so many groups; later ones alone.
+# Thousands may have come so often only because servers went away, and are to be done before the next one goes.
+SUSPECTS = {3: (64, 16), 4: (8, 32)}
 # What a registry that was read a moment ago may be wrong about.
 UNREGISTERED = {"unknown_organization", "unknown_device", "device_of_another_organization", *HOST_REASONS}
 
@@ -203,9 +205,10 @@ class Drain:
     def _process_suspects(
         self, consumer: Consumer, suspects: Sequence[Message], registry: Registry, summary: Summary
     ) -> None:
-        """In groups; each of a group that fails is tried alone."""
+        """In groups; one that fails is tried by halves."""
         came = max((message.deliveries for message in suspects), default=0)
-        together = SUSPECTS.get(came, 1)
+        least, groups = SUSPECTS.get(came, (1, len(suspects)))
+        together = max(least, math.ceil(len(suspects) / groups)) if suspects else 1
         suspects = suspects if came % 2 else suspects[::-1]
         failures: list[tuple[Message, Exception]] = []
         todo = deque(suspects[first : first + together] for first in range(0, len(suspects), together))
@@ -217,7 +220,8 @@ class Drain:
                 raise
             except Exception as error:  # noqa: BLE001 -- raised below, or recorded with its message
                 if len(group) > 1:
-                    todo.extendleft([message] for message in reversed(group))
+                    middle = len(group) // 2
+                    todo.extendleft((group[middle:], group[:middle]))
                 else:
                     failures.append((group[0], error))
         if failures and len(failures) == len(suspects):  # perhaps it is not the messages: let a person see

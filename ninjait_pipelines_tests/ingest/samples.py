@@ -102,9 +102,9 @@ EVENTS: dict[str, dict[str, Any]] = {
 
 
 def line(measurement: str, fields: str, seconds_ago: float = 60, host: str = "lap-2", **tags: str) -> str:
-    """A line as Telegraf writes it."""
+    """A line as Telegraf writes it, its tags in alphabetical order."""
     nanoseconds = round((NOW - timedelta(seconds=seconds_ago)).timestamp() * 1000) * 1_000_000
-    named = "".join(f",{name}={value}" for name, value in (tags | {"host": host}).items())
+    named = "".join(f",{name}={value}" for name, value in sorted((tags | {"host": host}).items()))
     return f"{measurement}{named} {fields} {nanoseconds}"
 
 

@@ -312,6 +312,26 @@ def test_a_message_that_kills_each_drain_takes_few_others_along(fleet: Stores, c
     assert ledger(fleet)["written"] == 140 - dead
 
 
+@pytest.mark.parametrize(("outages", "most"), [(2, 16), (3, 32)])
+def test_many_that_came_often_because_a_store_was_away_go_through_in_few_groups(
+    fleet: Stores, monkeypatch: pytest.MonkeyPatch, outages: int, most: int
+) -> None:
+    """One by one they took minutes, and the next outage made dead letters of them."""
+    monkeypatch.setattr(drain_module, "SUSPECTS", {3: (2, 16), 4: (2, 32)})
+
+    def away(decoded: Sequence[Decoded]) -> None:
+        raise StoreUnavailable("InfluxDB", "http://h", "silent", "Wait.")
+
+    publish(fleet, *(metrics(sample(n)) for n in range(1, 141)))
+    for _ in range(outages):
+        fails(fleet, StoreUnavailable, 140, sink=Broken(sink_of(fleet, "agent.metrics"), away))  # type: ignore[arg-type]
+    groups: list[int] = []
+    counting = Broken(sink_of(fleet, "agent.metrics"), lambda decoded: groups.append(len(decoded)))  # type: ignore[arg-type]
+    assert run(fleet, sink=counting).messages == sum(groups) == 140
+    assert 4 < len(groups) <= most
+    assert ledger(fleet) == {"written": 140}
+
+
 def test_two_drains_at_once_share_the_queue_and_the_ledger_balances(
     fleet: Stores, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
