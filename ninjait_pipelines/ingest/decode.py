@@ -209,7 +209,7 @@ def decode_good_lines(message: Message, registry: Registry, period: Period) -> D
         return None
     columns, read = _columns(_GAUGES, gauges), _columns(_COUNTERS, counters)
     for part, oldest in ((columns, period.oldest), (read, period.oldest_counter)):
-        if part and (min(part["time"]) < max(oldest, period.oldest) or max(part["time"]) > period.newest):
+        if part and (min(part["time"]) < oldest or max(part["time"]) > period.newest):
             return None
     seen = {row[0] for row in (*gauges, *counters)}
     return Decoded(

@@ -41,12 +41,12 @@ from ninjait_pipelines.resources.postgres import Postgres
 from ninjait_pipelines.resources.store import StoreUnavailable
 
 T = TypeVar("T")
-BATCH_MESSAGES = 2000
+BATCH_MESSAGES = 4000
 # What a batch may take of memory, but for one receive: as much as the largest legal bodies make.
 BATCH_BYTES = 8 * 1024 * 1024
 RECEIVE_MESSAGES = 100
 # What the broker may send ahead: enough for all stages, and little for one drain to keep from another.
-PREFETCH = 10_000
+PREFETCH = 16_000
 # How long a thread may keep Python to itself. The others wait for the network again and again, and each time for this.
 SWITCH_SECONDS = 0.0005
 # Batches that are written, recorded, or wait for their acknowledgement, while the next one is received and decoded.

@@ -43,7 +43,7 @@ TABLE: Table = {
 # A backslash escapes what would end the name and is itself otherwise. Names and strings are never taken back (the `+`
 # after a quantifier): a line has one meaning, and a bad one is known for bad as soon as it has been read once.
 _MEASUREMENT = r"(?![#, \n])[^, \n\\]*+(?:\\[, ]?+[^, \n\\]*+)*+"
-_NAME = r"(?![,= \n])[^,= \n\\]*+(?:\\[,= ]?+[^,= \n\\]*+)*+"
+_NAME = r"(?=[^,= \n])[^,= \n\\]*+(?:\\[,= ]?+[^,= \n\\]*+)*+"
 _STRING = r'"[^"\\]*+(?:\\[\s\S][^"\\]*+)*+"'
 _NUMBER = r"-?\d{1,19}i|\d{1,20}u|-?(?:\d++\.?\d*+|\.\d++)(?:[eE][-+]?\d++)?"
 _VALUE = rf"(?:{_NUMBER}|true|True|TRUE|false|False|FALSE|[tTfF]|{_STRING})"
