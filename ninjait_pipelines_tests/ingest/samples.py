@@ -1,10 +1,12 @@
 """Messages for the ingest tests: two organizations, three devices, and bodies as senders write them."""
 
+import gzip
 import json
 import os
 import time
 import uuid
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -21,6 +23,9 @@ REGISTRY = Registry(frozenset([ORG, OTHER_ORG]), {DEVICE: ORG, SECOND_DEVICE: OR
 # Whole milliseconds, because that is what is stored. Of today, because the tiers' retention is real.
 # One moment for all of pytest-xdist's workers: names of tests have it in them.
 NOW = datetime.fromtimestamp(int(os.environ.get("NINJAIT_TESTS_NOW", time.time())), UTC)
+
+# Without the time of packing, which gzip writes into what it packs.
+gzipped = partial(gzip.compress, mtime=0)
 
 TOPICS = {
     "agent.metrics": "metrics",

@@ -1,6 +1,5 @@
 """What a person changes before a replay, and where what was refused is marked: pure, for every format."""
 
-import gzip
 import json
 import uuid
 from typing import Any
@@ -24,6 +23,7 @@ from ninjait_pipelines_tests.ingest.samples import (
     OTHER_ORG,
     REGISTRY,
     collectd,
+    gzipped,
     line,
     message,
     metrics,
@@ -161,7 +161,7 @@ def test_the_host_of_line_protocol(packed: bool) -> None:
             line("cpu", "usage_idle=50", host=r"old\ na\,me", cpu="cpu-total"),
         ]
     ).encode()
-    one = with_body(telegraf(organization=ORG), gzip.compress(text) if packed else text)
+    one = with_body(telegraf(organization=ORG), gzipped(text) if packed else text)
     result = mended(one, Change(values={"old na,me": "lap-1"}))
     assert accepted(result) == (3, 2)
     assert b'note="a b,host=old,x=1"' in result.body
@@ -255,7 +255,7 @@ MARKED: list[tuple[Message, list[str | None]]] = [
         ],
     ),
     (telegraf(line("mem", "used=5i"), organization="nobody"), [None]),
-    (with_body(telegraf(), gzip.compress(line("mem", "used=5i", host="nobody").encode())), ["host=nobody"]),
+    (with_body(telegraf(), gzipped(line("mem", "used=5i", host="nobody").encode())), ["host=nobody"]),
     (
         collectd(
             value_list("memory", "memory", -5, type_instance="used"),
