@@ -25,7 +25,7 @@ NOWHERE = {
 def test_a_fresh_interpreter_loads_it_soon_and_without_a_connection() -> None:
     """Every run pays for the load; and a code location must load while a store is away.
 
-    It takes a second and a half of processor time, and a half more while other tests run beside it.
+    It takes some two seconds of processor time while other tests run beside it.
     """
     script = (
         "import socket, time\n"
