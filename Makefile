@@ -33,7 +33,7 @@ check: $(READY) ## lint, format and types
 	@$(RUN) ruff format --check .
 	@$(RUN) mypy
 
-bench: $(READY) ## ingest against Telegraf and others, and the roll-up, on real servers; twenty minutes
+bench: $(READY) ## ingest against Telegraf and others, and the roll-up, on real servers; half an hour
 	@$(RUN) ninjait_pipelines.cli bench
 	@$(RUN) benchmarks.rollup
 

@@ -27,7 +27,7 @@ def bench(
 ) -> None:
     """Measure ingest against Telegraf, pika and a plain script, on RabbitMQ and InfluxDB of its own.
 
-    Takes about 15 minutes, on a machine with nothing else to do, and needs a checkout and what `make servers` builds.
+    Takes about 20 minutes, on a machine with nothing else to do, and needs a checkout and what `make servers` builds.
     Exits with 1 where a run failed; a ratio below its bound is a figure like any other.
 
     Rows: json, json-two, influxdb, influxdb-tuned, influxdb-two,

@@ -206,9 +206,11 @@ class Drain:
         self, consumer: Consumer, suspects: Sequence[Message], registry: Registry, summary: Summary
     ) -> None:
         """In groups; one that fails is tried by halves."""
-        came = max((message.deliveries for message in suspects), default=0)
+        if not suspects:
+            return
+        came = max(message.deliveries for message in suspects)
         least, groups = SUSPECTS.get(came, (1, len(suspects)))
-        together = max(least, math.ceil(len(suspects) / groups)) if suspects else 1
+        together = max(least, math.ceil(len(suspects) / groups))
         suspects = suspects if came % 2 else suspects[::-1]
         failures: list[tuple[Message, Exception]] = []
         todo = deque(suspects[first : first + together] for first in range(0, len(suspects), together))
