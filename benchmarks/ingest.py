@@ -47,6 +47,12 @@ ROWS = (
     Row("singles-influxdb", "single-sample messages, into InfluxDB", "ours, single samples", SINGLES),
     Row("script", "batches, against a plain script", DRAIN, ("a plain script",), 10.0, 15.0),
     Row(
+        "script-gathering",
+        "batches, against a script that writes a message's Points at once",
+        DRAIN,
+        ("a script, a write a message",),
+    ),
+    Row(
         "script-singles",
         "single-sample messages, against a plain script",
         "ours, single samples",
@@ -96,6 +102,10 @@ class Loads:
     @cached_property
     def few_batches(self) -> Load:
         return self._batches(240, messages.SAMPLES)
+
+    @cached_property
+    def fewest_batches(self) -> Load:
+        return self._batches(15, messages.SAMPLES)
 
     @cached_property
     def lines(self) -> Load:
@@ -151,7 +161,8 @@ def contests(stage: Stage, loads: Loads) -> dict[str, Callable[[], float]]:
         "ours, into InfluxDB, without them": partial(ours, "batches", "stores-only"),
         "raw writes, one connection": partial(raw_writes, 1),
         "raw writes, two connections": partial(raw_writes, 2),
-        "a plain script": partial(ours, "few_batches", "script"),
+        "a plain script": partial(ours, "fewest_batches", "script"),
+        "a script, a write a message": partial(ours, "few_batches", "script-gathering"),
         "ours, lines": partial(ours, "lines", "drain"),
         "ours, lines, two workers": partial(ours, "lines", "drain", 2),
         "Telegraf, lines, all fields": partial(peer, "lines", telegraf.LINES + telegraf.INFLUXDB),
@@ -189,7 +200,9 @@ def run(
         loads = Loads(datetime.now(UTC), quick)
         if profile:
             for load, kind in (("batches", "drain"), ("lines", "drain"), ("singles", "drain")):
-                report.print_profile(console, load, stage.ours(getattr(loads, load), kind, profile=True).reports[0])
+                stacks = Path(folder) / f"{load}.stacks"
+                stage.ours(getattr(loads, load), kind, stacks=stacks)
+                report.print_profile(console, load, stacks)
             return True
         figures = measure(console, rows, contests(stage, loads), rounds)
         result = report.Result.of(rows, figures, rounds, quick, stage.versions)

@@ -5,11 +5,11 @@ import os
 import platform
 import statistics
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import psutil
@@ -230,15 +230,31 @@ def draw(lines: Sequence[Line], file: Path) -> None:
         plt.close(figure)
 
 
-def print_profile(console: Console, work: str, report: dict[str, Any]) -> None:
-    """The places where the worker's CPU went, the most first."""
-    table = Table(title=f"{work}: {report['cpu_seconds']:.1f} s of CPU, the start of Python included")
-    for header in ("CPU seconds", "share", "thread: place > what it calls"):
-        table.add_column(header, justify="left" if "place" in header else "right")
-    total = sum(seconds for _, seconds in report["profile"]) or 1.0
-    for place, seconds in report["profile"][:TOP]:
-        table.add_row(f"{seconds:.2f}", f"{seconds / total:.1%}", place)
+def print_profile(console: Console, work: str, stacks: Path) -> None:
+    """The places of the drain where threads were found most often; `stacks` has what py-spy's raw format says."""
+    found: Counter[str] = Counter()
+    for line in stacks.read_text().splitlines():
+        stack, _, count = line.rpartition(" ")
+        if "_find_and_load" not in stack and (place := _place(stack)):
+            found[place] += int(count)
+    table = Table(title=f"{work}: where threads were found, {found.total()} times")
+    table.add_column("share", justify="right")
+    table.add_column("thread: place > what it calls")
+    for place, count in found.most_common(TOP):
+        table.add_row(f"{count / found.total():.1%}", place)
     console.print(table)
+
+
+def _place(stack: str) -> str:
+    """The innermost of our functions, and the library function that it waits for; empty where none is ours."""
+    thread, *frames = stack.split(";")
+    ours = next((frame for frame in reversed(frames) if "(ninjait_pipelines/" in frame), "")
+    if not ours:
+        return ""
+    names = [frame.partition(" (")[0] for frame in (ours, *frames[-1:])]
+    module = Path(ours.partition("(")[2].partition(":")[0].rstrip(")")).stem
+    inner = f" > {names[1]}" if frames[-1] != ours else ""
+    return f"{thread.partition(': ')[2]}: {module}.{names[0]}{inner}"
 
 
 def _summary(figures: Figures) -> dict[str, float]:

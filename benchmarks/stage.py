@@ -36,6 +36,9 @@ POLL_SECONDS = 0.02
 PATIENCE_SECONDS = 240.0
 STORED_SECONDS = 30.0
 DISCARD_SECONDS = 3.0
+# Looks from outside, at all threads that run or could, whoever holds Python's lock.
+SPY = [str(Path(sys.executable).with_name("py-spy")), "record", "--nonblocking", "--threads", "--function"]
+SPY += ["--rate", "500", "--format", "raw", "--output"]
 COUNT = (
     "from(bucket: bucket) |> range(start: 0) |> filter(fn: (r) => r._measurement == measurement and r._field == field) "
     "|> count() |> group() |> sum()"
@@ -66,16 +69,15 @@ class Stage:
         self._connection = pika.BlockingConnection(pika.URLParameters(settings["RABBITMQ_URL"] + "?heartbeat=0"))
         self._channel = self._connection.channel()
 
-    def ours(self, load: Load, kind: str, processes: int = 1, stored: bool = True, profile: bool = False) -> Run:
-        """Consumers of benchmarks/worker.py drain the load."""
+    def ours(self, load: Load, kind: str, processes: int = 1, stored: bool = True, stacks: Path | None = None) -> Run:
+        """Consumers of benchmarks/worker.py drain the load; `stacks` takes what they were found doing."""
         with self._bucket() as settings:
-            environment = {**os.environ, **settings} | ({"BENCHMARK_PROFILE": "1"} if profile else {})
-            workers = [self._worker(kind, environment) for _ in range(processes)]
+            workers = [self._worker(kind, {**os.environ, **settings}, stacks) for _ in range(processes)]
             try:
                 self._fill(load)
                 for worker in workers:  # Python has been started and everything imported
                     assert worker.stdout
-                    if worker.stdout.readline() != b"ready\n":
+                    if b"ready\n" not in worker.stdout:
                         raise Failed(f"{kind} did not start")
                 before = _cpu_seconds(workers)
                 for worker in workers:
@@ -149,8 +151,10 @@ class Stage:
             bucket=settings["INFLUXDB_BUCKET"],
         )
 
-    def _worker(self, kind: str, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    def _worker(self, kind: str, environment: dict[str, str], stacks: Path | None) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "benchmarks.worker", kind]
+        if stacks:
+            command = [*SPY, str(stacks), "--", *command]
         return subprocess.Popen(command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
     def _fill(self, load: Load) -> None:
@@ -252,7 +256,7 @@ def _report(worker: subprocess.Popen[bytes], kind: str) -> dict[str, Any]:
     output, _ = worker.communicate(timeout=PATIENCE_SECONDS)
     if worker.returncode:
         raise Failed(f"{kind} ended with {worker.returncode}")
-    report: dict[str, Any] = json.loads(output)
+    report: dict[str, Any] = json.loads(next(line for line in output.splitlines() if line.startswith(b"{")))
     return report
 
 

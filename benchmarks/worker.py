@@ -7,7 +7,9 @@ it did as a line of JSON. Its stores come from the settings in the environment.
 - stores-only: the same drain with ledger, quarantine and latest values replaced by nothing.
 - decoding: receives, decodes, gathers the columns and acknowledges; no store.
 - pika-blocking, pika-select: receive and acknowledge, and look at nothing.
-- script: what one writes in an afternoon: json.loads, a Point a sample, a write and an HSET a message.
+- script: what one writes in an afternoon: json.loads, a Point a sample, written by itself as in the first example of
+  InfluxDB's client, and an HSET a message.
+- script-gathering: the same by somebody who has read on: the Points of a message in one write.
 """
 
 import json
@@ -15,15 +17,13 @@ import logging
 import os
 import resource
 import sys
-import threading
 import time
 import uuid
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import pika
@@ -42,8 +42,6 @@ QUEUE = "agent.metrics"
 IDLE_SECONDS = 1.0
 PREFETCH, SCRIPT_PREFETCH = 1_000, 10
 ACKNOWLEDGE_EVERY = 100
-PROFILE_SECONDS = 0.002
-OURS = ("/ninjait_pipelines/", "/benchmarks/")
 LOG = logging.getLogger("benchmark")
 
 
@@ -56,15 +54,15 @@ def main() -> None:
         "pika-blocking": pika_blocking,
         "pika-select": pika_select,
         "script": script,
+        "script-gathering": partial(script, gathering=True),
     }
     logging.basicConfig(level=logging.WARNING)
     with open_stores(load()) as stores:
         print("ready", flush=True)  # noqa: T201
         sys.stdin.readline()
-        with profiled("BENCHMARK_PROFILE" in os.environ) as places:
-            done = kinds[sys.argv[1]](stores)
+        done = kinds[sys.argv[1]](stores)
         used = resource.getrusage(resource.RUSAGE_SELF)
-        done |= {"cpu_seconds": used.ru_utime + used.ru_stime, "peak_mib": peak_mib(), "profile": places}
+        done |= {"cpu_seconds": used.ru_utime + used.ru_stime, "peak_mib": peak_mib()}
         print(json.dumps(done), flush=True)  # noqa: T201
 
 
@@ -241,14 +239,14 @@ def pika_select(_: Stores) -> dict[str, Any]:
     return {"messages": received.messages, "samples": 0, "ended": received.progress.last}
 
 
-def script(_: Stores) -> dict[str, Any]:
-    """One Point a sample, one write and one HSET a message, one message at a time."""
+def script(_: Stores, gathering: bool = False) -> dict[str, Any]:
+    """One Point a sample and one HSET a message, one after the other; a write a Point, or `gathering`, a message."""
     import redis
     from influxdb_client import InfluxDBClient, Point, WritePrecision
     from influxdb_client.client.write_api import SYNCHRONOUS
 
     url, token, organization = (os.environ[f"INFLUXDB_{name}"] for name in ("URL", "TOKEN", "ORG"))
-    client = InfluxDBClient(url, token, org=organization, enable_gzip=True)
+    client = InfluxDBClient(url, token, org=organization)
     write_api = client.write_api(write_options=SYNCHRONOUS)
     cache = redis.Redis.from_url(os.environ["DRAGONFLY_URL"])
     connection = pika.BlockingConnection(pika.URLParameters(os.environ["RABBITMQ_URL"]))
@@ -266,7 +264,8 @@ def script(_: Stores) -> dict[str, Any]:
             for name in FIELDS:
                 point = point.field(name, float(sample[name]))
             points.append(point)
-        write_api.write(os.environ["INFLUXDB_BUCKET"], record=points)
+        for record in [points] if gathering else points:
+            write_api.write(os.environ["INFLUXDB_BUCKET"], record=record)
         cache.hset(f"device:{message['device_id']}", mapping=message["samples"][-1])
         channel.basic_ack(method.delivery_tag)
         samples += len(points)
@@ -274,51 +273,6 @@ def script(_: Stores) -> dict[str, Any]:
     channel.cancel()
     connection.close()
     return {"messages": progress.messages, "samples": samples, "ended": progress.last}
-
-
-# --- where the time goes ---
-
-
-@contextmanager
-def profiled(wanted: bool) -> Iterator[list[tuple[str, float]]]:
-    """(place, CPU seconds), the most first, filled at the end: what each thread's clock went on by between two looks
-    goes to the place where the thread is found. What takes its time without the GIL is found as well as what holds it.
-    """
-    places: list[tuple[str, float]] = []
-    if not wanted:
-        yield places
-        return
-    seconds: defaultdict[str, float] = defaultdict(float)
-    stop = threading.Event()
-    sampler = threading.Thread(target=_sample, args=(seconds, stop), name="sampler", daemon=True)
-    sampler.start()
-    yield places
-    stop.set()
-    sampler.join()
-    places += sorted(seconds.items(), key=lambda item: -item[1])
-
-
-def _sample(seconds: defaultdict[str, float], stop: threading.Event) -> None:
-    clocks: dict[int, float] = {}
-    while not stop.wait(PROFILE_SECONDS):
-        frames = sys._current_frames()
-        for thread in threading.enumerate():
-            if thread.ident is None or thread.ident not in frames or thread is threading.current_thread():
-                continue
-            with suppress(OSError):  # it has ended meanwhile
-                now = time.clock_gettime(time.pthread_getcpuclockid(thread.ident))
-                seconds[_place(thread.name, frames[thread.ident])] += now - clocks.get(thread.ident, now)
-                clocks[thread.ident] = now
-
-
-def _place(thread: str, frame: FrameType) -> str:
-    """The innermost of our functions, and the library function that it waits for."""
-    leaf, found = frame.f_code, frame
-    while found.f_back and not any(folder in found.f_code.co_filename for folder in OURS):
-        found = found.f_back
-    ours = f"{Path(found.f_code.co_filename).stem}.{found.f_code.co_qualname}"
-    inner = f" > {Path(leaf.co_filename).stem}.{leaf.co_qualname}" if leaf is not found.f_code else ""
-    return f"{thread}: {ours}{inner}"
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def bench(
 
     Rows: json, json-two, influxdb, influxdb-tuned, influxdb-two,
     lines, lines-two, lines-tuned, singles, singles-influxdb,
-    script, script-singles, extras, memory, share.
+    script, script-gathering, script-singles, extras, memory, share.
 
     Example: ninjait bench --only influxdb --rounds 3
     """
