@@ -56,7 +56,9 @@ def read(entry: Any) -> Reading:
     if not len(names) == len(values) == len(types) or not _TEXT.issuperset(map(type, names + types)):
         raise Refused("bad_value_list")
     plugin, instance = entry.get("plugin", ""), entry.get("plugin_instance", "")
-    interface = instance if plugin == "interface" else None
+    interface = None
+    if plugin == "interface":
+        interface = "" if instance is None else instance  # null names no interface, and is refused like no name
     try:
         what = (plugin, instance if interface is None else "*", entry.get("type", ""), entry.get("type_instance", ""))
         known = TABLE.get(what, {})
