@@ -9,8 +9,10 @@ import json
 import random
 import struct
 import uuid
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -18,12 +20,13 @@ from hypothesis import strategies as st
 from influxdb_client import Point
 
 from ninjait_pipelines.ingest.contract import CONTRACTS
-from ninjait_pipelines.ingest.decode import decode, decode_by_rules, decode_good_metrics
+from ninjait_pipelines.ingest.decode import Decoded, decode, decode_by_rules, decode_good_metrics
 from ninjait_pipelines.ingest.foreign import MEBIBYTE
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.resources.line_protocol import held, lines
 from ninjait_pipelines.resources.message_queue import CONTENT_NAMESPACE, Message, identity
 from ninjait_pipelines.resources.metrics_store import FIELDS, POINTS
+from ninjait_pipelines_tests.ingest import fuzz
 from ninjait_pipelines_tests.ingest.fuzz import KEYS, KINDS, PERIOD, check, mutated, seeds
 from ninjait_pipelines_tests.ingest.samples import (
     DEVICE,
@@ -117,6 +120,108 @@ def test_what_the_fuzzer_makes_of_good_messages_is_accounted_for(seed: int) -> N
 def test_what_the_fuzzer_starts_from_is_good(incoming: Message) -> None:
     """Else all of the above would hold of a decoder that takes nothing."""
     assert check(incoming).points_accepted > 0
+
+
+# ---- nothing is skipped: the test knows what it put in, and where
+
+# (a part of a message, its memory being its place there; what has to become of it)
+Part = tuple[str, str]
+
+
+def one_sample(place: int, fate: str) -> str:
+    """A sample of ours."""
+    if fate == "refused":
+        return json.dumps([sample(cpu=-1), sample(cpu=101, memory=True), 7, {"timestamp": ago(minutes=1)}][place % 4])
+    return json.dumps(sample(place + 1, memory=place))
+
+
+def one_line(place: int, fate: str) -> str:
+    """A line of Telegraf's."""
+    other = {
+        "counters": [line("net", f"bytes_recv={place}i", interface="eth0")],
+        "refused": ["mem used", line("mem", "used=1i", host="nobody"), line("disk", "used=-1", path="/"), "mem,a a=b"],
+        "nothing": [
+            line("mem", "free=1i"),
+            "# 7",
+            "",
+            line("system", 'load1=1,up="1 day"'),
+            line("cpu", "usage_idle=1"),
+        ],
+    }
+    return other[fate][place % len(other[fate])] if fate in other else line("mem", f"used={place}i", place + 1)
+
+
+def one_value_list(place: int, fate: str) -> str:
+    """A value list of collectd's."""
+    used = {"type_instance": "used"}
+    other: dict[str, list[object]] = {
+        "counters": [value_list("interface", "if_octets", place, 1, plugin_instance="eth0")],
+        "refused": [7, value_list("memory", "memory", -1, **used), value_list("memory", "memory", 1, 2, **used), {}],
+        "nothing": [value_list("load", "load", 1), value_list("memory", "memory", None, **used)],
+    }
+    other["refused"].append(value_list("interface", "if_octets", 1, 1, plugin_instance=None))
+    good = value_list("memory", "memory", place, seconds_ago=place + 1, **used)
+    return json.dumps(other[fate][place % len(other[fate])] if fate in other else good)
+
+
+def put_together(kind: str, fates: list[str]) -> Message:
+    """A message of parts of these fates, in this order."""
+    if kind == "telegraf":
+        return telegraf(*itertools.starmap(one_line, enumerate(fates)))
+    if kind == "collectd":
+        body = f"[{','.join(itertools.starmap(one_value_list, enumerate(fates)))}]"
+        return message("agent.metrics", body.encode(), routing_key="metrics.collectd", message_id=None)
+    body = json.dumps(metrics("HERE")).replace('"HERE"', ",".join(itertools.starmap(one_sample, enumerate(fates))))
+    return message("agent.metrics", body.encode())
+
+
+FATES = ["points", "points", "points", "counters", "refused", "nothing"]
+ALL_PARTS = st.sampled_from(["ours", "telegraf", "collectd"]).flatmap(
+    lambda kind: st.tuples(
+        st.just(kind),
+        st.lists(st.sampled_from(["points", "refused"] if kind == "ours" else FATES), max_size=30),
+    )
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(ALL_PARTS)
+def test_of_every_part_becomes_what_was_meant(parts: tuple[str, list[str]]) -> None:
+    kind, fates = parts[0], ["points", *parts[1]]  # a message in which nothing is good is refused whole
+    meant = {fate: [place for place, one in enumerate(fates) if one == fate] for fate in FATES}
+    result = check(put_together(kind, fates))
+    assert sorted({one.index for one in result.rejections}) == meant["refused"]
+    scale = 1 if kind == "ours" else MEBIBYTE
+    assert [value * scale for value in result.columns.get("memory", ())] == meant["points"]
+    assert [*result.counters.get("network_in", ())] == meant["counters"]
+    assert result.points == len(fates) - len(meant["nothing"])
+
+
+@pytest.mark.parametrize("kind", ["ours", "telegraf", "collectd"])
+@pytest.mark.parametrize("fates", [["points"] * 8, ["points"] * 8 + ["refused"]], ids=["good", "mixed"])
+def test_a_decoder_that_skips_a_point_is_found_out(
+    kind: str, fates: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It knows nothing of the last point that it should have taken, on every path, and its own sums are right."""
+
+    def skipping(real: Callable[..., Decoded | None]) -> Callable[..., Decoded | None]:
+        def decode(*arguments: object) -> Decoded | None:
+            result = real(*arguments)
+            if result is None:
+                return None
+            columns = {name: values[:-1] for name, values in result.columns.items()}
+            return msgspec.structs.replace(result, points=result.points - 1, columns=columns, rows=result.rows[:-1])
+
+        return decode
+
+    check(put_together(kind, fates))
+    for name in ("decode", "decode_good_metrics", "decode_by_rules", "decode_good_lines", "decode_foreign"):
+        monkeypatch.setattr(fuzz, name, skipping(getattr(fuzz, name)))
+    monkeypatch.setattr(fuzz, "_check_values", lambda *_: None)
+    with pytest.raises(AssertionError):
+        check(put_together(kind, fates))
+    monkeypatch.setattr(fuzz, "_check_count", lambda *_: None)
+    check(put_together(kind, fates))  # nothing else would have seen it
 
 
 # ---- the fast path is as strict as the rules
