@@ -19,19 +19,21 @@ from benchmarks.messages import Load
 from benchmarks.report import COST, GROWTH, Figures, Row
 from benchmarks.stage import Failed, Stage, staged
 
+STUBBED, TWO_STUBBED = "ours, stubbed", "ours, stubbed, two workers"
 DRAIN, TWO_DRAINS = "ours, into InfluxDB", "ours, into InfluxDB, two workers"
+LINES, TWO_LINES = "ours, lines", "ours, lines, two workers"
 DISCARD, INTO_INFLUXDB = "Telegraf, to discard", "Telegraf, into InfluxDB"
 SINGLES = ("pika, BlockingConnection", "pika, SelectConnection")
 ROWS = (
-    Row("json", "batches of 200 samples, JSON, sinks stubbed", "ours, stubbed", (DISCARD,), 1.0, 1.5),
-    Row("json-two", "batches, JSON, sinks stubbed, two workers", "ours, stubbed, two workers", (DISCARD,), 1.5, 2.5),
+    Row("json", "batches of 200 samples, JSON, sinks stubbed", STUBBED, (DISCARD,), 1.0, 1.5),
+    Row("json-two", "batches, JSON, sinks stubbed, two workers", TWO_STUBBED, (DISCARD,), 1.5, 2.5),
     Row("influxdb", "batches of 200 samples, JSON, into InfluxDB", DRAIN, (INTO_INFLUXDB,), 1.2, 1.6),
     Row("influxdb-tuned", "batches, JSON, against a Telegraf tuned further", DRAIN, ("Telegraf, tuned",)),
     Row("influxdb-two", "batches, JSON, into InfluxDB, two workers", TWO_DRAINS, (INTO_INFLUXDB,)),
     Row(
         "lines",
         "line protocol from Telegraf fleets, into InfluxDB",
-        "ours, lines",
+        LINES,
         ("Telegraf, lines, all fields", "Telegraf, lines, our fields only"),
         1.0,
         1.4,
@@ -39,10 +41,13 @@ ROWS = (
     Row(
         "lines-two",
         "line protocol, into InfluxDB, two workers",
-        "ours, lines, two workers",
+        TWO_LINES,
         ("Telegraf, lines, all fields", "Telegraf, lines, our fields only"),
     ),
-    Row("lines-tuned", "line protocol, against a Telegraf tuned further", "ours, lines", ("Telegraf, lines, tuned",)),
+    Row("lines-tuned", "line protocol, against a Telegraf tuned further", LINES, ("Telegraf, lines, tuned",)),
+    Row("scaling-stubbed", "two workers against one, JSON, sinks stubbed", TWO_STUBBED, (STUBBED,)),
+    Row("scaling", "two workers against one, JSON, into InfluxDB", TWO_DRAINS, (DRAIN,)),
+    Row("scaling-lines", "two workers against one, line protocol, into InfluxDB", TWO_LINES, (LINES,)),
     Row("singles", "single-sample messages, sinks stubbed", "ours, single samples, stubbed", SINGLES, 0.75, 1.5),
     Row("singles-influxdb", "single-sample messages, into InfluxDB", "ours, single samples", SINGLES),
     Row("script", "batches, against a plain script", DRAIN, ("a plain script",), 10.0, 15.0),
@@ -151,9 +156,9 @@ def contests(stage: Stage, loads: Loads) -> dict[str, Callable[[], float]]:
         return rate
 
     return {
-        "ours, stubbed": partial(ours, "many_batches", "decoding", stored=False),
+        STUBBED: partial(ours, "many_batches", "decoding", stored=False),
         DISCARD: partial(peer, "many_batches", telegraf.JSON + telegraf.DISCARD, stored=False),
-        "ours, stubbed, two workers": partial(ours, "many_batches", "decoding", 2, stored=False),
+        TWO_STUBBED: partial(ours, "many_batches", "decoding", 2, stored=False),
         DRAIN: partial(ours, "batches", "drain"),
         INTO_INFLUXDB: partial(peer, "batches", telegraf.JSON + telegraf.INFLUXDB),
         "Telegraf, tuned": partial(peer, "batches", telegraf.JSON + telegraf.TUNED),
@@ -163,8 +168,8 @@ def contests(stage: Stage, loads: Loads) -> dict[str, Callable[[], float]]:
         "raw writes, two connections": partial(raw_writes, 2),
         "a plain script": partial(ours, "fewest_batches", "script"),
         "a script, a write a message": partial(ours, "few_batches", "script-gathering"),
-        "ours, lines": partial(ours, "lines", "drain"),
-        "ours, lines, two workers": partial(ours, "lines", "drain", 2),
+        LINES: partial(ours, "lines", "drain"),
+        TWO_LINES: partial(ours, "lines", "drain", 2),
         "Telegraf, lines, all fields": partial(peer, "lines", telegraf.LINES + telegraf.INFLUXDB),
         "Telegraf, lines, our fields only": partial(
             peer, "lines", telegraf.LINES + telegraf.ONLY_OURS + telegraf.INFLUXDB

@@ -31,8 +31,8 @@ def bench(
     Exits with 1 where a run failed; a ratio below its bound is a figure like any other.
 
     Rows: json, json-two, influxdb, influxdb-tuned, influxdb-two,
-    lines, lines-two, lines-tuned, singles, singles-influxdb,
-    script, script-gathering, script-singles, extras, memory, share.
+    lines, lines-two, lines-tuned, scaling-stubbed, scaling, scaling-lines,
+    singles, singles-influxdb, script, script-gathering, script-singles, extras, memory, share.
 
     Example: ninjait bench --only influxdb --rounds 3
     """
