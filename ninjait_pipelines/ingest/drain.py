@@ -2,14 +2,14 @@
 
 1. Receive a batch.            Dying here: the broker gives it to the next drain.
 2. Decode it.                  As above; nothing has been written.
-3. Write the good points.      As above; written again, each replaces itself (see the sinks).
+3. Write the good points.      As above; written again, each replaces itself (see the sinks, also for 3b and 3c).
 4. Quarantine the bad ones.    As above; the document's id is the copy's, so it is held once, in MongoDB or its spool.
 5. Record it in the ledger.    As above; the row's key is the copy's, so it counts once.
 6. Acknowledge.                Dying before: all of it happens once more. After: it is done.
 
 Several batches are under way at once, in the order in which they came: while one is decoded (1, 2), the one before it
-is written (3), and the one before that is recorded (3b to 5). So no store waits for another, and of two points with one
-key the one that was received last is written last, suspects apart (see below).
+is written (3a), and the one before that is recorded (3b to 5). So no store waits for another, and of two points with
+one key the one that was received last is written last, suspects apart (see below).
 
 A copy that comes for the third time is under suspicion: it killed the drains before, or stood beside the one that did.
 It goes through these steps with some others, each further time with fewer, and at last alone; every other time from the
@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Self, TypeVar
 
 from ninjait_pipelines.ingest import quarantine
@@ -53,9 +53,10 @@ SWITCH_SECONDS = 0.0005
 MOST_UNDER_WAY = 3
 DEAD_LETTERS = 25
 SUSPECT_AFTER_DELIVERIES = 2
-# How suspects go together, by how often they have come: at least so many, in at most so many groups; later ones alone.
+# How suspects go together, by how often they have come: at least so many, in at most so many groups.
 # Thousands may have come so often only because servers went away, and are to be done before the next one goes.
 SUSPECTS = {3: (64, 16), 4: (8, 32)}
+LATER_SUSPECTS = (1, 250)
 # What a registry that was read a moment ago may be wrong about.
 UNREGISTERED = {"unknown_organization", "unknown_device", "device_of_another_organization", *HOST_REASONS}
 
@@ -113,7 +114,8 @@ class Drain:
         """
         started = self.clock()
         self._prepare()
-        summary = Summary(dead_letters=self._move_dead_letters(most_messages))
+        half_time = started + timedelta(seconds=most_seconds / 2)
+        summary = Summary(dead_letters=self._move_dead_letters(most_messages, half_time))
         registry = load_registry(self.postgres)
         with (
             undisturbed(),
@@ -137,7 +139,7 @@ class Drain:
                     self._acknowledge(consumer, *stages.take(), summary)
                 while stages.under_way and (suspects or stages.full):
                     self._acknowledge(consumer, *stages.take(), summary)
-                self._process_suspects(consumer, suspects, registry, summary)
+                registry = self._process_suspects(consumer, suspects, registry, summary)
         return summary
 
     def _prepare(self) -> None:
@@ -196,28 +198,25 @@ class Drain:
             self.log.exception("Decoding %s failed: a bug in the decoder", quarantine.document_id(message))
             return decode_nothing(message, f"decoder_failed:{type(error).__name__}")
 
-    def _process(self, consumer: Consumer, messages: Sequence[Message], registry: Registry, summary: Summary) -> None:
+    def _process(
+        self, consumer: Consumer, messages: Sequence[Message], registry: Registry, summary: Summary
+    ) -> Registry:
         """All steps of one batch, with no other under way."""
         now = self.clock()
-        batch, _ = self._decode_all(messages, registry, now)
+        batch, registry = self._decode_all(messages, registry, now)
         self._acknowledge(consumer, batch, self._record(batch, now, self._write(batch, now)), summary)
+        return registry
 
     def _process_suspects(
         self, consumer: Consumer, suspects: Sequence[Message], registry: Registry, summary: Summary
-    ) -> None:
+    ) -> Registry:
         """In groups; one that fails is tried by halves."""
-        if not suspects:
-            return
-        came = max(message.deliveries for message in suspects)
-        least, groups = SUSPECTS.get(came, (1, len(suspects)))
-        together = max(least, math.ceil(len(suspects) / groups))
-        suspects = suspects if came % 2 else suspects[::-1]
         failures: list[tuple[Message, Exception]] = []
-        todo = deque(suspects[first : first + together] for first in range(0, len(suspects), together))
+        todo = deque(_groups(suspects))
         while todo:
             group = todo.popleft()
             try:
-                self._process(consumer, group, registry, summary)
+                registry = self._process(consumer, group, registry, summary)
             except StoreUnavailable:
                 raise
             except Exception as error:  # noqa: BLE001 -- raised below, or recorded with its message
@@ -226,24 +225,27 @@ class Drain:
                     todo.extendleft((group[middle:], group[:middle]))
                 else:
                     failures.append((group[0], error))
-        if failures and len(failures) == len(suspects):  # perhaps it is not the messages: let a person see
+        if failures and not summary.messages:  # nothing went through: perhaps it is not the messages; let a person see
             raise failures[0][1]
         for message, failure in failures:
             self.log.error("%s becomes a dead letter: %s", quarantine.document_id(message), failure)
             consumer.reject(message, f"{type(failure).__name__}: {failure}")
+        return registry
 
-    def _move_dead_letters(self, most: int) -> int:
+    def _move_dead_letters(self, most: int, until: datetime) -> int:
         """Moves dead letters into quarantine, where people look: held, recorded, then removed from the broker.
 
         Dying between any two of these: they are still dead letters, and are moved again onto themselves.
         """
         moved = 0
         while moved < most and (letters := self.message_queue.dead_letters(self.sink.queue, DEAD_LETTERS)):
-            batch = [(message, decode_nothing(message, f"dead_letter:{reason}"[:200])) for message, reason in letters]
+            batch = [(message, decode_nothing(message, "dead_letter", words)) for message, words in letters]
             quarantine.hold(self.mongodb, batch, self.run_id, self.clock(), self.log)
             self.clickhouse.insert("message_deliveries", ledger_rows(batch, self.run_id, outcome="dead_lettered"))
             self.message_queue.discard_dead_letters([message for message, _ in letters])
             moved += len(letters)
+            if self.clock() >= until:
+                break
         return moved
 
 
@@ -279,7 +281,7 @@ class _Stages:
 
     def __exit__(self, *_: object) -> None:
         self._writer.shutdown(cancel_futures=True)
-        self._recorder.shutdown(cancel_futures=True)
+        self._recorder.shutdown()  # whatever was written is recorded: its queue may be gone, and with it the next try
 
     @property
     def messages(self) -> int:
@@ -309,6 +311,15 @@ def _after(before: Future[Any] | None, step: Callable[[], T]) -> T:
     if before:
         before.result()
     return step()
+
+
+def _groups(suspects: Sequence[Message]) -> Iterator[Sequence[Message]]:
+    """Those that came least often first; every other time from the last to the first."""
+    for came in sorted({message.deliveries for message in suspects}):
+        some = [message for message in suspects if message.deliveries == came][:: 1 if came % 2 else -1]
+        least, groups = SUSPECTS.get(came, LATER_SUSPECTS)
+        together = max(least, math.ceil(len(some) / groups))
+        yield from (some[first : first + together] for first in range(0, len(some), together))
 
 
 def _is_unregistered(decoded: Decoded) -> bool:

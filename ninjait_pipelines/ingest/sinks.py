@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Literal, Protocol
+from uuid import UUID
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -34,6 +35,8 @@ Record = Callable[[], set[Hour]]
 Kind = Literal["columns", "counters"]
 _MILLISECONDS = pa.timestamp("ms", "UTC")
 _HOUR_US = 3_600_000_000
+# Of a query: ClickHouse takes a parameter of 128 KiB at most, and an id is 39 bytes of it.
+MOST_IDS = 1_000
 _TOUCHED = pa.schema(
     [
         ("organization_id", pa.string()),
@@ -120,8 +123,11 @@ class MetricsSink:
         late = [str(one.message_id) for one in decoded if one.columns and min(one.columns["time"]) <= oldest]
         if not late:
             return decoded
-        rows = self._clickhouse.rows(sql("ingest/already_written"), queue=self.queue, message_ids=late)
-        written = {(str(row["organization_id"]), row["message_id"]) for row in rows}
+        written: set[tuple[str, UUID]] = set()
+        for first in range(0, len(late), MOST_IDS):
+            some = late[first : first + MOST_IDS]
+            rows = self._clickhouse.rows(sql("ingest/already_written"), queue=self.queue, message_ids=some)
+            written |= {(str(row["organization_id"]), row["message_id"]) for row in rows}
         return [one for one in decoded if (one.organization_id or NOBODY, one.message_id) not in written]
 
 

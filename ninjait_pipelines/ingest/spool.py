@@ -25,7 +25,7 @@ from ninjait_pipelines.resources.mongodb import MongoDB
 from ninjait_pipelines.resources.store import StoreFailed, StoreUnavailable
 
 TITLE = "Quarantine's spool"
-# More than any batch of a drain takes.
+# More than the batches under way take, unless they are of giants: then a drain fails, and its messages come again.
 ROOM_BYTES = 64 * 1024 * 1024
 # What a writer that was killed left is no longer being written after so long.
 UNFINISHED = timedelta(days=1)

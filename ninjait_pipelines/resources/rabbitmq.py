@@ -51,12 +51,14 @@ LOOKS = 1_000_000_000
 CHUNK_MESSAGES = 250
 CHUNK_BYTES = 1024 * 1024
 WINDOW = 4
-# What may wait here for a slow caller; beyond it the broker is read at SLOW_BYTES a second only. The prefetch counts
-# messages, whatever their size.
+# What may wait here for a slow caller; beyond it the broker is read at SLOW_BYTES a second only, and giants faster: no
+# pause is longer than SLOW_SECONDS, well within a heartbeat. The prefetch counts messages, whatever their size.
 MOST_WAITING_BYTES = 64 * 1024 * 1024
 SLOW_BYTES = 1024 * 1024
-# A consumer begins with FIRST_PREFETCH messages, and asks for more ahead where they are small: for AHEAD_BYTES of them.
-# What is sent to one consumer is kept from the others, and counts as delivered if it dies.
+SLOW_SECONDS = 10.0
+# A consumer begins with FIRST_PREFETCH messages. Once some that came for the first time have been acknowledged, so that
+# the stores are known to take what comes, it asks for more ahead where they are small: for AHEAD_BYTES of them. What is
+# sent to one consumer is kept from the others, and counts as delivered if it dies.
 FIRST_PREFETCH = 250
 AHEAD_BYTES = 48 * 1024 * 1024
 LINGER_SECONDS = 0.02  # a batch is full once nothing has come for so long
@@ -459,14 +461,14 @@ class RabbitConsumer:
             session = self.session()
             messages = session.take(most, 0 if self._stopped else wait_seconds)
             if messages or not session.lost:
-                self._widen(session, messages)
                 return messages
             if time.monotonic() > deadline:
                 raise self._lost()
 
-    def _widen(self, session: "Session", messages: Sequence[Message]) -> None:
-        """Once a session: after the first messages, by their size."""
-        if self._stopped or session.widened or not messages:
+    def _widen(self, messages: Sequence[Message]) -> None:
+        """Once a session: after the first messages that nobody has stumbled over before, by their size."""
+        session = self._session
+        if session is None or self._stopped or session.widened or any(message.deliveries > 1 for message in messages):
             return
         session.widened = True
         wanted = AHEAD_BYTES * len(messages) // (1 + sum(len(message.body) for message in messages))
@@ -487,6 +489,7 @@ class RabbitConsumer:
         Dying before that, or losing the connection, they come again.
         """
         self._settle(messages)
+        self._widen(messages)
 
     def requeue(self, messages: Sequence[Message]) -> None:
         """What was lost with its connection has been given back already."""
@@ -595,7 +598,7 @@ class Session(Link):
             if len(self._come) >= self._wanted:
                 self._changed.notify()
             if self._bytes > MOST_WAITING_BYTES:  # the caller is slow: so is the thread, but for what it is asked
-                seconds = min(size / SLOW_BYTES, 0.5)
+                seconds = min(size / SLOW_BYTES, SLOW_SECONDS)
                 self._changed.wait_for(lambda: self._bytes <= MOST_WAITING_BYTES or self._replies or self.lost, seconds)
 
     def lose(self, reason: Exception) -> None:

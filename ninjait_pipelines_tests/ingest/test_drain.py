@@ -10,16 +10,19 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+import msgspec
 import pytest
 
 from ninjait_pipelines.cache import keys
 from ninjait_pipelines.ingest import drain as drain_module
+from ninjait_pipelines.ingest import sinks
 from ninjait_pipelines.ingest.decode import Decoded
 from ninjait_pipelines.ingest.drain import Summary
 from ninjait_pipelines.ingest.quarantine import body_of
 from ninjait_pipelines.ingest.sinks import MetricsSink, Record
 from ninjait_pipelines.resources import Stores, open_stores
 from ninjait_pipelines.resources.dragonfly import Dragonfly
+from ninjait_pipelines.resources.message_queue import Message
 from ninjait_pipelines.resources.metrics_store import Tier
 from ninjait_pipelines.resources.rabbitmq import RabbitMQ
 from ninjait_pipelines.resources.store import StoreFailed, StoreUnavailable
@@ -220,6 +223,19 @@ def test_a_laptop_that_sends_last_week_again_is_not_counted_twice(fleet: Stores)
     assert ledger(fleet) == {"written": 1, "duplicate": 1}
 
 
+def test_many_late_messages_are_asked_for_in_several_queries(fleet: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ids of a batch in one parameter were more than ClickHouse takes."""
+    monkeypatch.setattr(sinks, "MOST_IDS", 3)
+    bodies = [metrics(sample(timestamp=(NOW - timedelta(days=8, minutes=n)).isoformat(), cpu=n)) for n in range(7)]
+    publish(fleet, *bodies[:5])
+    run(fleet)
+    publish(fleet, *bodies)
+    run(fleet)
+    start = (NOW - timedelta(days=8, hours=1)).replace(minute=0, second=0)
+    late = fleet.metrics_store.aggregate(Tier.FIVE_MINUTES, start, start + timedelta(hours=3), timedelta(hours=1))
+    assert sum(late["samples"].to_pylist()) == 7
+
+
 def test_a_sample_at_the_end_of_retention_is_not_dropped_between_two_roundings(fleet: Stores) -> None:
     """The contract looks at milliseconds, the tiers looked at microseconds: a sample of the last millisecond that is
     taken was too old for every tier, and the ledger said that it had been written."""
@@ -394,6 +410,27 @@ def test_a_poison_message_is_found_out_and_the_others_go_through(fleet: Stores) 
     assert ledger(fleet) == {"written": 9, "dead_lettered": 1}
 
 
+def test_poison_that_stood_alone_is_found_out_by_those_that_come_after_it(fleet: Stores) -> None:
+    """It failed the drain again, and took along what had been sent ahead."""
+    sink = Broken(sink_of(fleet, "agent.metrics"), poisoned)  # type: ignore[arg-type]
+    publish(fleet, metrics(sample(cpu=13)))
+    for _ in range(2):
+        fails(fleet, ZeroDivisionError, 1, sink=sink)
+    publish(fleet, *(metrics(sample(n, cpu=1)) for n in range(1, 4)))
+    assert run(fleet, sink=sink).messages == 3
+    assert outstanding(fleet) == (0, 1)
+
+
+def test_suspects_go_together_with_those_that_came_as_often() -> None:
+    """One that had come for the fifth time made all others of its batch go one by one."""
+    template = Message("agent.metrics", "", b"", "", None, "", "", 3, 0)
+    often = [msgspec.structs.replace(template, receipt=str(n), deliveries=5 if n == 7 else 3) for n in range(129)]
+    groups = list(drain_module._groups(often))
+    assert [len(group) for group in groups] == [64, 64, 1]
+    assert groups[-1][0].receipt == "7"
+    assert len(list(drain_module._groups([msgspec.structs.replace(template, deliveries=5)] * 4_000))) == 250
+
+
 def test_poison_alone_ends_at_the_delivery_limit(fleet: Stores) -> None:
     """RabbitMQ makes it a dead letter when it is given back for the last time, Dragonfly when it is asked for again."""
     limit: int = fleet.message_queue.delivery_limit  # type: ignore[attr-defined]
@@ -428,6 +465,24 @@ def test_after_a_batch_that_failed_none_is_begun() -> None:
         with pytest.raises(StoreUnavailable):
             stages.take()
     assert begun == [0, 1]
+
+
+def test_what_was_written_is_recorded_although_the_drain_ends_meanwhile() -> None:
+    """The queue was deleted while one batch was recorded and the next one written: nothing would ever record that."""
+    recorded: list[int] = []
+    going_on = threading.Event()
+
+    def record(batch: Any, *_: Any) -> set[Any]:
+        going_on.wait(5)
+        recorded.append(batch[0])
+        return set()
+
+    with drain_module._Stages(lambda *_: set, record) as stages:  # type: ignore[arg-type,return-value]
+        for number in range(2):
+            stages.put([number], NOW)  # type: ignore[list-item]
+        assert eventually(lambda: stages._written is not None and stages._written.done())
+        threading.Timer(0.2, going_on.set).start()
+    assert recorded == [0, 1]
 
 
 def test_a_store_that_refuses_everything_makes_no_dead_letters_of_good_messages(fleet: Stores) -> None:
@@ -507,6 +562,19 @@ def test_dead_letters_move_to_quarantine_once_even_when_the_drain_dies_between(
     assert ledger(fleet) == {"dead_lettered": 30}
     assert [document["reasons"][0]["reason"] for document in held(fleet)] == ["dead_letter:tried it"] * 30
     assert outstanding(fleet) == (0, 0)
+
+
+def test_dead_letters_leave_time_for_the_queue(fleet: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drain_module, "DEAD_LETTERS", 2)
+    publish(fleet, *(metrics(sample(n)) for n in range(1, 10)))
+    with fleet.message_queue.consume("agent.metrics", 50) as consumer:
+        for message in consumer.receive(50, 0.1)[:8]:
+            consumer.reject(message, "tried it")
+    times = iter(NOW + timedelta(seconds=n) for n in range(1_000))
+    drain = make_drain(fleet, clock=lambda: next(times))
+    summary = drain.run(most_seconds=12, idle_seconds=idle_seconds(fleet))
+    assert 2 <= summary.dead_letters < 8
+    assert summary.messages == 1
 
 
 def test_a_copy_that_was_replayed_meanwhile_is_not_held_again(fleet: Stores) -> None:

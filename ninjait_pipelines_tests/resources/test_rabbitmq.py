@@ -783,17 +783,25 @@ def test_a_run_that_is_ended_in_a_call_ends(url: str, queue: RabbitMQ, interrupt
     assert {1, 2} <= set(bodies(drain(queue)))
 
 
-@pytest.mark.parametrize(("size", "ahead"), [(10, 280), (250_000, 250)])
-def test_small_messages_are_sent_further_ahead_than_big_ones(queue: RabbitMQ, size: int, ahead: int) -> None:
-    """What is sent to one consumer is kept from the others."""
+@pytest.mark.parametrize(("size", "came_before", "more"), [(10, False, 31), (250_000, False, 1), (10, True, 1)])
+def test_small_messages_are_sent_further_ahead_once_new_ones_went_through(
+    queue: RabbitMQ, size: int, came_before: bool, more: int
+) -> None:
+    """What is sent to one consumer is kept from the others, and counts as delivered if the stores then refuse it."""
     queue.publish(Outgoing(QUEUE, "metrics.a", bytes([n % 256]) * size) for n in range(300))
+    if came_before:
+        with queue.consume(QUEUE, prefetch=280) as consumer:
+            held(consumer, 250)
     with queue.consume(QUEUE, prefetch=280) as consumer:
-        given = held(consumer, ahead)
+        given = held(consumer, 250)
         assert consumer.receive(300, wait_seconds=0.3) == []
-        consumer.acknowledge(given)
-        while more := consumer.receive(300, wait_seconds=0.5):
-            consumer.acknowledge(more)
-            given += more
+        consumer.acknowledge(given[:1])
+        given += held(consumer, more)
+        assert consumer.receive(300, wait_seconds=0.3) == []
+        consumer.acknowledge(given[1:])
+        while rest := consumer.receive(300, wait_seconds=0.5):
+            consumer.acknowledge(rest)
+            given += rest
     assert [message.body[0] for message in given] == [n % 256 for n in range(300)]
 
 
