@@ -10,31 +10,36 @@ import random
 import struct
 import uuid
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 
 import msgspec
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from influxdb_client import Point
 
 from ninjait_pipelines.ingest.contract import CONTRACTS
-from ninjait_pipelines.ingest.decode import Decoded, decode, decode_by_rules, decode_good_metrics
+from ninjait_pipelines.ingest.decode import Decoded, decode_by_rules, decode_good_metrics
 from ninjait_pipelines.ingest.foreign import MEBIBYTE
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.resources.line_protocol import held, lines
 from ninjait_pipelines.resources.message_queue import CONTENT_NAMESPACE, Message, identity
-from ninjait_pipelines.resources.metrics_store import FIELDS, POINTS
+from ninjait_pipelines.resources.metrics_store import FIELDS
 from ninjait_pipelines_tests.ingest import fuzz
+from ninjait_pipelines_tests.ingest.conftest import drained
 from ninjait_pipelines_tests.ingest.fuzz import KEYS, KINDS, PERIOD, check, mutated, seeds
 from ninjait_pipelines_tests.ingest.samples import (
     DEVICE,
     EVENTS,
     NOW,
     ORG,
+    OTHER_DEVICE,
+    OTHER_ORG,
     REGISTRY,
+    SECOND_DEVICE,
     ago,
+    as_published,
     line,
     message,
     metrics,
@@ -302,40 +307,95 @@ def test_no_text_that_is_no_text_gets_in(text: bytes) -> None:
 
 # ---- to the last bit
 
+AWKWARD = ["-0.0", "5e-324", "2.2250738585072011e-308", "0.30000000000000004", "1e15", "999999999999999.9", "1e-400"]
+AWKWARD += ["999999999999999", "0.1000000000000000055511151231257827", "9007199254740991e-1", "1" + "0" * 15]
 NUMBERS = (
     st.floats(0, 1e15).map(repr)
     | st.floats(0, 1).map(lambda value: f"{value:.25f}")
     | st.integers(0, 10**15).map(str)
-    | st.sampled_from(["-0.0", "5e-324", "2.2250738585072011e-308", "0.30000000000000004", "1e15", "999999999999999.9"])
+    | st.sampled_from(AWKWARD)
 )
+PERCENTAGES = st.floats(0, 100).map(repr) | st.integers(0, 100).map(str) | st.sampled_from(["-0.0", "5e-324", "1e2"])
+Reading = dict[str, str]  # field -> its number, as its sender writes it
+READINGS = st.fixed_dictionaries({}, optional=dict.fromkeys(FIELDS, NUMBERS) | {"cpu": PERCENTAGES}).filter(bool)
+SPAN = timedelta(hours=3)
+MILLISECOND = timedelta(milliseconds=1)
 _examples = itertools.count()
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(texts=st.lists(NUMBERS, min_size=1, max_size=30), broken=st.booleans())
-def test_what_is_accepted_reads_back_from_the_store_to_the_last_bit(
-    stores: Stores, texts: list[str], broken: bool
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.dictionaries(st.integers(0, SPAN // MILLISECOND - 1), READINGS, min_size=1, max_size=30), st.booleans())
+@example({at: dict.fromkeys(FIELDS, text) | {"cpu": "1e-7"} for at, text in enumerate(AWKWARD)}, False)
+@example({at * 997: dict.fromkeys(FIELDS, text) | {"cpu": "-0.0"} for at, text in enumerate(AWKWARD)}, True)
+def test_what_is_published_reads_back_from_the_store_to_the_last_bit(
+    fleet: Stores, readings: dict[int, Reading], broken: bool
 ) -> None:
-    """By the fast path, and by the rules where one sample of the message is broken; by the other agents' formats."""
-    began = NOW - timedelta(days=5) + next(_examples) * timedelta(minutes=10)
-    ages = [(NOW - began).total_seconds() - second for second in range(len(texts))]
-    body = json.dumps(metrics(*[sample(age, memory="HERE") for age in ages], *[sample(cpu=-1)] * broken))
-    for text in texts:
-        body = body.replace('"HERE"', text, 1)
-    lists = json.dumps([value_list("memory", "memory", "HERE", type_instance="used", seconds_ago=age) for age in ages])
-    for text in texts:
-        lists = lists.replace('"HERE"', text, 1)
-    in_bytes = [float(text) / MEBIBYTE for text in texts]
-    for incoming, expected in (
-        (message("agent.metrics", body.encode()), [float(text) for text in texts]),
-        (telegraf(*[line("mem", f"used={text}", age) for text, age in zip(texts, ages, strict=True)]), in_bytes),
-        (message("agent.metrics", lists.encode(), routing_key="metrics.collectd"), in_bytes),
-    ):
-        columns = decode(incoming, REGISTRY, PERIOD).columns
-        time = pa.array(columns["time"], pa.timestamp("ms", "UTC")).cast(POINTS.field("time").type)
-        assert not stores.metrics_store.write(pa.table({**columns, "time": time}, schema=POINTS))
-        back = stores.metrics_store.read(began, began + timedelta(minutes=10), columns["device_id"][0])
-        assert list(map(bits, back["memory"].to_pylist())) == list(map(bits, expected))
+    """All fields, in each format, through the drain: by the fast paths, and by the rules where every message has
+    something broken in it. A device for each format."""
+    began = NOW - timedelta(days=6) + next(_examples) * SPAN
+    sent = {began + at * MILLISECOND: reading for at, reading in sorted(readings.items())}
+    moments = [*sent]
+    parts = [{moment: sent[moment] for moment in moments[start : start + 7]} for start in range(0, len(moments), 7)]
+    messages = [*(our_message(part, broken) for part in parts), lines_of(sent, broken), value_lists_of(sent, broken)]
+    fleet.message_queue.publish(map(as_published, messages))
+    assert drained(fleet).messages == len(messages)
+    for device, kept in ((DEVICE, dict.fromkeys(FIELDS, 1)), (OTHER_DEVICE, THEIRS), (SECOND_DEVICE, THEIRS)):
+        expected = {
+            moment: {name: bits(float(reading[name]) / unit) for name, unit in kept.items() if name in reading}
+            for moment, reading in sent.items()
+        }
+        back = {
+            row["time"]: {name: bits(row[name]) for name in FIELDS if row[name] is not None}
+            for row in fleet.metrics_store.read(began, began + SPAN, device).to_pylist()
+        }
+        assert back == {moment: fields for moment, fields in expected.items() if fields}
+
+
+# What other agents know of our fields, and how much of their unit is one of ours.
+THEIRS = {"cpu": 1, "memory": MEBIBYTE, "disk_used": MEBIBYTE}
+SERIES = {
+    "cpu": ("cpu,cpu=cpu-total,host=lap-1 usage_active=", value_list("cpu", "percent", type_instance="active")),
+    "memory": ("mem,host=lap-1 used=", value_list("memory", "memory", type_instance="used")),
+    "disk_used": (
+        "disk,host=lap-1,path=/ used=",
+        value_list("df", "df_complex", plugin_instance="root", type_instance="used"),
+    ),
+}
+
+
+def our_message(part: dict[datetime, Reading], broken: bool) -> Message:
+    """Times in each spelling; what is below a millisecond is cut off."""
+    samples = ['{"timestamp": 7.5}'] * broken
+    for number, (moment, reading) in enumerate(part.items()):
+        late = moment + timedelta(microseconds=999)
+        zone = timezone(timedelta(hours=5, minutes=30))
+        spelling = [(moment - EPOCH) // MILLISECOND, late.isoformat(), late.astimezone(zone).isoformat()][number % 3]
+        fields = "".join(f', "{name}": {text}' for name, text in reading.items())
+        samples.append(f'{{"timestamp": {json.dumps(spelling)}{fields}}}')
+    body = json.dumps(metrics("HERE")).replace('"HERE"', ", ".join(samples))
+    return message("agent.metrics", body.encode(), message_id=None)
+
+
+def lines_of(sent: dict[datetime, Reading], broken: bool) -> Message:
+    """A line for each field: readings of one time are one point."""
+    lines = ["oops"] * broken
+    for moment, reading in sent.items():
+        at = (moment - EPOCH) // MILLISECOND * 1_000_000 + 999_999
+        lines += [f"{SERIES[name][0]}{text} {at}" for name, text in reading.items() if name in SERIES]
+    return telegraf(*(lines or ["m f=1"]), organization=OTHER_ORG)
+
+
+def value_lists_of(sent: dict[datetime, Reading], broken: bool) -> Message:
+    """A value list for each field."""
+    lists = ["7"] * broken
+    for moment, reading in sent.items():
+        for name, text in reading.items():
+            if name in SERIES:
+                fields = SERIES[name][1] | {"values": ["HERE"], "time": moment.timestamp()}
+                lists.append(json.dumps(fields).replace('"HERE"', text))
+    body = f"[{', '.join(lists) or '{}'}]".encode()
+    return message("agent.metrics", body, routing_key="metrics.collectd", message_id=None)
 
 
 def bits(value: float) -> bytes:
