@@ -783,7 +783,7 @@ def test_a_run_that_is_ended_in_a_call_ends(url: str, queue: RabbitMQ, interrupt
     assert {1, 2} <= set(bodies(drain(queue)))
 
 
-@pytest.mark.parametrize(("size", "came_before", "more"), [(10, False, 31), (250_000, False, 1), (10, True, 1)])
+@pytest.mark.parametrize(("size", "came_before", "more"), [(10, False, 30), (250_000, False, 1), (10, True, 1)])
 def test_small_messages_are_sent_further_ahead_once_new_ones_went_through(
     queue: RabbitMQ, size: int, came_before: bool, more: int
 ) -> None:
@@ -797,7 +797,9 @@ def test_small_messages_are_sent_further_ahead_once_new_ones_went_through(
         assert consumer.receive(300, wait_seconds=0.3) == []
         consumer.acknowledge(given[:1])
         given += held(consumer, more)
-        assert consumer.receive(300, wait_seconds=0.3) == []
+        rest = consumer.receive(300, wait_seconds=0.3)
+        assert len(rest) <= 1  # the place of the one that was acknowledged
+        given += rest
         consumer.acknowledge(given[1:])
         while rest := consumer.receive(300, wait_seconds=0.5):
             consumer.acknowledge(rest)
