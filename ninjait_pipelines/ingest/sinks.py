@@ -32,6 +32,7 @@ from ninjait_pipelines.resources.store import StoreError
 Hour = tuple[str, datetime]
 # What is left to do once the points are safe. It gives (organization, hour) of the metrics that were written.
 Record = Callable[[], set[Hour]]
+_NO_HOURS: Record = set
 Kind = Literal["columns", "counters"]
 _MILLISECONDS = pa.timestamp("ms", "UTC")
 _HOUR_US = 3_600_000_000
@@ -144,7 +145,7 @@ class EventsSink:
 
     def write(self, decoded: Sequence[Decoded], run_id: str, now: datetime) -> Record:
         self._clickhouse.insert(f"{self._table}_versions", mart_rows(self._table, events(decoded)))
-        return set
+        return _NO_HOURS
 
 
 class LogsSink:
@@ -163,7 +164,7 @@ class LogsSink:
 
     def write(self, decoded: Sequence[Decoded], run_id: str, now: datetime) -> Record:
         insert_new(self._mongodb, self.collection, [_log_document(event) for event in events(decoded)])
-        return set
+        return _NO_HOURS
 
 
 def events(decoded: Sequence[Decoded]) -> list[dict[str, Any]]:
