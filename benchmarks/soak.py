@@ -69,6 +69,7 @@ TICK, WATCHED_EVERY, BIN = 0.05, 2.0, 5
 AFTER_FAILURE = 5.0  # the sensor waits a minute; here the next drain meets the same outage
 MOST_EMPTYING = 240.0
 FILL_SAMPLES = 300_000
+BROKEN, TWICE = 0.05, 0.05  # shares of the messages
 CHUNK = 250
 # Of the oversized bodies, a megabyte each, one in so many: they would be most of the traffic else.
 OVERSIZED = 20
@@ -165,7 +166,7 @@ class Publisher:
         simulate.SAMPLES_PER_MESSAGE = stream.samples_a_message
         self.stores, self.number, self.stream, self.folder, self.shared = stores, number, stream, folder, shared
         options = simulate.Options(
-            seed=random_seed, interval=stream.interval, broken=0.05, duplicates=0.05, resent=0.01, away=0
+            seed=random_seed, interval=stream.interval, broken=BROKEN, duplicates=TWICE, resent=0.01, away=0
         )
         fleet = own_devices(simulate.read_fleet(stores.postgres, before=stream.windows[-1].start), number)
         sources = [simulate.simulate(fleet, window, options) for window in stream.windows]
@@ -196,6 +197,10 @@ class Publisher:
             last = now
             self.send(int(owed))
             owed -= int(owed)
+        self.close()
+
+    def close(self) -> None:
+        """What has to be in the stores, to files."""
         self.write()
         keys = [(*key[:3], datetime.fromtimestamp(key[3], UTC), *value) for key, value in self.points.items()]
         pq.write_table(table_of(keys, POINTS), self.folder / f"points-{self.number}.parquet")
