@@ -4,11 +4,17 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
+import pika
 import pytest
 
 from ninjait_pipelines.ingest.decode import NOBODY, Decoded, Period, Rejection, decode
 from ninjait_pipelines.ingest.ledger import ledger_rows
 from ninjait_pipelines.resources import Stores
+from ninjait_pipelines.resources.metrics_store import Tier
+from ninjait_pipelines.resources.rabbitmq import EVENTS as EXCHANGE
+from ninjait_pipelines.resources.rabbitmq import RabbitMQ
+from ninjait_pipelines_tests.emptied import rabbitmq_channel
+from ninjait_pipelines_tests.ingest.conftest import TABLES, make_drain
 from ninjait_pipelines_tests.ingest.samples import (
     DEVICE,
     EVENTS,
@@ -138,6 +144,63 @@ def test_the_same_id_with_other_values_is_a_duplicate_whose_values_count(fleet: 
     assert resent(fleet) == [(A, A, "other_values", 2)]
 
 
+def test_the_same_id_with_other_instants_adds_its_points_and_is_shown(fleet: Stores) -> None:
+    """The ledger calls one of the copies a duplicate, and the points of both are in the store."""
+    publish(fleet, metrics(*BATCH), message_id=A)
+    publish(fleet, metrics(sample(20, cpu=1), sample(10, cpu=2)), message_id=A)  # the same values
+    publish(fleet, metrics(sample(90, cpu=4)), message_id=B)
+    run(fleet)
+    assert (cpus(fleet), ledger(fleet)) == ([4, 1, 2, 1, 2], {"written": 2, "duplicate": 1})
+    assert resent(fleet) == [(A, A, "other_points", 2)]
+    publish(fleet, metrics(sample(20, cpu=1), sample(10, cpu=2)), message_id=A)
+    run(fleet)
+    assert resent(fleet) == [(A, A, "other_points", 2)]
+
+
+def test_the_same_id_with_some_other_instants_overlaps_itself(fleet: Stores) -> None:
+    publish(fleet, metrics(*BATCH), message_id=A)
+    publish(fleet, metrics(sample(30, cpu=1), sample(10, cpu=2)), message_id=A)
+    run(fleet)
+    assert (cpus(fleet), ledger(fleet)) == ([1, 1, 2], {"written": 1, "duplicate": 1})
+    assert resent(fleet) == [(A, A, "overlapping", 1)]
+
+
+def test_the_same_id_of_another_device_adds_its_points_and_is_shown(fleet: Stores) -> None:
+    publish(fleet, metrics(*BATCH), message_id=A)
+    publish(fleet, metrics(*BATCH, device_id=SECOND_DEVICE), message_id=A)
+    run(fleet)
+    assert (len(points(fleet)), ledger(fleet)) == (4, {"written": 1, "duplicate": 1})
+    [row] = fleet.clickhouse.rows("SELECT toString(device_id) AS device, kind, points FROM resent_points")
+    assert tuple(row.values()) == (SECOND_DEVICE, "other_points", 2)
+
+
+def test_two_samples_of_one_instant_are_one_point(fleet: Stores) -> None:
+    """The later one in the message counts, field by field; times are cut to milliseconds."""
+    instant = ago(60).strftime("%Y-%m-%dT%H:%M:%S.250")
+    first = sample(timestamp=f"{instant}1Z", cpu=1, memory=1)
+    second = sample(timestamp=f"{instant}9Z", cpu=2, memory=None)
+    publish(fleet, metrics(first, second, sample(30)), message_id=A)
+    assert run(fleet).points_written == 3
+    assert [(point["cpu"], point["memory"]) for point in points(fleet)] == [(2, 1), (12.5, 2048)]
+    [row] = fleet.clickhouse.rows("SELECT instants, points_written FROM message_deliveries")
+    assert (row["instants"], row["points_written"]) == ([ago(59.75), ago(59.75), ago(30)], 3)
+    assert (ledger(fleet), resent(fleet)) == ({"written": 1}, [])
+
+
+def test_a_second_copy_with_a_sample_older_than_full_resolution_is_left_out_whole(fleet: Stores) -> None:
+    """Of such a message the first copy counts: in the lower tiers a second one would stand beside it."""
+    for samples in (1, 2):
+        young = (sample(60 - number, cpu=samples) for number in range(samples))
+        publish(fleet, metrics(sample(8 * 86400, cpu=samples), *young), message_id=A)
+        run(fleet)
+    start = (NOW - timedelta(days=8, hours=1)).replace(minute=0, second=0)
+    window = fleet.metrics_store.aggregate(Tier.FIVE_MINUTES, start, start + timedelta(hours=3), timedelta(hours=1))
+    assert [(row["samples"], row["cpu_max"]) for row in window.to_pylist()] == [(1, 1)]
+    assert (cpus(fleet), ledger(fleet)) == ([1], {"written": 1, "duplicate": 1})
+    assert resent(fleet) == [(A, A, "overlapping", 2)]
+    assert fleet.clickhouse.scalar("SELECT points_written FROM message_ledger WHERE outcome = 'duplicate'") == 3
+
+
 def test_another_id_with_the_same_points_and_values_is_harmless(fleet: Stores) -> None:
     publish(fleet, metrics(*BATCH), message_id=A)
     publish(fleet, metrics(*BATCH, agent_version="2.4.2"), message_id=B)
@@ -177,6 +240,50 @@ def test_parts_of_one_reading_are_not_taken_for_points_sent_again(fleet: Stores)
     assert (len(points(fleet)), ledger(fleet), resent(fleet)) == (1, {"written": 2}, [])
 
 
+@pytest.mark.servers
+def test_on_rabbitmq_copies_that_nobody_marked_are_one_row(fleet: Stores) -> None:
+    """Telegraf and collectd name neither a message nor a copy: what is equal is one copy that came again."""
+    assert isinstance(fleet.message_queue, RabbitMQ)
+    body = line("mem", "used=1048576i").encode()
+    with rabbitmq_channel(fleet.message_queue) as channel:
+        channel.confirm_delivery()
+        for properties in ({}, {}, {"timestamp": 1_700_000_000}):
+            sent = pika.BasicProperties(content_type="text/plain", delivery_mode=2, **properties)
+            channel.basic_publish(EXCHANGE, f"metrics.telegraf.{ORG}", body, sent, mandatory=True)
+    make_drain(fleet).run(most_messages=1, idle_seconds=1)
+    assert run(fleet).messages == 2  # of which one has the row of the first
+    assert len(points(fleet)) == 1
+    assert ledger(fleet) == {"written": 1, "duplicate": 1}  # the time of publication tells the third one apart
+
+
+@pytest.mark.parametrize("queue", TABLES)
+def test_an_event_of_the_same_id_is_another_row_if_its_time_is_another(fleet: Stores, queue: str) -> None:
+    event = EVENTS[queue]
+    name, changed = {
+        "agent.heartbeats": ("status", "offline"),
+        "platform.api_calls": ("status_code", 500),
+        "platform.usage": ("storage_gb", "1.5"),
+    }[queue]
+    for again in (event, event | {name: changed}, event | {"timestamp": ago(30).isoformat()}):
+        publish(fleet, again, queue=queue, message_id=A)
+        run(fleet, queue)
+    rows = fleet.clickhouse.rows(f"SELECT timestamp, toString({name}) AS value FROM {TABLES[queue]} ORDER BY timestamp")
+    expected = [(ago(60), str(changed)), (ago(30), str(event[name]))]
+    assert [(row["timestamp"], row["value"].rstrip("0") if "." in row["value"] else row["value"]) for row in rows] == (
+        expected
+    )
+    assert ledger(fleet) == {"written": 1, "duplicate": 2}
+
+
+def test_of_logs_with_one_id_the_first_counts(fleet: Stores) -> None:
+    log = EVENTS["platform.logs"]
+    for again in (log, log | {"message": "other", "timestamp": ago(30).isoformat()}):
+        publish(fleet, again, queue="platform.logs", message_id=A)
+        run(fleet, "platform.logs")
+    [document] = fleet.mongodb.database["application_logs"].find()
+    assert (document["message"], ledger(fleet)) == (log["message"], {"written": 1, "duplicate": 1})
+
+
 # --- the views ---
 
 
@@ -196,6 +303,8 @@ def test_conservation_balances_and_shows_where_it_does_not(fleet: Stores) -> Non
         "ALTER TABLE message_deliveries UPDATE points = points + 1 WHERE 1 SETTINGS mutations_sync = 2"
     )
     assert [row["balance"] for row in fleet.clickhouse.rows(query)] == [1, 3]
+    fleet.clickhouse.command("TRUNCATE TABLE message_deliveries")
+    assert fleet.clickhouse.rows(query) == []  # what has no row is found by the drain's check
 
 
 def test_what_was_quarantined_by_reason(fleet: Stores) -> None:
@@ -219,6 +328,7 @@ def test_late_points_do_not_drown_the_lag(fleet: Stores) -> None:
     assert (row["queue"], row["messages"], row["messages_late"]) == ("agent.metrics", 10, 1)
     assert 60 < row["lag_p50"] <= row["lag_p99"] <= row["lag_max"] < 1800
     assert row["oldest_p50"] - row["lag_p50"] > 100
+    assert row["oldest_p50"] <= row["oldest_p99"]
     assert row["latest"] == pytest.approx(3 * 86400, abs=1800)
     assert row["broker_p50"] <= row["broker_max"] < 300
 

@@ -1,8 +1,8 @@
 -- What the ledger has of each hour of [start, stop). Grain: one hour that a message reached.
 -- `points` counts each instant of a device once, whatever brought it, and readings of counters apart, as the metrics
 -- store does (by a hash: of a million points, one in a million times one too few). Without FINAL: a row that was recorded
--- twice lists the same instants. `messages_without_instants` were recorded before the ledger kept instants: of such an
--- hour nothing can be said.
+-- twice lists the same instants. So a row that is missing is seen where no other row lists its instants, and only there.
+-- `messages_without_instants` were recorded before the ledger kept instants: of such an hour nothing can be said.
 -- Served by the index of recorded_at: nothing is recorded before it happened, but for clocks that are ahead
 -- (`recorded_since`).
 SELECT hour, sum(listed) AS points, sum(unlisted) AS messages_without_instants
