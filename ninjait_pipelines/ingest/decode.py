@@ -294,12 +294,18 @@ def decode_foreign(message: Message, foreign: Format, registry: Registry, period
     return decoded
 
 
-def decode_nothing(message: Message, reason: str) -> Decoded:
-    """A message that is not to be taken, for a reason that lies outside it; who sent it is read where it can be."""
+def decode_nothing(message: Message, reason: str, words: str = "") -> Decoded:
+    """A message that is not to be taken, for a reason that lies outside it; who sent it is read where it can be.
+
+    `words` is what somebody else says of it: beside the reason, which stays one however many words there are.
+    """
     try:
-        return _refuse(message, _load(message), Refused(reason))
+        decoded = _refuse(message, _load(message), Refused(reason))
     except Refused:
-        return _refuse(message, None, Refused(reason))
+        decoded = _refuse(message, None, Refused(reason))
+    if words:
+        decoded.rejections = [Rejection(None, None, words[:_SHOWN], reason)]
+    return decoded
 
 
 def _load(message: Message) -> dict[str, Any]:

@@ -405,7 +405,8 @@ def test_a_poison_message_is_found_out_and_the_others_go_through(fleet: Stores) 
     assert run(fleet, sink=sink).dead_letters == 1
     assert outstanding(fleet) == (0, 0)
     (document,) = held(fleet)
-    assert document["reasons"][0]["reason"] == "dead_letter:ZeroDivisionError: a bug of ours, at cpu 13"
+    (reason,) = document["reasons"]
+    assert (reason["reason"], reason["value"]) == ("dead_letter", "ZeroDivisionError: a bug of ours, at cpu 13")
     assert (document["whole"], document["points_quarantined"], document["device_id"]) == (True, 1, DEVICE)
     assert ledger(fleet) == {"written": 9, "dead_lettered": 1}
 
@@ -442,7 +443,7 @@ def test_poison_alone_ends_at_the_delivery_limit(fleet: Stores) -> None:
         run(fleet, sink=sink)
     assert eventually(lambda: run(fleet, sink=sink).dead_letters == 1)
     assert outstanding(fleet) == (0, 0)
-    assert held(fleet)[0]["reasons"][0]["reason"].startswith(f"dead_letter:delivered {limit + 1} times")
+    assert held(fleet)[0]["reasons"][0]["value"].startswith(f"delivered {limit + 1} times")
 
 
 def test_after_a_batch_that_failed_none_is_begun() -> None:
@@ -560,7 +561,8 @@ def test_dead_letters_move_to_quarantine_once_even_when_the_drain_dies_between(
     assert eventually(lambda: outstanding(fleet) == (0, 30))
     assert run(fleet).dead_letters == 30
     assert ledger(fleet) == {"dead_lettered": 30}
-    assert [document["reasons"][0]["reason"] for document in held(fleet)] == ["dead_letter:tried it"] * 30
+    reasons = [document["reasons"][0] for document in held(fleet)]
+    assert [(one["reason"], one["value"]) for one in reasons] == [("dead_letter", "tried it")] * 30
     assert outstanding(fleet) == (0, 0)
 
 
