@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import getpass
-import json
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -36,6 +35,10 @@ Until = Annotated[datetime | None, typer.Option(help="Only copies quarantined be
 AllHeld = Annotated[bool, typer.Option("--all-held", help="Everything that is held.")]
 
 MOST_GROUPS = 50
+# Of what is held, where nothing of it was meant.
+MOST_HELD = 10
+# What somebody else says beside these is not in the body.
+REASONS_WITH_WORDS = ("dead_letter", "refused_by_store")
 # What `show` prints of one copy: so many reasons, and the body if it is no longer than that. --json and --raw have all.
 MOST_REASONS = 20
 MOST_CHARACTERS = 4000
@@ -72,8 +75,8 @@ def list_(
     from ninjait_pipelines.ingest import quarantine
     from ninjait_pipelines.resources.store import StoreError
 
-    wanted = quarantine.Wanted(None, queue, reason, _utc(since), _utc(until))
-    away = ""
+    wanted = _wanted(None, queue, reason, since, until)
+    away, others = "", 0
     with opened_stores() as stores:
         names = {} if every else _names(stores)
 
@@ -82,7 +85,9 @@ def list_(
 
         try:
             _move_spooled(stores.mongodb)
-            rows = rows_of(quarantine.select(stores.mongodb, wanted, None if every else "held"))
+            state = None if every else "held"
+            rows = rows_of(quarantine.select(stores.mongodb, wanted, state))
+            others = 0 if rows else quarantine.count(stores.mongodb, state)
         except StoreError as error:
             found = quarantine.select_spooled(stores.mongodb, wanted)
             rows = rows_of(found)
@@ -96,10 +101,27 @@ def list_(
         if left := rows[most:]:
             copies = sum(row["copies"] for row in left)
             typer.echo(f"and {len(left):,} more groups, {copies:,} copies: --all-groups")
+    elif others:
+        typer.echo(f"Nothing like that is {'here' if every else 'held'}; {others:,} other {_copies_are(others)}.")
     elif not away:
         typer.echo("Nothing is held.")
     if away:
         fail(away)
+
+
+def _wanted(
+    document_id: str | None, queue: str | None, reason: str | None, since: datetime | None, until: datetime | None
+) -> Wanted:
+    from ninjait_pipelines.ingest.contract import CONTRACTS
+    from ninjait_pipelines.ingest.quarantine import Wanted
+
+    if queue is not None and queue not in CONTRACTS:
+        fail(f"there is no queue {queue}; the queues are {', '.join(CONTRACTS)}")
+    return Wanted(document_id, queue, reason, _utc(since), _utc(until))
+
+
+def _copies_are(count: int) -> str:
+    return "copy is" if count == 1 else "copies are"
 
 
 def _names(stores: Stores) -> dict[str, str]:
@@ -152,12 +174,15 @@ def show(
 
     Example: ninjait quarantine show agent.metrics/1700000000000-0
     """
+    from ninjait_pipelines.ingest import quarantine
+
     with opened_stores() as stores:
         document, body = _found(stores.mongodb, document_id)
         if raw:
             sys.stdout.buffer.write(body)
             sys.stdout.flush()
             return
+        document["trail"] = quarantine.trail_of(document)
         for step in document["trail"]:
             step["became"] = _became(stores, document, step)
     if as_json:
@@ -221,7 +246,7 @@ def _show(document: dict[str, Any], body: bytes) -> None:
         console.print(Text(_safe(line), style))
 
     for name, value in document.items():
-        if name not in ("body", "reasons", "trail"):
+        if name not in ("body", "reasons", "trail", "intent"):
             say(f"{name}: {value}")
     for step in document["trail"]:
         say(f"{step['at']:%Y-%m-%d %H:%M:%S} {step['who']} {step['action']}: {step['outcome']}")
@@ -231,7 +256,8 @@ def _show(document: dict[str, Any], body: bytes) -> None:
     for entry, span in list(zip(document["reasons"], spans, strict=True))[:MOST_REASONS]:
         where = "whole message" if entry["index"] is None else f"sample {entry['index']}"
         field = f", {entry['field']} = {entry['value']}" if entry["field"] else ""
-        say(f"-> {where}{field}: {entry['reason']}", "red")
+        words = f": {entry['value']}" if entry["reason"] in REASONS_WITH_WORDS else ""
+        say(f"-> {where}{field}: {entry['reason']}{words}", "red")
         if span:
             _print_window(console, text, span)
     if rest := document["reasons"][MOST_REASONS:]:
@@ -288,7 +314,8 @@ def replay(
         typer.Option(
             "--set",
             metavar="FIELD=VALUE",
-            help="Set a field of the message, or of those samples that were rejected for it. JSON, else text.",
+            help="Set a field of a message of our own, or of those samples that were rejected for it: JSON, or text "
+            "where the field takes text. It is not for Telegraf's and collectd's: --map changes their hosts and tags.",
         ),
     ] = None,
     maps: Annotated[
@@ -307,66 +334,99 @@ def replay(
     """Publish held copies again, through the front door: of a message that was partly good, the rejected samples only.
 
     Replayed twice is once: a whole message keeps its id, changed or not, and samples get one made from their content. A
-    copy in which --set or --map is not possible, or changes nothing, stays held. What is still bad comes back, as a new
-    copy. The routing key follows --set organization_id, and --map where it is in the key itself.
+    copy in which --set or --map is not possible, or changes nothing, stays held; so does one that somebody began to
+    replay with other changes, because that may be out already. What is still bad comes back, as a new copy. The routing
+    key follows --set organization_id, and --map where it is in the key itself. With 1 it exits if nothing was replayed.
 
     Example: ninjait quarantine replay --reason unknown_device --map OLD_DEVICE_ID=NEW_DEVICE_ID --dry-run
     """
-    from ninjait_pipelines.ingest import quarantine
     from ninjait_pipelines.ingest.mend import Change
 
-    fields = {name: _json_or_text(value) for name, value in _pairs("--set", "FIELD=VALUE", sets)}
-    change = Change(fields, dict(_pairs("--map", "OLD=NEW", maps)))
+    change = Change(_pairs("--set", "FIELD=VALUE", sets), _pairs("--map", "OLD=NEW", maps))
+    wanted = _wanted(document_id, queue, reason, since, until)
     with opened_stores() as stores:
-        wanted = quarantine.Wanted(document_id, queue, reason, _utc(since), _utc(until))
         found = _selected(stores.mongodb, wanted, all_held)
-        if "organization_id" in fields and len({copy["routing_key"] for copy in found}) > 1:
-            fail(
-                "--set organization_id is for copies of one organization, and these are of several: --map, or --id each"
-            )
+        _check_merges_nothing(found, change)
         if dry_run:
             _rehearse(stores, found, change, as_json)
         else:
             _publish(stores, found, change, as_json)
 
 
-def _pairs(option: str, form: str, given: Iterable[str] | None) -> Iterator[tuple[str, str]]:
+def _pairs(option: str, form: str, given: Iterable[str] | None) -> dict[str, str]:
+    pairs: dict[str, str] = {}
     for text in given or ():
         name, equals, value = text.partition("=")
         if not name or not equals:
             fail(f"{option} {text}: write it as {form}")
-        yield name, value
+        if name in pairs:
+            fail(f"{option} {text}: {name} is given twice")
+        pairs[name] = value
+    return pairs
 
 
-def _json_or_text(value: str) -> Any:
-    try:
-        return json.loads(value)
-    except ValueError:
-        return value
+def _check_merges_nothing(found: list[dict[str, Any]], change: Change) -> None:
+    """What tells several messages apart is not to be set to one value: they would become one without a word."""
+    if "organization_id" in change.fields and len({copy["routing_key"] for copy in found}) > 1:
+        fail("--set organization_id is for copies of one organization, and these are of several: --map, or --id each")
+    # A copy that names no device that could be read is of a device of its own.
+    if "device_id" in change.fields and len({copy["device_id"] or copy["message_id"] for copy in found}) > 1:
+        fail("--set device_id is for copies of one device, and these are of several: --map, or --id each")
+    if "timestamp" in change.fields and len({copy["message_id"] for copy in found}) > 1:
+        fail(f"--set timestamp is for one message, and these are {len(found)} copies of several: choose one by --id")
 
 
 def _selected(mongodb: MongoDB, wanted: Wanted, all_held: bool) -> list[dict[str, Any]]:
-    """Ids and routing keys of the held copies that a command is about, which has to say so."""
+    """The held copies that a command is about, which has to say so: what names them. Exits with 1 if there is none."""
     from ninjait_pipelines.ingest import quarantine
 
     if wanted == quarantine.ALL and not all_held:
         fail("say which: --id, --queue, --reason, --since, --until or --all-held")
     _move_spooled(mongodb)
-    found = [
-        {name: document[name] for name in ("_id", "routing_key")} for document in quarantine.select(mongodb, wanted)
-    ]
-    if wanted.document_id is not None and not found:
-        fail(f"{wanted.document_id} is not held")
+    names = ("_id", "queue", "routing_key", "message_id", "device_id")
+    found = [{name: document[name] for name in names} for document in quarantine.select(mongodb, wanted)]
+    if not found:
+        fail(_nothing_selected(mongodb, wanted))
     return found
+
+
+def _nothing_selected(mongodb: MongoDB, wanted: Wanted) -> str:
+    """Why: it was settled, nothing is held, or what else is."""
+    from ninjait_pipelines.ingest import quarantine
+
+    if wanted.document_id is not None:
+        step = quarantine.last_step(mongodb, wanted.document_id)
+        if step:
+            settled = f"{step['who']} {step['action']} it at {step['at']:%Y-%m-%d %H:%M:%S} UTC: {step['outcome']}"
+            return _safe(f"{wanted.document_id} is not held: {settled}")
+        held = quarantine.find(mongodb, wanted.document_id)
+        return f"{wanted.document_id} is {'held, but not one of those' if held else 'not held: there is no such copy'}"
+    copies = Counter(reason for one in quarantine.select(mongodb) for reason in {e["reason"] for e in one["reasons"]})
+    if not copies:
+        return "nothing is held"
+    kinds = ", ".join(f"{count:,} of {reason}" for reason, count in copies.most_common(MOST_HELD))
+    rest = f" and {len(copies) - MOST_HELD:,} more reasons" if len(copies) > MOST_HELD else ""
+    return _safe(f"no held copy is one of those; held are {kinds}{rest}")
+
+
+def _now(stores: Stores) -> datetime:
+    """By ClickHouse's clock, with which `show` asks what became of a replay; while it is away by this machine's."""
+    from ninjait_pipelines.resources.store import StoreError
+
+    try:
+        return stores.clickhouse.now()
+    except StoreError:
+        return datetime.now(UTC)
 
 
 def _print_problems(problems: Iterable[str]) -> None:
     for problem, count in Counter(problems).most_common():
-        typer.echo(f"{count} {'copy is' if count == 1 else 'copies are'} left: {_safe(problem)}")
+        typer.echo(f"{count} {_copies_are(count)} left: {_safe(problem)}")
 
 
 def _rehearse(stores: Stores, found: list[dict[str, Any]], change: Change, as_json: bool) -> None:
-    """What a replay would publish, decoded as a drain would decode it now. Publishes nothing, and marks nothing."""
+    """What a replay would publish, decoded as a drain would decode it now. Publishes nothing, and marks nothing; exits
+    with 1 if it could publish nothing."""
     from ninjait_pipelines.ingest import quarantine
     from ninjait_pipelines.ingest.decode import Period, decode
     from ninjait_pipelines.ingest.drain import load_registry
@@ -397,9 +457,15 @@ def _rehearse(stores: Stores, found: list[dict[str, Any]], change: Change, as_js
         )
     if as_json:
         print_json(published + [{"copy": copy, "problem": problem} for copy, problem in left.items()])
-        return
+    else:
+        _print_rehearsed(published, len(messages), left)
+    if not published:
+        raise typer.Exit(1)
+
+
+def _print_rehearsed(published: list[dict[str, Any]], messages: int, left: Mapping[str, str]) -> None:
     accepted, rejected = (sum(row[name] for row in published) for name in ("accepted", "rejected"))
-    typer.echo(f"would publish {len(messages)} messages: {accepted} points accepted now, {rejected} rejected")
+    typer.echo(f"would publish {messages} messages: {accepted} points accepted now, {rejected} rejected")
     for reason, count in Counter(reason for row in published for reason in row["reasons"]).most_common():
         typer.echo(f"{count} would come back: {_safe(reason)}")
     _print_problems(left.values())
@@ -409,14 +475,15 @@ def _rehearse(stores: Stores, found: list[dict[str, Any]], change: Change, as_js
 
 
 def _publish(stores: Stores, found: list[dict[str, Any]], change: Change, as_json: bool) -> None:
-    """Publishes them again, and says how many messages went and what is left; exits with 1 if all are left."""
+    """Publishes them again, and says how many messages went and what is left; exits with 1 if none went."""
     from rich.console import Console
     from rich.progress import track
 
     from ninjait_pipelines.ingest import quarantine
 
+    stores.message_queue.depth(found[0]["queue"])  # raises while the broker is away, before a copy is bound to a change
     console = Console(stderr=True)
-    done = quarantine.replaying(stores.mongodb, stores.message_queue, found, _who(), datetime.now(UTC), change)
+    done = quarantine.replaying(stores.mongodb, stores.message_queue, found, _who(), _now(stores), change)
     hidden = not console.is_terminal
     messages, left = set(), {}
     for one in track(done, "replaying", len(found), console=console, transient=True, disable=hidden):
@@ -429,7 +496,7 @@ def _publish(stores: Stores, found: list[dict[str, Any]], change: Change, as_jso
     else:
         typer.echo(f"replayed {len(messages)} messages")
         _print_problems(left.values())
-    if left and not messages:
+    if not messages:
         raise typer.Exit(1)
 
 
@@ -451,12 +518,12 @@ def discard(
 
     if not because.strip():
         fail("--because needs a reason")
+    wanted = _wanted(document_id, queue, reason, since, until)
     with opened_stores() as stores:
-        wanted = quarantine.Wanted(document_id, queue, reason, _utc(since), _utc(until))
         found = _selected(stores.mongodb, wanted, all_held)
         if len(found) > 1 and not yes:
             fail(f"that is {len(found)} copies: --yes discards them")
-        now, who = datetime.now(UTC), _who()
+        now, who = _now(stores), _who()
         done = sum(quarantine.discard(stores.mongodb, one["_id"], because, who, now) for one in found)
     typer.echo(f"discarded {done} {'copy' if done == 1 else 'copies'}")
 

@@ -3,22 +3,34 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
 
-from ninjait_pipelines.ingest.contract import CONTRACTS, METRICS, Refused
+from ninjait_pipelines.ingest import contract as rules
+from ninjait_pipelines.ingest.contract import CONTRACTS, METRICS, Refused, Rule
 from ninjait_pipelines.ingest.decode import format_of, organization_of, read_json
 from ninjait_pipelines.ingest.foreign import Format, text_of
 from ninjait_pipelines.ingest.telegraf import LINE_PROTOCOL
 from ninjait_pipelines.resources.message_queue import Outgoing
 
 _SAMPLE_FIELDS = {"timestamp", *METRICS.fields}
-_ENVELOPE = {"schema", "organization_id", "device_id", "agent_version", "timestamp"}
+_ENVELOPE: dict[str, Rule] = {
+    "schema": partial(rules.text, most=100),
+    "organization_id": rules.identifier,
+    "device_id": rules.identifier,
+    "agent_version": partial(rules.text, most=100),
+    "timestamp": rules.instant,
+}
+# What a JSON number would be refused for.
+_RULES_OF_TEXT = {rules.text, rules.name, rules.choice, rules.identifier, rules.decimal_text}
 # A tag in the key of a good line; what a name escapes.
 TAG = re.compile(r"(?<!\\),((?:\\[,= ]?|[^,= \\])+)=((?:\\[,= ]?|[^,= \\])+)")
 _ESCAPED = re.compile(r"\\([,= ])")
 _TO_BE_ESCAPED = re.compile(r"[,= ]")
+# Of what was refused, in one line.
+MOST_KINDS = 10
 
 
 class CannotChange(Exception):
@@ -26,11 +38,12 @@ class CannotChange(Exception):
 
 
 class Change(msgspec.Struct, frozen=True):
-    """`fields` are set, of the message or of those samples that were rejected for them; wherever a whole value is a key
-    of `values` (text in JSON, a tag in line protocol, the organization of the routing key), it becomes the other one.
+    """`fields`, as they are typed, are set, of the message or of those samples that were rejected for them; wherever a
+    whole value is a key of `values` (text in JSON, a tag in line protocol, the organization of the routing key), it
+    becomes the other one.
     """
 
-    fields: Mapping[str, Any] = {}
+    fields: Mapping[str, str] = {}
     values: Mapping[str, str] = {}
 
     def __bool__(self) -> bool:
@@ -38,7 +51,7 @@ class Change(msgspec.Struct, frozen=True):
 
     def described(self) -> list[str]:
         """The changes, as they are typed."""
-        sets = [f"--set {name}={json.dumps(value)}" for name, value in self.fields.items()]
+        sets = [f"--set {name}={value}" for name, value in self.fields.items()]
         return [*sets, *(f"--map {old}={new}" for old, new in self.values.items())]
 
 
@@ -66,16 +79,29 @@ def _mended_json(message: Outgoing, reasons: Sequence[Mapping[str, Any]], change
     before = json.dumps(body)
     if change.fields and not isinstance(body, dict):
         raise CannotChange("it is not a JSON object, so there is no field to set")
-    for name, value in change.fields.items():
+    for name, typed in change.fields.items():
+        value = _value(name, typed, message.queue)
         if contract is METRICS and name in _SAMPLE_FIELDS:
             for sample in _rejected_for(name, body, reasons):
                 sample[name] = value
-        elif name in _ENVELOPE or name in contract.fields:
-            body[name] = value
         else:
-            raise CannotChange(f"{message.queue} knows no field {name}")
+            body[name] = value
     body = replaced(body, change.values)
     return message.body if json.dumps(body) == before else json.dumps(body, separators=(",", ":")).encode()
+
+
+def _value(name: str, typed: str, queue: str) -> Any:
+    """What is meant by what was typed for a field: JSON, else text. Of a field that takes text a number is text too:
+    `2.10` is no version 2.1, and a decimal is never a float. Raises CannotChange for a field that nobody knows."""
+    known = _ENVELOPE | {name: field.rule for name, field in CONTRACTS[queue].fields.items()}
+    if name not in known:
+        raise CannotChange(f"{queue} knows no field {name}; it knows {', '.join(known)}")
+    try:
+        value = json.loads(typed)
+    except (ValueError, RecursionError):
+        return typed
+    takes_text = getattr(known[name], "func", known[name]) in _RULES_OF_TEXT
+    return typed if takes_text and value is not None and not isinstance(value, str) else value
 
 
 def _rejected_for(name: str, body: Mapping[str, Any], reasons: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -83,12 +109,18 @@ def _rejected_for(name: str, body: Mapping[str, Any], reasons: Sequence[Mapping[
     indexes = {entry["index"] for entry in reasons if entry["index"] is not None and entry["field"] in (name, None)}
     samples = [body["samples"][index] for index in sorted(indexes)]
     if not samples:
-        raise CannotChange(f"none of its samples was rejected for {name}")
+        raise CannotChange(f"none of its samples was rejected for {name}; refused was {_refused(reasons)}")
     if not all(isinstance(sample, dict) for sample in samples):
         raise CannotChange("a sample of it is not a JSON object")
     if name == "timestamp" and len(samples) > 1:
         raise CannotChange("several of its samples would get one timestamp, and only one of them would stay")
     return samples
+
+
+def _refused(reasons: Sequence[Mapping[str, Any]]) -> str:
+    """What was refused, each kind once."""
+    kinds = {f"{entry['field'] or 'the message'}: {entry['reason']}" for entry in reasons}
+    return ", ".join(sorted(kinds)[:MOST_KINDS])
 
 
 def replaced(value: Any, values: Mapping[str, str]) -> Any:
@@ -106,7 +138,8 @@ def _mended_key(message: Outgoing, change: Change) -> str:
     contract = CONTRACTS[message.queue]
     named = organization_of(message.routing_key) or ""
     if contract.routed_by in change.fields:
-        value = replaced(change.fields[contract.routed_by], change.values)
+        typed = change.fields[contract.routed_by]
+        value = replaced(_value(contract.routed_by, typed, message.queue), change.values)
         start = f"{contract.topic}."
     elif named in change.values:
         value, start = change.values[named], message.routing_key.removesuffix(named)
@@ -119,7 +152,9 @@ def _mended_key(message: Outgoing, change: Change) -> str:
 
 def _mended_foreign(message: Outgoing, foreign: Format, change: Change) -> bytes:
     if change.fields:
-        raise CannotChange("it is of another agent, and --set knows our own messages only; --map changes a host")
+        raise CannotChange(
+            "it is of another agent, and --set knows our own messages only; --map changes hosts and tags"
+        )
     text = text_of(message.body)
     entries = list(foreign.entries(text))
     if foreign is LINE_PROTOCOL:

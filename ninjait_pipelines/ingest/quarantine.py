@@ -20,7 +20,7 @@ from typing import Any
 import bson
 import msgspec
 from bson import Binary
-from pymongo import IndexModel
+from pymongo import IndexModel, ReturnDocument
 from pymongo.errors import BulkWriteError
 
 from ninjait_pipelines.ingest.decode import Decoded, format_of, read_json
@@ -39,8 +39,15 @@ PIECE_BYTES = 8 * 1024 * 1024
 PIECES = "quarantine_body_pieces"
 DUPLICATE_KEY = 11000
 # The second has all that the limit needs: 10 ms for 50,000 held copies, where the documents would take half a minute.
-INDEXES = [IndexModel([("state", 1), (second, 1)]) for second in ("quarantined_at", "held_bytes")]
+# The third finds the other copies of a message that is about to be replayed.
+INDEXES = [
+    *(IndexModel([("state", 1), (second, 1)]) for second in ("quarantined_at", "held_bytes")),
+    IndexModel([("message_id", 1)]),
+]
 SETTLED = ("replayed", "discarded")
+# Of a settled copy, what the audit trail is made from.
+AUDITED = {"trail": 1, "intent": 1}
+INTENT = {"state": 1, "intent": 1}
 SETTLED_KEPT = timedelta(days=30)
 # By one run of store_health.
 DELETED_AT_MOST = 1000
@@ -320,6 +327,12 @@ def select(mongodb: MongoDB, wanted: Wanted = ALL, state: str | None = "held") -
         yield from mongodb.database[COLLECTION].find(query, {"body": 0}).sort("quarantined_at", 1)
 
 
+def count(mongodb: MongoDB, state: str | None = "held") -> int:
+    """How many copies there are, in this state or any."""
+    with mongodb.errors():
+        return mongodb.database[COLLECTION].count_documents({"state": state} if state else {})
+
+
 def select_spooled(mongodb: MongoDB, wanted: Wanted = ALL) -> list[dict[str, Any]]:
     """The same of what waits in the spool, with their bodies: all of it is held."""
     found = filter(wanted.fits, Spool(mongodb).documents())
@@ -358,11 +371,15 @@ def replaying(
 ) -> Iterator[Replayed]:
     """Publishes held copies again, through the front door, with a change if there is one; copy by copy as it is asked.
 
-    1. Publish, several held copies of one message once. Dying here: they are still held, and the next replay publishes
-       under the same id, which the ledger shows as a duplicate.
-    2. Mark it replayed.
+    1. Write the intent into all held copies of the message: what is about to go out, by whom, with which changes.
+       Dying before: nothing has happened. Dying half-way: as after it, for whoever begins with any of the copies.
+    2. Publish, several held copies of one message once. Dying before: nothing is out, and nobody can know that: the
+       copies are left, but for a replay of the very same content, or to be discarded.
+    3. Mark it replayed. Dying before: it is out, and the copies are left as after 1. A replay of the same content
+       publishes under the same id, which the ledger shows as a duplicate; no other content goes out under that id.
 
-    A copy in which the change is not possible, or changes nothing, stays held.
+    A copy in which the change is not possible, or changes nothing, stays held; so does one whose replay was begun with
+    another content.
     """
     published: set[tuple[str, str | None, bytes]] = set()
     for one in remade(mongodb, documents, change):
@@ -370,6 +387,9 @@ def replaying(
             yield one
             continue
         content = content_of(one.message)
+        if problem := _begin(mongodb, one.copy, one.message, change, who, now):
+            yield Replayed(one.copy, problem=problem)
+            continue
         if content not in published:
             queue.publish([one.message])
             published.add(content)
@@ -381,16 +401,85 @@ def replaying(
             yield Replayed(one.copy, problem=f"somebody else settled it meanwhile; it was {outcome} all the same")
 
 
+def _begin(mongodb: MongoDB, copy: str, message: Outgoing, change: Change, who: str, now: datetime) -> str | None:
+    """Writes the intent to publish this into a copy and the other held copies of its message, and returns None; or why
+    it may not be published.
+
+    An intent stays as it was written first. Copies are taken in the order of their ids: of two who begin at the same
+    time with two contents, whoever comes second finds the other one's intent in the first copy, and has written none.
+    A copy that was delivered after another one was replayed with changes is bound to these too.
+    """
+    intent = {
+        "content": _digest(message),
+        "message_id": message.message_id,
+        "changes": change.described(),
+        "who": who,
+        "at": now,
+    }
+    with mongodb.errors():
+        collection = mongodb.database[COLLECTION]
+        copies = _copies_of_its_message(mongodb, copy)
+        problems = [problem for one in copies if (problem := _begun_otherwise(one, message, copy))]
+        for one in () if problems else copies:
+            collection.update_one({"_id": one["_id"], "state": "held", "intent": None}, {"$set": {"intent": intent}})
+            now_there = collection.find_one({"_id": one["_id"]}, INTENT) or {"state": "deleted"}
+            if problem := _begun_otherwise(now_there, message, copy):
+                return problem
+            if one["_id"] == copy and now_there["state"] != "held":
+                return "somebody else settled it meanwhile"
+    return next(iter(problems), None)
+
+
+def _digest(message: Outgoing) -> str:
+    return hashlib.sha256(repr(content_of(message)).encode()).hexdigest()
+
+
+def _begun_otherwise(document: Mapping[str, Any], message: Outgoing, copy: str) -> str | None:
+    """Why this message may not be published for a copy, where a replay of it, or of another copy of its message, was
+    begun with another content.
+
+    What was replayed as it is, and is here again, was refused again: it may be changed now.
+    """
+    intent = document.get("intent")
+    if not intent or intent["content"] == _digest(message) or (document["state"] != "held" and not intent["changes"]):
+        return None
+    changes = " ".join(intent["changes"]) or "no change"
+    which = document["_id"] if document["state"] == "held" and document["_id"] != copy else "it"
+    return (
+        f"{intent['who']} began to replay {which} at {intent['at']:%Y-%m-%d %H:%M:%S} UTC with {changes}, and it may "
+        f"be out already: replay {which} with the same changes, or discard it"
+    )
+
+
+def _copies_of_its_message(mongodb: MongoDB, copy: str) -> list[dict[str, Any]]:
+    """The copies that are replayed as the same message as this one, itself among them, in the order of their ids."""
+    collection = mongodb.database[COLLECTION]
+    same = ("queue", "message_id", "body_sha256", "whole")
+    own = collection.find_one({"_id": copy}, dict.fromkeys((*same, "reasons"), 1))
+    if own is None:
+        return []
+    found = collection.find({name: own[name] for name in same}, {**INTENT, "reasons": 1}).sort("_id", 1)
+    return [one for one in found if own["whole"] or _indexes(one) == _indexes(own)]
+
+
+def _indexes(document: Mapping[str, Any]) -> list[int]:
+    """The samples that were rejected, of a message that was partly good."""
+    return sorted({entry["index"] for entry in document["reasons"]})
+
+
 def remade(mongodb: MongoDB, documents: Iterable[dict[str, Any]], change: Change) -> Iterator[Replayed]:
-    """What a replay publishes, of those copies that are still held."""
+    """What a replay publishes, of those copies that are still held, and why it does not publish the others."""
     for document in documents:
         held = find(mongodb, document["_id"])
         if held is None or held["state"] != "held":
             continue
         try:
-            yield Replayed(held["_id"], again(held, body_of(mongodb, held), change))
-        except CannotChange as problem:
-            yield Replayed(held["_id"], problem=str(problem))
+            message = again(held, body_of(mongodb, held), change)
+        except CannotChange as error:
+            yield Replayed(held["_id"], problem=str(error))
+            continue
+        problem = _begun_otherwise(held, message, held["_id"])
+        yield Replayed(held["_id"], problem=problem) if problem else Replayed(held["_id"], message)
 
 
 def content_of(message: Outgoing) -> tuple[str, str | None, bytes]:
@@ -407,7 +496,7 @@ def again(document: dict[str, Any], body: bytes, change: Change = NO_CHANGE) -> 
     if not document["whole"]:
         body = _only_samples(document, body)
         message_id = str(identity(document["queue"], body))
-        place = {index: at for at, index in enumerate(sorted({entry["index"] for entry in reasons}))}
+        place = {index: at for at, index in enumerate(_indexes(document))}
         reasons = [{**entry, "index": place[entry["index"]]} for entry in reasons]
     message = Outgoing(document["queue"], document["routing_key"], body, message_id, document["content_type"])
     return mended(message, reasons, change) if change else message
@@ -415,7 +504,7 @@ def again(document: dict[str, Any], body: bytes, change: Change = NO_CHANGE) -> 
 
 def _only_samples(document: dict[str, Any], body: bytes) -> bytes:
     """The samples, lines or entries of a body that were rejected, in the format that they came in."""
-    indexes = {entry["index"] for entry in document["reasons"]}
+    indexes = set(_indexes(document))
     foreign = format_of(document["queue"], document["routing_key"], document["content_type"], body)
     if foreign:
         entries = foreign.entries(text_of(body))
@@ -439,14 +528,41 @@ def _mark(mongodb: MongoDB, copy: str, state: str, who: str, now: datetime, outc
     step = {"at": now, "who": who, "action": state, "outcome": outcome, **about}
     with mongodb.errors():
         change = {"$set": {"state": state, "trail": [step]}}
-        if not mongodb.database[COLLECTION].update_one({"_id": copy, "state": "held"}, change).modified_count:
-            return False
-    insert_new(mongodb, AUDIT, [_audited(copy, step)])
+        settled = mongodb.database[COLLECTION].find_one_and_update(
+            {"_id": copy, "state": "held"}, change, AUDITED, return_document=ReturnDocument.AFTER
+        )
+    if settled is None:
+        return False
+    insert_new(mongodb, AUDIT, [_audited(settled)])
     return True
 
 
-def _audited(document_id: str, step: dict[str, Any]) -> dict[str, Any]:
-    return {"_id": _audit_id(document_id), **step, "entity": "quarantine", "entity_id": document_id}
+def trail_of(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Who did what with a copy, the oldest first; also that somebody began to replay it, where it was not then marked
+    replayed: a message may have gone out, with changes that nothing else names."""
+    trail, intent = document["trail"], document.get("intent")
+    if not intent or document["state"] == "replayed":
+        return list(trail)
+    begun = {"action": "began to replay it", "outcome": f"may be out as message {intent['message_id']}"}
+    return [{name: intent[name] for name in ("at", "who", "message_id", "changes")} | begun, *trail]
+
+
+def last_step(mongodb: MongoDB, document_id: str) -> dict[str, Any] | None:
+    """Who settled a copy, when and how; of one that was deleted since, from the audit trail. None: nobody did."""
+    with mongodb.errors():
+        document = mongodb.database[COLLECTION].find_one({"_id": document_id}, {"trail": 1})
+        if document:
+            return next(reversed(document["trail"]), None)
+        return mongodb.database[AUDIT].find_one({"_id": _audit_id(document_id)})
+
+
+def _audited(document: Mapping[str, Any]) -> dict[str, Any]:
+    """What the audit trail has of a settled copy: the step, and an intent that no such step tells of."""
+    step = document["trail"][0]
+    about = {"entity": "quarantine", "entity_id": document["_id"]}
+    if step["action"] != "replayed" and document.get("intent"):
+        about["intent"] = document["intent"]
+    return {"_id": _audit_id(document["_id"]), **step, **about}
 
 
 def _audit_id(document_id: str) -> str:
@@ -465,9 +581,9 @@ def delete_settled(mongodb: MongoDB, now: datetime, most: int = DELETED_AT_MOST)
     moment = now - SETTLED_KEPT
     query = {"state": {"$in": SETTLED}, "quarantined_at": {"$lt": moment}}
     with mongodb.optional(), mongodb.errors():
-        found = mongodb.database[COLLECTION].find(query, {"trail": 1, "body_pieces": 1})
+        found = mongodb.database[COLLECTION].find(query, {**AUDITED, "body_pieces": 1})
         documents = list(islice((one for one in found if one["trail"][0]["at"] < moment), most))
-        insert_new(mongodb, AUDIT, [_audited(one["_id"], one["trail"][0]) for one in documents])
+        insert_new(mongodb, AUDIT, [_audited(one) for one in documents])
         pieces = [_piece_id(one["_id"], number) for one in documents for number in range(one["body_pieces"])]
         mongodb.database[PIECES].delete_many({"_id": {"$in": pieces}})
         mongodb.database[COLLECTION].delete_many({"_id": {"$in": [one["_id"] for one in documents]}})

@@ -1,6 +1,7 @@
 """`ninjait quarantine`, from the command line to the stores and back."""
 
 import json
+import re
 import uuid
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -12,7 +13,7 @@ import pytest
 from typer.testing import Result
 
 from ninjait_pipelines.ingest import quarantine
-from ninjait_pipelines.ingest.decode import Period, decode
+from ninjait_pipelines.ingest.decode import Period, decode, decode_nothing
 from ninjait_pipelines.ingest.spool import Spool
 from ninjait_pipelines.operations.assets import stores_are_up
 from ninjait_pipelines.operations.health import check_all
@@ -226,19 +227,6 @@ def test_an_old_device_becomes_a_new_one_once_however_often_the_replay_dies(
     assert fleet.mongodb.database["audit_trail"].count_documents({}) == 1
 
 
-def test_a_call_that_was_mended_in_two_ways_is_one_call(
-    ninjait: Any, fleet: Stores, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The first replay was killed before it could mark what it had published, and the next one said something else."""
-    publish_bad(fleet, EVENTS["platform.api_calls"] | {"method": 1}, queue="platform.api_calls")
-    with monkeypatch.context() as patch:
-        patch.setattr(quarantine, "_mark", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
-        ninjait("quarantine", "replay", "--all-held", "--set", "method=GET")
-    ninjait("quarantine", "replay", "--all-held", "--set", "method=POST")
-    assert drained(fleet, "platform.api_calls").points_written == 2
-    assert fleet.clickhouse.rows("SELECT method FROM api_calls") == [{"method": "POST"}]
-
-
 def test_a_copy_that_somebody_else_settles_meanwhile_is_not_reported_as_replayed(fleet: Stores) -> None:
     publish_bad(fleet, metrics(sample(cpu=-1)))
     found = list(quarantine.select(fleet.mongodb))
@@ -334,7 +322,11 @@ def test_many_are_discarded_with_a_reason_and_a_yes(ninjait: Any, fleet: Stores)
     assert states(fleet).count("held") == 3
     assert ninjait(*many, "--yes").stdout == "discarded 2 copies\n"
     assert sorted(states(fleet)) == ["discarded", "discarded", "held"]
-    assert ninjait(*many, "--yes").stdout == "discarded 0 copies\n"
+    nothing = ninjait(*many, "--yes")
+    assert (nothing.exit_code, nothing.stderr) == (
+        1,
+        "ninjait: no held copy is one of those; held are 1 of not_json\n",
+    )
     unset = ninjait("quarantine", "discard", "--id", "", "--queue", "agent.metrics", "--because", "x", "--yes")
     assert (unset.exit_code, sorted(states(fleet))) == (1, ["discarded", "discarded", "held"]), (
         "a shell's unset variable"
@@ -346,6 +338,82 @@ def test_many_are_discarded_with_a_reason_and_a_yes(ninjait: Any, fleet: Stores)
 def test_a_change_that_is_not_written_as_one_is_refused(ninjait: Any, fleet: Stores) -> None:
     assert "write it as FIELD=VALUE" in ninjait("quarantine", "replay", "--all-held", "--set", "cpu").stderr
     assert "write it as OLD=NEW" in ninjait("quarantine", "replay", "--all-held", "--map", "=x").stderr
+    twice = ninjait("quarantine", "replay", "--all-held", "--set", "cpu=1", "--set", "cpu=2")
+    assert (twice.exit_code, "--set cpu=2: cpu is given twice" in twice.stderr) == (1, True)
+    assert "old is given twice" in ninjait("quarantine", "replay", "--all-held", *["--map", "old=new"] * 2).stderr
+
+
+def test_a_mistyped_queue_or_reason_is_no_success(ninjait: Any, fleet: Stores) -> None:
+    """A script that replayed `--reason unknown_devise` was told of 0 messages, and went on."""
+    because = ("--because", "x", "--yes")
+    for command, rest in (("list", ()), ("replay", ()), ("discard", because)):
+        wrong = ninjait("quarantine", command, "--queue", "agent.metric", *rest)
+        assert (wrong.exit_code, "the queues are agent.metrics, agent.heartbeats" in wrong.stderr) == (1, True)
+    assert ninjait("quarantine", "list", "--reason", "negativ").stdout == "Nothing is held.\n"
+    for many in (("replay",), ("discard", *because)):
+        assert ninjait("quarantine", *many, "--all-held").stderr == "ninjait: nothing is held\n"
+    publish_bad(fleet, metrics(sample(cpu=-1)), metrics(sample(2, cpu=-1, memory="x")), b"not json")
+    for some in (("replay",), ("replay", "--dry-run"), ("discard", *because)):
+        nothing = ninjait("quarantine", *some, "--reason", "negativ")
+        assert (nothing.exit_code, nothing.stderr) == (
+            1,
+            "ninjait: no held copy is one of those; held are 2 of negative, 1 of number_as_text, 1 of not_json\n",
+        )
+    other = ninjait(
+        "quarantine", "replay", "--queue", "platform.usage", "--id", next(quarantine.select(fleet.mongodb))["_id"]
+    )
+    assert "is held, but not one of those" in other.stderr
+    assert "3 other copies are." in ninjait("quarantine", "list", "--reason", "negativ").stdout
+    assert "3 other copies are." in ninjait("quarantine", "list", "--all", "--queue", "platform.usage").stdout
+
+
+def test_a_rehearsal_of_what_is_not_possible_fails(ninjait: Any, fleet: Stores) -> None:
+    publish_bad(fleet, metrics(sample(cpu=-1)))
+    for options in ((), ("--json",)):
+        assert ninjait("quarantine", "replay", "--all-held", "--set", "memory=1", "--dry-run", *options).exit_code == 1
+        assert ninjait("quarantine", "replay", "--all-held", "--set", "cpu=1", "--dry-run", *options).exit_code == 0
+
+
+def test_what_tells_messages_apart_is_not_set_to_one_value(ninjait: Any, fleet: Stores) -> None:
+    """Three calls of a device whose clock was wrong became one call, of one instant."""
+    call = EVENTS["platform.api_calls"] | {"timestamp": "yesterday"}
+    publish_bad(fleet, call, call, call | {"method": "POST"}, queue="platform.api_calls")
+    change = ("--set", f"timestamp={ago(minutes=5)}")
+    refused = ninjait("quarantine", "replay", "--all-held", *change)
+    assert (refused.exit_code, "3 copies of several: choose one by --id" in refused.stderr) == (1, True)
+    assert states(fleet) == ["held"] * 3
+    single = as_json(ninjait("quarantine", "list", "--all", "--json"))[2]["id"]
+    ninjait("quarantine", "discard", "--id", single, "--because", "a test")
+    assert as_json(ninjait("quarantine", "replay", "--all-held", *change, "--json"))["replayed"] == 1, "of two copies"
+
+    beats = [EVENTS["agent.heartbeats"] | {"device_id": one} for one in ("lap-1", "lap-2")]
+    publish_bad(fleet, *beats, queue="agent.heartbeats")
+    refused = ninjait("quarantine", "replay", "--queue", "agent.heartbeats", "--set", f"device_id={DEVICE}")
+    assert (refused.exit_code, "--set device_id is for copies of one device" in refused.stderr) == (1, True)
+    publish_bad(fleet, *(metrics(sample(n), device_id=OLD) for n in range(2)))
+    replay = ("quarantine", "replay", "--queue", "agent.metrics", "--set", f"device_id={DEVICE}", "--json")
+    assert as_json(ninjait(*replay))["replayed"] == 2
+
+
+def test_what_was_typed_stays_text_where_the_field_takes_text(ninjait: Any, fleet: Stores) -> None:
+    """2.5 was read as a JSON number, and refused once more for being one."""
+    publish_bad(fleet, EVENTS["platform.usage"] | {"storage_gb": 2.25}, queue="platform.usage")
+    assert as_json(ninjait("quarantine", "replay", "--all-held", "--set", "storage_gb=2.50", "--json"))["replayed"] == 1
+    assert drained(fleet, "platform.usage").points_written == 1
+
+
+def test_dead_letters_are_one_group_however_many_words_are_said_of_them(ninjait: Any, fleet: Stores) -> None:
+    letters = [message("agent.metrics", metrics(sample(n)), n) for n in range(3)]
+    rejected = [(one, decode_nothing(one, "dead_letter", f"ValueError: at cpu {n}")) for n, one in enumerate(letters)]
+    quarantine.hold(fleet.mongodb, rejected, "run", NOW, LOG)
+    old = message("agent.metrics", b"x", 9)
+    quarantine.hold(fleet.mongodb, [(old, decode_nothing(old, "dead_letter:of an earlier version"))], "run", NOW, LOG)
+    (group,) = as_json(ninjait("quarantine", "list", "--reason", "dead_letter", "--json"))
+    assert (group["copies"], group["points"]) == (3, 3)
+    shown = ninjait("quarantine", "show", quarantine.document_id(letters[1])).stdout
+    assert "-> whole message: dead_letter: ValueError: at cpu 1\n" in shown
+    assert "dead_letter:of an earlier version" in ninjait("quarantine", "list").stdout
+    assert "dead_letter:of an earlier version" in ninjait("quarantine", "show", quarantine.document_id(old)).stdout
 
 
 def fill(stores: Stores, mebibytes: float) -> None:
@@ -475,9 +543,13 @@ def test_discard_needs_a_reason_and_happens_once(ninjait: Any, fleet: Stores) ->
     assert ninjait("quarantine", "discard", "--id", document["_id"], "--because", "a test").exit_code == 0
     again = ninjait("quarantine", "discard", "--id", document["_id"], "--because", "a test")
     assert (again.exit_code, "is not held" in again.stderr) == (1, True)
-    assert "is not held" in ninjait("quarantine", "replay", "--id", document["_id"]).stderr
+    discarded = r"is not held: \S+ discarded it at \S+ \S+ UTC: a test\n"
+    assert re.search(discarded, ninjait("quarantine", "replay", "--id", document["_id"]).stderr)
+    assert "is not held: there is no such copy" in ninjait("quarantine", "replay", "--id", "nothing").stderr
     assert ninjait("quarantine", "list").stdout == "Nothing is held.\n"
     assert "a test" in ninjait("quarantine", "show", document["_id"]).stdout
+    fleet.mongodb.database["quarantine"].delete_one({"_id": document["_id"]})  # 30 days later
+    assert re.search(discarded, ninjait("quarantine", "replay", "--id", document["_id"]).stderr)
     assert fleet.mongodb.database["audit_trail"].find_one({})["outcome"] == "a test"  # type: ignore[index]
     assert "is not in quarantine" in ninjait("quarantine", "show", "nothing").stderr
     assert "say which" in ninjait("quarantine", "replay").stderr
