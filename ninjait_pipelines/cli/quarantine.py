@@ -336,7 +336,7 @@ def replay(
     Replayed twice is once: a whole message keeps its id, changed or not, and samples get one made from their content. A
     copy in which --set or --map is not possible, or changes nothing, stays held; so does one that somebody began to
     replay with other changes, because that may be out already. What is still bad comes back, as a new copy. The routing
-    key follows --set organization_id, and --map where it is in the key itself. With 1 it exits if nothing was replayed.
+    key follows --set organization_id, and --map where it is in the key itself. It exits with 1 if nothing was replayed.
 
     Example: ninjait quarantine replay --reason unknown_device --map OLD_DEVICE_ID=NEW_DEVICE_ID --dry-run
     """
