@@ -25,7 +25,7 @@ from ninjait_pipelines.ingest.foreign import MEBIBYTE
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.resources.line_protocol import held, lines
 from ninjait_pipelines.resources.message_queue import CONTENT_NAMESPACE, Message, identity
-from ninjait_pipelines.resources.metrics_store import FIELDS
+from ninjait_pipelines.resources.metrics_store import FIELDS, Tier
 from ninjait_pipelines_tests.ingest import fuzz
 from ninjait_pipelines_tests.ingest.conftest import drained
 from ninjait_pipelines_tests.ingest.fuzz import KEYS, KINDS, PERIOD, check, mutated, seeds
@@ -350,6 +350,16 @@ def test_what_is_published_reads_back_from_the_store_to_the_last_bit(
             for row in fleet.metrics_store.read(began, began + SPAN, device).to_pylist()
         }
         assert back == {moment: fields for moment, fields in expected.items() if fields}
+
+
+def test_the_largest_counters_increase_by_a_single_byte(fleet: Stores) -> None:
+    """The last whole numbers that a float tells apart."""
+    lines = [line("net", f"bytes_recv={2**53 - back}i", 600 + back, interface="eth0") for back in (2, 1, 0)]
+    fleet.message_queue.publish(map(as_published, [telegraf(one, organization=ORG) for one in lines]))
+    drained(fleet)
+    start = NOW.replace(minute=0, second=0) - timedelta(hours=1)
+    hours = fleet.metrics_store.aggregate(Tier.RAW, start, start + timedelta(hours=2), timedelta(hours=1))
+    assert sum(value or 0 for value in hours["network_in_sum"].to_pylist()) == 2
 
 
 # What other agents know of our fields, and how much of their unit is one of ours.
