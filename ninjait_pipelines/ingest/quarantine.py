@@ -129,14 +129,15 @@ def document_id(message: Message) -> str:
 
 
 def insert_new(mongodb: MongoDB, collection: str, documents: Sequence[dict[str, Any]]) -> None:
-    """Inserts documents; one whose `_id` is there already is left as it is."""
+    """Inserts documents, safely as the URL defines it; one whose `_id` is there already is left as it is."""
     if not documents:
         return
     with mongodb.errors():
         try:
             mongodb.database[collection].insert_many(documents, ordered=False)
         except BulkWriteError as error:
-            if any(problem["code"] != DUPLICATE_KEY for problem in error.details["writeErrors"]):
+            there = all(problem["code"] == DUPLICATE_KEY for problem in error.details["writeErrors"])
+            if not there or error.details.get("writeConcernErrors"):  # the latter: written, but perhaps not to stay
                 raise
 
 

@@ -118,13 +118,16 @@ def held_for_known_hosts(mongodb: MongoDB, registry: Registry) -> Iterator[dict[
     """The ids of held copies that a known host waits in, the oldest first.
 
     In one walk, with the hosts compared here: to ask for each host by itself is to read all that is held each time.
+    Without those that a person began to replay with changes: only that person knows whether to go on.
     """
     names = {repr(host): host for host in registry.hosts}
     # `$or`, where `$in` would be shorter: the local stack's MongoDB does not look into arrays with `$in`.
     waiting = {"state": "held", "$or": [{"reasons.reason": reason} for reason in HOST_REASONS]}
-    shown = {"routing_key": 1, "reasons": 1}
+    shown = {"routing_key": 1, "reasons": 1, "intent": 1}
     with mongodb.errors():
         for copy in mongodb.database[quarantine.COLLECTION].find(waiting, shown).sort("quarantined_at", 1):
+            if (copy.get("intent") or {}).get("changes"):
+                continue
             hosts = {names.get(entry["value"]) for entry in copy["reasons"] if entry["reason"] in HOST_REASONS}
             if any(_is_known(host, copy["routing_key"], registry) for host in hosts):
                 yield {"_id": copy["_id"]}

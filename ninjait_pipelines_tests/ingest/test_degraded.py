@@ -16,6 +16,8 @@ from typing import Any
 import dagster as dg
 import pytest
 import typer
+from pymongo.collection import Collection
+from pymongo.errors import BulkWriteError
 from typer.testing import CliRunner
 
 import ninjait_pipelines.resources
@@ -211,6 +213,24 @@ def test_a_disk_that_fills_up_during_a_drain_acknowledges_nothing(
     assert list(Spool(fleet.mongodb).folder.iterdir()) == []
     assert fleet.clickhouse.scalar("SELECT count() FROM message_deliveries") == 0
     assert drained(fleet, long_bodies=True).messages_quarantined == 3
+
+
+def test_what_mongodb_may_take_back_goes_to_the_spool(fleet: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A replica set whose majority did not answer in time says so beside the insert, and may roll it back."""
+    unsure = {"writeErrors": [], "writeConcernErrors": [{"code": 64, "errmsg": "waiting for replication timed out"}]}
+
+    def insert_many(*_: Any, **__: Any) -> None:
+        raise BulkWriteError(unsure)
+
+    fleet.message_queue.publish([outgoing("agent.metrics", metrics(sample(cpu=-1)))])
+    with monkeypatch.context() as patch:
+        patch.setattr(Collection, "insert_many", insert_many)
+        assert drained(fleet).messages_quarantined == 1
+        assert len(Spool(fleet.mongodb).documents()) == 1
+        with pytest.raises(StoreFailed, match="replication timed out"):
+            quarantine.move_spooled(fleet.mongodb, NOW)
+        assert len(Spool(fleet.mongodb).documents()) == 1
+    assert quarantine.move_spooled(fleet.mongodb, NOW) == 1
 
 
 def test_two_drains_and_two_movers_at_once(fleet: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
