@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, Literal, Protocol
 from uuid import UUID
 
+import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -83,13 +84,16 @@ class MetricsSink:
 
     def write(self, decoded: Sequence[Decoded], run_id: str, now: datetime) -> Record:
         """3a. Points to their tiers. Dying here: written again, they replace themselves."""
-        decoded = self._without_late_duplicates(decoded, now)
-        points = _gathered(decoded, "columns", POINTS)
-        counters = _gathered(decoded, "counters", COUNTERS)
-        _reject(decoded, "columns", self._write_points(points, now))
+        wanted = self._without_late_duplicates(decoded, now)
+        points = _gathered(wanted, "columns", POINTS)
+        counters = _gathered(wanted, "counters", COUNTERS)
+        _reject(wanted, "columns", self._write_points(points, now))
         if len(counters):
-            _reject(decoded, "counters", self._metrics_store.write_counters(counters))
-        return partial(self._record, touched_hours(points, counters, run_id), decoded)
+            _reject(wanted, "counters", self._metrics_store.write_counters(counters))
+        if wanted is not decoded:
+            for one, part in zip(decoded, wanted, strict=True):
+                one.rejections = part.rejections
+        return partial(self._record, touched_hours(points, counters, run_id), wanted)
 
     def _record(self, hours: pa.Table, decoded: Sequence[Decoded]) -> set[Hour]:
         """3b. The hours that they touch. Dying before: the message comes again, and its hours are touched then. After
@@ -115,7 +119,7 @@ class MetricsSink:
             yield from (Refusal(positions[refusal.row].as_py(), refusal.words) for refusal in refused)
 
     def _without_late_duplicates(self, decoded: Sequence[Decoded], now: datetime) -> Sequence[Decoded]:
-        """Leaves out what is too old for full resolution and was written before.
+        """Leaves out, of messages that were written before, the points that are too old for full resolution.
 
         A laptop that sends last week's samples once more: they lie in the lower tiers inside their windows already, and
         the late copy, which stands beside the windows, would count twice.
@@ -129,7 +133,10 @@ class MetricsSink:
             some = late[first : first + MOST_IDS]
             rows = self._clickhouse.rows(sql("ingest/already_written"), queue=self.queue, message_ids=some)
             written |= {(str(row["organization_id"]), row["message_id"]) for row in rows}
-        return [one for one in decoded if (one.organization_id or NOBODY, one.message_id) not in written]
+        return [
+            _younger(one, oldest) if (one.organization_id or NOBODY, one.message_id) in written else one
+            for one in decoded
+        ]
 
 
 class EventsSink:
@@ -203,6 +210,13 @@ def _gathered(decoded: Sequence[Decoded], kind: Kind, schema: pa.Schema) -> pa.T
     for name, of in (("organization_id", organizations), ("device_id", devices)):
         arrays[name] = pc.run_end_decode(pa.RunEndEncodedArray.from_arrays(runs, pa.array(of, pa.string())))
     return pa.table([arrays[name] for name in schema.names], schema=schema)
+
+
+def _younger(one: Decoded, oldest: int) -> Decoded:
+    """The message without its points of up to this moment."""
+    kept = [at for at, time in enumerate(one.columns.get("time", ())) if time > oldest]
+    columns = {name: [values[at] for at in kept] for name, values in one.columns.items()} if kept else {}
+    return msgspec.structs.replace(one, columns=columns, rows=[one.rows[at] if one.rows else at for at in kept])
 
 
 def _reject(decoded: Sequence[Decoded], kind: Kind, refused: Iterable[Refusal]) -> None:
