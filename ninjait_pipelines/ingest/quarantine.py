@@ -455,7 +455,7 @@ def _begun_otherwise(document: Mapping[str, Any], message: Outgoing, copy: str) 
 def _copies_of_its_message(mongodb: MongoDB, copy: str) -> list[dict[str, Any]]:
     """The copies that are replayed as the same message as this one, itself among them, in the order of their ids."""
     collection = mongodb.database[COLLECTION]
-    same = ("queue", "message_id", "body_sha256", "whole")
+    same = ("queue", "routing_key", "message_id", "body_sha256", "whole")
     own = collection.find_one({"_id": copy}, dict.fromkeys((*same, "reasons"), 1))
     if own is None:
         return []
