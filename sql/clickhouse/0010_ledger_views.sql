@@ -66,7 +66,7 @@ CREATE OR REPLACE VIEW resent_points (
     replaced_by UUID COMMENT 'The message that was written after it; the same id where a later copy had other values or points',
     organization_id UUID COMMENT 'The organization',
     device_id UUID COMMENT 'The device',
-    kind String COMMENT 'same_values: harmless; other_values: the same instants, and the values of replaced_by are the ones that count (also where only their order differs); overlapping: only some instants are in both, where the values of replaced_by count, and they were not compared; other_points: copies of one id without a common instant, the points of both stay. Where replaced_by is the same id and has a point older than 7 days it was left out whole, and what was there counts',
+    kind String COMMENT 'same_values: harmless; other_values: the same instants, and the values of replaced_by are the ones that count (also where only their order differs); overlapping: only some instants are in both, where the values of replaced_by count, and they were not compared; other_points: copies of one id without a common instant, the points of both stay. Where replaced_by is the same id, its points older than 7 days were left out, and those that were there count',
     points UInt64 COMMENT 'Instants that are in both; of other_points those of the later copy',
     first_time DateTime64(3, 'UTC') COMMENT 'The earliest of them',
     last_time DateTime64(3, 'UTC') COMMENT 'The latest of them',
