@@ -56,7 +56,7 @@ WINDOW = 4
 MOST_WAITING_BYTES = 64 * 1024 * 1024
 SLOW_BYTES = 1024 * 1024
 SLOW_SECONDS = 10.0
-# A consumer begins with FIRST_PREFETCH messages. Once some that came for the first time have been acknowledged, so that
+# A consumer begins with FIRST_PREFETCH messages. When the first are acknowledged, and came for the first time, so that
 # the stores are known to take what comes, it asks for more ahead where they are small: for AHEAD_BYTES of them. What is
 # sent to one consumer is kept from the others, and counts as delivered if it dies.
 FIRST_PREFETCH = 250
@@ -466,11 +466,11 @@ class RabbitConsumer:
                 raise self._lost()
 
     def _widen(self, messages: Sequence[Message]) -> None:
-        """Once a session: after the first messages that nobody has stumbled over before, by their size."""
+        """By the size of the first messages, if nobody has stumbled over them before. Not later: what the broker sends
+        for a settled message, while it consumes anew, would be overtaken by what comes after it."""
         session = self._session
-        if session is None or self._stopped or session.widened or any(message.deliveries > 1 for message in messages):
+        if session is None or session.settled or self._stopped or any(message.deliveries > 1 for message in messages):
             return
-        session.widened = True
         wanted = AHEAD_BYTES * len(messages) // (1 + sum(len(message.body) for message in messages))
         wanted = min(wanted, self._prefetch, self._prefetch if self._left is None else self._left)
         if wanted > session.prefetch:
@@ -488,8 +488,8 @@ class RabbitConsumer:
 
         Dying before that, or losing the connection, they come again.
         """
-        self._settle(messages)
         self._widen(messages)
+        self._settle(messages)
 
     def requeue(self, messages: Sequence[Message]) -> None:
         """What was lost with its connection has been given back already."""
@@ -525,6 +525,7 @@ class RabbitConsumer:
         receipts = self._own(messages)
         try:
             if self._session is not None and receipts:
+                self._session.settled = True
                 with errors(self._broker.url):
                     self._session.settle(receipts, again)
         except StoreError as error:  # the channel was closed, for whatever reason
@@ -551,7 +552,7 @@ class Session(Link):
         self.generation = f"{generation}:"  # the receipts begin with it
         self._queue = queue
         self.prefetch = prefetch
-        self.widened = False
+        self.settled = False  # anything at all
         self._come: list[Message] = []
         self._bytes = 0  # of what has come
         self._held: dict[str, None] = {}  # receipts, in order; touched by the caller only
