@@ -56,9 +56,9 @@ WINDOW = 4
 MOST_WAITING_BYTES = 64 * 1024 * 1024
 SLOW_BYTES = 1024 * 1024
 SLOW_SECONDS = 10.0
-# A consumer begins with FIRST_PREFETCH messages. When the first are acknowledged, and came for the first time, so that
-# the stores are known to take what comes, it asks for more ahead where they are small: for AHEAD_BYTES of them. What is
-# sent to one consumer is kept from the others, and counts as delivered if it dies.
+# A consumer begins with FIRST_PREFETCH messages. If they come for the first time, it asks for more ahead where they are
+# small: for AHEAD_BYTES of them. What is sent to one consumer is kept from the others, and counts as delivered if it
+# dies: so where a store refuses them, thousands are sent once, and a few at a time from then on.
 FIRST_PREFETCH = 250
 AHEAD_BYTES = 48 * 1024 * 1024
 LINGER_SECONDS = 0.02  # a batch is full once nothing has come for so long
@@ -461,15 +461,19 @@ class RabbitConsumer:
             session = self.session()
             messages = session.take(most, 0 if self._stopped else wait_seconds)
             if messages or not session.lost:
+                self._widen(messages)
                 return messages
             if time.monotonic() > deadline:
                 raise self._lost()
 
     def _widen(self, messages: Sequence[Message]) -> None:
-        """By the size of the first messages, if nobody has stumbled over them before. Not later: what the broker sends
-        for a settled message, while it consumes anew, would be overtaken by what comes after it."""
+        """Once a session, by the size of the first messages, if nobody has stumbled over them before. Not later: what
+        the broker sends for a settled message, while it consumes anew, would be overtaken by what comes after it."""
         session = self._session
-        if session is None or session.settled or self._stopped or any(message.deliveries > 1 for message in messages):
+        if session is None or session.widened or self._stopped or not messages:
+            return
+        session.widened = True
+        if any(message.deliveries > 1 for message in messages):
             return
         wanted = AHEAD_BYTES * len(messages) // (1 + sum(len(message.body) for message in messages))
         wanted = min(wanted, self._prefetch, self._prefetch if self._left is None else self._left)
@@ -488,7 +492,6 @@ class RabbitConsumer:
 
         Dying before that, or losing the connection, they come again.
         """
-        self._widen(messages)
         self._settle(messages)
 
     def requeue(self, messages: Sequence[Message]) -> None:
@@ -525,7 +528,6 @@ class RabbitConsumer:
         receipts = self._own(messages)
         try:
             if self._session is not None and receipts:
-                self._session.settled = True
                 with errors(self._broker.url):
                     self._session.settle(receipts, again)
         except StoreError as error:  # the channel was closed, for whatever reason
@@ -552,7 +554,7 @@ class Session(Link):
         self.generation = f"{generation}:"  # the receipts begin with it
         self._queue = queue
         self.prefetch = prefetch
-        self.settled = False  # anything at all
+        self.widened = False  # or never to be
         self._come: list[Message] = []
         self._bytes = 0  # of what has come
         self._held: dict[str, None] = {}  # receipts, in order; touched by the caller only
