@@ -461,16 +461,15 @@ class RabbitConsumer:
             session = self.session()
             messages = session.take(most, 0 if self._stopped else wait_seconds)
             if messages or not session.lost:
-                self._widen(messages)
+                self._widen(session, messages)
                 return messages
             if time.monotonic() > deadline:
                 raise self._lost()
 
-    def _widen(self, messages: Sequence[Message]) -> None:
+    def _widen(self, session: "Session", messages: Sequence[Message]) -> None:
         """Once a session, by the size of the first messages, if nobody has stumbled over them before. Not later: what
         the broker sends for a settled message, while it consumes anew, would be overtaken by what comes after it."""
-        session = self._session
-        if session is None or session.widened or self._stopped or not messages:
+        if self._stopped or session.widened or not messages:
             return
         session.widened = True
         if any(message.deliveries > 1 for message in messages):
