@@ -792,6 +792,7 @@ def test_small_messages_are_sent_further_ahead_unless_they_came_before(
     if came_before:
         with queue.consume(QUEUE, prefetch=280) as consumer:
             held(consumer, 250)
+        assert eventually(lambda: queue.depth(QUEUE).ready == 300)  # what it gave back is there again, and first
     with queue.consume(QUEUE, prefetch=280) as consumer:
         given = held(consumer, ahead)
         assert consumer.receive(300, wait_seconds=0.3) == []
