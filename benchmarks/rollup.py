@@ -1,8 +1,8 @@
 """How fast an hour is read from InfluxDB for its roll-up, against a floor of the same run. Nothing is asserted.
 
 The floor is one mean over all fields, in the same windows, that InfluxDB computes while it reads, its answer thrown
-away unread. The roll-up needs five aggregates (sum, count, min, max, last): five floors are what they must cost, ten
-what they may. Then the same of the counters of network interfaces, of which every reading is read.
+away unread. The roll-up needs five aggregates (sum, count, min, max, last): five floors are what they would cost there,
+ten what they may. Then the same of the counters of network interfaces.
 With `INFLUXDB_URL`, `INFLUXDB_TOKEN` and `INFLUXDB_ORG` it measures that server, in buckets that it deletes again;
 else it starts one from `make servers`.
 
@@ -29,7 +29,7 @@ import pyarrow.compute as pc
 from rich.console import Console
 from rich.table import Table
 
-from ninjait_pipelines.resources.influxdb import DIALECT, MEASUREMENT, InfluxDB
+from ninjait_pipelines.resources.influxdb import MEASUREMENT, InfluxDB
 from ninjait_pipelines.resources.metrics_store import AGGREGATES, COUNTERS, FIELDS, POINTS, Tier
 from ninjait_pipelines.stack import servers
 from ninjait_pipelines.stack.local import free_port
@@ -124,7 +124,7 @@ def write_counters(store: InfluxDB, hour: datetime, first: int, readings: int) -
 def floor(store: InfluxDB, hour: datetime, query: str) -> None:
     """What InfluxDB needs at the least, and our machine to receive it."""
     given = {"bucket": store.bucket, "start": hour, "stop": hour + HOUR}
-    response = store.client.query_api().query_raw(query, dialect=DIALECT, params=given)
+    response = store.client.query_api().query_raw(query, params=given)
     while response.read(1 << 20):
         pass
 

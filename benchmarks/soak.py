@@ -711,12 +711,7 @@ def wrong_points(stores: Stores, expected: pa.Table) -> Iterator[str]:
 
 
 def stored(stores: Stores, tier: Tier, hour: datetime) -> dict[tuple[str, str, datetime], Any]:
-    """(organization, device, hour) -> points, and the sum of all their fields.
-
-    One hour at a time, in which no device has a thousand points: InfluxDB 2.7 reads some points twice where a series
-    has more than that in a query, and an earlier one that it has not written to its files yet
-    (github.com/influxdata/influxdb/issues/26711).
-    """
+    """(organization, device, hour) -> points, and the sum of all their fields."""
     windows = stores.metrics_store.aggregate(tier, hour, hour + HOUR, HOUR)
     total = functools.reduce(pc.add, (windows[f"{name}_sum"] for name in FIELDS)).to_pylist()
     keys = zip(*(windows[name].to_pylist() for name in ("organization_id", "device_id", "time")), strict=True)

@@ -1,15 +1,19 @@
-"""`MetricsStore` on InfluxDB 2: a bucket a tier, whose retention is the tier's; written by columns, read by Flux.
+"""`MetricsStore` on InfluxDB 2: a bucket a tier, whose retention is the tier's; written by columns, read by InfluxQL.
 
 A point is the measurement `device_metrics` with the tags organization_id and device_id; at full resolution it has the
 fields of the contract and `samples`, which is 1, so that points are counted by one sum whatever fields they carry. The
 fields of the lower tiers are those of WINDOWS. Readings of counters are the measurement `interface_counters`, with the
 tag `interface` beside. All fields are float.
+
+Why InfluxQL and not Flux: before 2.10, Flux gives a series' points twice or three times where older ones are still in
+the server's cache (github.com/influxdata/influxdb/issues/26711). InfluxQL reads the same files by other code. Rows are
+aggregated here: that takes less time than either language takes for five aggregates of each field.
 """
 
 import io
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -20,9 +24,8 @@ from uuid import UUID
 import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as arrow_csv
 import urllib3
-from influxdb_client import Bucket, BucketRetentionRules, Dialect, InfluxDBClient, WritePrecision
+from influxdb_client import Bucket, BucketRetentionRules, InfluxDBClient, WritePrecision
 from influxdb_client.client.exceptions import InfluxDBError
 from influxdb_client.rest import ApiException
 from influxdb_client.service.write_service import WriteService
@@ -31,7 +34,6 @@ from pydantic import Field, PrivateAttr
 
 from ninjait_pipelines.resources.line_protocol import held, lines, text_of, whole
 from ninjait_pipelines.resources.metrics_store import (
-    AGGREGATES,
     COUNTER_GAP,
     COUNTERS,
     FIELDS,
@@ -44,8 +46,9 @@ from ninjait_pipelines.resources.metrics_store import (
     Tier,
     added,
     check_window,
-    filled,
     increases,
+    of_points,
+    of_windows,
 )
 from ninjait_pipelines.resources.store import StoreError, StoreFailed, StoreRefused, StoreUnavailable, retrying
 
@@ -55,14 +58,11 @@ COUNTER_MEASUREMENT = "interface_counters"
 # Of 5,000, 10,000 and 20,000 lines on one to three connections this was the fastest drain here, by a few per cent.
 LINES_AT_ONCE = 10_000
 CONNECTIONS = 2
-CSV_BLOCK_BYTES = 4 << 20
-# Without the annotations, which pyarrow's reader does not know; the types of all columns are known beforehand.
-DIALECT = Dialect(header=True, annotations=[], delimiter=",", comment_prefix="#")
-TYPES = {
-    "_time": pa.timestamp("us", "UTC"),
-    "_value": pa.float64(),
-    **dict.fromkeys(("_field", "organization_id", "device_id", "interface"), pa.string()),
-}
+# Rows of an answer that are lists before they become columns, and bytes of it that are read at once.
+ROWS_AT_ONCE = 100_000
+READ_BYTES = 1 << 20
+TAGS = ("organization_id", "device_id")
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # Everything that may be deleted: InfluxDB's first and last instant.
 ALWAYS = ("1677-09-21T00:12:43.145224194Z", "2262-04-11T23:47:16.854775806Z")
 # What the server says of a request of which it wrote the rest, or of a line that it cannot read.
@@ -71,11 +71,41 @@ DROPPED = re.compile(r"dropped[ =](\d+)")
 BY_STATUS: dict[int, tuple[type[StoreError], str]] = {
     401: (StoreRefused, "Check INFLUXDB_TOKEN."),
     403: (StoreRefused, "Check the rights of INFLUXDB_TOKEN: it must read and write the three buckets."),
-    404: (StoreFailed, "Check INFLUXDB_ORG and INFLUXDB_BUCKET; the buckets are made by: ninjait migrate up."),
+    404: (
+        StoreFailed,
+        "Check INFLUXDB_ORG and INFLUXDB_BUCKET, and that INFLUXDB_TOKEN is of that organization; the buckets are made "
+        "by: ninjait migrate up.",
+    ),
     **dict.fromkeys((429, 500, 502, 503, 504), (StoreUnavailable, "See what runs with: ninjait status.")),
 }
-# What it says when more queries run and wait than it is set to take: of those that were refused each is worth a retry.
-BUSY = "queue length exceeded"
+
+
+class _Series(msgspec.Struct):
+    """Rows of one series, a long one's in several of these."""
+
+    values: msgspec.Raw
+    tags: dict[str, str] = {}
+
+    def rows(self) -> list[list[float | None]]:
+        """The time, in microseconds since 1970, and the fields that were asked for."""
+        # The server writes -0.0 as -0, which is an integer in JSON, and integers have no such number.
+        return _ROWS.decode(bytes(self.values).replace(b"-0,", b"-0.0,").replace(b"-0]", b"-0.0]"))
+
+
+class _Result(msgspec.Struct):
+    series: list[_Series] = []
+    error: str | None = None
+
+
+class _Answer(msgspec.Struct):
+    """A line of what `/query` answers (docs.influxdata.com/influxdb/v2/api-guide/influxdb-1x/query)."""
+
+    results: list[_Result] = []
+    error: str | None = None
+
+
+_ANSWERS = msgspec.json.Decoder(_Answer)
+_ROWS = msgspec.json.Decoder(list[list[float | None]])
 
 
 class InfluxDB(MetricsStore):
@@ -111,10 +141,13 @@ class InfluxDB(MetricsStore):
         bucket = self._retried(lambda: self._find(self.bucket))
         if bucket is None:
             raise StoreFailed(self.title, self.url, f"there is no bucket {self.bucket}", BY_STATUS[404][1])
+        self._retried(self._check_organization)
         return self.client.api_client.last_response.getheader("X-Influxdb-Version", ""), None
 
     def declare(self) -> None:
-        """Creates the buckets that are missing; StoreFailed where the retention of one differs from the tier's."""
+        """Creates the buckets that are missing; StoreFailed where the retention of one differs from the tier's, and for
+        an operator's token of another organization."""
+        self._retried(self._check_organization)
         for tier in Tier:
             name, kept = self.bucket_of(tier), RETENTION[tier] + MARGIN
             bucket = self._retried(partial(self._find, name)) or self._create(name, kept)
@@ -146,39 +179,30 @@ class InfluxDB(MetricsStore):
         return self._write(tier, MEASUREMENT, windows.select(WINDOWS.names).cast(WINDOWS))
 
     def read(self, start: datetime, stop: datetime, device_id: str | None = None) -> pa.Table:
-        device = "|> filter(fn: (r) => r.device_id == device_id)" if device_id else ""
-        # The field samples first: every point has it. Then one field at a time, so that one at a time is in memory.
-        questions = [(device, {name: name}) for name in ("samples", *FIELDS)]
-        found = self._wide(Tier.RAW, start, stop, timedelta(microseconds=1), questions, device_id=device_id)
-        return found.select([name for name in found.column_names if name != "samples"]).cast(POINTS)
+        found = self._retried(lambda: self._rows(["samples", *FIELDS], start, stop, device_id=device_id))
+        found = found.filter(pc.is_valid(found["samples"]))  # what somebody else has written has none
+        return found.select(POINTS.names).sort_by([(name, "ascending") for name in (*TAGS, "time")]).cast(POINTS)
 
     def latest(self, start: datetime, stop: datetime) -> pa.Table:
-        of = ["organization_id", "device_id"]
-        query = f"{_from(['samples', *FIELDS])} |> last()"
-        stream = partial(self._stream, query, self.bucket_of(Tier.RAW), start=start, stop=stop)
-        rows = self._retried(lambda: pa.concat_tables([_ROWS, *stream()]))
-        found = rows.filter(pc.equal(rows["_field"], "samples")).rename_columns({"_time": "time"}).select([*of, "time"])
-        for name in FIELDS:
-            values = rows.filter(pc.equal(rows["_field"], name)).rename_columns({"_value": name}).select([*of, name])
-            found = found.join(values, of)
-        return found.select(POINTS.names).sort_by([(name, "ascending") for name in of]).cast(POINTS)
+        # One `last` alone gives its own time, several together give none.
+        newest = self._retried(lambda: self._rows(["samples"], start, stop, "last"))
+        values = self._retried(lambda: self._rows([*FIELDS], start, stop, "last"))
+        found = newest.join(values.drop_columns("time"), [*TAGS])
+        return found.select(POINTS.names).sort_by([(name, "ascending") for name in TAGS]).cast(POINTS)
 
     def aggregate(self, tier: Tier, start: datetime, stop: datetime, every: timedelta) -> pa.Table:
         check_window(start, stop, every)
-        # Each of these is one of the aggregates that InfluxDB computes while it reads its files (ReadWindowAggregate),
-        # without giving the values to Flux: what stands between `range` and `aggregateWindow` must be filters only.
-        questions = []
-        for aggregate in AGGREGATES:
-            function = "sum" if aggregate == "count" and tier is not Tier.RAW else aggregate
-            window = f'|> aggregateWindow(every: every, fn: {function}, createEmpty: false, timeSrc: "_start")'
-            names = {name if tier is Tier.RAW else f"{name}_{aggregate}": f"{name}_{aggregate}" for name in FIELDS}
-            questions.append((window, names if aggregate != "sum" else {"samples": "samples"} | names))
-        windows = filled(self._wide(tier, start, stop, every, questions))
+        names = ["samples", *FIELDS] if tier is Tier.RAW else WINDOWS.names[3:]
+        gathered = of_points if tier is Tier.RAW else of_windows
+
+        def read() -> pa.Table:
+            parts = self._tables(tier, MEASUREMENT, names, start, stop)
+            return pa.concat_tables([WINDOWS.empty_table(), *(gathered(part, every) for part in parts)])
+
+        windows, counters = self._retried(read), WINDOWS.empty_table()
         if tier is Tier.RAW:
-            read = {"start": start - COUNTER_GAP, "stop": stop}
-            counters = self._retried(lambda: increases(self._counters(**read), start, every))
-            windows = added(windows, counters)
-        return windows
+            counters = self._retried(lambda: increases(self._counters(start - COUNTER_GAP, stop), start, every))
+        return added(windows, counters)
 
     def delete(self, device_ids: Sequence[str]) -> None:
         """By one request a device and bucket: InfluxDB's predicates know no `or`. Verified by reading."""
@@ -190,16 +214,26 @@ class InfluxDB(MetricsStore):
     def _delete(self, device_id: str, bucket: str) -> None:
         start, stop = ALWAYS
         self.client.delete_api().delete(start, stop, f'device_id="{device_id}"', bucket, self.organization)
-        query = (
-            "from(bucket: bucket) |> range(start: start, stop: stop) |> filter(fn: (r) => r.device_id == device_id) "
-            '|> first() |> keep(columns: ["_time", "_value", "_field", "organization_id", "device_id"])'
-        )
-        first, last = datetime(1700, 1, 1, tzinfo=UTC), datetime(2262, 1, 1, tzinfo=UTC)
-        if any(len(part) for part in self._stream(query, bucket, start=first, stop=last, device_id=device_id)):
+        query = "SELECT count(*) FROM /.*/ WHERE device_id = $device_id"
+        if any(self._series(query, bucket, device_id=device_id)):
             problem = f"the bucket {bucket} still has points of the device {device_id} after they were deleted"
             raise StoreUnavailable(self.title, self.url, problem, "Delete it again.")
 
     # --- buckets ---
+
+    def _check_organization(self) -> None:
+        """InfluxQL takes the organization from the token. Only an operator's has rights in others as well, and it may
+        read who has which token: with another organization's it would read that one's bucket of the same name."""
+        try:
+            found = self.client.authorizations_api().find_authorizations()
+        except ApiException as error:
+            if error.status in (401, 403):
+                return  # wrong, which the next request says, or of these buckets alone
+            raise
+        of = next((of for of in found if of.token == self.token), None)
+        if of and self.organization not in (of.org, of.org_id):
+            problem = f"INFLUXDB_TOKEN is of the organization {of.org}, and INFLUXDB_ORG is {self.organization}"
+            raise StoreRefused(self.title, self.url, problem, f"Make a token in {self.organization}.")
 
     def _find(self, name: str) -> Bucket | None:
         try:
@@ -305,119 +339,104 @@ class InfluxDB(MetricsStore):
 
     # --- reading ---
 
-    def _wide(
-        self,
-        tier: Tier,
-        start: datetime,
-        stop: datetime,
-        every: timedelta,
-        questions: Sequence[tuple[str, Mapping[str, str]]],
-        **parameters: Any,
+    def _rows(
+        self, names: Sequence[str], start: datetime, stop: datetime, function: str = "", device_id: str | None = None
     ) -> pa.Table:
-        """A row a device and window: of each question (the end of a query, field -> column) its fields as columns.
-
-        The first question has the field samples, which every row has: its rows are the result's. A key is one number,
-        (device's place in the order of keys) * (number of windows) + window, so that no text is compared in a join.
-        """
-        width = every // timedelta(microseconds=1)
-        number_of_windows = -((start - stop) // every)
-        given = {"start": start, "stop": stop, "every": every, **parameters}
-        devices = _Devices()
-
-        def key(part: pa.Table) -> pa.ChunkedArray:
-            since = pc.cast(pc.subtract(part["_time"], pa.scalar(start, TYPES["_time"])), pa.int64())
-            return pc.add(pc.multiply(devices.places(part), number_of_windows), pc.divide(since, width))
-
-        rows: pa.Array | None = None
-        columns: dict[str, pa.Array] = {}
-        for tail, names in questions:
-            answer = partial(self._by_field, f"{_from(names)} {tail}", self.bucket_of(tier), names, key, **given)
-            for name, values in self._retried(answer).items():
-                if rows is None:
-                    rows = values["key"].combine_chunks()
-                    rows = rows.take(pc.sort_indices(rows))
-                at = pc.index_in(rows, value_set=values["key"].combine_chunks())
-                columns[names[name]] = values["value"].combine_chunks().take(at)
-        assert rows is not None
-        place = pc.divide(rows, number_of_windows)
-        offset = pc.multiply(pc.subtract(rows, pc.multiply(place, number_of_windows)), width)
-        time_ = pc.add(pa.scalar(start, TYPES["_time"]), pc.cast(offset, pa.duration("us")))
-        table = pa.table({**devices.columns(place), "time": time_, **columns})
-        return table.sort_by([(name, "ascending") for name in ("organization_id", "device_id", "time")])
-
-    def _by_field(
-        self, query: str, bucket: str, names: Iterable[str], key: Callable[[pa.Table], pa.ChunkedArray], **given: Any
-    ) -> dict[str, pa.Table]:
-        """Keys and values of each of the fields."""
-        found: dict[str, list[pa.Table]] = {name: [_KEYED] for name in names}
-        for part in self._stream(query, bucket, **given):
-            keyed = pa.table({"key": key(part), "value": part["_value"]})
-            for name, tables in found.items():
-                tables.append(keyed.filter(pc.equal(part["_field"], name)))
-        return {name: pa.concat_tables(tables) for name, tables in found.items()}
+        """All rows of full resolution, as one table with its keys as text."""
+        key = [POINTS.field(name) for name in (*TAGS, "time")]
+        schema = pa.schema([*key, *(pa.field(name, pa.float64()) for name in names)])
+        parts = self._tables(Tier.RAW, MEASUREMENT, names, start, stop, function, device_id)
+        return pa.concat_tables([schema.empty_table(), *(part.cast(schema) for part in parts)])
 
     def _counters(self, start: datetime, stop: datetime) -> Iterator[pa.Table]:
-        """All readings, those of a device together; each of the two counters in rows of its own."""
-        query = f'{_from(["network_in", "network_out"], COUNTER_MEASUREMENT)} |> group(columns: ["device_id"])'
-        parts = self._stream(query, self.bucket_of(Tier.RAW), ("interface",), start=start, stop=stop)
-        for part in parts:
-            columns = {
-                "organization_id": part["organization_id"],
-                "device_id": part["device_id"],
-                "interface": text_of(part["interface"]),
-                "time": part["_time"],
-            }
-            for name in ("network_in", "network_out"):
-                is_it = pc.equal(part["_field"], name)
-                columns[name] = pc.if_else(is_it, part["_value"], pa.scalar(None, pa.float64()))
-            yield pa.table(list(columns.values()), schema=COUNTERS)
+        """All readings, those of a device together."""
+        tags, names = (*TAGS, "interface"), ("network_in", "network_out")
+        for part in self._tables(Tier.RAW, COUNTER_MEASUREMENT, names, start, stop, tags=tags):
+            interface = pc.cast(part["interface"], pa.string()).combine_chunks()
+            index = part.schema.get_field_index("interface")
+            yield part.set_column(index, "interface", text_of(interface)).select(COUNTERS.names).cast(COUNTERS)
 
-    def _stream(self, query: str, bucket: str, more: tuple[str, ...] = (), **parameters: Any) -> Iterator[pa.Table]:
-        """The answer, in parts while it arrives: neither the text nor all rows are in memory at once.
+    def _tables(
+        self,
+        tier: Tier,
+        measurement: str,
+        names: Sequence[str],
+        start: datetime,
+        stop: datetime,
+        function: str = "",
+        device_id: str | None = None,
+        tags: Sequence[str] = TAGS,
+    ) -> Iterator[pa.Table]:
+        """Rows of [start, stop): tags (as dictionaries), time and fields; `function` of each field, where one is given.
 
-        The client's own reader makes a Python object of every row: too slow for hundreds of thousands of them.
+        In tables of at least ROWS_AT_ONCE, as the answer arrives: those of a series are in one table, in order of time,
+        and those of a device together.
         """
-        wanted = ["_time", "_value", "_field", "organization_id", "device_id", *more]
-        given = {"bucket": bucket} | {name: value for name, value in parameters.items() if value is not None}
-        strange: list[str] = []
+        columns = ", ".join(f'{function}("{name}")' if function else f'"{name}"' for name in names)
+        where = f"time >= {_nanoseconds(start)} AND time < {_nanoseconds(stop)}"
+        where += " AND device_id = $device_id" if device_id else ""
+        query = f"SELECT {columns} FROM {measurement} WHERE {where} GROUP BY {', '.join(tags)}"  # noqa: S608
+        given = {"device_id": device_id} if device_id else {}
+        keys: list[dict[str, str]] = []
+        places: list[int] = []
+        rows: list[list[float | None]] = []
+        for series in self._series(query, self.bucket_of(tier), **given):
+            if not keys or series.tags != keys[-1]:
+                if len(rows) >= ROWS_AT_ONCE:
+                    yield _table(keys, places, rows, tags, names)
+                    keys, places, rows = [], [], []
+                keys.append(series.tags)
+            more = series.rows()
+            places += [len(keys) - 1] * len(more)
+            rows += more
+        if rows:
+            yield _table(keys, places, rows, tags, names)
 
-        def not_a_row(row: Any) -> str:
-            strange.append(row.text or f"{row.actual_columns} columns")
-            return "skip"
-
+    def _series(self, query: str, bucket: str, **parameters: str) -> Iterator[_Series]:
+        """The answer, while it arrives. The client has no call for InfluxQL; its connection and its errors are used."""
+        # The names of 1.x that a bucket has by itself (docs.influxdata.com/influxdb/v2/reference/api/influxdb-1x/dbrp).
+        database, _, policy = bucket.partition("/")
+        given = {
+            "db": database,
+            "rp": policy or "autogen",
+            "q": query,
+            "params": msgspec.json.encode(parameters).decode(),
+            "epoch": "u",
+            "chunked": "true",
+        }
         with self._errors():
-            response = self.client.query_api().query_raw(query, dialect=DIALECT, params=given)
+            response = self.client.api_client.call_api(
+                "/query",
+                "POST",
+                query_params=[*given.items()],
+                _preload_content=False,
+                _return_http_data_only=True,
+            )
+            words, answer = "", None
             try:
                 response.auto_close = False  # it would close itself at its end, under the buffer that reads it
-                text = io.BufferedReader(response, CSV_BLOCK_BYTES)
-                head = text.peek(1)
-                if not head:
-                    # Without rows it says a newline. Cut off in its headers, an answer would look whole and empty.
-                    raise urllib3.exceptions.ProtocolError("its answer ended before it began")
-                if not head.strip():
-                    return
-                if not head.startswith(b",result,"):
-                    strange.append(text.read(1000).decode(errors="replace"))
-                else:
-                    parts = arrow_csv.open_csv(
-                        text,
-                        arrow_csv.ReadOptions(block_size=CSV_BLOCK_BYTES, use_threads=False),
-                        arrow_csv.ParseOptions(invalid_row_handler=not_a_row),
-                        arrow_csv.ConvertOptions(
-                            include_columns=wanted,
-                            column_types={name: TYPES[name] for name in wanted},
-                            strings_can_be_null=False,
-                        ),
-                    )
-                    for part in parts:
-                        yield pa.Table.from_batches([part])
-            except pa.ArrowException as error:
-                strange.append(str(error))
+                for line in io.BufferedReader(response, READ_BYTES):
+                    answer = _ANSWERS.decode(line)
+                    words = answer.error or next((found.error for found in answer.results if found.error), "")
+                    if words:
+                        break
+                    for result in answer.results:
+                        yield from result.series
+            except msgspec.DecodeError as error:
+                words = f"its answer is not what was asked for: {error}"
             finally:
                 response.close()
-        if strange:
-            problem = f"its answer is not what was asked for: {' '.join(strange)[:500]}"
-            raise StoreFailed(self.title, self.url, problem, "Read InfluxDB's words above.")
+        if answer is None and not words:
+            # Cut off in its headers, an answer would look whole and empty.
+            problem = "its answer ended before it began"
+            raise StoreUnavailable(self.title, self.url, problem, "See what runs with: ninjait status.")
+        if words:
+            raise StoreFailed(
+                self.title,
+                self.url,
+                words,
+                BY_STATUS[404][1] if "not found" in words else "Read InfluxDB's words above.",
+            )
 
     # --- errors ---
 
@@ -433,8 +452,7 @@ class InfluxDB(MetricsStore):
         try:
             yield
         except ApiException as error:
-            status = 503 if BUSY in _words(error) else error.status or 0
-            kind, advice = BY_STATUS.get(status, (StoreFailed, "Read InfluxDB's words above."))
+            kind, advice = BY_STATUS.get(error.status or 0, (StoreFailed, "Read InfluxDB's words above."))
             raise kind(self.title, self.url, _words(error), advice) from error
         except InfluxDBError as error:
             # The client's own: it found no organization to make a bucket in, as the token may not see it.
@@ -446,31 +464,24 @@ class InfluxDB(MetricsStore):
             raise StoreUnavailable(self.title, self.url, error, "See what runs with: ninjait status.") from error
 
 
-class _Devices:
-    """Numbers the devices in the order in which they are met."""
-
-    def __init__(self) -> None:
-        self._places: dict[tuple[str, str], int] = {}
-
-    def places(self, rows: pa.Table) -> pa.Array:
-        """The number of each row's device."""
-        pairs = rows.select(["organization_id", "device_id"]).group_by(["organization_id", "device_id"])
-        met = pairs.aggregate([]).to_pydict()
-        for pair in zip(met["organization_id"], met["device_id"], strict=True):
-            self._places.setdefault(pair, len(self._places))
-        both = pc.binary_join_element_wise(rows["organization_id"], rows["device_id"], "/").combine_chunks()
-        known = pa.array(["/".join(pair) for pair in self._places], pa.string())
-        return pc.cast(pc.index_in(both, value_set=known), pa.int64())
-
-    def columns(self, places: pa.Array) -> dict[str, pa.Array]:
-        """The key columns of devices given by their numbers."""
-        pairs = list(self._places)
-        names = ("organization_id", "device_id")
-        return {name: pa.array([pair[i] for pair in pairs], pa.string()).take(places) for i, name in enumerate(names)}
+def _table(
+    keys: Sequence[dict[str, str]],
+    places: Sequence[int],
+    rows: Sequence[Sequence[float | None]],
+    tags: Sequence[str],
+    names: Sequence[str],
+) -> pa.Table:
+    """Rows as columns; `places` says of each row which of the keys it has."""
+    place = pa.array(places, pa.int32())
+    columns = {tag: pa.DictionaryArray.from_arrays(place, pa.array([key[tag] for key in keys])) for tag in tags}
+    time_, *values = zip(*rows, strict=True)
+    columns["time"] = pc.cast(pc.cast(pa.array(time_, pa.float64()), pa.int64()), pa.timestamp("us", "UTC"))
+    return pa.table(columns | {name: pa.array(of, pa.float64()) for name, of in zip(names, values, strict=True)})
 
 
-_ROWS = pa.schema([(name, TYPES[name]) for name in TYPES if name != "interface"]).empty_table()
-_KEYED = pa.table({"key": pa.array([], pa.int64()), "value": pa.array([], pa.float64())})
+def _nanoseconds(moment: datetime) -> int:
+    """Since 1970, as InfluxQL takes a bare number."""
+    return (moment - EPOCH) // timedelta(microseconds=1) * 1_000
 
 
 def _bounds(series: pa.ChunkedArray, most: int) -> list[int]:
@@ -498,15 +509,6 @@ def _merged(rows: pa.Table, key: Sequence[str]) -> pa.Table:
         rows.group_by(list(key), use_threads=False)
         .aggregate([(name, "last") for name in fields])
         .rename_columns([*key, *fields])
-    )
-
-
-def _from(fields: Iterable[str], measurement: str = MEASUREMENT) -> str:
-    """The beginning of a query; the names are the code's own, all values are bound."""
-    wanted = " or ".join(f'r._field == "{field}"' for field in fields)
-    return (
-        "from(bucket: bucket) |> range(start: start, stop: stop) "
-        f'|> filter(fn: (r) => r._measurement == "{measurement}") |> filter(fn: (r) => {wanted})'
     )
 
 

@@ -125,7 +125,7 @@ class MetricsStore(Store):
 
     @abstractmethod
     def aggregate(self, tier: Tier, start: datetime, stop: datetime, every: timedelta) -> pa.Table:
-        """Aggregates a tier over windows of width `every`, in the store; schema WINDOWS, in order of its key.
+        """Aggregates a tier over windows of width `every`; schema WINDOWS, in order of its key.
 
         `start` and `stop` are UTC and multiples of `every`, else ValueError.
         """
@@ -243,14 +243,40 @@ def _of_counter(readings: pa.Table, name: str) -> pa.Table:
     return read.select(_SAMPLE).append_column(name, increase)
 
 
+def of_points(points: pa.Table, every: timedelta) -> pa.Table:
+    """Points (schema POINTS, and the number of `samples` of each) as windows (schema WINDOWS), in any order.
+
+    Those of a device are in order of time: `last` is the last value that is there.
+    """
+    of = [("samples", "sum"), *((name, aggregate) for name in FIELDS for aggregate in AGGREGATES)]
+    return _gathered(points, every, of)
+
+
+def of_windows(windows: pa.Table, every: timedelta) -> pa.Table:
+    """Windows (schema WINDOWS) as wider ones, in any order. Those of a device are in order of time."""
+    return _gathered(windows, every, _TOGETHER)
+
+
+def _gathered(rows: pa.Table, every: timedelta, of: Sequence[tuple[str, str]]) -> pa.Table:
+    rows = rows.filter(pc.is_valid(rows["samples"]))  # what somebody else has written has none
+    width = every // timedelta(microseconds=1)
+    start = pc.multiply(pc.divide(pc.cast(rows["time"], pa.int64()), width), width)
+    index = rows.schema.get_field_index("time")
+    rows = rows.set_column(index, "time", pc.cast(start, pa.timestamp("us", "UTC")))
+    found = rows.group_by(_SAMPLE, use_threads=False).aggregate(of)
+    return filled(found.rename_columns(WINDOWS.names))
+
+
+_TOGETHER = [("samples", "sum")] + [
+    (f"{name}_{aggregate}", "sum" if aggregate == "count" else aggregate) for name in FIELDS for aggregate in AGGREGATES
+]
+
+
 def added(windows: pa.Table, more: pa.Table) -> pa.Table:
     """Both tables (schema WINDOWS) as one, in order of the key; of windows in both, `last` is that of the second."""
     if len(more):
         both = pa.concat_tables([windows, more]).group_by(_SAMPLE, use_threads=False)
-        names = WINDOWS.names[len(_SAMPLE) :]
-        how = [name.rpartition("_")[2] if name != "samples" else "sum" for name in names]
-        how = ["sum" if aggregate == "count" else aggregate for aggregate in how]
-        windows = both.aggregate(list(zip(names, how, strict=True))).rename_columns(WINDOWS.names).cast(WINDOWS)
+        windows = both.aggregate(_TOGETHER).rename_columns(WINDOWS.names).cast(WINDOWS)
     return windows.sort_by([(name, "ascending") for name in _SAMPLE])
 
 
