@@ -15,7 +15,7 @@ from urllib.parse import quote, unquote, urlsplit
 import psycopg
 import pytest
 import urllib3
-from influxdb_client import InfluxDBClient
+from influxdb_client import InfluxDBClient, Permission, PermissionResource
 from psycopg import sql
 
 from ninjait_pipelines.resources import Stores, open_stores
@@ -105,7 +105,7 @@ def fresh(stack: dict[str, str], name: str, folder: Path) -> Settings:
     if "RABBITMQ_URL" in stack:
         settings["RABBITMQ_URL"] = make_virtual_host(stack, name)
     if "INFLUXDB_URL" in stack:
-        settings["INFLUXDB_ORG"] = make_organization(stack, name)
+        settings |= {"INFLUXDB_ORG": name, "INFLUXDB_TOKEN": make_organization(stack, name)}
     if stack["ARCHIVE_URL"].startswith("s3:"):
         settings["ARCHIVE_URL"] = f"{stack['ARCHIVE_URL'].rstrip('/')}/{name}"
     else:
@@ -129,20 +129,26 @@ def drop_virtual_host(stack: dict[str, str], name: str) -> None:
 
 
 def make_organization(stack: dict[str, str], name: str) -> str:
-    """An organization of InfluxDB, without buckets."""
+    """An organization of InfluxDB, without buckets: a token for all that it will have."""
     with InfluxDBClient(stack["INFLUXDB_URL"], stack["INFLUXDB_TOKEN"]) as client:
-        client.organizations_api().create_organization(name=name)
-    return name
+        made = client.organizations_api().create_organization(name=name)
+        buckets = PermissionResource("buckets", org_id=made.id)
+        permissions = [Permission(action, buckets) for action in ("read", "write")]
+        permissions.append(Permission("read", PermissionResource("orgs", id=made.id)))  # to make buckets in it
+        return str(client.authorizations_api().create_authorization(made.id, permissions).token)
 
 
 def drop_organization(stack: dict[str, str], name: str) -> None:
-    """With its buckets."""
+    """With its buckets and tokens."""
     with InfluxDBClient(stack["INFLUXDB_URL"], stack["INFLUXDB_TOKEN"]) as client:
         for bucket in client.buckets_api().find_buckets(org=name, limit=100).buckets:
             if bucket.type == "user":
                 client.buckets_api().delete_bucket(bucket)
-        organizations = client.organizations_api()
-        organizations.delete_organization(organizations.find_organizations(org=name)[0].id)
+        organizations, tokens = client.organizations_api(), client.authorizations_api()
+        organization = organizations.find_organizations(org=name)[0].id
+        for token in tokens.find_authorizations(org_id=organization):
+            tokens.delete_authorization(token)
+        organizations.delete_organization(organization)
 
 
 def _empty_dragonfly(stack: dict[str, str]) -> str:

@@ -41,14 +41,13 @@ class TestQueue(QueueContract):
 
 class TestMetrics(MetricsContract):
     @pytest.fixture(scope="class")
-    def organization(self) -> Iterator[str]:
+    def token(self) -> Iterator[str]:
         yield make_organization(NAMED, NAME)
         drop_organization(NAMED, NAME)
 
     @pytest.fixture
-    def store(self, organization: str) -> Iterator[MetricsStore]:
-        server = {"url": NAMED["INFLUXDB_URL"], "token": NAMED["INFLUXDB_TOKEN"]}
+    def store(self, token: str) -> Iterator[MetricsStore]:
         bucket = f"metrics_{os.urandom(4).hex()}"
-        with InfluxDB(**server, organization=organization, bucket=bucket).open() as store:
+        with InfluxDB(url=NAMED["INFLUXDB_URL"], token=token, organization=NAME, bucket=bucket).open() as store:
             store.declare()
             yield store
