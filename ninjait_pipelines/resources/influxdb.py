@@ -93,7 +93,10 @@ class _Series(msgspec.Struct):
 
 
 class _Result(msgspec.Struct):
+    """All but the last of an answer are `partial`."""
+
     series: list[_Series] = []
+    partial: bool = False
     error: str | None = None
 
 
@@ -141,16 +144,18 @@ class InfluxDB(MetricsStore):
         bucket = self._retried(lambda: self._find(self.bucket))
         if bucket is None:
             raise StoreFailed(self.title, self.url, f"there is no bucket {self.bucket}", BY_STATUS[404][1])
-        self._retried(self._check_organization)
+        self._retried(lambda: self._check_what_is_read(bucket))
         return self.client.api_client.last_response.getheader("X-Influxdb-Version", ""), None
 
     def declare(self) -> None:
-        """Creates the buckets that are missing; StoreFailed where the retention of one differs from the tier's, and for
-        an operator's token of another organization."""
-        self._retried(self._check_organization)
+        """Creates the buckets that are missing.
+
+        StoreFailed where the retention of one differs from the tier's, or where InfluxQL would read others than these.
+        """
         for tier in Tier:
             name, kept = self.bucket_of(tier), RETENTION[tier] + MARGIN
             bucket = self._retried(partial(self._find, name)) or self._create(name, kept)
+            self._retried(partial(self._check_what_is_read, bucket))
             seconds = [rule.every_seconds for rule in bucket.retention_rules if rule.type == "expire"]
             if seconds != [int(kept.total_seconds())]:
                 found = str(timedelta(seconds=seconds[0])) if seconds and seconds[0] else "for ever"
@@ -214,26 +219,35 @@ class InfluxDB(MetricsStore):
     def _delete(self, device_id: str, bucket: str) -> None:
         start, stop = ALWAYS
         self.client.delete_api().delete(start, stop, f'device_id="{device_id}"', bucket, self.organization)
-        query = "SELECT count(*) FROM /.*/ WHERE device_id = $device_id"
-        if any(self._series(query, bucket, device_id=device_id)):
+        query = "SELECT count(*) FROM /.*/ WHERE device_id::tag = $device_id"
+        if any(True for _ in self._series(query, bucket, device_id=device_id)):
             problem = f"the bucket {bucket} still has points of the device {device_id} after they were deleted"
             raise StoreUnavailable(self.title, self.url, problem, "Delete it again.")
 
     # --- buckets ---
 
-    def _check_organization(self) -> None:
-        """InfluxQL takes the organization from the token. Only an operator's has rights in others as well, and it may
-        read who has which token: with another organization's it would read that one's bucket of the same name."""
+    def _check_what_is_read(self, bucket: Bucket) -> None:
+        """InfluxQL takes the organization from the token, and finds a bucket by the names that it has in 1.x."""
         try:
             found = self.client.authorizations_api().find_authorizations()
         except ApiException as error:
-            if error.status in (401, 403):
-                return  # wrong, which the next request says, or of these buckets alone
-            raise
+            if error.status not in (401, 403):
+                raise
+            found = []  # a token of these buckets alone. An operator's may see all, and has rights in others' as well.
         of = next((of for of in found if of.token == self.token), None)
-        if of and self.organization not in (of.org, of.org_id):
+        if of and of.org != self.organization:
             problem = f"INFLUXDB_TOKEN is of the organization {of.org}, and INFLUXDB_ORG is {self.organization}"
             raise StoreRefused(self.title, self.url, problem, f"Make a token in {self.organization}.")
+        given = {"orgID": bucket.org_id} | _names_in_1_x(bucket.name)
+        mappings: dict[str, Any] = self.client.api_client.call_api(
+            "/api/v2/dbrps", "GET", query_params=[*given.items()], response_type="object", _return_http_data_only=True
+        )
+        for mapping in mappings["content"]:
+            if mapping["bucketID"] != bucket.id:
+                name, other = "/".join(mapping[part] for part in ("database", "retention_policy")), mapping["bucketID"]
+                problem = f"{name} is mapped to the bucket {other}, not to {bucket.name}"
+                advice = f"Delete that: influx v1 dbrp delete --id {mapping['id']}; or choose another INFLUXDB_BUCKET."
+                raise StoreFailed(self.title, self.url, problem, advice)
 
     def _find(self, name: str) -> Bucket | None:
         try:
@@ -372,38 +386,35 @@ class InfluxDB(MetricsStore):
         In tables of at least ROWS_AT_ONCE, as the answer arrives: those of a series are in one table, in order of time,
         and those of a device together.
         """
-        columns = ", ".join(f'{function}("{name}")' if function else f'"{name}"' for name in names)
+        # A value that is no number, which somebody else has written, is none.
+        columns = ", ".join(f"{function}({name}::float)" if function else f"{name}::float" for name in names)
         where = f"time >= {_nanoseconds(start)} AND time < {_nanoseconds(stop)}"
-        where += " AND device_id = $device_id" if device_id else ""
+        where += " AND device_id::tag = $device_id" if device_id else ""
         query = f"SELECT {columns} FROM {measurement} WHERE {where} GROUP BY {', '.join(tags)}"  # noqa: S608
         given = {"device_id": device_id} if device_id else {}
         keys: list[dict[str, str]] = []
         places: list[int] = []
         rows: list[list[float | None]] = []
-        for series in self._series(query, self.bucket_of(tier), **given):
-            if not keys or series.tags != keys[-1]:
+        for of_series, more in self._series(query, self.bucket_of(tier), **given):
+            if not keys or of_series != keys[-1]:
                 if len(rows) >= ROWS_AT_ONCE:
                     yield _table(keys, places, rows, tags, names)
                     keys, places, rows = [], [], []
-                keys.append(series.tags)
-            more = series.rows()
+                keys.append(of_series)
             places += [len(keys) - 1] * len(more)
             rows += more
         if rows:
             yield _table(keys, places, rows, tags, names)
 
-    def _series(self, query: str, bucket: str, **parameters: str) -> Iterator[_Series]:
-        """The answer, while it arrives. The client has no call for InfluxQL; its connection and its errors are used."""
-        # The names of 1.x that a bucket has by itself (docs.influxdata.com/influxdb/v2/reference/api/influxdb-1x/dbrp).
-        database, _, policy = bucket.partition("/")
-        given = {
-            "db": database,
-            "rp": policy or "autogen",
-            "q": query,
-            "params": msgspec.json.encode(parameters).decode(),
-            "epoch": "u",
-            "chunked": "true",
-        }
+    def _series(
+        self, query: str, bucket: str, **parameters: str
+    ) -> Iterator[tuple[dict[str, str], list[list[float | None]]]]:
+        """Tags and rows of each series, while the answer arrives; a long one comes in several parts.
+
+        The client has no call for InfluxQL; its connection and its errors are used.
+        """
+        given = _names_in_1_x(bucket) | {"q": query, "epoch": "u", "chunked": "true"}
+        given["params"] = msgspec.json.encode(parameters).decode()
         with self._errors():
             response = self.client.api_client.call_api(
                 "/query",
@@ -412,7 +423,7 @@ class InfluxDB(MetricsStore):
                 _preload_content=False,
                 _return_http_data_only=True,
             )
-            words, answer = "", None
+            words, whole = "", False
             try:
                 response.auto_close = False  # it would close itself at its end, under the buffer that reads it
                 for line in io.BufferedReader(response, READ_BYTES):
@@ -421,22 +432,18 @@ class InfluxDB(MetricsStore):
                     if words:
                         break
                     for result in answer.results:
-                        yield from result.series
+                        yield from ((series.tags, series.rows()) for series in result.series)
+                        whole = not result.partial
             except msgspec.DecodeError as error:
                 words = f"its answer is not what was asked for: {error}"
             finally:
                 response.close()
-        if answer is None and not words:
-            # Cut off in its headers, an answer would look whole and empty.
-            problem = "its answer ended before it began"
-            raise StoreUnavailable(self.title, self.url, problem, "See what runs with: ninjait status.")
         if words:
-            raise StoreFailed(
-                self.title,
-                self.url,
-                words,
-                BY_STATUS[404][1] if "not found" in words else "Read InfluxDB's words above.",
-            )
+            advice = BY_STATUS[404][1] if "not found" in words else "Read InfluxDB's words above."
+            raise StoreFailed(self.title, self.url, words, advice)
+        if not whole:
+            problem = "its answer ended before it was whole"
+            raise StoreUnavailable(self.title, self.url, problem, "See what runs with: ninjait status.")
 
     # --- errors ---
 
@@ -477,6 +484,12 @@ def _table(
     time_, *values = zip(*rows, strict=True)
     columns["time"] = pc.cast(pc.cast(pa.array(time_, pa.float64()), pa.int64()), pa.timestamp("us", "UTC"))
     return pa.table(columns | {name: pa.array(of, pa.float64()) for name, of in zip(names, values, strict=True)})
+
+
+def _names_in_1_x(bucket: str) -> dict[str, str]:
+    """What InfluxQL calls a bucket (docs.influxdata.com/influxdb/v2/reference/api/influxdb-1x/dbrp)."""
+    database, _, policy = bucket.partition("/")
+    return {"db": database, "rp": policy or "autogen"}
 
 
 def _nanoseconds(moment: datetime) -> int:

@@ -99,6 +99,9 @@ class TestContract(MetricsContract):
         return store
 
 
+ORGANIZATION, LONG = "00000000-0000-0000-0000-00000000000a", "00000000-0000-0000-0000-00000000000b"
+
+
 def sample(moment: datetime, cpu: float = 1.0) -> Sample:
     return (new_id(), new_id(), moment, {"cpu": cpu})
 
@@ -252,12 +255,47 @@ def test_an_answer_that_was_cut_off_is_never_taken_for_the_whole(
     with InfluxDB(**{**server, "url": proxy.url}, bucket=store.bucket).open() as behind:
         for proxy.cut_at in (*range(0, 400, 3), *range(400, 12_000, 201)):
             try:
-                rows = [row for series in behind._series(query, store.bucket) for row in series.rows()]
+                rows = [row for _, rows in behind._series(query, store.bucket) for row in rows]
             except StoreUnavailable:
                 continue
             assert len(rows) == 20
             whole += 1
     assert whole
+
+
+def test_an_answer_that_ends_after_one_of_its_lines_is_not_whole(
+    server: dict[str, str], store: InfluxDB, proxy: HttpProxy
+) -> None:
+    """As it is where something between closes the connection, and no length was said. A line is a series, or 10,000
+    rows of one."""
+    long = [(ORGANIZATION, LONG, yesterday() + n * SECOND, {"cpu": 1.0}) for n in range(10_001)]
+    store.write(points([*long, *(sample(yesterday() + n * SECOND) for n in range(3))]))
+    query = "SELECT cpu FROM device_metrics GROUP BY device_id"
+    with InfluxDB(**{**server, "url": proxy.url}, bucket=store.bucket).open() as behind:
+        for proxy.lines in range(5):
+            with pytest.raises(StoreUnavailable, match="ended before it was whole"):
+                list(behind._series(query, store.bucket))
+        proxy.lines = 5
+        assert sum(len(rows) for _, rows in behind._series(query, store.bucket)) == 10_004
+        proxy.lines = 0
+        with pytest.raises(StoreUnavailable, match="ended before it was whole"):
+            list(behind._series("SELECT cpu FROM nothing", store.bucket))
+        proxy.lines = 1
+        assert list(behind._series("SELECT cpu FROM nothing", store.bucket)) == []
+
+
+def test_what_somebody_else_writes_into_the_bucket_costs_nobody_a_reading(store: InfluxDB) -> None:
+    """Text, a truth value, an integer, in fields of ours, and a field with the name of a tag."""
+    start, device = yesterday(), new_id()
+    for other in ('cpu="x"', "memory=true", "disk_used=7i", f'device_id="{device}"'):
+        write_by_hand(store, f"device_metrics,device_id=x,organization_id=y {other} {int(start.timestamp() * 1e6)}")
+    ours = [(ORGANIZATION, device, start + SECOND, {"uptime": 1.0})]
+    assert store.write(points(ours)) == []
+    assert by_key(store.aggregate(Tier.RAW, start, start + HOUR, HOUR)) == windows_of(ours, HOUR)
+    assert [row["uptime"] for row in store.read(start, start + HOUR, device).to_pylist()] == [1.0]
+    assert [row["uptime"] for row in store.latest(start, start + HOUR).to_pylist()] == [1.0]
+    store.delete([device])
+    assert store.read(start, start + HOUR).num_rows == 0
 
 
 def test_a_server_that_is_away_is_a_status() -> None:
@@ -408,6 +446,18 @@ def test_an_operators_token_of_another_organization_is_refused(server: dict[str,
                 assert other in stranger.status().problem
         finally:
             client.organizations_api().delete_organization(made.id)
+
+
+def test_a_name_of_1_x_that_somebody_gave_to_another_bucket_is_named(server: dict[str, str], store: InfluxDB) -> None:
+    """As moving from InfluxDB 1 gives them: InfluxQL would read the other one."""
+    with closing(admin(server)) as client, opened(server) as other:
+        found = client.buckets_api().find_bucket_by_name(other.bucket)
+        mapping = {"orgID": found.org_id, "bucketID": found.id, "database": store.bucket, "retention_policy": "autogen"}
+        client.api_client.call_api("/api/v2/dbrps", "POST", body=mapping)
+        said = f"{store.bucket}/autogen is mapped to the bucket {found.id}, not to {store.bucket}"
+        with pytest.raises(StoreFailed, match=said):
+            store.declare()
+        assert said in store.status().problem
 
 
 def test_a_missing_bucket_is_named_with_what_makes_it(server: dict[str, str]) -> None:
