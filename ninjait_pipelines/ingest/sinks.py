@@ -20,6 +20,7 @@ from ninjait_pipelines.resources.dragonfly import Dragonfly
 from ninjait_pipelines.resources.metrics_store import (
     COUNTER_GAP,
     COUNTERS,
+    MARGIN,
     POINTS,
     RETENTION,
     MetricsStore,
@@ -110,13 +111,32 @@ class MetricsSink:
         return set(zip(hours["organization_id"].to_pylist(), hours["hour"].to_pylist(), strict=True))
 
     def _write_points(self, points: pa.Table, now: datetime) -> Iterator[Refusal]:
-        for tier, positions in by_tier(points["time"], now):
+        for tier, positions in by_tier(self._chosen_by(points, now), now):
             part = points.take(positions)
             if tier is Tier.RAW:
                 refused = self._metrics_store.write(part)
             else:
                 refused = self._metrics_store.write_aggregates(tier, late_windows(part))
             yield from (Refusal(positions[refusal.row].as_py(), refusal.words) for refusal in refused)
+
+    def _chosen_by(self, points: pa.Table, now: datetime) -> pa.ChunkedArray:
+        """The times by which the points' tiers are chosen: now for those that full resolution has all the same.
+
+        It keeps points for MARGIN longer than it takes them. Of a drain that died after 3a, or of another message: in
+        the next tier they would lie beside the window that is made of them, and count twice.
+        """
+        times, oldest = points["time"], now - RETENTION[Tier.RAW]
+        kept = pc.and_(pc.less(times, _instant(oldest)), pc.greater_equal(times, _instant(oldest - MARGIN)))
+        devices = points.filter(kept).group_by("device_id").aggregate([("time", "min"), ("time", "max")])
+        if not len(devices):
+            return times
+        key = ("organization_id", "device_id", "time")
+        there: set[tuple[Any, ...]] = set()
+        for device, first, last in zip(*devices.to_pydict().values(), strict=True):
+            found = self._metrics_store.read(first, last + timedelta(microseconds=1), device)
+            there |= set(zip(*(found[name].to_pylist() for name in key), strict=True))
+        known = [point in there for point in zip(*(points[name].to_pylist() for name in key), strict=True)]
+        return pc.if_else(pa.array(known, pa.bool_()), _instant(now), times)
 
     def _without_late_duplicates(self, decoded: Sequence[Decoded], now: datetime) -> Sequence[Decoded]:
         """Leaves out, of messages that were written before, the points that are too old for full resolution.
@@ -233,12 +253,16 @@ def _reject(decoded: Sequence[Decoded], kind: Kind, refused: Iterable[Refusal]) 
         at = end
 
 
+def _instant(moment: datetime) -> pa.Scalar:
+    return pa.scalar(moment, POINTS.field("time").type)
+
+
 def by_tier(times: pa.ChunkedArray, now: datetime) -> Iterator[tuple[Tier, pa.Array]]:
     """The positions of the points that each tier takes by their age. The last takes all that are left: they have been
     accepted."""
     taken = pa.scalar(False)
     for tier, kept in RETENTION.items():
-        young_enough = pc.or_(pc.greater_equal(times, pa.scalar(now - kept, times.type)), tier is Tier.ONE_HOUR)
+        young_enough = pc.or_(pc.greater_equal(times, _instant(now - kept)), tier is Tier.ONE_HOUR)
         if len(positions := pc.indices_nonzero(pc.and_not(young_enough, taken))):
             yield tier, positions
         taken = young_enough

@@ -223,6 +223,29 @@ def test_a_laptop_that_sends_last_week_again_is_not_counted_twice(fleet: Stores)
     assert ledger(fleet) == {"written": 1, "duplicate": 1}
 
 
+@pytest.mark.parametrize("came_back", ["the same copy", "another message"])
+def test_what_full_resolution_has_stays_there(fleet: Stores, monkeypatch: pytest.MonkeyPatch, came_back: str) -> None:
+    """ClickHouse went away after the points were written, and the message came again when they were too old for full
+    resolution: nobody had recorded them, so they were written to the next tier, where a window was made of them too."""
+    taken = NOW - timedelta(days=7, hours=1)
+    body = metrics(sample(timestamp=taken.isoformat(), cpu=5), sample(timestamp=ago(days=7, minutes=30), cpu=6))
+    publish(fleet, body)
+    with monkeypatch.context() as patch:
+        patch.setattr(sinks.MetricsSink, "_record", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run(fleet, clock=lambda: NOW - timedelta(hours=2))
+    if came_back == "another message":
+        run(fleet, clock=lambda: NOW - timedelta(hours=2))
+        publish(fleet, metrics(sample(timestamp=taken.isoformat(), cpu=7)), message_id=str(uuid.UUID(int=8)))
+    publish(fleet, metrics(sample(timestamp=ago(days=7, minutes=20), cpu=9)))
+    run(fleet)
+    again = 7 if came_back == "another message" else 5
+    assert [point["cpu"] for point in points(fleet, hours=8 * 24)] == [again, 6]
+    start = (taken - timedelta(hours=1)).replace(minute=0, second=0)
+    late = fleet.metrics_store.aggregate(Tier.FIVE_MINUTES, start, start + timedelta(hours=3), timedelta(hours=3))
+    assert [(row["samples"], row["cpu_max"]) for row in late.to_pylist()] == [(1, 9)]
+
+
 def test_many_late_messages_are_asked_for_in_several_queries(fleet: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
     """The ids of a batch in one parameter were more than ClickHouse takes."""
     monkeypatch.setattr(sinks, "MOST_IDS", 3)
