@@ -23,11 +23,12 @@ from bson import Binary
 from pymongo import IndexModel, ReturnDocument
 from pymongo.errors import BulkWriteError
 
+from ninjait_pipelines.ingest.contract import CONTRACTS
 from ninjait_pipelines.ingest.decode import Decoded, format_of, read_json
 from ninjait_pipelines.ingest.foreign import MEBIBYTE, text_of
 from ninjait_pipelines.ingest.mend import CannotChange, Change, mended
 from ninjait_pipelines.ingest.spool import Spool
-from ninjait_pipelines.resources.message_queue import Message, MessageQueue, Outgoing, identity
+from ninjait_pipelines.resources.message_queue import Message, MessageQueue, Outgoing, identity, takes
 from ninjait_pipelines.resources.mongodb import MongoDB
 from ninjait_pipelines.resources.store import StoreError, StoreFailed, StoreUnavailable
 
@@ -479,8 +480,18 @@ def remade(mongodb: MongoDB, documents: Iterable[dict[str, Any]], change: Change
         except CannotChange as error:
             yield Replayed(held["_id"], problem=str(error))
             continue
-        problem = _begun_otherwise(held, message, held["_id"])
+        problem = _not_taken(message) or _begun_otherwise(held, message, held["_id"])
         yield Replayed(held["_id"], problem=problem) if problem else Replayed(held["_id"], message)
+
+
+def _not_taken(message: Outgoing) -> str | None:
+    """Why the broker would give this back: a dead letter whose headers could not be read has lost its routing key."""
+    if takes(message.queue, message.routing_key):
+        return None
+    return (
+        f"{message.queue} is not given messages with the routing key {message.routing_key!r}: "
+        f"--set {CONTRACTS[message.queue].routed_by}=... makes a new one"
+    )
 
 
 def content_of(message: Outgoing) -> tuple[str, str | None, bytes]:

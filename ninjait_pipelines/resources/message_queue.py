@@ -13,6 +13,7 @@ The contract, which `ninjait_pipelines_tests/resources/queue_contract.py` holds 
 """
 
 import hashlib
+import re
 import uuid
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
@@ -154,6 +155,12 @@ class MessageQueue(Store):
     @abstractmethod
     def discard_dead_letters(self, messages: Sequence[Message]) -> None:
         """Removes dead letters that have been stored elsewhere (in quarantine)."""
+
+
+def takes(queue: str, routing_key: str) -> bool:
+    """Whether the queue is given messages with this routing key."""
+    patterns = (re.escape(key).replace(r"\.\#", r"(\..*)?").replace(r"\*", r"[^.]*") for key in QUEUES[queue])
+    return any(re.fullmatch(pattern, routing_key, re.DOTALL) for pattern in patterns)
 
 
 def identity(queue: str, body: bytes, *candidates: str | None) -> uuid.UUID:

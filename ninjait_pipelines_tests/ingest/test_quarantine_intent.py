@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ninjait_pipelines.ingest import quarantine
-from ninjait_pipelines.ingest.decode import Period, decode
+from ninjait_pipelines.ingest.decode import Period, decode, decode_nothing
 from ninjait_pipelines.ingest.mend import Change
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.resources.message_queue import Outgoing
@@ -205,6 +205,24 @@ def test_a_broker_that_is_away_binds_nothing(ninjait: Any, fleet: Stores, monkey
         patch.setattr(type(fleet.message_queue), "depth", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         ninjait("quarantine", "replay", "--all-held", "--set", FIRST)
     assert ninjait("quarantine", "replay", "--all-held", "--set", SECOND).exit_code == 0
+
+
+def test_what_the_broker_would_give_back_holds_up_no_other_copy(ninjait: Any, fleet: Stores) -> None:
+    """A dead letter whose headers could not be read has no routing key. RabbitMQ gave its replay back, which ended the
+    replay of all that came after it, each time; and as it had been begun, the change that names a key was refused."""
+    lost = message(CALLS, EVENTS[CALLS], 1, routing_key="")
+    batch = [(one, decode_nothing(one, "dead_letter", "words")) for one in (lost, message(CALLS, EVENTS[CALLS], 2))]
+    quarantine.hold(fleet.mongodb, batch, "run", NOW, LOG)
+    (first, _) = (quarantine.document_id(one) for one, _ in batch)
+    said = f"{CALLS} is not given messages with the routing key '': --set organization_id=... makes a new one"
+    for code, *more in ((0,), (1, "--dry-run")):  # 1: nothing else is left to publish
+        done = ninjait("quarantine", "replay", "--reason", "dead_letter", *more)
+        assert (f" left: {said}" in done.stdout, done.exit_code) == (True, code)
+    assert (depth(fleet), state_of(fleet, first)) == (1, "held")
+    organization = EVENTS[CALLS]["organization_id"]
+    assert ninjait("quarantine", "replay", "--id", first, "--set", f"organization_id={organization}").exit_code == 0
+    drained(fleet, CALLS)
+    assert calls(fleet) == 2
 
 
 def test_a_copy_that_was_left_behind_is_named(ninjait: Any, fleet: Stores) -> None:

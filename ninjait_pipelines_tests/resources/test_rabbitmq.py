@@ -26,7 +26,7 @@ from typer.testing import CliRunner
 from ninjait_pipelines.cli.migrate import register
 from ninjait_pipelines.ingest import drain as drain_module
 from ninjait_pipelines.resources import rabbitmq
-from ninjait_pipelines.resources.message_queue import QUEUES, Message, Outgoing
+from ninjait_pipelines.resources.message_queue import QUEUES, Message, Outgoing, takes
 from ninjait_pipelines.resources.rabbitmq import DEAD, EVENTS, RabbitMQ, dead_queue
 from ninjait_pipelines.resources.store import StoreFailed, StoreRefused, StoreUnavailable
 from ninjait_pipelines.settings import Settings
@@ -652,6 +652,29 @@ def _nested(levels: int) -> bytes:
     for _ in range(levels):
         inner = (len(inner) + 3).to_bytes(4, "big") + b"\1xF" + inner
     return b"F" + inner
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "metrics.a",
+        "metrics",
+        "metrics.",
+        "metrics.a.b",
+        "metrics.telegraf",
+        "metrics.telegraf.a.b",
+        "metricsXa",
+        "",
+        "#",
+    ],
+)
+def test_the_broker_routes_as_takes_says(queue: RabbitMQ, key: str) -> None:
+    routed = True
+    try:
+        queue.publish([Outgoing(QUEUE, key, b"body")])
+    except StoreFailed:
+        routed = False
+    assert takes(QUEUE, key) == routed
 
 
 class Encoded(pika.BasicProperties):
