@@ -229,14 +229,19 @@ class InfluxDB(MetricsStore):
     def _check_what_is_read(self, bucket: Bucket) -> None:
         """InfluxQL takes the organization from the token, and finds a bucket by the names that it has in 1.x."""
         try:
-            found = self.client.authorizations_api().find_authorizations()
+            tokens = self.client.authorizations_api().find_authorizations()
+            organizations = self.client.organizations_api().find_organizations()
         except ApiException as error:
             if error.status not in (401, 403):
                 raise
-            found = []  # a token of these buckets alone. An operator's may see all, and has rights in others' as well.
-        of = next((of for of in found if of.token == self.token), None)
-        if of and of.org != self.organization:
-            problem = f"INFLUXDB_TOKEN is of the organization {of.org}, and INFLUXDB_ORG is {self.organization}"
+            tokens, organizations = [], []  # a token of these buckets alone. An operator's has rights everywhere.
+        of = next((token.org for token in tokens if token.token == self.token), None)
+        problem = ""
+        if of and of != self.organization:
+            problem = f"INFLUXDB_TOKEN is of the organization {of}, and INFLUXDB_ORG is {self.organization}"
+        elif not of and len(organizations) > 1:  # from 2.9 on nobody is told a token, as the server has its hash only
+            problem = "INFLUXDB_TOKEN has rights in several organizations, and the server does not say of which it is"
+        if problem:
             raise StoreRefused(self.title, self.url, problem, f"Make a token in {self.organization}.")
         given = {"orgID": bucket.org_id} | _names_in_1_x(bucket.name)
         mappings: dict[str, Any] = self.client.api_client.call_api(
@@ -427,6 +432,8 @@ class InfluxDB(MetricsStore):
             try:
                 response.auto_close = False  # it would close itself at its end, under the buffer that reads it
                 for line in io.BufferedReader(response, READ_BYTES):
+                    if not line.endswith(b"\n"):
+                        break
                     answer = _ANSWERS.decode(line)
                     words = answer.error or next((found.error for found in answer.results if found.error), "")
                     if words:

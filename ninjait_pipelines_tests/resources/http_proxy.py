@@ -13,15 +13,15 @@ Answer = tuple[int, dict[str, str]]
 
 class HttpProxy:
     """Forwards requests. `instead` may answer one itself; `lose_answers` requests are forwarded and never answered, and
-    where `cut_at` is not None, all answers end after so many bytes, headers included; where `lines` is not None, after
-    so many lines, as if that were all."""
+    where `cut_at` is not None, all answers end after so many bytes, headers included. `changed` makes of an answer's
+    content what is passed on, as if that were all."""
 
     def __init__(self, target: str) -> None:
         self._target = urlsplit(target)
         self.instead: Callable[[str, str], Answer | None] = lambda method, path: None
         self.lose_answers = 0
         self.cut_at: int | None = None
-        self.lines: int | None = None
+        self.changed: Callable[[bytes], bytes] = lambda content: content
         self.requests: list[tuple[str, str]] = []
         proxy = self
 
@@ -59,9 +59,7 @@ class HttpProxy:
         try:
             server.request(request.command, request.path, body, dict(request.headers))
             got = server.getresponse()
-            content = got.read()
-            if self.lines is not None:
-                content = b"".join(content.splitlines(keepends=True)[: self.lines])
+            content = self.changed(got.read())
         finally:
             server.close()
         if self.lose_answers:
