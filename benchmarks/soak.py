@@ -63,8 +63,8 @@ from ninjait_pipelines.stack.servers import SERVERS, built
 QUEUE = "agent.metrics"
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 DRAINS = 2
-# In seconds. A burst and the lull behind it, and how much of the rate each has.
-PHASE, BURST, LULL = 30.0, 1.6, 0.4
+# In seconds. A burst and the lull behind it, and how much of what one drain does alone each has: always more than it.
+PHASE, BURST, LULL = 30.0, 1.6, 1.1
 TICK, WATCHED_EVERY, BIN = 0.05, 2.0, 5
 AFTER_FAILURE = 5.0  # the sensor waits a minute; here the next drain meets the same outage
 MOST_EMPTYING = 240.0
