@@ -74,6 +74,15 @@ ROWS = (
         0.05,
         COST,
     ),
+    Row(
+        "extras-broken",
+        "the same, one message in 20 partly broken",
+        "ours, one message in 20 broken",
+        ("ours, one in 20 broken, without them",),
+        0.10,
+        0.05,
+        COST,
+    ),
     Row("memory", "peak memory, ten times the messages", "ours, some messages", ("ours, ten times",), 1.1, 1.0, GROWTH),
     Row(
         "share",
@@ -103,6 +112,10 @@ class Loads:
     @cached_property
     def batches(self) -> Load:
         return self._batches(4_000, messages.SAMPLES)
+
+    @cached_property
+    def broken_batches(self) -> Load:
+        return messages.batches(4_000, messages.SAMPLES // self._divisor, self._now, broken_every=20)
 
     @cached_property
     def few_batches(self) -> Load:
@@ -164,6 +177,8 @@ def contests(stage: Stage, loads: Loads) -> dict[str, Callable[[], float]]:
         "Telegraf, tuned": partial(peer, "batches", telegraf.JSON + telegraf.TUNED),
         TWO_DRAINS: partial(ours, "batches", "drain", 2),
         "ours, into InfluxDB, without them": partial(ours, "batches", "stores-only"),
+        "ours, one message in 20 broken": partial(ours, "broken_batches", "drain"),
+        "ours, one in 20 broken, without them": partial(ours, "broken_batches", "stores-only"),
         "raw writes, one connection": partial(raw_writes, 1),
         "raw writes, two connections": partial(raw_writes, 2),
         "a plain script": partial(ours, "fewest_batches", "script"),

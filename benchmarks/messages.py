@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID, uuid5
 
 import msgspec
@@ -23,13 +24,15 @@ Expected = dict[tuple[str, str], int]
 
 
 class Load(msgspec.Struct, frozen=True):
-    """Messages, what they hold (`units`: samples, lines or messages), and what must be in a store afterwards."""
+    """Messages, what they hold (`units`: samples, lines or messages; `bad` of the samples are to be refused), and what
+    must be in a store afterwards."""
 
     messages: list[Outgoing]
     units: int
     samples: int
     ours: Expected
     theirs: Expected
+    bad: int = 0
 
 
 def register(postgres: Postgres, now: datetime) -> None:
@@ -57,10 +60,11 @@ def host(number: int) -> str:
     return f"srv-{number:04}"
 
 
-def batches(count: int, samples: int, now: datetime) -> Load:
+def batches(count: int, samples: int, now: datetime, broken_every: int = 0) -> Load:
     """Messages of so many samples of all fields, as our agents send them: one while the network is there, more later.
 
-    A round of messages of all devices, then the next one, as they would be published.
+    A round of messages of all devices, then the next one, as they would be published. One in `broken_every` has a
+    sample that is to be refused.
     """
     rng = random.Random(1)  # noqa: S311
     rounds = -(-count // DEVICES)
@@ -69,17 +73,20 @@ def batches(count: int, samples: int, now: datetime) -> Load:
     for number in range(count):
         round_, place = divmod(number, DEVICES)
         start = first + INTERVAL * samples * round_
-        body = {
+        body: dict[str, Any] = {
             "schema": "ninjait.metrics.v1",
             "organization_id": ORGANIZATION,
             "device_id": device(place),
             "agent_version": "1.8.2",
             "samples": [_sample(rng, start + INTERVAL * index, index) for index in range(samples)],
         }
+        if broken_every and number % broken_every == 0:
+            body["samples"][0]["cpu"] = -1.0
         messages.append(Outgoing(QUEUE, f"metrics.{ORGANIZATION}", msgspec.json.encode(body), _message_id(rng), JSON))
-    total = count * samples
-    expected = {("device_metrics", field): total for field in FIELDS}
-    return Load(messages, total, total, expected, expected)
+    bad = -(-count // broken_every) if broken_every else 0
+    good = count * samples - bad
+    expected = {("device_metrics", field): good for field in FIELDS}
+    return Load(messages, count * samples, good, expected, expected, bad)
 
 
 def _sample(rng: random.Random, moment: datetime, index: int) -> dict[str, object]:

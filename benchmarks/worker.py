@@ -30,7 +30,7 @@ import pika
 import pyarrow as pa
 
 from ninjait_pipelines.ingest import drain as drain_module
-from ninjait_pipelines.ingest import sinks
+from ninjait_pipelines.ingest import quarantine, sinks
 from ninjait_pipelines.ingest.drain import Drain
 from ninjait_pipelines.ingest.sinks import MetricsSink, Sink
 from ninjait_pipelines.resources import Stores, open_stores
@@ -134,12 +134,13 @@ def _watched(consuming: AbstractContextManager[Consumer], progress: Progress) ->
 def stores_only(stores: Stores) -> dict[str, Any]:
     """The drain with nothing but the points' way to InfluxDB and the acknowledgement.
 
-    What makes the rows of the ledger, the touched hours and the latest values makes empty ones.
+    What makes the rows of the ledger, the touched hours and the latest values makes empty ones; nothing is held.
     """
     replaced: tuple[tuple[Any, str, Callable[..., Any]], ...] = (
         (drain_module, "ledger_rows", lambda *_, **__: pa.table({})),
         (sinks, "touched_hours", lambda *_: sinks._TOUCHED.empty_table()),
         (sinks, "latest", lambda *_: []),
+        (quarantine, "hold", lambda *_: None),
         (stores.dragonfly, "set_many_if_newer", lambda *_: None),
         (stores.clickhouse, "insert", lambda *_: None),
     )
