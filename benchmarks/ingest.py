@@ -102,8 +102,8 @@ class Loads:
         self._now = now
         self._divisor = 4 if quick else 1
 
-    def _batches(self, count: int, samples: int) -> Load:
-        return messages.batches(count, samples // self._divisor, self._now)
+    def _batches(self, count: int, samples: int, broken_every: int = 0) -> Load:
+        return messages.batches(count, samples // self._divisor, self._now, broken_every)
 
     @cached_property
     def many_batches(self) -> Load:
@@ -115,7 +115,7 @@ class Loads:
 
     @cached_property
     def broken_batches(self) -> Load:
-        return messages.batches(4_000, messages.SAMPLES // self._divisor, self._now, broken_every=20)
+        return self._batches(4_000, messages.SAMPLES, broken_every=20)
 
     @cached_property
     def few_batches(self) -> Load:

@@ -24,8 +24,10 @@ Expected = dict[tuple[str, str], int]
 
 
 class Load(msgspec.Struct, frozen=True):
-    """Messages, what they hold (`units`: samples, lines or messages; `bad` of the samples are to be refused), and what
-    must be in a store afterwards."""
+    """Messages, what they hold (`units`: samples, lines or messages), and what must be in a store afterwards.
+
+    One sample of each of `bad` messages is to be refused.
+    """
 
     messages: list[Outgoing]
     units: int

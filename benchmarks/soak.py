@@ -2,8 +2,8 @@
 
 On a stack of its own (RabbitMQ and InfluxDB from `make servers`), bounded in time:
 1. A first fill of the queue, drained by one drain alone, says how many samples a second that is: the rate.
-2. For `--minutes`, publishers send bursts above the rate and lulls below it: single samples, batches of 200, and some
-   that are days late; a twentieth broken, a twentieth twice. Two drains are started again and again, as the sensor
+2. For `--minutes`, publishers send more than the rate, and much more in bursts: single samples, batches of 200, and
+   some that are days late; a twentieth broken, a twentieth twice. Two drains are started again and again, as the sensor
    starts them. Every server is restarted and drains are killed meanwhile, at moments that follow from `--seed`.
 3. The publishers stop, the drains empty the queue, and the accounts are compared: what was published, the ledger, the
    points in the store, the quarantine. Anything that does not balance is printed, and the exit code is 1.

@@ -190,11 +190,15 @@ class Stage:
             raise Failed(f"the store has {found}, and should have {expected}")
 
     def _check_ledger(self, load: Load, reports: list[dict[str, Any]]) -> None:
-        """Every message has its row."""
+        """Every message has its row, and what was refused is held."""
+        runs = [report["run_id"] for report in reports]
+        held = self.stores.mongodb.database["quarantine"].count_documents({"run_id": {"$in": runs}})
+        if held != load.bad:
+            raise Failed(f"{held} messages are in quarantine, and {load.bad} should be")
         rows = self.stores.clickhouse.rows(
             "SELECT count() AS messages, sum(points_written) AS points FROM message_deliveries FINAL "
             "WHERE run_id IN {runs:Array(String)}",
-            runs=[report["run_id"] for report in reports],
+            runs=runs,
         )
         if (rows[0]["messages"], rows[0]["points"]) != (len(load.messages), load.samples):
             raise Failed(f"the ledger has {rows[0]} of {len(load.messages)} messages and {load.samples} samples")

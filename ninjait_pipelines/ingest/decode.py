@@ -31,7 +31,7 @@ _SHOWN = 200
 HOST_REASONS = ("unknown_host", "ambiguous_host")
 NOBODY = str(uuid.UUID(int=0))
 _UNREADABLE: dict[type, str] = {UnicodeDecodeError: "invalid_utf8", RecursionError: "nested_too_deeply"}
-_AGENTS = {"telegraf": LINE_PROTOCOL, "collectd": COLLECTD}
+AGENTS = {"telegraf": LINE_PROTOCOL, "collectd": COLLECTD}
 _LIST_OF_OBJECTS = re.compile(rb"\s*\[\s*\{")
 _metrics = msgspec.json.Decoder(rules.Metrics)
 _values = msgspec.structs.astuple
@@ -245,7 +245,7 @@ def format_of(queue: str, routing_key: str, content_type: str | None, body: byte
     """The format of another agent that this is in, by the routing key, else by the content type; None for our own."""
     if queue != "agent.metrics":
         return None
-    agent = _AGENTS.get("".join(routing_key.split(".")[1:2]))
+    agent = AGENTS.get("".join(routing_key.split(".")[1:2]))
     if agent:
         return agent
     kind = (content_type or JSON).partition(";")[0].strip().lower()
@@ -257,7 +257,7 @@ def format_of(queue: str, routing_key: str, content_type: str | None, body: byte
 def organization_of(routing_key: str) -> str | None:
     """What the routing key of another agent's message names as its organization, if anything."""
     words = routing_key.split(".")[1:]
-    words = words[1:] if words and words[0] in _AGENTS else words
+    words = words[1:] if words and words[0] in AGENTS else words
     return ".".join(words) if words else None  # a key that ends in a dot names one, which nobody is
 
 

@@ -10,10 +10,10 @@ import msgspec
 
 from ninjait_pipelines.ingest import contract as rules
 from ninjait_pipelines.ingest.contract import CONTRACTS, METRICS, Refused, Rule
-from ninjait_pipelines.ingest.decode import format_of, organization_of, read_json
+from ninjait_pipelines.ingest.decode import AGENTS, format_of, organization_of, read_json
 from ninjait_pipelines.ingest.foreign import Format, text_of
 from ninjait_pipelines.ingest.telegraf import LINE_PROTOCOL
-from ninjait_pipelines.resources.message_queue import Outgoing
+from ninjait_pipelines.resources.message_queue import Outgoing, fits
 
 _SAMPLE_FIELDS = {"timestamp", *METRICS.fields}
 _ENVELOPE: dict[str, Rule] = {
@@ -63,7 +63,7 @@ def mended(message: Outgoing, reasons: Sequence[Mapping[str, Any]], change: Chan
     foreign = format_of(message.queue, message.routing_key, message.content_type, message.body)
     try:
         body = _mended_foreign(message, foreign, change) if foreign else _mended_json(message, reasons, change)
-        key = _mended_key(message, change)
+        key = _mended_key(message, foreign, change)
     except Refused as refused:
         raise CannotChange(f"it cannot be read: {refused}") from None
     except (ValueError, RecursionError):  # also of bytes that are no text
@@ -84,6 +84,8 @@ def _mended_json(message: Outgoing, reasons: Sequence[Mapping[str, Any]], change
         if contract is METRICS and name in _SAMPLE_FIELDS:
             for sample in _rejected_for(name, body, reasons):
                 sample[name] = value
+        elif name == contract.routed_by and _has_lost_its_key(message) and body.get(name, value) != value:
+            raise CannotChange(f"its routing key is lost, and it says of itself: {name} {body[name]}")
         else:
             body[name] = value
     body = replaced(body, change.values)
@@ -132,7 +134,12 @@ def replaced(value: Any, values: Mapping[str, str]) -> Any:
     return values.get(value, value) if isinstance(value, str) else value
 
 
-def _mended_key(message: Outgoing, change: Change) -> str:
+def _has_lost_its_key(message: Outgoing) -> bool:
+    """As a dead letter has whose headers could not be read."""
+    return not fits(message.queue, message.routing_key)
+
+
+def _mended_key(message: Outgoing, foreign: Format | None, change: Change) -> str:
     """The routing key, which is what the broker let its sender say: it follows what is said of the key itself, or set,
     and never what a body that may lie is mapped to."""
     contract = CONTRACTS[message.queue]
@@ -140,7 +147,7 @@ def _mended_key(message: Outgoing, change: Change) -> str:
     if contract.routed_by in change.fields:
         typed = change.fields[contract.routed_by]
         value = replaced(_value(contract.routed_by, typed, message.queue), change.values)
-        start = f"{contract.topic}."
+        start = f"{contract.topic}." + "".join(f"{agent}." for agent, of in AGENTS.items() if of is foreign)
     elif named in change.values:
         value, start = change.values[named], message.routing_key.removesuffix(named)
     else:
@@ -151,7 +158,7 @@ def _mended_key(message: Outgoing, change: Change) -> str:
 
 
 def _mended_foreign(message: Outgoing, foreign: Format, change: Change) -> bytes:
-    if change.fields:
+    if change.fields and not (change.fields.keys() == {METRICS.routed_by} and _has_lost_its_key(message)):
         raise CannotChange(
             "it is of another agent, and --set knows our own messages only; --map changes hosts and tags"
         )

@@ -28,7 +28,7 @@ from ninjait_pipelines.ingest.decode import Decoded, format_of, read_json
 from ninjait_pipelines.ingest.foreign import MEBIBYTE, text_of
 from ninjait_pipelines.ingest.mend import CannotChange, Change, mended
 from ninjait_pipelines.ingest.spool import Spool
-from ninjait_pipelines.resources.message_queue import Message, MessageQueue, Outgoing, identity, takes
+from ninjait_pipelines.resources.message_queue import Message, MessageQueue, Outgoing, identity
 from ninjait_pipelines.resources.mongodb import MongoDB
 from ninjait_pipelines.resources.store import StoreError, StoreFailed, StoreUnavailable
 
@@ -384,7 +384,7 @@ def replaying(
     another content.
     """
     published: set[tuple[str, str | None, bytes]] = set()
-    for one in remade(mongodb, documents, change):
+    for one in remade(mongodb, queue, documents, change):
         if one.message is None:
             yield one
             continue
@@ -469,7 +469,9 @@ def _indexes(document: Mapping[str, Any]) -> list[int]:
     return sorted({entry["index"] for entry in document["reasons"]})
 
 
-def remade(mongodb: MongoDB, documents: Iterable[dict[str, Any]], change: Change) -> Iterator[Replayed]:
+def remade(
+    mongodb: MongoDB, queue: MessageQueue, documents: Iterable[dict[str, Any]], change: Change
+) -> Iterator[Replayed]:
     """What a replay publishes, of those copies that are still held, and why it does not publish the others."""
     for document in documents:
         held = find(mongodb, document["_id"])
@@ -480,18 +482,13 @@ def remade(mongodb: MongoDB, documents: Iterable[dict[str, Any]], change: Change
         except CannotChange as error:
             yield Replayed(held["_id"], problem=str(error))
             continue
-        problem = _not_taken(message) or _begun_otherwise(held, message, held["_id"])
+        problem = _begun_otherwise(held, message, held["_id"])
+        if not queue.takes(message):
+            problem = (
+                f"{message.queue} is given no messages with the routing key {message.routing_key!r}: "
+                f"--set {CONTRACTS[message.queue].routed_by}=... makes a new one"
+            )
         yield Replayed(held["_id"], problem=problem) if problem else Replayed(held["_id"], message)
-
-
-def _not_taken(message: Outgoing) -> str | None:
-    """Why the broker would give this back: a dead letter whose headers could not be read has lost its routing key."""
-    if takes(message.queue, message.routing_key):
-        return None
-    return (
-        f"{message.queue} is not given messages with the routing key {message.routing_key!r}: "
-        f"--set {CONTRACTS[message.queue].routed_by}=... makes a new one"
-    )
 
 
 def content_of(message: Outgoing) -> tuple[str, str | None, bytes]:

@@ -40,6 +40,10 @@ _MILLISECONDS = pa.timestamp("ms", "UTC")
 _HOUR_US = 3_600_000_000
 # Of a query: ClickHouse takes a parameter of 128 KiB at most, and an id is 39 bytes of it.
 MOST_IDS = 1_000
+# How long after full resolution took its last points of an hour it is still asked for them: the windows of the hour are
+# made from it again for MARGIN less an hour or two, and a repair takes its time.
+STILL_MADE = MARGIN - timedelta(hours=6)
+DEVICES_AT_ONCE = 100
 _TOUCHED = pa.schema(
     [
         ("organization_id", pa.string()),
@@ -122,21 +126,26 @@ class MetricsSink:
     def _chosen_by(self, points: pa.Table, now: datetime) -> pa.ChunkedArray:
         """The times by which the points' tiers are chosen: now for those that full resolution has all the same.
 
-        It keeps points for MARGIN longer than it takes them. Of a drain that died after 3a, or of another message: in
-        the next tier they would lie beside the window that is made of them, and count twice.
+        They are of a drain that died after 3a, or of another message: in the next tier they would lie beside the window
+        that is made of them, and count twice.
         """
         times, oldest = points["time"], now - RETENTION[Tier.RAW]
-        kept = pc.and_(pc.less(times, _instant(oldest)), pc.greater_equal(times, _instant(oldest - MARGIN)))
-        devices = points.filter(kept).group_by("device_id").aggregate([("time", "min"), ("time", "max")])
-        if not len(devices):
+        aged = pc.and_(pc.less(times, _instant(oldest)), pc.greater_equal(times, _instant(oldest - STILL_MADE)))
+        places = pc.indices_nonzero(aged)
+        if not len(places):
             return times
         key = ("organization_id", "device_id", "time")
+        some = points.take(places).select(key)
+        devices, times_ = some["device_id"].unique().to_pylist(), pc.min_max(some["time"]).as_py()
         there: set[tuple[Any, ...]] = set()
-        for device, first, last in zip(*devices.to_pydict().values(), strict=True):
-            found = self._metrics_store.read(first, last + timedelta(microseconds=1), device)
-            there |= set(zip(*(found[name].to_pylist() for name in key), strict=True))
-        known = [point in there for point in zip(*(points[name].to_pylist() for name in key), strict=True)]
-        return pc.if_else(pa.array(known, pa.bool_()), _instant(now), times)
+        for first in range(0, len(devices), DEVICES_AT_ONCE):
+            asked = devices[first : first + DEVICES_AT_ONCE]
+            found = self._metrics_store.read(times_["min"], times_["max"] + timedelta(microseconds=1), asked)
+            there |= set(zip(*found.select(key).to_pydict().values(), strict=True))
+        rows = zip(*some.to_pydict().values(), strict=True)
+        known = [place for place, row in zip(places.to_pylist(), rows, strict=True) if row in there]
+        is_known = pc.is_in(pa.array(range(len(points)), pa.int64()), pa.array(known, pa.int64()))
+        return pc.if_else(is_known, _instant(now), times)
 
     def _without_late_duplicates(self, decoded: Sequence[Decoded], now: datetime) -> Sequence[Decoded]:
         """Leaves out, of messages that were written before, the points that are too old for full resolution.

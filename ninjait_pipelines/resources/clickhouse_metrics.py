@@ -84,15 +84,15 @@ class ClickHouseMetrics(ClickHouse, MetricsStore):
         self.insert(tier, windows.select(WINDOWS.names).cast(WINDOWS))
         return []
 
-    def read(self, start: datetime, stop: datetime, device_id: str | None = None) -> pa.Table:
-        device = "AND device_id = {device_id:UUID}" if device_id else ""
+    def read(self, start: datetime, stop: datetime, device_ids: list[str] | None = None) -> pa.Table:
+        devices = "AND device_id IN {device_ids:Array(UUID)}" if device_ids else ""
         query = f"""
             SELECT {KEY}, time, {", ".join(FIELDS)}
             FROM {Tier.RAW} FINAL
-            WHERE {BETWEEN} {device}
+            WHERE {BETWEEN} {devices}
             ORDER BY organization, device, time
         """  # noqa: S608
-        return self._table(query, POINTS, start=start, stop=stop, device_id=device_id)
+        return self._table(query, POINTS, start=start, stop=stop, device_ids=device_ids)
 
     def latest(self, start: datetime, stop: datetime) -> pa.Table:
         columns = ", ".join(f"argMax({field}, time)" for field in FIELDS)

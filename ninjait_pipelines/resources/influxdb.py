@@ -144,7 +144,8 @@ class InfluxDB(MetricsStore):
         bucket = self._retried(lambda: self._find(self.bucket))
         if bucket is None:
             raise StoreFailed(self.title, self.url, f"there is no bucket {self.bucket}", BY_STATUS[404][1])
-        self._retried(lambda: self._check_what_is_read(bucket))
+        self._retried(self._check_token)
+        self._retried(lambda: self._check_mapping(bucket))
         return self.client.api_client.last_response.getheader("X-Influxdb-Version", ""), None
 
     def declare(self) -> None:
@@ -152,10 +153,11 @@ class InfluxDB(MetricsStore):
 
         StoreFailed where the retention of one differs from the tier's, or where InfluxQL would read others than these.
         """
+        self._retried(self._check_token)
         for tier in Tier:
             name, kept = self.bucket_of(tier), RETENTION[tier] + MARGIN
             bucket = self._retried(partial(self._find, name)) or self._create(name, kept)
-            self._retried(partial(self._check_what_is_read, bucket))
+            self._retried(partial(self._check_mapping, bucket))
             seconds = [rule.every_seconds for rule in bucket.retention_rules if rule.type == "expire"]
             if seconds != [int(kept.total_seconds())]:
                 found = str(timedelta(seconds=seconds[0])) if seconds and seconds[0] else "for ever"
@@ -183,8 +185,8 @@ class InfluxDB(MetricsStore):
             raise ValueError(f"{tier} is the tier of points, not of windows")
         return self._write(tier, MEASUREMENT, windows.select(WINDOWS.names).cast(WINDOWS))
 
-    def read(self, start: datetime, stop: datetime, device_id: str | None = None) -> pa.Table:
-        found = self._retried(lambda: self._rows(["samples", *FIELDS], start, stop, device_id=device_id))
+    def read(self, start: datetime, stop: datetime, device_ids: list[str] | None = None) -> pa.Table:
+        found = self._retried(lambda: self._rows(["samples", *FIELDS], start, stop, device_ids=device_ids))
         found = found.filter(pc.is_valid(found["samples"]))  # what somebody else has written has none
         return found.select(POINTS.names).sort_by([(name, "ascending") for name in (*TAGS, "time")]).cast(POINTS)
 
@@ -226,23 +228,30 @@ class InfluxDB(MetricsStore):
 
     # --- buckets ---
 
-    def _check_what_is_read(self, bucket: Bucket) -> None:
-        """InfluxQL takes the organization from the token, and finds a bucket by the names that it has in 1.x."""
-        try:
-            tokens = self.client.authorizations_api().find_authorizations()
-            organizations = self.client.organizations_api().find_organizations()
-        except ApiException as error:
-            if error.status not in (401, 403):
-                raise
-            tokens, organizations = [], []  # a token of these buckets alone. An operator's has rights everywhere.
+    def _check_token(self) -> None:
+        """InfluxQL takes the organization from the token; an operator's has rights in others as well."""
+        tokens = self._seen(self.client.authorizations_api().find_authorizations)
         of = next((token.org for token in tokens if token.token == self.token), None)
         problem = ""
         if of and of != self.organization:
             problem = f"INFLUXDB_TOKEN is of the organization {of}, and INFLUXDB_ORG is {self.organization}"
-        elif not of and len(organizations) > 1:  # from 2.9 on nobody is told a token, as the server has its hash only
+        elif not of and len(self._seen(self.client.organizations_api().find_organizations)) > 1:
+            # from 2.9 on nobody is told a token, as the server has its hash only
             problem = "INFLUXDB_TOKEN has rights in several organizations, and the server does not say of which it is"
         if problem:
             raise StoreRefused(self.title, self.url, problem, f"Make a token in {self.organization}.")
+
+    def _seen(self, find: Callable[[], list[T]]) -> list[T]:
+        """What the token may see; a token of the buckets alone sees nothing else."""
+        try:
+            return find()
+        except ApiException as error:
+            if error.status not in (401, 403):
+                raise
+            return []
+
+    def _check_mapping(self, bucket: Bucket) -> None:
+        """InfluxQL finds a bucket by the names that it has in 1.x, which may lead to another one."""
         given = {"orgID": bucket.org_id} | _names_in_1_x(bucket.name)
         mappings: dict[str, Any] = self.client.api_client.call_api(
             "/api/v2/dbrps", "GET", query_params=[*given.items()], response_type="object", _return_http_data_only=True
@@ -359,12 +368,17 @@ class InfluxDB(MetricsStore):
     # --- reading ---
 
     def _rows(
-        self, names: Sequence[str], start: datetime, stop: datetime, function: str = "", device_id: str | None = None
+        self,
+        names: Sequence[str],
+        start: datetime,
+        stop: datetime,
+        function: str = "",
+        device_ids: list[str] | None = None,
     ) -> pa.Table:
         """All rows of full resolution, as one table with its keys as text."""
         key = [POINTS.field(name) for name in (*TAGS, "time")]
         schema = pa.schema([*key, *(pa.field(name, pa.float64()) for name in names)])
-        parts = self._tables(Tier.RAW, MEASUREMENT, names, start, stop, function, device_id)
+        parts = self._tables(Tier.RAW, MEASUREMENT, names, start, stop, function, device_ids)
         return pa.concat_tables([schema.empty_table(), *(part.cast(schema) for part in parts)])
 
     def _counters(self, start: datetime, stop: datetime) -> Iterator[pa.Table]:
@@ -383,7 +397,7 @@ class InfluxDB(MetricsStore):
         start: datetime,
         stop: datetime,
         function: str = "",
-        device_id: str | None = None,
+        device_ids: list[str] | None = None,
         tags: Sequence[str] = TAGS,
     ) -> Iterator[pa.Table]:
         """Rows of [start, stop): tags (as dictionaries), time and fields; `function` of each field, where one is given.
@@ -394,9 +408,9 @@ class InfluxDB(MetricsStore):
         # A value that is no number, which somebody else has written, is none.
         columns = ", ".join(f"{function}({name}::float)" if function else f"{name}::float" for name in names)
         where = f"time >= {_nanoseconds(start)} AND time < {_nanoseconds(stop)}"
-        where += " AND device_id::tag = $device_id" if device_id else ""
+        given = {f"device_{number}": device for number, device in enumerate(device_ids or [])}
+        where += f" AND ({' OR '.join(f'device_id::tag = ${name}' for name in given)})" if given else ""
         query = f"SELECT {columns} FROM {measurement} WHERE {where} GROUP BY {', '.join(tags)}"  # noqa: S608
-        given = {"device_id": device_id} if device_id else {}
         keys: list[dict[str, str]] = []
         places: list[int] = []
         rows: list[list[float | None]] = []

@@ -137,6 +137,10 @@ class MessageQueue(Store):
         one that failed may have been taken, those after it too: publish all of them again, with their message ids.
         """
 
+    def takes(self, message: Outgoing) -> bool:
+        """Whether `publish` finds the message's queue: a broker that routes gives others back."""
+        return True
+
     @abstractmethod
     def consume(self, queue: str, prefetch: int, most: int | None = None) -> AbstractContextManager[Consumer]:
         """A consumer; at the end of the `with` what it did not settle is given back.
@@ -157,8 +161,8 @@ class MessageQueue(Store):
         """Removes dead letters that have been stored elsewhere (in quarantine)."""
 
 
-def takes(queue: str, routing_key: str) -> bool:
-    """Whether the queue is given messages with this routing key."""
+def fits(queue: str, routing_key: str) -> bool:
+    """Whether a routing key is one of the queue's."""
     patterns = (re.escape(key).replace(r"\.\#", r"(\..*)?").replace(r"\*", r"[^.]*") for key in QUEUES[queue])
     return any(re.fullmatch(pattern, routing_key, re.DOTALL) for pattern in patterns)
 

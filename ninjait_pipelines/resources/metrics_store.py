@@ -113,8 +113,11 @@ class MetricsStore(Store):
         """Writes readings of counters (schema COUNTERS), which are kept as long as full resolution."""
 
     @abstractmethod
-    def read(self, start: datetime, stop: datetime, device_id: str | None = None) -> pa.Table:
-        """The points (schema POINTS) of the full-resolution tier, in order of organization, device and time."""
+    def read(self, start: datetime, stop: datetime, device_ids: list[str] | None = None) -> pa.Table:
+        """The points (schema POINTS) of the full-resolution tier, in order of organization, device and time.
+
+        Of all devices, or of some: a hundred at most.
+        """
 
     @abstractmethod
     def latest(self, start: datetime, stop: datetime) -> pa.Table:

@@ -29,7 +29,7 @@ import pika.exceptions
 from pydantic import Field, PrivateAttr
 
 from ninjait_pipelines.resources.amqp_frames import Delivery, ReceivingConnection
-from ninjait_pipelines.resources.message_queue import QUEUES, Depth, Message, MessageQueue, Outgoing, QueueFull
+from ninjait_pipelines.resources.message_queue import QUEUES, Depth, Message, MessageQueue, Outgoing, QueueFull, fits
 from ninjait_pipelines.resources.rabbitmq_errors import TITLE, differences, errors
 from ninjait_pipelines.resources.rabbitmq_messages import (
     DELIVERY_ID,
@@ -137,6 +137,9 @@ class RabbitMQ(MessageQueue):
         return self._send(
             Envelope(EVENTS, one.routing_key, one.body, properties_of(one), known(one.queue)) for one in messages
         )
+
+    def takes(self, message: Outgoing) -> bool:
+        return fits(message.queue, message.routing_key)
 
     def bury(self, message: Message, reason: str) -> None:
         """Publishes a message to the dead letters, with what `dead_letters` gives back."""

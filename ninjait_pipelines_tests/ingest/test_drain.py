@@ -11,6 +11,7 @@ from decimal import Decimal
 from typing import Any
 
 import msgspec
+import pyarrow as pa
 import pytest
 
 from ninjait_pipelines.cache import keys
@@ -23,9 +24,10 @@ from ninjait_pipelines.ingest.sinks import MetricsSink, Record
 from ninjait_pipelines.resources import Stores, open_stores
 from ninjait_pipelines.resources.dragonfly import Dragonfly
 from ninjait_pipelines.resources.message_queue import Message
-from ninjait_pipelines.resources.metrics_store import Tier
+from ninjait_pipelines.resources.metrics_store import POINTS, Tier
 from ninjait_pipelines.resources.rabbitmq import RabbitMQ
 from ninjait_pipelines.resources.store import StoreFailed, StoreUnavailable
+from ninjait_pipelines.rollup.assets import fill_tier
 from ninjait_pipelines_tests.emptied import rabbitmq_channel
 from ninjait_pipelines_tests.ingest.conftest import LOG, TABLES, idle_seconds, make_drain, sink_of
 from ninjait_pipelines_tests.ingest.samples import (
@@ -241,9 +243,29 @@ def test_what_full_resolution_has_stays_there(fleet: Stores, monkeypatch: pytest
     run(fleet)
     again = 7 if came_back == "another message" else 5
     assert [point["cpu"] for point in points(fleet, hours=8 * 24)] == [again, 6]
-    start = (taken - timedelta(hours=1)).replace(minute=0, second=0)
-    late = fleet.metrics_store.aggregate(Tier.FIVE_MINUTES, start, start + timedelta(hours=3), timedelta(hours=3))
-    assert [(row["samples"], row["cpu_max"]) for row in late.to_pylist()] == [(1, 9)]
+    first = (taken - timedelta(hours=1)).replace(minute=0, second=0, microsecond=0)
+    hours = [first + timedelta(hours=number) for number in range(3)]
+
+    def counted() -> tuple[float, float]:
+        rows = fleet.metrics_store.aggregate(Tier.FIVE_MINUTES, first, first + timedelta(hours=3), timedelta(hours=1))
+        return sum(rows["samples"].to_pylist()), sum(rows["cpu_sum"].to_pylist())
+
+    assert counted() == (1, 9)
+    fill_tier(fleet.metrics_store, Tier.RAW, Tier.FIVE_MINUTES, hours, NOW)
+    assert counted() == (3, again + 6 + 9)
+
+
+def test_what_full_resolution_has_is_left_to_the_next_tier_once_no_windows_are_made_of_it(fleet: Stores) -> None:
+    """It would be in no window at all."""
+    taken = NOW - timedelta(days=7, hours=19)
+    fleet.metrics_store.declare()
+    one = {"organization_id": ORG, "device_id": DEVICE, "time": taken, "cpu": 5.0}
+    fleet.metrics_store.write(pa.Table.from_pylist([one], schema=POINTS))
+    publish(fleet, metrics(sample(timestamp=taken.isoformat(), cpu=5)))
+    run(fleet)
+    start = taken.replace(minute=0, second=0, microsecond=0)
+    late = fleet.metrics_store.aggregate(Tier.FIVE_MINUTES, start, start + timedelta(hours=1), timedelta(hours=1))
+    assert late["samples"].to_pylist() == [1]
 
 
 def test_many_late_messages_are_asked_for_in_several_queries(fleet: Stores, monkeypatch: pytest.MonkeyPatch) -> None:

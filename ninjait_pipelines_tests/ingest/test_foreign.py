@@ -537,7 +537,7 @@ def publish(stores: Stores, *messages: Message) -> None:
 
 
 def points(stores: Stores, device: str = SECOND_DEVICE) -> list[dict[str, Any]]:
-    return stores.metrics_store.read(NOW - timedelta(hours=2), NOW + timedelta(hours=1), device).to_pylist()
+    return stores.metrics_store.read(NOW - timedelta(hours=2), NOW + timedelta(hours=1), [device]).to_pylist()
 
 
 def states(stores: Stores) -> dict[str, int]:

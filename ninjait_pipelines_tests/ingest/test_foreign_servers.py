@@ -211,7 +211,7 @@ def test_real_agents_are_drained_into_the_stores(fleet: Stores, broker: RabbitMQ
     assert summary.points == summary.points_written + summary.points_quarantined == sum(one.points for one in decoded)
     assert broker.depth(QUEUE).outstanding == 0
     for device in (SECOND_DEVICE, OTHER_DEVICE):
-        stored = stores.metrics_store.read(now - timedelta(hours=1), now + timedelta(hours=1), device)
+        stored = stores.metrics_store.read(now - timedelta(hours=1), now + timedelta(hours=1), [device])
         for field in ("cpu", "memory", "disk_used"):
             assert [value for value in stored[field].to_pylist() if value is not None] == column(decoded, device, field)
 
@@ -220,6 +220,6 @@ def test_real_agents_are_drained_into_the_stores(fleet: Stores, broker: RabbitMQ
     replayed = replay_registered(stores.mongodb, broker, load_registry(stores.postgres), datetime.now(UTC))
     assert replayed == len(of_new)
     assert make_drain(stores, run_id="run-2").run(idle_seconds=0.5).points_written == summary.points_quarantined
-    stored = stores.metrics_store.read(now - timedelta(hours=1), now + timedelta(hours=1), NEW_DEVICE)
+    stored = stores.metrics_store.read(now - timedelta(hours=1), now + timedelta(hours=1), [NEW_DEVICE])
     assert stored["memory"].drop_null().to_pylist()
     assert replay_registered(stores.mongodb, broker, load_registry(stores.postgres), datetime.now(UTC)) == 0

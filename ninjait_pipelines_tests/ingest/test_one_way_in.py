@@ -347,7 +347,7 @@ def test_what_is_published_reads_back_from_the_store_to_the_last_bit(
         }
         back = {
             row["time"]: {name: bits(row[name]) for name in FIELDS if row[name] is not None}
-            for row in fleet.metrics_store.read(began, began + SPAN, device).to_pylist()
+            for row in fleet.metrics_store.read(began, began + SPAN, [device]).to_pylist()
         }
         assert back == {moment: fields for moment, fields in expected.items() if fields}
 

@@ -234,6 +234,9 @@ def test_a_copy_that_somebody_else_settles_meanwhile_is_not_reported_as_replayed
     class Slow:
         """A queue that takes so long that somebody else discards what it is given."""
 
+        def takes(self, _: Any) -> bool:
+            return True
+
         def publish(self, _: Any) -> None:
             assert quarantine.discard(fleet.mongodb, found[0]["_id"], "a test", "somebody", NOW)
 

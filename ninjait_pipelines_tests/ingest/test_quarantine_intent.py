@@ -11,9 +11,24 @@ from ninjait_pipelines.ingest import quarantine
 from ninjait_pipelines.ingest.decode import Period, decode, decode_nothing
 from ninjait_pipelines.ingest.mend import Change
 from ninjait_pipelines.resources import Stores
-from ninjait_pipelines.resources.message_queue import Outgoing
+from ninjait_pipelines.resources.message_queue import Message, Outgoing, fits
 from ninjait_pipelines_tests.ingest.conftest import LOG, drained
-from ninjait_pipelines_tests.ingest.samples import EVENTS, NOW, REGISTRY, ago, message, metrics, outgoing, sample
+from ninjait_pipelines_tests.ingest.samples import (
+    EVENTS,
+    NOW,
+    ORG,
+    OTHER_ORG,
+    REGISTRY,
+    ago,
+    collectd,
+    line,
+    message,
+    metrics,
+    outgoing,
+    sample,
+    telegraf,
+    value_list,
+)
 
 CALLS = "platform.api_calls"
 CALL = EVENTS[CALLS] | {"timestamp": "yesterday"}
@@ -91,10 +106,23 @@ def test_the_same_content_by_another_change_is_the_same(
     assert calls(fleet) == 1
 
 
+class Recorder:
+    """A queue that keeps what is published."""
+
+    def __init__(self) -> None:
+        self.out: list[Outgoing] = []
+
+    def takes(self, _: Outgoing) -> bool:
+        return True
+
+    def publish(self, messages: list[Outgoing]) -> None:
+        self.out += messages
+
+
 def test_dying_before_it_is_published_binds_to_the_change_as_well(fleet: Stores) -> None:
     (copy,) = publish_bad(fleet, CALL)
 
-    class Gone:
+    class Gone(Recorder):
         def publish(self, _: Any) -> None:
             raise KeyboardInterrupt
 
@@ -110,16 +138,6 @@ def test_dying_before_it_is_published_binds_to_the_change_as_well(fleet: Stores)
     (same,) = replaying(fleet.message_queue, FIRST)
     assert same.message
     assert depth(fleet) == 1
-
-
-class Recorder:
-    """A queue that keeps what is published."""
-
-    def __init__(self) -> None:
-        self.out: list[Outgoing] = []
-
-    def publish(self, messages: list[Outgoing]) -> None:
-        self.out += messages
 
 
 def test_of_two_who_begin_at_the_same_time_one_publishes(fleet: Stores) -> None:
@@ -207,22 +225,53 @@ def test_a_broker_that_is_away_binds_nothing(ninjait: Any, fleet: Stores, monkey
     assert ninjait("quarantine", "replay", "--all-held", "--set", SECOND).exit_code == 0
 
 
-def test_what_the_broker_would_give_back_holds_up_no_other_copy(ninjait: Any, fleet: Stores) -> None:
-    """A dead letter whose headers could not be read has no routing key. RabbitMQ gave its replay back, which ended the
-    replay of all that came after it, each time; and as it had been begun, the change that names a key was refused."""
-    lost = message(CALLS, EVENTS[CALLS], 1, routing_key="")
-    batch = [(one, decode_nothing(one, "dead_letter", "words")) for one in (lost, message(CALLS, EVENTS[CALLS], 2))]
-    quarantine.hold(fleet.mongodb, batch, "run", NOW, LOG)
-    (first, _) = (quarantine.document_id(one) for one, _ in batch)
-    said = f"{CALLS} is not given messages with the routing key '': --set organization_id=... makes a new one"
+def held_without_keys(stores: Stores, queue: str, *bodies: Any, **fields: Any) -> list[str]:
+    """Holds dead letters whose headers could not be read; their ids."""
+    letters = [message(queue, body, number, routing_key="", **fields) for number, body in enumerate(bodies, 10)]
+    batch = [(letter, decode_nothing(letter, "dead_letter", "words")) for letter in letters]
+    quarantine.hold(stores.mongodb, batch, "run", NOW, LOG)
+    return [quarantine.document_id(letter) for letter in letters]
+
+
+def test_what_the_broker_would_give_back_holds_up_no_other_copy(
+    ninjait: Any, fleet: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RabbitMQ gave the replay of what has no routing key back, which ended the replay of all that came after it, each
+    time; and as it had been begun, the change that names a key was refused."""
+    monkeypatch.setattr(type(fleet.message_queue), "takes", lambda _, one: fits(one.queue, one.routing_key))
+    good = message(CALLS, EVENTS[CALLS])
+    (first, other) = held_without_keys(fleet, CALLS, EVENTS[CALLS], EVENTS[CALLS] | {"organization_id": OTHER_ORG})
+    quarantine.hold(fleet.mongodb, [(good, decode_nothing(good, "dead_letter", "words"))], "run", NOW, LOG)
+    said = f"left: {CALLS} is given no messages with the routing key '': --set organization_id=... makes a new one"
     for code, *more in ((0,), (1, "--dry-run")):  # 1: nothing else is left to publish
         done = ninjait("quarantine", "replay", "--reason", "dead_letter", *more)
-        assert (f" left: {said}" in done.stdout, done.exit_code) == (True, code)
+        assert (said in done.stdout, done.exit_code) == (True, code)
     assert (depth(fleet), state_of(fleet, first)) == (1, "held")
-    organization = EVENTS[CALLS]["organization_id"]
-    assert ninjait("quarantine", "replay", "--id", first, "--set", f"organization_id={organization}").exit_code == 0
+    done = ninjait("quarantine", "replay", "--reason", "dead_letter", "--set", f"organization_id={ORG}")
+    assert f"left: its routing key is lost, and it says of itself: organization_id {OTHER_ORG}" in done.stdout
+    assert (done.exit_code, state_of(fleet, first), state_of(fleet, other)) == (0, "replayed", "held")
     drained(fleet, CALLS)
     assert calls(fleet) == 2
+
+
+@pytest.mark.parametrize(
+    ("agent", "lost"),
+    [
+        ("telegraf", telegraf(line("mem", "used=1048576i"))),
+        ("collectd", collectd(value_list("memory", "memory", 1048576, type_instance="used", host="lap-2"))),
+    ],
+)
+def test_another_agents_message_gets_a_new_routing_key(ninjait: Any, fleet: Stores, agent: str, lost: Message) -> None:
+    copy, _ = held_without_keys(fleet, "agent.metrics", lost.body, lost.body, content_type=lost.content_type)
+    many = ninjait("quarantine", "replay", "--all-held", "--set", f"organization_id={ORG}")
+    assert "2 of these copies have lost their routing keys" in many.stderr
+    refused = ninjait("quarantine", "replay", "--id", copy, "--set", "cpu=5")
+    assert (refused.exit_code, "it is of another agent" in refused.stdout) == (1, True)
+    assert ninjait("quarantine", "replay", "--id", copy, "--set", f"organization_id={ORG}").exit_code == 0
+    with fleet.message_queue.consume("agent.metrics", 1) as consumer:
+        (got,) = consumer.receive(1, 2)
+        assert (got.routing_key, got.body) == (f"metrics.{agent}.{ORG}", lost.body)
+    assert decode(got, REGISTRY, Period.at(NOW)).points_accepted == 1
 
 
 def test_a_copy_that_was_left_behind_is_named(ninjait: Any, fleet: Stores) -> None:

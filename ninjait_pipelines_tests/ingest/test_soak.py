@@ -90,7 +90,7 @@ def damages_of_points(stores: Stores, expected: list[dict[str, Any]]) -> Iterato
         (other, {"uptime": 0.5}, f"metrics: other values of device {other['device_id']}"),
         (more, {"time": more["hour"] + timedelta(minutes=59, seconds=59.999)}, has(more["points"] + 1, more)),
     ):
-        point, *_ = stores.metrics_store.read(row["hour"], row["hour"] + soak.HOUR, row["device_id"]).to_pylist()
+        point, *_ = stores.metrics_store.read(row["hour"], row["hour"] + soak.HOUR, [row["device_id"]]).to_pylist()
         stores.metrics_store.write(pa.Table.from_pylist([point | changes], POINTS))
         yield problem
     delete(stores, "touched_hours", f"hour = '{late['hour']:%Y-%m-%d %H:%M:%S}'")

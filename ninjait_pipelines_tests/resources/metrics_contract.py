@@ -227,8 +227,9 @@ class MetricsContract:
         shuffled = random.Random(7).sample(samples, len(samples))
         store.write(points(shuffled))
         assert store.read(start, start + HOUR).equals(points(samples))
-        assert store.read(start, start + HOUR, devices[1]).equals(points(s for s in samples if s[1] == devices[1]))
-        assert store.read(start, start + HOUR, new_id()).num_rows == 0
+        assert store.read(start, start + HOUR, [devices[1]]).equals(points(s for s in samples if s[1] == devices[1]))
+        assert store.read(start, start + HOUR, [*devices, *(new_id() for _ in range(98))]).equals(points(samples))
+        assert store.read(start, start + HOUR, [new_id()]).num_rows == 0
 
     def test_windows_are_half_open(self, store: MetricsStore) -> None:
         start, organization, device = yesterday() + HOUR, new_id(), new_id()
@@ -463,7 +464,7 @@ class MetricsContract:
     def test_every_finite_float_survives_bit_by_bit(self, store: MetricsStore, values: list[float]) -> None:
         start, organization, device = yesterday(), new_id(), new_id()
         store.write(points((organization, device, start + n * SECOND, {"cpu": v}) for n, v in enumerate(values)))
-        back = store.read(start, start + HOUR, device)["cpu"].to_pylist()
+        back = store.read(start, start + HOUR, [device])["cpu"].to_pylist()
         assert [struct.pack("d", value) for value in back] == [struct.pack("d", value) for value in values]
         (row,) = by_key(store.aggregate(Tier.RAW, start, start + HOUR, HOUR), organization).values()
         assert (row["cpu_min"], row["cpu_max"], row["cpu_last"]) == (min(values), max(values), values[-1])

@@ -300,7 +300,7 @@ def test_what_somebody_else_writes_into_the_bucket_costs_nobody_a_reading(store:
     ours = [(ORGANIZATION, device, start + SECOND, {"uptime": 1.0})]
     assert store.write(points(ours)) == []
     assert by_key(store.aggregate(Tier.RAW, start, start + HOUR, HOUR)) == windows_of(ours, HOUR)
-    assert [row["uptime"] for row in store.read(start, start + HOUR, device).to_pylist()] == [1.0]
+    assert [row["uptime"] for row in store.read(start, start + HOUR, [device]).to_pylist()] == [1.0]
     assert [row["uptime"] for row in store.latest(start, start + HOUR).to_pylist()] == [1.0]
     store.delete([device])
     assert store.read(start, start + HOUR).num_rows == 0
@@ -518,7 +518,7 @@ def test_what_is_no_uuid_never_gets_into_a_predicate(store: InfluxDB) -> None:
 
 def test_a_device_id_is_bound_and_never_read_as_influxql(store: InfluxDB) -> None:
     store.write(points([sample(yesterday())]))
-    assert store.read(yesterday(), yesterday() + HOUR, "' OR device_id != '").num_rows == 0
+    assert store.read(yesterday(), yesterday() + HOUR, ["' OR device_id != '"]).num_rows == 0
 
 
 # --- the encoder ---
@@ -646,6 +646,6 @@ def test_every_field_of_the_lower_tiers_comes_back_bit_by_bit(store: InfluxDB) -
 def test_read_and_latest_agree_about_the_newest(store: InfluxDB, seconds: list[int]) -> None:
     start, organization, device = yesterday(), new_id(), new_id()
     store.write(points((organization, device, start + n * SECOND, {"cpu": float(n)}) for n in seconds))
-    newest = store.read(start, start + HOUR, device).to_pylist()[-1]
+    newest = store.read(start, start + HOUR, [device]).to_pylist()[-1]
     assert newest in store.latest(start, start + HOUR).to_pylist()
     assert newest["time"] - start == timedelta(seconds=max(seconds))
