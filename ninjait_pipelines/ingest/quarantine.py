@@ -482,8 +482,9 @@ def remade(
         except CannotChange as error:
             yield Replayed(held["_id"], problem=str(error))
             continue
-        problem = _begun_otherwise(held, message, held["_id"])
-        if not queue.takes(message):
+        if queue.takes(message):
+            problem = _begun_otherwise(held, message, held["_id"])
+        else:
             problem = (
                 f"{message.queue} is given no messages with the routing key {message.routing_key!r}: "
                 f"--set {CONTRACTS[message.queue].routed_by}=... makes a new one"

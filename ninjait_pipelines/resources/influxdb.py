@@ -442,7 +442,7 @@ class InfluxDB(MetricsStore):
                 _preload_content=False,
                 _return_http_data_only=True,
             )
-            words, whole = "", False
+            words, complete = "", False
             try:
                 response.auto_close = False  # it would close itself at its end, under the buffer that reads it
                 for line in io.BufferedReader(response, READ_BYTES):
@@ -454,7 +454,7 @@ class InfluxDB(MetricsStore):
                         break
                     for result in answer.results:
                         yield from ((series.tags, series.rows()) for series in result.series)
-                        whole = not result.partial
+                        complete = not result.partial
             except msgspec.DecodeError as error:
                 words = f"its answer is not what was asked for: {error}"
             finally:
@@ -462,7 +462,7 @@ class InfluxDB(MetricsStore):
         if words:
             advice = BY_STATUS[404][1] if "not found" in words else "Read InfluxDB's words above."
             raise StoreFailed(self.title, self.url, words, advice)
-        if not whole:
+        if not complete:
             problem = "its answer ended before it was whole"
             raise StoreUnavailable(self.title, self.url, problem, "See what runs with: ninjait status.")
 

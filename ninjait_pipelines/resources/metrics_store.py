@@ -213,18 +213,14 @@ def _windows_of_increases(readings: pa.Table, start: datetime, every: timedelta)
     each = [_of_counter(readings, name) for name in ("network_in", "network_out")]
     samples = pa.concat_tables(each, promote_options="default").group_by(_SAMPLE, use_threads=False)
     summed = samples.aggregate([("network_in", "sum"), ("network_out", "sum")]).sort_by("time")
-    microseconds = pc.cast(pc.subtract(summed["time"], pa.scalar(start, summed["time"].type)), pa.int64())
-    summed = summed.append_column("since", microseconds).filter(pc.greater_equal(microseconds, 0))
-    width = every // timedelta(microseconds=1)
-    offset = pc.cast(pc.multiply(pc.divide(summed["since"], width), width), pa.duration("us"))
-    window = pc.add(pa.scalar(start, pa.timestamp("us", "UTC")), offset)
+    summed = summed.filter(pc.greater_equal(summed["time"], pa.scalar(start, summed["time"].type)))
     wanted: list[tuple[str | list[str], str]] = [([], "count_all")]
     columns = ["samples"]
     for name in ("network_in", "network_out"):
         wanted += [(f"{name}_sum", aggregate) for aggregate in AGGREGATES]
         columns += [f"{name}_{aggregate}" for aggregate in AGGREGATES]
-    table = summed.set_column(summed.schema.get_field_index("time"), "time", window)
-    return filled(table.group_by(_SAMPLE, use_threads=False).aggregate(wanted).rename_columns([*_SAMPLE, *columns]))
+    found = _by_window(summed, every).aggregate(wanted)
+    return filled(found.rename_columns([*_SAMPLE, *columns]))
 
 
 def _of_counter(readings: pa.Table, name: str) -> pa.Table:
@@ -262,12 +258,17 @@ def of_windows(windows: pa.Table, every: timedelta) -> pa.Table:
 
 def _gathered(rows: pa.Table, every: timedelta, of: Sequence[tuple[str, str]]) -> pa.Table:
     rows = rows.filter(pc.is_valid(rows["samples"]))  # what somebody else has written has none
+    return filled(_by_window(rows, every).aggregate(of).rename_columns(WINDOWS.names))
+
+
+def _by_window(rows: pa.Table, every: timedelta) -> pa.TableGroupBy:
+    """Rows grouped by device and window, `time` being the window's start: a multiple of `every` since 1970."""
     width = every // timedelta(microseconds=1)
     start = pc.multiply(pc.divide(pc.cast(rows["time"], pa.int64()), width), width)
     index = rows.schema.get_field_index("time")
-    rows = rows.set_column(index, "time", pc.cast(start, pa.timestamp("us", "UTC")))
-    found = rows.group_by(_SAMPLE, use_threads=False).aggregate(of)
-    return filled(found.rename_columns(WINDOWS.names))
+    return rows.set_column(index, "time", pc.cast(start, POINTS.field("time").type)).group_by(
+        _SAMPLE, use_threads=False
+    )
 
 
 _TOGETHER = [("samples", "sum")] + [
