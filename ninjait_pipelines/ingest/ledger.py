@@ -19,7 +19,7 @@ _INSTANTS = pa.timestamp("ms", "UTC")
 # One value a copy. first_time and last_time are not among them: ClickHouse finds them in the instants.
 _LEDGER = pa.schema(
     dict.fromkeys(("queue", "delivery_id", "run_id", "outcome", "organization_id", "device_id"), pa.string())
-    | {"message_id": pa.binary(16), "published_at": _INSTANTS}
+    | {"message_id": pa.string(), "published_at": _INSTANTS}
     | dict.fromkeys(("points", "points_written", "points_quarantined", "unknown_fields", "bytes"), pa.uint32())
     | {"position": pa.uint32(), "reasons": pa.list_(pa.string()), "values_digest": pa.uint32()}
 )
@@ -47,7 +47,7 @@ def ledger_rows(batch: Iterable[tuple[Message, Decoded]], run_id: str, outcome: 
                 outcome or outcome_of(decoded),
                 decoded.organization_id or NOBODY,
                 decoded.device_id or NOBODY,
-                decoded.message_id.bytes,
+                str(decoded.message_id),
                 message.published_at or None,
                 decoded.points,
                 len(instants[-1]) + len(counter_instants[-1]),  # counted, so that the sum of the two proves something

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import pyarrow as pa
 import pytest
 
 from ninjait_pipelines.resources import Stores, stores_from
 from ninjait_pipelines.resources.archive import Archive
-from ninjait_pipelines.resources.clickhouse import ClickHouse
+from ninjait_pipelines.resources.clickhouse import ClickHouse, check_no_bytes
 from ninjait_pipelines.resources.dragonfly import Dragonfly
 from ninjait_pipelines.resources.dragonfly_queue import DragonflyQueue
 from ninjait_pipelines.resources.message_queue import Outgoing
@@ -321,6 +322,33 @@ def test_clickhouse_gives_uuids_as_text_and_exact_versions(stack: dict[str, str]
         assert table.to_pylist() == [{"id": text, "nothing": None}]
         now = clickhouse.now()
         assert clickhouse.scalar("SELECT {now:DateTime64(6, 'UTC')}", now=now) == now
+
+
+BYTES = pa.binary(16)
+AS_BYTES = {
+    "sixteen bytes": BYTES,
+    "any bytes": pa.large_binary(),
+    "a view of bytes": pa.binary_view(),
+    "a UUID": pa.uuid(),
+    "in a list": pa.list_(BYTES),
+    "in a map": pa.map_(pa.string(), BYTES),
+    "in a struct in a list": pa.list_(pa.struct([("id", pa.uuid())])),
+    "in a dictionary": pa.dictionary(pa.int8(), pa.binary()),
+}
+
+
+@pytest.mark.parametrize("type_", AS_BYTES.values(), ids=AS_BYTES)
+def test_ids_never_travel_as_bytes(type_: pa.DataType) -> None:
+    """The ledger sent its ids as 16 bytes: ClickHouse before 26.1 refused every drain's rows, and 26.1 to 26.3 stored
+    another id without an error."""
+    with pytest.raises(ValueError, match="column message_id is"):
+        check_no_bytes(pa.schema([("queue", pa.string()), ("message_id", type_)]))
+
+
+def test_an_insert_of_bytes_is_refused_before_it_is_sent() -> None:
+    clickhouse = ClickHouse(url="http://127.0.0.1:1", user="", password="", database="")
+    with pytest.raises(ValueError, match="column message_id is"):
+        clickhouse.insert("message_deliveries", pa.schema([("message_id", BYTES)]).empty_table())
 
 
 FILL = """
