@@ -6,6 +6,7 @@ files: the stores compare it with what is there, create what is missing, and ref
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
@@ -44,12 +45,19 @@ def up(as_json: Json = False) -> None:
 
     with opened_stores() as stores:
         applied = migrations.migrate_up(stores.postgres, stores.clickhouse, None if as_json else typer.echo)
-        stores.message_queue.declare()
+        moved = list(_told(stores.message_queue.upgrade(), as_json))
         stores.metrics_store.declare()
     if as_json:
-        print_json({"applied": applied})
-    elif not applied:
+        print_json({"applied": applied, "moved": moved})
+    elif not applied and not moved:
         typer.echo("Nothing to apply: both stores are up to date.")
+
+
+def _told(lines: Iterator[str], quiet: bool) -> Iterator[str]:
+    for line in lines:
+        if not quiet:
+            typer.echo(line)
+        yield line
 
 
 def status(as_json: Json = False) -> None:

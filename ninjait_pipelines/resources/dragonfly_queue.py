@@ -18,7 +18,15 @@ import redis.exceptions
 from pydantic import Field
 
 from ninjait_pipelines.resources.dragonfly import Dragonfly, errors
-from ninjait_pipelines.resources.message_queue import QUEUES, Depth, Message, MessageQueue, Outgoing, QueueFull
+from ninjait_pipelines.resources.message_queue import (
+    LAST_MS,
+    QUEUES,
+    Depth,
+    Message,
+    MessageQueue,
+    Outgoing,
+    QueueFull,
+)
 from ninjait_pipelines.resources.store import StoreError, StoreFailed
 
 GROUP = "pipeline"
@@ -331,8 +339,14 @@ def _message(queue: str, entry_id: bytes, fields: dict[bytes, bytes], deliveries
         receipt=receipt,
         delivery_id=receipt,
         deliveries=deliveries,
-        published_at=int(receipt.partition("-")[0]),
+        published_at=_milliseconds(receipt),
     )
+
+
+def _milliseconds(receipt: str) -> int:
+    """When Dragonfly took it; 0 where somebody chose another id."""
+    milliseconds = int(receipt.partition("-")[0])
+    return milliseconds if milliseconds <= LAST_MS else 0
 
 
 def _dead_letter(queue: str, entry_id: bytes, fields: dict[bytes, bytes]) -> Message:

@@ -16,7 +16,7 @@ import hashlib
 import re
 import uuid
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Protocol
@@ -34,6 +34,7 @@ QUEUES: dict[str, tuple[str, ...]] = {
     "platform.logs": ("log.*",),
 }
 JSON = "application/json"
+LAST_MS = 7_258_118_400_000  # the year 2200: a time of publication beyond it is a mistake, and no store takes it
 # Names the id of a message that brought none: the same content in the same queue has the same id.
 CONTENT_NAMESPACE = uuid.UUID("0f0c7f52-6b0e-5a43-9d3c-6e0a3c1b7a11")
 _HEX_BYTES = 8192
@@ -61,10 +62,14 @@ class Outgoing(msgspec.Struct, frozen=True):
 class Message(msgspec.Struct, frozen=True):
     """A message as it was delivered.
 
+    `routing_key` is the envelope's: the one that the broker let the publisher use, also of a dead letter. Whose a
+    message is follows from it, and from nothing that the publisher wrote.
+
     `receipt` settles this delivery and means something to its consumer only. `delivery_id` names this published copy
     and stays the same when it is delivered again, so that a ledger can tell "the same copy once more" (a drain that
-    died) from "published twice". Where neither broker nor publisher names copies, those are one that are equal in
-    message id, time, routing key and content. `deliveries` counts from 1, and counts what was sent to a consumer even
+    died) from "published twice". Where the broker names no copies, those are one that are equal in the mark that our
+    publisher gives each, message id, time, content type, routing key and bytes; the mark alone names none, because
+    anyone can set it. `deliveries` counts from 1, and counts what was sent to a consumer even
     if that never looked at it. `published_at` is in milliseconds since 1970, 0 where nobody says, or
     what is said cannot be true.
     """
@@ -128,6 +133,12 @@ class MessageQueue(Store):
     @abstractmethod
     def declare(self) -> None:
         """Creates what is missing of the queues, for as long as the broker lives. Safe to repeat."""
+
+    def upgrade(self) -> Iterator[str]:
+        """Declares what is missing, and puts what an earlier version declared otherwise into today's form, without
+        losing a message; a line for each thing that it did. Safe to repeat, also after it was killed."""
+        self.declare()
+        yield from ()
 
     @abstractmethod
     def publish(self, messages: Iterable[Outgoing]) -> int:

@@ -28,6 +28,7 @@ import pika
 import pika.exceptions
 from pydantic import Field, PrivateAttr
 
+from ninjait_pipelines.resources import rabbitmq_upgrade
 from ninjait_pipelines.resources.amqp_frames import Delivery, ReceivingConnection
 from ninjait_pipelines.resources.message_queue import QUEUES, Depth, Message, MessageQueue, Outgoing, QueueFull, fits
 from ninjait_pipelines.resources.rabbitmq_errors import TITLE, differences, errors
@@ -42,7 +43,6 @@ from ninjait_pipelines.resources.rabbitmq_messages import (
 from ninjait_pipelines.resources.store import StoreError, StoreFailed, StoreUnavailable
 
 EVENTS = "ninjait.events"
-DEAD = "ninjait.dead"
 # Each look at a dead letter gives it back. Until RabbitMQ 4.3 that counts as a delivery, and RabbitMQ 4 drops a message
 # after 20 if nothing is said. -1 means no limit on RabbitMQ 4, but on 3.10 it drops the message that is given back
 # first; and without a limit what is given back goes to the end of the queue, so that the next look would see others.
@@ -112,26 +112,33 @@ class RabbitMQ(MessageQueue):
         """Bindings are added, never removed. Raises StoreFailed for a queue with other arguments; it stays as it is."""
         with differences(self.url), self._questions() as link:
             link.call("exchange_declare", EVENTS, exchange_type="topic", durable=True)
-            link.call("exchange_declare", DEAD, exchange_type="direct", durable=True)
             for queue, keys in QUEUES.items():
                 # The dead letters' queue first: there is never a queue whose dead letters have nowhere to go.
-                for name, exchange, bindings in ((dead_queue(queue), DEAD, (queue,)), (queue, EVENTS, keys)):
-                    link.call("queue_declare", name, durable=True, arguments=self._arguments(queue, name))
-                    for key in bindings:
-                        link.call("queue_bind", name, exchange, key)
+                self._declare_dead(link, dead_queue(queue))
+                link.call("queue_declare", queue, durable=True, arguments=self.arguments(queue))
+                for key in keys:
+                    link.call("queue_bind", queue, EVENTS, key)
 
-    def _arguments(self, queue: str, name: str) -> dict[str, Any]:
-        if name != queue:
-            return {"x-queue-type": "quorum", "x-delivery-limit": LOOKS}
+    def _declare_dead(self, link: "Link", name: str) -> None:
+        """The dead letters of one queue, and the exchange of the same name that leads to them whatever their routing
+        key is: it stays as it was published, so nobody has to believe a header that says what it had been."""
+        link.call("exchange_declare", name, exchange_type="fanout", durable=True)
+        link.call("queue_declare", name, durable=True, arguments={"x-queue-type": "quorum", "x-delivery-limit": LOOKS})
+        link.call("queue_bind", name, name, "")
+
+    def arguments(self, queue: str) -> dict[str, Any]:
+        """Those of a queue."""
         return {
             "x-queue-type": "quorum",
             "x-delivery-limit": self.delivery_limit,
             "x-max-length": self.max_length,
             "x-overflow": "reject-publish",
-            "x-dead-letter-exchange": DEAD,
-            "x-dead-letter-routing-key": queue,
+            "x-dead-letter-exchange": dead_queue(queue),
             "x-dead-letter-strategy": "at-least-once",
         }
+
+    def upgrade(self) -> Iterator[str]:
+        yield from rabbitmq_upgrade.upgrade(self)
 
     def publish(self, messages: Iterable[Outgoing]) -> int:
         return self._send(
@@ -143,9 +150,10 @@ class RabbitMQ(MessageQueue):
 
     def bury(self, message: Message, reason: str) -> None:
         """Publishes a message to the dead letters, with what `dead_letters` gives back."""
-        self._send(
-            iter([Envelope(DEAD, message.queue, message.body, letter_properties(message, reason), message.queue)])
-        )
+        # What was no UTF-8 is longer as text.
+        key, exchange = message.routing_key.encode()[:255].decode(errors="ignore"), dead_queue(message.queue)
+        letter = Envelope(exchange, key, message.body, letter_properties(message, reason), message.queue)
+        self._send(iter([letter]))
 
     def _send(self, envelopes: Iterator["Envelope"]) -> int:
         with self._publishing:
@@ -176,7 +184,7 @@ class RabbitMQ(MessageQueue):
     def dead_letters(self, queue: str, most: int = 100) -> list[tuple[Message, str]]:
         """Two who look at once may each see a part."""
         with self._questions() as link:
-            found = [dead_letter(queue, *got[1:], self.delivery_limit) for got in link.gets(dead_queue(queue), most)]
+            found = [dead_letter(queue, *got, self.delivery_limit) for got in link.gets(dead_queue(queue), most)]
             link.tell("basic_nack", 0, multiple=True, requeue=True)
         return found
 
@@ -187,7 +195,7 @@ class RabbitMQ(MessageQueue):
                 wanted = {letter.receipt for letter in letters}
                 # They are the oldest, which were looked at; those of another who looks at once may stand before them.
                 for method, properties, body in link.gets(dead_queue(queue), len(wanted) + 100):
-                    receipt = dead_letter(queue, properties, body, self.delivery_limit)[0].receipt
+                    receipt = dead_letter(queue, method, properties, body, self.delivery_limit)[0].receipt
                     if receipt in wanted:
                         wanted.remove(receipt)
                         link.tell("basic_ack", method.delivery_tag)

@@ -46,6 +46,8 @@ def differences(url: str) -> Iterator[None]:
         advice = (
             f"It was left as it is. Drain it, delete it (rabbitmqctl delete_queue {name}), and: ninjait migrate up."
         )
+        if argument.startswith("x-dead-letter-"):  # 0.3.0 declared it
+            advice = "It was left as it is. This makes it anew, and keeps what it holds: ninjait migrate up."
         raise StoreFailed(TITLE, url, problem, advice) from error
 
 

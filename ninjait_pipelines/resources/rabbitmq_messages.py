@@ -11,14 +11,15 @@ import msgspec
 import pika
 
 from ninjait_pipelines.resources.amqp_frames import Delivery
-from ninjait_pipelines.resources.message_queue import JSON, Message, Outgoing
+from ninjait_pipelines.resources.message_queue import JSON, LAST_MS, Message, Outgoing
 
-# Headers of ours. A message of somebody else has none of them, or any value in them, and is read all the same.
+# Headers of ours. A message of somebody else has none of them, or any value in them, and is read all the same. Nothing
+# in them decides whose a message is, or which copy: that follows from the broker's envelope and from the bytes.
 DELIVERY_ID, PUBLISHED_MS = "ninjait-delivery-id", "ninjait-published-ms"
-REASON, ROUTING_KEY, DELIVERIES = "ninjait-reason", "ninjait-routing-key", "ninjait-deliveries"
+REASON, DELIVERIES = "ninjait-reason", "ninjait-deliveries"
+OLD_ROUTING_KEY = "ninjait-routing-key"  # of dead letters that 0.3.0 made, whose envelope names their queue
 UNREADABLE = "ninjait-unreadable"  # never sent: what `_Properties` puts there
 MOST_REASON = 1_000  # characters; all headers go into one frame
-LAST_MS = 7_258_118_400_000  # the year 2200: a time of publication beyond it is a mistake, and no store takes it
 # What `properties_of` makes of a message, as it is encoded, unless its content type or id is an odd one.
 _OURS = re.compile(
     rb"\xb0(?:(\xc0)|\x40)\x10application/json\0\0\0\x57\x13ninjait-delivery-idS\0\0\0\x20([0-9a-f]{32})"
@@ -37,7 +38,6 @@ def letter_properties(message: Message, reason: str) -> pika.BasicProperties:
     """Those of a dead letter, with what `dead_letter` reads."""
     headers = {
         REASON: reason[:MOST_REASON].encode(errors="replace").decode(),
-        ROUTING_KEY: message.routing_key,
         DELIVERIES: message.deliveries,
     }
     # They came with 255 bytes at most, but take more as text where they were none.
@@ -64,20 +64,12 @@ def delivered(queue: str, generation: str, delivery: Delivery) -> Message:
     tag, redelivered, routing_key, encoded, body = delivery
     receipt = f"{generation}{tag}"
     if not redelivered and (ours := _OURS.fullmatch(encoded)):
-        _, delivery_id, milliseconds, message_id = ours.groups()
+        _, header_id, milliseconds, message_id = ours.groups()
         published_at = int.from_bytes(milliseconds)
         if 0 < published_at <= LAST_MS:
-            return Message(
-                queue,
-                routing_key.decode(errors="replace"),
-                body,
-                JSON,
-                message_id.decode() if message_id else None,
-                receipt,
-                delivery_id.decode(),
-                1,
-                published_at,
-            )
+            key, own_id = routing_key.decode(errors="replace"), message_id.decode() if message_id else None
+            copy = _copy_id(header_id.decode(), own_id, published_at, JSON, key, body)
+            return Message(queue, key, body, JSON, own_id, receipt, copy, 1, published_at)
     # The count is the broker's only where the message comes again: a publisher may have sent one. One that cannot
     # be read is taken for high enough to be handled with suspicion.
     properties = _Properties().decode(encoded)
@@ -86,43 +78,61 @@ def delivered(queue: str, generation: str, delivery: Delivery) -> Message:
     return _message(queue, text(routing_key), properties, body, receipt, 1 + (returned if redelivered else 0))
 
 
-def dead_letter(queue: str, properties: Any, body: bytes, delivery_limit: int) -> tuple[Message, str]:
-    """(message, reason): as it was delivered, but that the receipt is the dead letter's."""
+def dead_letter(queue: str, method: Any, properties: Any, body: bytes, delivery_limit: int) -> tuple[Message, str]:
+    """(message, reason): as it was delivered, but that the receipt is the dead letter's.
+
+    The routing key is the envelope's, which is the one that the broker let the publisher use: `x-death` may be the
+    publisher's own. What we made a dead letter of has our headers; only we may publish to the dead letters' exchange,
+    and the broker adds `x-death` to whatever it puts there itself.
+    """
     headers = properties.headers or {}
-    if REASON in headers and "x-death" not in headers:  # with it, the broker had it last
-        key, reason, deliveries = text(headers.get(ROUTING_KEY)), text(headers[REASON]), headers.get(DELIVERIES)
+    ours = REASON in headers and "x-death" not in headers
+    key = _key_of_dead_letter(queue, text(method.routing_key), headers, ours)
+    if ours:
+        reason, deliveries = text(headers[REASON]), _number(headers.get(DELIVERIES), 1_000_000) or 1
     else:
-        key, reason = _death(headers, delivery_limit)
-        deliveries = delivery_limit + 1
-    message = _message(queue, key, properties, body, receipt="", deliveries=_number(deliveries, 1_000_000) or 1)
+        reason, deliveries = _death(headers, delivery_limit), delivery_limit + 1
+    message = _message(queue, key, properties, body, receipt="", deliveries=deliveries)
+    if ours and isinstance(known := headers.get(DELIVERY_ID), str) and len(known) == 32:
+        message = msgspec.structs.replace(message, delivery_id=known)
     return msgspec.structs.replace(message, receipt=message.delivery_id), reason
+
+
+def _key_of_dead_letter(queue: str, envelopes: str, headers: dict[str, Any], ours: bool) -> str:
+    """The routing key; of what 0.3.0 left, whose envelope names the queue, only if we wrote it down ourselves."""
+    if envelopes != queue:
+        return envelopes
+    return text(headers.get(OLD_ROUTING_KEY)) if ours else ""
 
 
 def _message(queue: str, routing_key: str, properties: Any, body: bytes, receipt: str, deliveries: int) -> Message:
     headers = properties.headers or {}
-    message_id = text(properties.message_id) or None
-    seconds = properties.timestamp or 0
-    delivery_id = headers.get(DELIVERY_ID)
-    if not isinstance(delivery_id, str) or len(delivery_id) != 32:
-        delivery_id = _content_id(message_id, seconds, routing_key, body)
+    message_id, content_type = text(properties.message_id) or None, text(properties.content_type)
+    seconds, named = properties.timestamp or 0, headers.get(DELIVERY_ID)
+    header_id = named if isinstance(named, str) and len(named) == 32 else ""
+    published_at = _number(headers.get(PUBLISHED_MS), LAST_MS) or _number(seconds * 1000, LAST_MS)
     return Message(
         queue=queue,
         routing_key=routing_key,
         body=body,
-        content_type=text(properties.content_type),
+        content_type=content_type,
         message_id=message_id,
         receipt=receipt,
-        delivery_id=delivery_id,
+        delivery_id=_copy_id(header_id, message_id, published_at, content_type, routing_key, body),
         deliveries=deliveries,
-        published_at=_number(headers.get(PUBLISHED_MS), LAST_MS) or _number(seconds * 1000, LAST_MS),
+        published_at=published_at,
     )
 
 
-def _content_id(message_id: str | None, seconds: int, routing_key: str, body: bytes) -> str:
-    """Names a copy whose publisher did not: copies that are equal in all of this are one copy."""
-    digest = hashlib.sha256("\0".join((message_id or "", str(seconds), routing_key, "")).encode())
+def _copy_id(
+    header_id: str, message_id: str | None, published_at: int, content_type: str, routing_key: str, body: bytes
+) -> str:
+    """Names a copy: those are one that are equal in all of this. A header alone names none, as anyone may set it."""
+    digest = hashlib.blake2b(
+        repr((header_id, message_id, published_at, content_type, routing_key)).encode(), digest_size=16
+    )
     digest.update(body)
-    return digest.hexdigest()[:32]
+    return digest.hexdigest()
 
 
 def _number(value: object, most: int) -> int:
@@ -130,18 +140,18 @@ def _number(value: object, most: int) -> int:
     return value if isinstance(value, int) and 0 < value <= most else 0
 
 
-def _death(headers: dict[str, Any], delivery_limit: int) -> tuple[str, str]:
-    """(routing key, reason) of what the broker itself made a dead letter."""
+def _death(headers: dict[str, Any], delivery_limit: int) -> str:
+    """Why the broker itself made it a dead letter: the broker puts its own word first."""
     if UNREADABLE in headers:
-        return "", f"its headers cannot be read ({headers[UNREADABLE]})"
+        return f"its headers cannot be read ({headers[UNREADABLE]})"
     deaths = headers.get("x-death")
     death = deaths[0] if isinstance(deaths, list) and deaths else None
     if not isinstance(death, dict):
-        return "", "somebody put it among the dead letters"
-    why, keys = text(death.get("reason")), death.get("routing-keys")
+        return "somebody put it among the dead letters"
+    why = text(death.get("reason"))
     if why == "delivery_limit":
         why = f"delivered {delivery_limit + 1} times and never settled; the limit is {delivery_limit}"
-    return text(keys[0]) if isinstance(keys, list) and keys else "", why
+    return why
 
 
 def text(value: object) -> str:

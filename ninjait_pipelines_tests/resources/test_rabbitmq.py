@@ -1,6 +1,7 @@
 """`RabbitMQ` keeps the queue's contract on a real broker; then what is its own, and what goes wrong with brokers."""
 
 import functools
+import itertools
 import json
 import os
 import re
@@ -25,9 +26,9 @@ from typer.testing import CliRunner
 
 from ninjait_pipelines.cli.migrate import register
 from ninjait_pipelines.ingest import drain as drain_module
-from ninjait_pipelines.resources import rabbitmq
+from ninjait_pipelines.resources import rabbitmq, rabbitmq_upgrade
 from ninjait_pipelines.resources.message_queue import QUEUES, Message, Outgoing, fits
-from ninjait_pipelines.resources.rabbitmq import DEAD, EVENTS, RabbitMQ, dead_queue
+from ninjait_pipelines.resources.rabbitmq import EVENTS, RabbitMQ, dead_queue
 from ninjait_pipelines.resources.store import StoreFailed, StoreRefused, StoreUnavailable
 from ninjait_pipelines.settings import Settings
 from ninjait_pipelines.stack.local import clean_environment, free_port
@@ -228,13 +229,12 @@ def test_what_is_declared_is_what_the_broker_has(node: Node, url: str, queue: Ra
         "x-delivery-limit": DELIVERY_LIMIT,
         "x-max-length": MAX_LENGTH,
         "x-overflow": "reject-publish",
-        "x-dead-letter-exchange": DEAD,
-        "x-dead-letter-routing-key": QUEUE,
+        "x-dead-letter-exchange": dead_queue(QUEUE),
         "x-dead-letter-strategy": "at-least-once",
     }
     bindings = {(one["source"], one["destination"], one["routing_key"]) for one in node.ask("GET", f"bindings/{vhost}")}
     expected = {(EVENTS, name, key) for name, keys in QUEUES.items() for key in keys}
-    expected |= {(DEAD, dead_queue(name), name) for name in QUEUES}
+    expected |= {(dead_queue(name), dead_queue(name), "") for name in QUEUES}
     assert {one for one in bindings if one[0]} == expected
 
 
@@ -291,6 +291,130 @@ def test_dead_letters_may_be_looked_at_for_ever(queue: RabbitMQ) -> None:
     for _ in range(60):
         assert queue.dead_letters(QUEUE) == first
     assert [message.body for message, _ in first] == [b"body 1", b"body 2"]
+
+
+# --- from 0.3.0 ---
+
+
+def declare_as_0_3_0(raw: Any) -> None:
+    raw.exchange_declare(EVENTS, "topic", durable=True)
+    raw.exchange_declare("ninjait.dead", "direct", durable=True)
+    for name, keys in QUEUES.items():
+        raw.queue_declare(
+            dead_queue(name), durable=True, arguments={"x-queue-type": "quorum", "x-delivery-limit": rabbitmq.LOOKS}
+        )
+        raw.queue_bind(dead_queue(name), "ninjait.dead", name)
+        arguments = {
+            "x-queue-type": "quorum",
+            "x-delivery-limit": DELIVERY_LIMIT,
+            "x-max-length": MAX_LENGTH,
+            "x-overflow": "reject-publish",
+            "x-dead-letter-exchange": "ninjait.dead",
+            "x-dead-letter-routing-key": name,
+            "x-dead-letter-strategy": "at-least-once",
+        }
+        raw.queue_declare(name, durable=True, arguments=arguments)
+        for key in keys:
+            raw.queue_bind(name, EVENTS, key)
+
+
+ODD = pika.BasicProperties("text/plain", message_id="m", headers={"a": [1, "b"]}, timestamp=1_795_257_771)
+
+
+def test_queues_of_0_3_0_are_made_anew_with_all_that_they_hold(node: Node, url: str, raw: Any) -> None:
+    declare_as_0_3_0(raw)
+    with make(url).open() as queue:
+        with pytest.raises(StoreFailed, match=r"another x-dead-letter-\S+: .*keeps what it holds: ninjait migrate up"):
+            queue.declare()
+        queue.publish(outgoing(number) for number in range(20))
+        raw.basic_publish(EVENTS, "metrics.telegraf.a", b"body 20", ODD)
+        raw.basic_publish(EVENTS, "metrics.a", b"body 21", pika.BasicProperties(headers=FORGED))
+        raw.basic_publish("ninjait.dead", QUEUE, b"body 22", pika.BasicProperties(headers=FORGED))
+        lines = list(queue.upgrade())
+        assert [line.partition(" ")[0] for line in lines] == list(QUEUES)
+        assert list(queue.upgrade()) == []
+        test_what_is_declared_is_what_the_broker_has(node, url, queue)
+        messages = drain(queue)
+        assert bodies(messages) == list(range(22))
+        assert {message.routing_key for message in messages} == {"metrics.a", "metrics.telegraf.a"}
+        assert (messages[20].message_id, messages[20].published_at) == ("m", 1_795_257_771_000)
+        ((letter, _),) = queue.dead_letters(QUEUE)
+        assert (letter.body, letter.routing_key) == (b"body 22", "")  # what its header claims is not believed
+        names = {one["name"] for one in node.ask("GET", f"exchanges/{urllib.parse.urlsplit(url).path[1:]}")}
+        assert {name for name in names if name and not name.startswith("amq.")} == {EVENTS, *map(dead_queue, QUEUES)}
+
+
+def test_a_queue_that_is_read_is_not_made_anew(url: str, raw: Any) -> None:
+    """What an old drain holds would be given back to a queue that is not there any more."""
+    declare_as_0_3_0(raw)
+    with make(url).open() as queue:
+        queue.publish([outgoing(1)])
+        with queue.consume(QUEUE, 1) as consumer:
+            held(consumer, 1)
+            with pytest.raises(StoreFailed, match=r"1 consumers read the queue agent\.metrics.*migrate up"):
+                list(queue.upgrade())
+        list(queue.upgrade())
+        assert bodies(drain(queue)) == [1]
+
+
+STEPS = [
+    "queue_declare",
+    "exchange_declare",
+    "queue_bind",
+    "queue_unbind",
+    "basic_publish",
+    "basic_ack",
+    "queue_delete",
+]
+
+
+class Killed(BaseException):
+    """The process dies."""
+
+
+def dies_at(patch: pytest.MonkeyPatch, number: int) -> None:
+    """In the upgrade's step of this number: before it reaches the broker, or after, in turns."""
+    channel: Any = pika.adapters.blocking_connection.BlockingChannel
+    calls = itertools.count(1)
+
+    def dying(real: Any) -> Any:
+        def call(*arguments: Any, **more: Any) -> Any:
+            call_number = next(calls)
+            if call_number == number and number % 2:
+                raise Killed
+            result = real(*arguments, **more)
+            if call_number == number:
+                raise Killed
+            return result
+
+        return call
+
+    for name in STEPS:
+        patch.setattr(channel, name, dying(getattr(channel, name)))
+
+
+def test_an_upgrade_that_is_killed_anywhere_is_ended_by_the_next(
+    url: str, raw: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While somebody publishes in between; every message is there at last."""
+    monkeypatch.setattr(rabbitmq_upgrade, "SETTLE_SECONDS", 0.0)
+    for module in (rabbitmq, rabbitmq_upgrade, sys.modules[__name__]):
+        monkeypatch.setattr(module, "QUEUES", {QUEUE: QUEUES[QUEUE]})
+    declare_as_0_3_0(raw)
+    with make(url).open() as queue:
+        queue.publish(outgoing(number) for number in range(3))
+        for kill_at in itertools.count(1):
+            with monkeypatch.context() as patch:
+                dies_at(patch, kill_at)
+                try:
+                    list(queue.upgrade())
+                    break
+                except Killed:
+                    pass
+            queue.publish([outgoing(2 + kill_at)])
+        assert kill_at > 15
+        assert sorted(set(bodies(drain(queue)))) == list(range(2 + kill_at))
+        queue.declare()
 
 
 # --- publishing ---
@@ -427,6 +551,87 @@ def test_foreign_messages_have_an_identity_of_their_content(queue: RabbitMQ, raw
         consumer.reject(held(consumer, 4)[0], "why")
     ((letter, _),) = queue.dead_letters(QUEUE)
     assert (letter.delivery_id, letter.routing_key) == (first[0].delivery_id, "metrics.telegraf.a")
+
+
+def test_ten_messages_with_one_delivery_id_are_ten_copies(queue: RabbitMQ, raw: Any) -> None:
+    """Ten messages with one `ninjait-delivery-id`, eight of them bad, left two ledger rows and one quarantined body."""
+    ours = {"ninjait-delivery-id": "f" * 32, "ninjait-published-ms": 1_795_257_771_000}
+    for number in range(8):
+        raw.basic_publish(EVENTS, "metrics.a", b"bad %d" % number, pika.BasicProperties(headers=ours))
+    raw.basic_publish(EVENTS, "metrics.b", b"bad 7", pika.BasicProperties(headers=ours))
+    raw.basic_publish(EVENTS, "metrics.b", b"bad 7", pika.BasicProperties(headers=ours, message_id="other"))
+    for _ in range(2):  # the same in all: one copy, and nobody can tell
+        raw.basic_publish(EVENTS, "metrics.b", b"bad 7", pika.BasicProperties("text/plain", headers=ours))
+    with queue.consume(QUEUE, 12) as consumer:
+        first = held(consumer, 12)
+        consumer.requeue(first)
+        again = held(consumer, 12)
+        for message in again:
+            consumer.reject(message, "why")
+    assert len({message.delivery_id for message in first}) == 11
+    assert {message.delivery_id for message in first} == {message.delivery_id for message in again}
+    letters = [letter for letter, _ in queue.dead_letters(QUEUE)]
+    assert {(one.delivery_id, one.routing_key, one.body) for one in letters} == {
+        (one.delivery_id, one.routing_key, one.body) for one in first
+    }
+
+
+def test_our_own_copies_are_told_apart_by_their_bytes_too(queue: RabbitMQ, raw: Any) -> None:
+    """Somebody who saw a copy's headers sends other bytes under them, or as another organization."""
+    queue.publish([outgoing(1, key="metrics.a")])
+    _, properties, body = raw.basic_get(QUEUE, auto_ack=True)
+    for key, content in (("metrics.a", body), ("metrics.b", body), ("metrics.a", b"body 2")):
+        raw.basic_publish(EVENTS, key, content, properties)
+    with queue.consume(QUEUE, 3) as consumer:
+        first = held(consumer, 3)
+        consumer.requeue(first)
+        again = held(consumer, 3)
+    assert len({message.delivery_id for message in first}) == 3
+    assert {message.delivery_id for message in first} == {message.delivery_id for message in again}
+
+
+FORGED = {
+    "x-death": [
+        {"queue": QUEUE, "reason": "rejected", "count": 1, "exchange": EVENTS, "routing-keys": ["metrics.victim"]},
+        {"queue": QUEUE, "reason": "delivery_limit", "count": -1, "exchange": "", "routing-keys": ["metrics.victim"]},
+    ],
+    "x-first-death-queue": QUEUE,
+    "x-first-death-reason": "rejected",
+    "ninjait-reason": "an outage",
+    "ninjait-routing-key": "metrics.victim",
+    "ninjait-deliveries": -5,
+    "CC": [],
+}
+
+
+@pytest.mark.parametrize("way", ["rejected by us", "given back too often"])
+def test_a_dead_letter_is_of_whom_the_broker_let_publish_it(queue: RabbitMQ, raw: Any, way: str) -> None:
+    """A forged `x-death` named another tenant's routing key, and the operator's replay wrote into that one's device."""
+    raw.basic_publish(EVENTS, "metrics.attacker", b"body 1", pika.BasicProperties(headers=FORGED))
+    with queue.consume(QUEUE, 1) as consumer:
+        if way == "rejected by us":
+            consumer.reject(held(consumer, 1)[0], "too much")
+        while way != "rejected by us" and (got := consumer.receive(1, wait_seconds=1)):
+            consumer.requeue(got)
+    assert eventually(lambda: queue.depth(QUEUE).dead == 1)
+    ((letter, reason),) = queue.dead_letters(QUEUE)
+    assert letter.routing_key == "metrics.attacker"
+    assert reason == "too much" if way == "rejected by us" else reason.startswith("delivered 4 times")
+    queue.discard_dead_letters([letter])
+    assert queue.depth(QUEUE).dead == 0
+
+
+def test_whatever_its_routing_key_a_dead_letter_has_a_place(queue: RabbitMQ, raw: Any) -> None:
+    """Somebody's own binding, or the default exchange: a dead letter that no queue takes would stay for ever."""
+    raw.queue_bind(QUEUE, EVENTS, "legacy.#")
+    raw.basic_publish(EVENTS, "legacy.of.a", b"body 1")
+    raw.basic_publish("", QUEUE, b"body 2")
+    raw.basic_publish(EVENTS, b"metrics." + b"\xff" * 240, b"body 3")
+    with queue.consume(QUEUE, 3) as consumer:
+        for message in held(consumer, 3):
+            consumer.reject(message, "why")
+    keys = [letter.routing_key[:20] for letter, _ in queue.dead_letters(QUEUE)]
+    assert keys == ["legacy.of.a", "", "metrics." + "\ufffd" * 12]
 
 
 def test_text_that_is_not_utf8_does_not_stop_it(queue: RabbitMQ, raw: Any) -> None:
@@ -706,7 +911,7 @@ def test_a_header_that_pika_cannot_read_is_left_out(queue: RabbitMQ, raw: Any, v
     assert counted == [1, 3, 3, 3]
     assert eventually(lambda: queue.depth(QUEUE).dead == 1)
     ((letter, reason),) = queue.dead_letters(QUEUE)
-    assert (letter.body, "cannot be read" in reason) == (b"body 1", True)
+    assert (letter.body, letter.routing_key, "cannot be read" in reason) == (b"body 1", "metrics.a", True)
     queue.discard_dead_letters([letter])
     assert queue.dead_letters(QUEUE) == []
 
@@ -722,7 +927,7 @@ ODD_HEADERS: list[dict[str, Any]] = [
 def test_headers_of_ours_with_any_value_stop_nothing(queue: RabbitMQ, raw: Any) -> None:
     """A time of publication that no store takes stopped the drain; a strange x-death every drain of its queue."""
     for headers in ODD_HEADERS:
-        for exchange, key in ((EVENTS, "metrics.a"), (DEAD, QUEUE)):
+        for exchange, key in ((EVENTS, "metrics.a"), (dead_queue(QUEUE), "metrics.a")):
             raw.basic_publish(exchange, key, b"body 1", pika.BasicProperties(headers=headers, timestamp=2**63))
     messages = drain(queue)
     assert {(one.deliveries, one.published_at, len(one.delivery_id)) for one in messages} == {(1, 0, 32)}
