@@ -137,7 +137,7 @@ def _copy_id(
 
 def _number(value: object, most: int) -> int:
     """What a header should be; 0 where it is something else, or out of all reason."""
-    return value if isinstance(value, int) and 0 < value <= most else 0
+    return int(value) if isinstance(value, int) and 0 < value <= most else 0  # pika's own kind of int shows as 5L
 
 
 def _death(headers: dict[str, Any], delivery_limit: int) -> str:

@@ -578,7 +578,7 @@ def test_ten_messages_with_one_delivery_id_are_ten_copies(queue: RabbitMQ, raw: 
 
 def test_our_own_copies_are_told_apart_by_their_bytes_too(queue: RabbitMQ, raw: Any) -> None:
     """Somebody who saw a copy's headers sends other bytes under them, or as another organization."""
-    queue.publish([outgoing(1, key="metrics.a")])
+    queue.publish([Outgoing(QUEUE, "metrics.a", b"body 1")])
     _, properties, body = raw.basic_get(QUEUE, auto_ack=True)
     for key, content in (("metrics.a", body), ("metrics.b", body), ("metrics.a", b"body 2")):
         raw.basic_publish(EVENTS, key, content, properties)
