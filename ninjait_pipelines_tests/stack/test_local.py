@@ -19,7 +19,7 @@ import redis
 from ninjait_pipelines.operations.health import check_all
 from ninjait_pipelines.resources import open_stores
 from ninjait_pipelines.settings import validate
-from ninjait_pipelines.stack.engines import Identity, StackError, write_private
+from ninjait_pipelines.stack.engines import Identity, Postgres, StackError, write_private
 from ninjait_pipelines.stack.local import LocalStack, find, gone
 from ninjait_pipelines_tests.stack.conftest import connect
 
@@ -160,6 +160,16 @@ def test_a_lost_or_damaged_state_is_said_in_one_line_and_can_be_deleted(own_stac
     own_stack.delete()
     assert own_stack.up() == own_stack.settings()
     assert own_stack.running() == ALL_UP
+
+
+def test_the_folder_of_another_postgres_is_named_and_left(tmp_path: Path) -> None:
+    """PostgreSQL 16 of the former wheel: the new server would only say that the files are incompatible, in its log."""
+    folder = tmp_path / "postgres"
+    folder.mkdir()
+    (folder / "PG_VERSION").write_text("16\n")
+    with pytest.raises(StackError, match=r"was made by PostgreSQL 16, and this is 18.*ninjait down --delete"):
+        Postgres(folder, 5432, "secret").prepare()
+    assert [path.name for path in folder.iterdir()] == ["PG_VERSION"]
 
 
 def test_a_folder_with_any_name_holds_the_whole_stack(tmp_path: Path) -> None:
