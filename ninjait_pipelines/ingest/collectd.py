@@ -74,4 +74,4 @@ def read(entry: Any) -> Reading:
     return Reading(len(named) - len(taken), entry.get("host"), time, taken, interface)
 
 
-COLLECTD = Format(entries, read, msgspec.json.encode, lambda entry: entry)
+COLLECTD = Format(entries, read, msgspec.json.encode, lambda entry: entry, "collectd")

@@ -97,12 +97,13 @@ class Rejection(msgspec.Struct, frozen=True):
 
 
 class Decoded(msgspec.Struct, gc=False):
-    """What a message holds. `columns` are those of the good points, `counters` those of the good readings of counters;
-    empty where there are none.
+    """What a message holds. `columns` are those of the good points, `counters` those of the good readings of counters,
+    `volumes` those of the good readings of volumes; empty where there are none.
 
     `points` counts the samples of a metrics message and is 1 for an event; 0 where that could not be read. An `index`
-    of another agent's message is that of the line or entry, whether or not those before it are points. `rows` and
-    `counter_rows` say which of them each row of `columns` and `counters` is; empty means 0, 1, 2 and so on.
+    of another agent's message is that of the line or entry, whether or not those before it are points. `rows`,
+    `counter_rows` and `volume_rows` say which of them each row of `columns`, `counters` and `volumes` is; empty means
+    0, 1, 2 and so on.
     """
 
     message_id: uuid.UUID
@@ -112,8 +113,10 @@ class Decoded(msgspec.Struct, gc=False):
     points: int = 0
     columns: Columns = {}
     counters: Columns = _NO_COLUMNS
+    volumes: Columns = _NO_COLUMNS
     rows: Sequence[int] = ()
     counter_rows: Sequence[int] = ()
+    volume_rows: Sequence[int] = ()
     rejections: list[Rejection] = []
     whole: bool = False
     unknown_fields: int = 0
@@ -133,8 +136,9 @@ def decode(message: Message, registry: Registry, period: Period) -> Decoded:
     """The one way in, for every queue and format: what is good of a message, as columns, and what is not, with reasons.
 
     The body may be any bytes, and the routing key and the content type any text: no exception comes of them. A metrics
-    message gives columns as POINTS (and COUNTERS) names them, time in milliseconds since 1970; an event gives one row
-    of the fields of its contract. points_accepted + points_rejected = points, and the columns hold what was accepted.
+    message gives columns as POINTS (and COUNTERS and VOLUMES) name them, time in milliseconds since 1970; an event
+    gives one row of the fields of its contract. points_accepted + points_rejected = points, and the columns hold what
+    was accepted.
     """
     good = decode_good_metrics(message, registry, period) if message.queue == "agent.metrics" else None
     if good:
@@ -472,7 +476,7 @@ def _decode_entries(
             unknown += reading.unknown
             if not reading.values:
                 continue
-            row = _row(reading, devices, period)
+            row = _row(reading, foreign.source, devices, period)
         except Refused as refused:
             rejections.append(_foreign_rejection(index, refused, foreign.shown(entry), reading))
         else:
@@ -513,7 +517,7 @@ class _AllSeries(dict[str, tuple[list[Any], bool, Sequence[tuple[str, int, rules
         if series.known:
             start += self._devices[_value("host", _NAME, {"host": series.host})]
             if series.interface is not None:
-                start.append(rules.name(series.interface))
+                start += [LINE_PROTOCOL.source, rules.name(series.interface)]
                 names = _COUNTERS
             start += [None] * (len(names) - len(start))
         known = [(name, names.index(target.field), target.convert) for name, target in series.known]
@@ -521,7 +525,7 @@ class _AllSeries(dict[str, tuple[list[Any], bool, Sequence[tuple[str, int, rules
         return found
 
 
-def _row(reading: Reading, devices: _Devices, period: Period) -> tuple[Any, ...]:
+def _row(reading: Reading, source: str, devices: _Devices, period: Period) -> tuple[Any, ...]:
     """A row of POINTS, or of COUNTERS where the reading is of an interface. Raises Refused, with the field."""
     host, time, interface = reading.host, reading.time, reading.interface
     organization, device = devices[host] if isinstance(host, str) else devices.__missing__(host)
@@ -542,7 +546,7 @@ def _row(reading: Reading, devices: _Devices, period: Period) -> tuple[Any, ...]
         raise Refused(str(refused), field) from None
     if interface is None:
         return (organization, device, time, *map(values.get, FIELDS))
-    return (organization, device, interface, time, values.get("network_in"), values.get("network_out"))
+    return (organization, device, source, interface, time, values.get("network_in"), values.get("network_out"))
 
 
 def _columns(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> dict[str, list[Any]]:

@@ -45,7 +45,8 @@ class Reading(msgspec.Struct, frozen=True, gc=False):
 
 
 class Format(msgspec.Struct, frozen=True):
-    """A format: text to entries, an entry to its reading, some entries to a text of their own, and an entry as shown.
+    """A format: text to entries, an entry to its reading, some entries to a text of their own, and an entry as shown;
+    `source` is the agent that writes it.
 
     `entries` and `read` raise Refused, for the message and for the entry.
     """
@@ -54,6 +55,7 @@ class Format(msgspec.Struct, frozen=True):
     read: Callable[[Any], Reading]
     join: Callable[[Sequence[Any]], bytes]
     shown: Callable[[Any], Any]
+    source: str
 
 
 def text_of(body: bytes) -> str:

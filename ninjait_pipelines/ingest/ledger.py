@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from ninjait_pipelines.ingest.decode import NOBODY, Columns, Decoded
 from ninjait_pipelines.resources.message_queue import Message
-from ninjait_pipelines.resources.metrics_store import COUNTERS, FIELDS
+from ninjait_pipelines.resources.metrics_store import COUNTERS, FIELDS, VOLUMES
 
 Batch = Sequence[tuple[Message, Decoded]]
 
@@ -26,6 +26,7 @@ _LEDGER = pa.schema(
 _encode = msgspec.msgpack.Encoder().encode
 _values = itemgetter(*FIELDS)
 _readings = itemgetter(*COUNTERS.names)
+_volumes = itemgetter(*VOLUMES.names)
 
 
 def ledger_rows(batch: Iterable[tuple[Message, Decoded]], run_id: str, outcome: str | None = None) -> pa.Table:
@@ -33,12 +34,14 @@ def ledger_rows(batch: Iterable[tuple[Message, Decoded]], run_id: str, outcome: 
     rows: list[tuple[Any, ...]] = []
     instants: list[Sequence[int]] = []
     counter_instants: list[Sequence[int]] = []
+    volume_instants: list[Sequence[int]] = []
     instant_devices: list[Sequence[str]] = []
     for position, (message, decoded) in enumerate(batch):
-        columns, counters = _written(decoded) if decoded.rejections else (decoded.columns, decoded.counters)
+        columns, counters, volumes = _written(decoded)
         instants.append(columns.get("time") or columns.get("timestamp") or ())
         counter_instants.append(counters.get("time", ()))
-        instant_devices.append(() if decoded.device_id else _devices(columns, counters))
+        volume_instants.append(volumes.get("time", ()))
+        instant_devices.append(() if decoded.device_id else _devices(columns, counters, volumes))
         rows.append(
             (
                 message.queue,
@@ -50,19 +53,21 @@ def ledger_rows(batch: Iterable[tuple[Message, Decoded]], run_id: str, outcome: 
                 str(decoded.message_id),
                 message.published_at or None,
                 decoded.points,
-                len(instants[-1]) + len(counter_instants[-1]),  # counted, so that the sum of the two proves something
+                # counted, so that the sum with the next one proves something
+                len(instants[-1]) + len(counter_instants[-1]) + len(volume_instants[-1]),
                 decoded.points_rejected if decoded.rejections else 0,
                 decoded.unknown_fields,
                 len(message.body),
                 position,
                 sorted({rejection.reason for rejection in decoded.rejections}) if decoded.rejections else (),
-                _digest(columns, counters),
+                _digest(columns, counters, volumes),
             )
         )
     values = zip(*rows, strict=True) if rows else [()] * len(_LEDGER)
     arrays = {field.name: pa.array(column, field.type) for field, column in zip(_LEDGER, values, strict=True)}
     arrays["instants"] = _lists(instants, _INSTANTS)
     arrays["counter_instants"] = _lists(counter_instants, _INSTANTS)
+    arrays["volume_instants"] = _lists(volume_instants, _INSTANTS)
     arrays["instant_devices"] = _lists(instant_devices, pa.string())
     return pa.table(arrays)
 
@@ -74,30 +79,35 @@ def outcome_of(decoded: Decoded) -> str:
     return "partly_quarantined" if decoded.points_accepted else "quarantined"
 
 
-def _written(decoded: Decoded) -> tuple[Columns, Columns]:
-    """The columns and counters without the rows that their store has refused."""
+def _written(decoded: Decoded) -> tuple[Columns, Columns, Columns]:
+    """The columns, counters and volumes without the rows that their store has refused."""
+    if not decoded.rejections:
+        return decoded.columns, decoded.counters, decoded.volumes
     refused = {rejection.index for rejection in decoded.rejections if rejection.reason == "refused_by_store"}
-    both = ((decoded.columns, decoded.rows), (decoded.counters, decoded.counter_rows))
-    columns, counters = (_without(of, rows, refused) if refused else of for of, rows in both)
-    return columns, counters
+    columns = _without(decoded.columns, decoded.rows, refused)
+    counters = _without(decoded.counters, decoded.counter_rows, refused)
+    return columns, counters, _without(decoded.volumes, decoded.volume_rows, refused)
 
 
 def _without(columns: Columns, rows: Sequence[int], refused: Collection[int | None]) -> Columns:
+    if not refused:
+        return columns
     size = len(columns.get("time", ()))
     kept = [at for at, row in enumerate(rows or range(size)) if row not in refused]
     return {name: [values[at] for at in kept] for name, values in columns.items()} if kept else {}
 
 
-def _devices(columns: Columns, counters: Columns) -> list[str]:
-    """The device of each point, then that of each reading of counters: other agents name them one by one."""
-    return [device for part in (columns, counters) if "time" in part for device in part["device_id"]]
+def _devices(*parts: Columns) -> list[str]:
+    """The device of each point, of each reading of counters, of each of a volume: other agents name them one by one."""
+    return [device for part in parts if "time" in part for device in part["device_id"]]
 
 
-def _digest(columns: Columns, counters: Columns) -> int:
+def _digest(columns: Columns, counters: Columns, volumes: Columns) -> int:
     """Of the values, in their order, the same in every process. It is only compared between messages whose instants
     are equal, for which 32 bits are plenty."""
     digest = zlib.crc32(_encode(_values(columns))) if "time" in columns else 0
-    return zlib.crc32(_encode(_readings(counters)), digest) if counters else digest
+    digest = zlib.crc32(_encode(_readings(counters)), digest) if counters else digest
+    return zlib.crc32(_encode(_volumes(volumes)), digest) if volumes else digest
 
 
 def _lists(parts: Sequence[Sequence[Any]], kind: pa.DataType) -> pa.ListArray:

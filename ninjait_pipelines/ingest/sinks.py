@@ -23,6 +23,7 @@ from ninjait_pipelines.resources.metrics_store import (
     MARGIN,
     POINTS,
     RETENTION,
+    VOLUMES,
     MetricsStore,
     Refusal,
     Tier,
@@ -35,7 +36,8 @@ Hour = tuple[str, datetime]
 # What is left to do once the points are safe. It gives (organization, hour) of the metrics that were written.
 Record = Callable[[], set[Hour]]
 _NO_HOURS: Record = set
-Kind = Literal["columns", "counters"]
+Kind = Literal["columns", "counters", "volumes"]
+_ROWS: Mapping[Kind, str] = {"columns": "rows", "counters": "counter_rows", "volumes": "volume_rows"}
 _MILLISECONDS = pa.timestamp("ms", "UTC")
 _HOUR_US = 3_600_000_000
 # Of a query: ClickHouse takes a parameter of 128 KiB at most, and an id is 39 bytes of it.
@@ -92,13 +94,16 @@ class MetricsSink:
         wanted = self._without_late_duplicates(decoded, now)
         points = _gathered(wanted, "columns", POINTS)
         counters = _gathered(wanted, "counters", COUNTERS)
+        volumes = _gathered(wanted, "volumes", VOLUMES)
         _reject(wanted, "columns", self._write_points(points, now))
         if len(counters):
             _reject(wanted, "counters", self._metrics_store.write_counters(counters))
+        if len(volumes):
+            _reject(wanted, "volumes", self._metrics_store.write_volumes(volumes))
         if wanted is not decoded:
             for one, part in zip(decoded, wanted, strict=True):
                 one.rejections = part.rejections
-        return partial(self._record, touched_hours(points, counters, run_id), wanted)
+        return partial(self._record, touched_hours(points, counters, volumes, run_id), wanted)
 
     def _record(self, hours: pa.Table, decoded: Sequence[Decoded]) -> set[Hour]:
         """3b. The hours that they touch. Dying before: the message comes again, and its hours are touched then. After
@@ -253,7 +258,7 @@ def _reject(decoded: Sequence[Decoded], kind: Kind, refused: Iterable[Refusal]) 
     refusals = sorted(refused, key=lambda refusal: refusal.row)
     at = 0  # the first row of the message that is looked at
     for one in decoded if refusals else ():
-        columns, rows = (one.columns, one.rows) if kind == "columns" else (one.counters, one.counter_rows)
+        columns, rows = getattr(one, kind), getattr(one, _ROWS[kind])
         end = at + len(columns.get("time", ()))
         while refusals and refusals[0].row < end:
             refusal = refusals.pop(0)
@@ -277,7 +282,7 @@ def by_tier(times: pa.ChunkedArray, now: datetime) -> Iterator[tuple[Tier, pa.Ar
         taken = young_enough
 
 
-def touched_hours(points: pa.Table, counters: pa.Table, run_id: str) -> pa.Table:
+def touched_hours(points: pa.Table, counters: pa.Table, volumes: pa.Table, run_id: str) -> pa.Table:
     """Points by organization and hour, as the table touched_hours takes them.
 
     A reading of a counter touches the next hour as well: the increase of the reading after it changes.
@@ -285,7 +290,7 @@ def touched_hours(points: pa.Table, counters: pa.Table, run_id: str) -> pa.Table
     key = ["organization_id", "time"]
     at = COUNTERS.get_field_index("time")
     later = counters.set_column(at, COUNTERS.field(at), pc.add(counters["time"], COUNTER_GAP))
-    touching = pa.concat_tables([points.select(key), counters.select(key), later.select(key)])
+    touching = pa.concat_tables([*(of.select(key) for of in (points, counters, later, volumes))])
     number = pc.divide(pc.cast(touching["time"], pa.int64()), _HOUR_US)
     counted = pa.table([touching[key[0]], number], _TOUCHED.names[:2]).group_by(_TOUCHED.names[:2])
     organization, number, points_ = counted.aggregate([([], "count_all")]).itercolumns()

@@ -181,4 +181,4 @@ def _unescaped(text: str, escaped: re.Pattern[str] = _ESCAPED_NAME) -> str:
     return escaped.sub(r"\1", text) if "\\" in text else text
 
 
-LINE_PROTOCOL = Format(entries, read, join, lambda line: line[0].removesuffix("\n"))
+LINE_PROTOCOL = Format(entries, read, join, lambda line: line[0].removesuffix("\n"), "telegraf")

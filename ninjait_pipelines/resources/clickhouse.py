@@ -195,7 +195,7 @@ def sql(name: str) -> str:
     return (SQL / "queries" / f"{name}.sql").read_text()
 
 
-_TABLE = re.compile(r"CREATE (?:TABLE|VIEW) (\w+) \(\n(.*?)\n\)", re.S)
+_TABLE = re.compile(r"CREATE (?:TABLE|(?:OR REPLACE )?VIEW) (\w+) \(\n(.*?)\n\)", re.S)
 _COLUMN = re.compile(r"^    (\w+) (.+?)(?: DEFAULT .+?)? COMMENT '((?:[^']|'')*)',?$", re.M)
 
 

@@ -1,4 +1,4 @@
-"""`MetricsStore` on ClickHouse: the tables of 0001_metrics.sql and 0008_counters.sql, whose TTL is the retention."""
+"""`MetricsStore` on ClickHouse: the tables of the migrations 0001, 0008 and 0011, whose TTL is the retention."""
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
@@ -12,6 +12,7 @@ from ninjait_pipelines.resources.metrics_store import (
     COUNTERS,
     FIELDS,
     POINTS,
+    VOLUMES,
     WINDOWS,
     MetricsStore,
     Refusal,
@@ -37,7 +38,7 @@ OF_WINDOWS = {
     "max": "max({field}_max)",
     "last": "argMax({field}_last, time)",
 }
-TABLES = (*Tier, "interface_counters")
+TABLES = (*Tier, "interface_counters", "volumes")
 # ClickHouse orders UUIDs by their second half, people and InfluxDB by their text.
 KEY = "toString(organization_id) AS organization, toString(device_id) AS device"
 BETWEEN = "time >= {start:DateTime64(6, 'UTC')} AND time < {stop:DateTime64(6, 'UTC')}"
@@ -76,6 +77,10 @@ class ClickHouseMetrics(ClickHouse, MetricsStore):
 
     def write_counters(self, counters: pa.Table) -> list[Refusal]:
         self.insert("interface_counters", counters.select(COUNTERS.names).cast(COUNTERS))
+        return []
+
+    def write_volumes(self, volumes: pa.Table) -> list[Refusal]:
+        self.insert("volumes", volumes.select(VOLUMES.names).cast(VOLUMES))
         return []
 
     def write_aggregates(self, tier: Tier, windows: pa.Table) -> list[Refusal]:
@@ -126,7 +131,7 @@ class ClickHouseMetrics(ClickHouse, MetricsStore):
     def _counters(self, start: datetime, stop: datetime) -> Iterator[pa.Table]:
         """All readings that increases in [start, stop) are made from, in parts, those of a device together."""
         query = f"""
-            SELECT {KEY}, interface, time, network_in, network_out
+            SELECT {KEY}, source, interface, time, network_in, network_out
             FROM interface_counters FINAL
             WHERE {BETWEEN}
             ORDER BY device_id

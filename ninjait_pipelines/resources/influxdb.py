@@ -3,7 +3,8 @@
 A point is the measurement `device_metrics` with the tags organization_id and device_id; at full resolution it has the
 fields of the contract and `samples`, which is 1, so that points are counted by one sum whatever fields they carry. The
 fields of the lower tiers are those of WINDOWS. Readings of counters are the measurement `interface_counters`, with the
-tag `interface` beside. All fields are float.
+tags `source` and `interface` beside; those of volumes are `volumes`, with `source`, `disk` and `volume`. All fields are
+float.
 
 Why InfluxQL and not Flux: before 2.10, Flux gives a series' points twice or three times where older ones are still in
 the server's cache (github.com/influxdata/influxdb/issues/26711). InfluxQL reads the same files by other code. Rows are
@@ -40,6 +41,7 @@ from ninjait_pipelines.resources.metrics_store import (
     MARGIN,
     POINTS,
     RETENTION,
+    VOLUMES,
     WINDOWS,
     MetricsStore,
     Refusal,
@@ -55,6 +57,7 @@ from ninjait_pipelines.resources.store import StoreError, StoreFailed, StoreRefu
 T = TypeVar("T")
 MEASUREMENT = "device_metrics"
 COUNTER_MEASUREMENT = "interface_counters"
+VOLUME_MEASUREMENT = "volumes"
 # Of 5,000, 10,000 and 20,000 lines on one to three connections this was the fastest drain here, by a few per cent.
 LINES_AT_ONCE = 10_000
 CONNECTIONS = 2
@@ -62,6 +65,9 @@ CONNECTIONS = 2
 ROWS_AT_ONCE = 100_000
 READ_BYTES = 1 << 20
 TAGS = ("organization_id", "device_id")
+# Of a text that somebody else chose, written as `held` does.
+TEXT_TAGS = ("source", "interface", "disk", "volume")
+WRITTEN_TAGS = ("device_id", *TEXT_TAGS, "organization_id")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # Everything that may be deleted: InfluxDB's first and last instant.
 ALWAYS = ("1677-09-21T00:12:43.145224194Z", "2262-04-11T23:47:16.854775806Z")
@@ -175,10 +181,10 @@ class InfluxDB(MetricsStore):
         return self._write(Tier.RAW, MEASUREMENT, points)
 
     def write_counters(self, counters: pa.Table) -> list[Refusal]:
-        counters = counters.select(COUNTERS.names).cast(COUNTERS)
-        tag = held(counters["interface"].combine_chunks())
-        index = COUNTERS.get_field_index("interface")
-        return self._write(Tier.RAW, COUNTER_MEASUREMENT, counters.set_column(index, "interface", tag))
+        return self._write(Tier.RAW, COUNTER_MEASUREMENT, _held(counters.select(COUNTERS.names).cast(COUNTERS)))
+
+    def write_volumes(self, volumes: pa.Table) -> list[Refusal]:
+        return self._write(Tier.RAW, VOLUME_MEASUREMENT, _held(volumes.select(VOLUMES.names).cast(VOLUMES)))
 
     def write_aggregates(self, tier: Tier, windows: pa.Table) -> list[Refusal]:
         if tier is Tier.RAW:
@@ -291,7 +297,7 @@ class InfluxDB(MetricsStore):
 
         Rows with one key stay in order and in one request: the last wins.
         """
-        tags = [name for name in ("device_id", "interface", "organization_id") if name in rows.column_names]
+        tags = [name for name in WRITTEN_TAGS if name in rows.column_names]
         rows = rows.combine_chunks()
         order = pc.sort_indices(rows, [(name, "ascending") for name in (*tags, "time")])
         rows = rows.take(order).combine_chunks()
@@ -383,11 +389,17 @@ class InfluxDB(MetricsStore):
 
     def _counters(self, start: datetime, stop: datetime) -> Iterator[pa.Table]:
         """All readings, those of a device together."""
-        tags, names = (*TAGS, "interface"), ("network_in", "network_out")
-        for part in self._tables(Tier.RAW, COUNTER_MEASUREMENT, names, start, stop, tags=tags):
-            interface = pc.cast(part["interface"], pa.string()).combine_chunks()
-            index = part.schema.get_field_index("interface")
-            yield part.set_column(index, "interface", text_of(interface)).select(COUNTERS.names).cast(COUNTERS)
+        return self._readings(COUNTER_MEASUREMENT, COUNTERS, start, stop)
+
+    def _readings(self, measurement: str, schema: pa.Schema, start: datetime, stop: datetime) -> Iterator[pa.Table]:
+        """All rows of a measurement that has text as tags, those of a device together."""
+        of_text = [name for name in schema.names if name in TEXT_TAGS]
+        names = [field.name for field in schema if pa.types.is_floating(field.type)]
+        for part in self._tables(Tier.RAW, measurement, names, start, stop, tags=(*TAGS, *of_text)):
+            for name in of_text:
+                text = text_of(pc.cast(part[name], pa.string()).combine_chunks())
+                part = part.set_column(part.schema.get_field_index(name), name, text)
+            yield part.select(schema.names).cast(schema)
 
     def _tables(
         self,
@@ -490,6 +502,14 @@ class InfluxDB(MetricsStore):
             raise StoreRefused(self.title, self.url, error, advice) from error
         except urllib3.exceptions.HTTPError as error:
             raise StoreUnavailable(self.title, self.url, error, "See what runs with: ninjait status.") from error
+
+
+def _held(rows: pa.Table) -> pa.Table:
+    """The rows with their text as tags can hold it. A tag that earlier versions did not write is read as empty."""
+    for index, name in enumerate(rows.column_names):
+        if name in TEXT_TAGS:
+            rows = rows.set_column(index, name, held(rows[name].combine_chunks()))
+    return rows
 
 
 def _table(

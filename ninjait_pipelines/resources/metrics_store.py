@@ -5,8 +5,9 @@ The contract, which `ninjait_pipelines_tests/resources/metrics_contract.py` hold
 - A point is known by (organization_id, device_id, time): written again it replaces itself, so writing is idempotent,
   and of each field the value received last wins. A field that a later point does not carry keeps its value: other
   agents than ours spread one reading over several messages.
-- A reading of a network interface's counters is known by (organization_id, device_id, interface, time). `aggregate`
-  of the first tier turns them into increases (see `increases`) and adds them to network_in and network_out.
+- A reading of a network interface's counters is known by (organization_id, device_id, source, interface, time).
+  `aggregate` of the first tier turns them into increases (see `increases`) and adds them to network_in and network_out.
+- A reading of a volume is known by (organization_id, device_id, source, disk, volume, time).
 - All fields are float; a field that a sample does not carry is null and stays null.
 - The tiers below the first hold aggregates that compose: aggregating the 5-minute tier over an hour gives exactly what
   aggregating the raw points would have given (sums to the last bits of floating point). Only `last` of a window that
@@ -33,8 +34,17 @@ FIELDS = {
     "network_in": "bytes received since the previous sample",
     "network_out": "bytes sent since the previous sample",
     "uptime": "seconds since the last boot",
+    # New fields at the end: the stamp of a late sample has their numbers (see `late_windows`).
+    "memory_total": "MiB that the device has",
+    "disk_total": "MiB that all fixed local volumes have",
+    "disk_free": "MiB free on all fixed local volumes",
 }
 AGGREGATES = ("sum", "count", "min", "max", "last")
+
+
+# A late sample's stamp is up to this many microseconds after its instant, and instants are milliseconds apart.
+LATEST_STAMP = 1 << len(FIELDS)
+assert LATEST_STAMP < 1_000, "late samples of neighbouring instants would replace each other: see late_windows"
 
 
 class Tier(StrEnum):
@@ -67,14 +77,30 @@ WINDOWS = pa.schema(
         *(pa.field(f"{name}_{aggregate}", pa.float64()) for name in FIELDS for aggregate in AGGREGATES),
     ]
 )
+# Which agent a reading came from: two agents on one device read one counter at different moments. "" in rows that were
+# written before 0.4.0.
+_SOURCE = pa.field("source", pa.string(), nullable=False)
 # One row a reading of an interface: bytes received and sent since its device booted. Full resolution only.
 COUNTERS = pa.schema(
     [
         *_KEY[:2],
+        _SOURCE,
         pa.field("interface", pa.string(), nullable=False),
         _KEY[2],
         pa.field("network_in", pa.float64()),
         pa.field("network_out", pa.float64()),
+    ]
+)
+# One row a reading of a fixed local volume, in MiB. `disk` is the disk or partition that it lies on, "" where the agent
+# does not say: mounted twice, it is one; `volume` is the mount point, drive letter or name. Full resolution only.
+VOLUMES = pa.schema(
+    [
+        *_KEY[:2],
+        _SOURCE,
+        pa.field("disk", pa.string(), nullable=False),
+        pa.field("volume", pa.string(), nullable=False),
+        _KEY[2],
+        *(pa.field(name, pa.float64()) for name in ("used", "total", "free")),
     ]
 )
 # A reading increases the one before it where that is not older than this; else nobody knows what lies between, and it
@@ -111,6 +137,10 @@ class MetricsStore(Store):
     @abstractmethod
     def write_counters(self, counters: pa.Table) -> list[Refusal]:
         """Writes readings of counters (schema COUNTERS), which are kept as long as full resolution."""
+
+    @abstractmethod
+    def write_volumes(self, volumes: pa.Table) -> list[Refusal]:
+        """Writes readings of volumes (schema VOLUMES), which are kept as long as full resolution."""
 
     @abstractmethod
     def read(self, start: datetime, stop: datetime, device_ids: list[str] | None = None) -> pa.Table:
@@ -158,10 +188,10 @@ def tier_of(moment: datetime, now: datetime) -> Tier | None:
 def late_windows(points: pa.Table) -> pa.Table:
     """Points too old for full resolution, as windows of one sample each (schema WINDOWS).
 
-    Each is stamped 2 to 64 microseconds after its own time, by the fields that it carries: so it lies beside the
-    aggregate of its window, which is stamped with the window's start, and beside the other parts of its own reading,
-    and replaces neither. Samples have milliseconds, so no two instants ever meet. Parts of one reading are a sample
-    each; a field that two parts carry in different company counts twice.
+    Each is stamped up to LATEST_STAMP microseconds after its own time, by the fields that it carries: so it lies beside
+    the aggregate of its window, which is stamped with the window's start, and beside the other parts of its own
+    reading, and replaces neither. Samples have milliseconds, so no two instants ever meet. Parts of one reading are a
+    sample each; a field that two parts carry in different company counts twice.
     """
     stamp = pa.array([1] * len(points), pa.int64())
     for number, name in enumerate(FIELDS):

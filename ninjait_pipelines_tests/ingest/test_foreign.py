@@ -89,6 +89,7 @@ def test_what_is_taken_of_telegraf() -> None:
     assert result.counters == {
         "organization_id": [ORG],
         "device_id": [SECOND_DEVICE],
+        "source": ["telegraf"],
         "interface": ["eth0"],
         "time": [TIME],
         "network_in": [1000.0],

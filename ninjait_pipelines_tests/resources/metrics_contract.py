@@ -21,6 +21,7 @@ from ninjait_pipelines.resources.metrics_store import (
     COUNTERS,
     FIELDS,
     POINTS,
+    VOLUMES,
     WINDOWS,
     MetricsStore,
     Tier,
@@ -62,8 +63,15 @@ def points(samples: Iterable[Sample]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=POINTS)
 
 
-def counters(readings: Iterable[Reading]) -> pa.Table:
-    return pa.Table.from_pylist([dict(zip(COUNTERS.names, one, strict=True)) for one in readings], schema=COUNTERS)
+def counters(readings: Iterable[Reading], source: str = "telegraf") -> pa.Table:
+    names = [name for name in COUNTERS.names if name != "source"]
+    rows = [dict(zip(names, one, strict=True)) | {"source": source} for one in readings]
+    return pa.Table.from_pylist(rows, schema=COUNTERS)
+
+
+def volumes(readings: Iterable[tuple[Any, ...]]) -> pa.Table:
+    """Of (organization, device, source, disk, volume, time, used, total, free)."""
+    return pa.Table.from_pylist([dict(zip(VOLUMES.names, one, strict=True)) for one in readings], schema=VOLUMES)
 
 
 def windows_of(samples: Iterable[Sample], every: timedelta) -> dict[Key, dict[str, float | None]]:
@@ -185,6 +193,7 @@ class MetricsContract:
         store.declare()
         store.write(POINTS.empty_table())
         store.write_counters(COUNTERS.empty_table())
+        store.write_volumes(VOLUMES.empty_table())
         store.write_aggregates(Tier.ONE_HOUR, WINDOWS.empty_table())
         store.delete([])
         store.delete([new_id()])
@@ -299,7 +308,7 @@ class MetricsContract:
         for first in range(0, 3, 3 // batches):
             assert store.write(points(pieces[first : first + 3 // batches])) == []
         (row,) = store.read(start, start + HOUR).to_pylist()
-        assert [row[name] for name in FIELDS] == [1.0, 4.0, 3.0, None, None, 0.0]
+        assert [row[name] for name in FIELDS] == [1.0, 4.0, 3.0, None, None, 0.0, None, None, None]
         assert by_key(store.aggregate(Tier.RAW, start, start + HOUR, HOUR)) == windows_of(pieces, HOUR)
 
     @few_examples
@@ -424,6 +433,9 @@ class MetricsContract:
         store.write(table)
         read = counters((organization, device, "eth0", start, 1.0, 1.0) for device in (gone, stays))
         store.write_counters(read)
+        store.write_volumes(
+            volumes((organization, one, "telegraf", "sda1", "/", start, 1.0, 2.0, 1.0) for one in (gone, stays))
+        )
         for tier in (Tier.FIVE_MINUTES, Tier.ONE_HOUR):
             store.write_aggregates(tier, store.aggregate(Tier.RAW, start, start + HOUR, HOUR))
         store.delete([gone])

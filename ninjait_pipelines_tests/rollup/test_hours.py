@@ -88,7 +88,7 @@ def test_a_device_that_sends_more_often_has_no_share_above_one() -> None:
 def test_a_reading_that_is_spread_over_several_points_counts_once() -> None:
     """cpu at one instant, memory milliseconds later, and so on: 360 points are 120 readings, of which 90 came."""
     spread = _with(window(), "samples", 360.0)
-    for name, count in zip(FIELDS, (30.0, 90.0, 60.0, 0.0, 0.0, 0.0), strict=True):
+    for name, count in zip(FIELDS, (30.0, 90.0, 60.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0), strict=True):
         spread = _with(spread, f"{name}_count", count)
     row = hourly_rows(spread, Tier.RAW).to_pylist()[0]
     assert (row["sample_count"], row["sample_share"]) == (360, 0.75)
