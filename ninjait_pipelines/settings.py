@@ -1,9 +1,11 @@
 """The settings of the pipeline: environment variables, read and validated once. Nothing else reads the environment."""
 
 import os
-from collections.abc import Mapping
+import ssl
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from urllib.parse import urlsplit
+
+from ninjait_pipelines.urls import Url, parse, remember
 
 ROOT = Path(__file__).resolve().parents[1]
 SQL = ROOT / "sql"
@@ -38,8 +40,30 @@ OPTIONAL: dict[str, tuple[str, tuple[str, ...]]] = {
     "AWS_REGION": ("S3's region", ()),
     "QUARANTINE_SPOOL": ("the folder where quarantine waits while MongoDB is away, else .ninjait/spool", ()),
     "QUARANTINE_LIMIT_MIB": ("what the quarantine holds at most before ingest stops, MiB, else 1024", ()),
+    "CA_FILE": ("the certificates (PEM) of the authorities that signed the stores' certificates", ()),
+    "RABBITMQ_CA_FILE": ("the same for RabbitMQ only, in place of CA_FILE", ()),
+    "INFLUXDB_CA_FILE": ("the same for InfluxDB only, in place of CA_FILE", ()),
+    "DRAGONFLY_CA_FILE": ("the same for Dragonfly only, in place of CA_FILE", ()),
+    "CLICKHOUSE_CA_FILE": ("the same for ClickHouse only, in place of CA_FILE", ()),
+    "DATABASE_CA_FILE": ("the same for PostgreSQL only, in place of CA_FILE", ()),
+    "MONGODB_CA_FILE": ("the same for MongoDB only, in place of CA_FILE", ()),
+    "ARCHIVE_CA_FILE": ("the same for S3 only, in place of CA_FILE", ()),
 }
 NUMBERS = {"QUARANTINE_LIMIT_MIB"}
+# Values that are secret as a whole; of a URL only its password is.
+SECRETS = {"CLICKHOUSE_PASSWORD", "INFLUXDB_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"}
+# The settings whose URL may name several hosts: a replica set, a primary and its standbys.
+SEVERAL_HOSTS = {"DATABASE_URL", "MONGODB_URL"}
+# Those of which nothing but scheme, host and port is used: anything else would be left out without a word.
+ONLY_HOST = {"CLICKHOUSE_URL", "AWS_ENDPOINT_URL"}
+# A store's own CA -> the URL whose scheme says whether there is TLS.
+TLS_BY_SCHEME = {
+    "RABBITMQ_CA_FILE": "RABBITMQ_URL",
+    "INFLUXDB_CA_FILE": "INFLUXDB_URL",
+    "DRAGONFLY_CA_FILE": "DRAGONFLY_URL",
+    "CLICKHOUSE_CA_FILE": "CLICKHOUSE_URL",
+    "ARCHIVE_CA_FILE": "AWS_ENDPOINT_URL",
+}
 # What another setting makes necessary.
 NEEDS = {"INFLUXDB_URL": ("INFLUXDB_TOKEN", "INFLUXDB_ORG"), "AWS_ACCESS_KEY_ID": ("AWS_SECRET_ACCESS_KEY",)}
 
@@ -81,10 +105,13 @@ def validate(values: Mapping[str, str]) -> Settings:
         for name in needed
         if not values.get(name)
     ]
+    problems += _unused_authorities(values)
     if problems:
         advice = 'For the local stack: .venv/bin/ninjait up, then eval "$(.venv/bin/ninjait env)".'
         raise SettingsError("\n".join([*problems, advice]))
-    return Settings({name: values[name] for name in (*REQUIRED, *OPTIONAL) if values.get(name)})
+    found = Settings({name: values[name] for name in (*REQUIRED, *OPTIONAL) if values.get(name)})
+    remember(*(value for name, value in found.items() if name in SECRETS or name.endswith("_URL")))
+    return found
 
 
 def _problem(name: str, value: str | None, what: str, schemes: tuple[str, ...]) -> str | None:
@@ -92,19 +119,50 @@ def _problem(name: str, value: str | None, what: str, schemes: tuple[str, ...]) 
         return f"{name} is not set: {what}."
     if name in NUMBERS and not (value.isascii() and value.isdecimal() and int(value)):
         return f"{name} is not a whole number above 0: {what}."
+    if name.endswith("CA_FILE"):
+        return _file_problem(name, value, what)
     if not schemes:
         return None
     expected = " or ".join(f"{scheme}://" for scheme in schemes)
-    try:
-        parts = urlsplit(value)
-        parts.port  # noqa: B018 -- a port that is no number is only refused when it is read
-    except ValueError:
-        return f"{name} is not a URL: {what}; it starts with {expected}"
-    if parts.scheme not in schemes:
-        return f"{name} starts with {parts.scheme or 'no scheme'!r}, not {expected}: {what}."
-    if parts.scheme != "file" and not parts.hostname:
+    scheme, separator, _ = value.partition("://")
+    if not separator or scheme.lower() not in schemes:
+        return f"{name} starts with {scheme.lower() if separator else 'no scheme'!r}, not {expected}: {what}."
+    parts = parse(value)
+    if parts is None:
+        advice = "a user or password with @ : / ? # % or blanks in it is percent-encoded (@ is %40)"
+        return f"{name} is not a URL: {what}; it starts with {expected}, and {advice}."
+    return _host_problem(name, parts, what)
+
+
+def _host_problem(name: str, parts: Url, what: str) -> str | None:
+    local = name == "DATABASE_URL" and "host=" in parts.query  # a socket's folder
+    if parts.scheme != "file" and not parts.hosts and not local:
         return f"{name} names no host: {what}."
+    if len(parts.host_names) > 1 and name not in SEVERAL_HOSTS:
+        return f"{name} names several hosts, and may name one: {what}."
+    if name in ONLY_HOST and (parts.user_info or parts.path.strip("/") or parts.query):
+        return (
+            f"{name} has a user, path or query, which nothing would obey: {parts.scheme}://host:port is all it may be."
+        )
     return None
+
+
+def _file_problem(name: str, path: str, what: str) -> str | None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        context.load_verify_locations(path)
+    except ssl.SSLError:
+        return f"{name} names a file without a certificate (PEM): {what}."
+    except OSError as error:
+        return f"{name} names a file that cannot be read ({error.strerror}): {what}."
+    return None
+
+
+def _unused_authorities(values: Mapping[str, str]) -> Iterator[str]:
+    for ca_file, name in TLS_BY_SCHEME.items():
+        scheme, separator, _ = values.get(name, "").partition("://")
+        if values.get(ca_file) and separator and scheme.lower() in ("http", "redis", "amqp"):
+            yield f"{ca_file} is set, but {name} has no TLS: it starts with {scheme}://, not {scheme}s://."
 
 
 def load(environ: Mapping[str, str] = os.environ, local_stack: Path = LOCAL_STACK) -> Settings:
@@ -122,10 +180,3 @@ def load(environ: Mapping[str, str] = os.environ, local_stack: Path = LOCAL_STAC
 def read_env_file(path: Path) -> dict[str, str]:
     """The KEY=VALUE lines of a file that `ninjait up` wrote."""
     return dict(line.split("=", 1) for line in path.read_text().splitlines() if "=" in line)
-
-
-def without_password(url: str) -> str:
-    """`url` as it may be shown: scheme, host, port and path."""
-    parts = urlsplit(url)
-    port = f":{parts.port}" if parts.port else ""
-    return f"{parts.scheme}://{parts.hostname or ''}{port}{parts.path}"

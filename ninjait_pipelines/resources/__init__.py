@@ -44,15 +44,19 @@ def stores_from(value: Callable[[str], Any], given: Container[str] = ()) -> Stor
     def optional(name: str) -> Any:
         return value(name) if name in given else None
 
+    def authority(store: str) -> Any:
+        return optional(f"{store}_CA_FILE") or optional("CA_FILE")
+
     clickhouse = {
         "url": value("CLICKHOUSE_URL"),
         "user": value("CLICKHOUSE_USER"),
         "password": value("CLICKHOUSE_PASSWORD"),
         "database": value("CLICKHOUSE_DATABASE"),
+        "ca_file": authority("CLICKHOUSE"),
     }
-    queue: MessageQueue = DragonflyQueue(url=value("DRAGONFLY_URL"))
+    queue: MessageQueue = DragonflyQueue(url=value("DRAGONFLY_URL"), ca_file=authority("DRAGONFLY"))
     if "RABBITMQ_URL" in given:
-        queue = RabbitMQ(url=value("RABBITMQ_URL"))
+        queue = RabbitMQ(url=value("RABBITMQ_URL"), ca_file=authority("RABBITMQ"))
     metrics: MetricsStore = ClickHouseMetrics(**clickhouse)
     if "INFLUXDB_URL" in given:
         metrics = InfluxDB(
@@ -60,20 +64,23 @@ def stores_from(value: Callable[[str], Any], given: Container[str] = ()) -> Stor
             token=value("INFLUXDB_TOKEN"),
             organization=value("INFLUXDB_ORG"),
             bucket=optional("INFLUXDB_BUCKET") or "metrics",
+            ca_file=authority("INFLUXDB"),
         )
     return Stores(
         message_queue=queue,
         metrics_store=metrics,
-        dragonfly=Dragonfly(url=value("DRAGONFLY_URL")),
+        dragonfly=Dragonfly(url=value("DRAGONFLY_URL"), ca_file=authority("DRAGONFLY")),
         clickhouse=ClickHouse(**clickhouse),
-        postgres=Postgres(url=value("DATABASE_URL")),
+        postgres=Postgres(url=value("DATABASE_URL"), ca_file=authority("DATABASE")),
         mongodb=MongoDB(
             url=value("MONGODB_URL"),
+            ca_file=authority("MONGODB"),
             spool_folder=optional("QUARANTINE_SPOOL"),
             quarantine_limit_mib=optional("QUARANTINE_LIMIT_MIB") or "1024",
         ),
         archive=Archive(
             url=value("ARCHIVE_URL"),
+            ca_file=authority("ARCHIVE"),
             endpoint_url=optional("AWS_ENDPOINT_URL"),
             access_key_id=optional("AWS_ACCESS_KEY_ID"),
             secret_access_key=optional("AWS_SECRET_ACCESS_KEY"),

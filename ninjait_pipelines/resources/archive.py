@@ -15,7 +15,7 @@ from pydantic import Field, PrivateAttr
 
 from ninjait_pipelines.resources.archive_errors import ObjectChanged, ObjectMissing
 from ninjait_pipelines.resources.bucket import ANYTHING, TITLE, Bucket, no_object, other_version
-from ninjait_pipelines.resources.store import Store, StoreFailed, StoreRefused, StoreUnavailable
+from ninjait_pipelines.resources.store import Store, StoreFailed, StoreRefused, StoreUnavailable, tls_failure
 
 # What a killed writer leaves behind ends with this, and is no object.
 UNFINISHED = ".unfinished"
@@ -65,6 +65,7 @@ class Archive(Store):
             region=self.region,
             connect_timeout=self.timeout_seconds,
             request_timeout=self.timeout_seconds,
+            tls_ca_file_path=self.ca_file,
             **elsewhere,
         )
 
@@ -87,6 +88,7 @@ class Archive(Store):
                     aws_secret_access_key=self.secret_access_key,
                     aws_session_token=self.session_token,
                     region_name=self.region,
+                    verify=self.ca_file,
                 )
         objects: Bucket | Folder = self._client
         return objects
@@ -212,4 +214,6 @@ def arrow_errors(url: str, key: str) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             advice = "Make room, then rerun the partition: nothing of it was switched over."
             raise StoreFailed(TITLE, url, f"no room for {key!r}: {error}", advice) from error
+        if failed := tls_failure(TITLE, url, error, "AWS_ENDPOINT_URL", "ARCHIVE_CA_FILE"):
+            raise failed from error
         raise StoreUnavailable(TITLE, url, error, "See what runs with: ninjait status.") from error

@@ -26,7 +26,14 @@ from botocore.exceptions import (
 )
 
 from ninjait_pipelines.resources.archive_errors import ObjectChanged, ObjectCorrupt, ObjectMissing, TransferDamaged
-from ninjait_pipelines.resources.store import StoreError, StoreFailed, StoreRefused, StoreUnavailable, retrying
+from ninjait_pipelines.resources.store import (
+    StoreError,
+    StoreFailed,
+    StoreRefused,
+    StoreUnavailable,
+    retrying,
+    tls_failure,
+)
 
 TITLE = "Archive"
 # `over` of a write: in place of whatever is there, or of nothing
@@ -197,7 +204,8 @@ class Bucket:
             advice = "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the machine a role."
             raise StoreRefused(TITLE, self._url, error, advice) from error
         except SSLError as error:
-            raise StoreFailed(TITLE, self._url, error, "Check AWS_ENDPOINT_URL and AWS_CA_BUNDLE.") from error
+            failed = tls_failure(TITLE, self._url, error, "AWS_ENDPOINT_URL", "ARCHIVE_CA_FILE")
+            raise failed or StoreUnavailable(TITLE, self._url, error, ADVICE) from error
         except (HTTPClientError, botocore.exceptions.ConnectionError) as error:
             raise StoreUnavailable(TITLE, self._url, error, "See what runs with: ninjait status.") from error
         except (BotoCoreError, ValueError) as error:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import clickhouse_connect
@@ -17,7 +18,15 @@ from clickhouse_connect.driver.exceptions import ClickHouseError, DatabaseError
 from clickhouse_connect.driver.query import QueryResult
 from pydantic import Field, PrivateAttr
 
-from ninjait_pipelines.resources.store import Store, StoreError, StoreFailed, StoreRefused, StoreUnavailable, retrying
+from ninjait_pipelines.resources.store import (
+    Store,
+    StoreError,
+    StoreFailed,
+    StoreRefused,
+    StoreUnavailable,
+    retrying,
+    tls_failure,
+)
 from ninjait_pipelines.settings import SQL
 
 T = TypeVar("T")
@@ -50,7 +59,7 @@ class ClickHouse(Store):
 
     title = "ClickHouse"
 
-    url: str = Field(description="HTTP interface, http(s)://host:port")
+    url: str = Field(description="HTTP interface, http(s)://host:port; without a port 8123, with TLS 8443")
     user: str = Field(description="User")
     password: str = Field(description="Password")
     database: str = Field(description="Database that the migrations were applied to")
@@ -67,8 +76,14 @@ class ClickHouse(Store):
         """
         if self._client is None:
             with self._errors():
+                # Not by its `dsn`, which takes https:// for plain HTTP unless the port is 443 or 8443.
+                parts = urlsplit(self.url)
                 self._client = clickhouse_connect.get_client(
-                    dsn=self.url,
+                    interface=parts.scheme,
+                    host=parts.hostname,
+                    port=parts.port or (8443 if parts.scheme == "https" else 8123),
+                    secure=parts.scheme == "https",
+                    ca_cert=self.ca_file,
                     username=self.user,
                     password=self.password,
                     database=self.database,
@@ -153,6 +168,8 @@ class ClickHouse(Store):
         try:
             yield
         except DatabaseError as error:  # among them OperationalError
+            if failed := tls_failure(self.title, self.url, error, "CLICKHOUSE_URL", "CLICKHOUSE_CA_FILE"):
+                raise failed from error
             raise self._error(error) from error
         except ClickHouseError as error:
             raise StoreFailed(self.title, self.url, error, WORDS) from error

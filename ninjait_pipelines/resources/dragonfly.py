@@ -13,7 +13,7 @@ from pydantic import Field, PrivateAttr
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.retry import Retry
 
-from ninjait_pipelines.resources.store import Store, StoreFailed, StoreRefused, StoreUnavailable
+from ninjait_pipelines.resources.store import Store, StoreFailed, StoreRefused, StoreUnavailable, tls_failure
 
 # An older run never overwrites what a newer one wrote: as_of is ISO 8601 in UTC of fixed width, so text order is time
 # order. Of documents about different weeks the later week's is newer. ARGV: lifetime in milliseconds (0: for ever),
@@ -76,6 +76,8 @@ def errors(url: str) -> Iterator[None]:
     except (redis.exceptions.AuthenticationError, redis.exceptions.NoPermissionError) as error:
         raise StoreRefused("Dragonfly", url, error, "Check DRAGONFLY_URL.") from error
     except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
+        if failed := tls_failure("Dragonfly", url, error, "DRAGONFLY_URL", "DRAGONFLY_CA_FILE"):
+            raise failed from error
         raise StoreUnavailable("Dragonfly", url, error, "See what runs with: ninjait status.") from error
     except redis.exceptions.RedisError as error:
         for words, advice in _PASSING.items():
@@ -98,7 +100,7 @@ class Dragonfly(Store):
 
     title = "Dragonfly"
 
-    url: str = Field(description="redis://:password@host:port/database")
+    url: str = Field(description="redis://:password@host:port/database; rediss:// with TLS")
     timeout_seconds: float = Field(default=5, description="Longest wait for a connection or an answer, seconds")
 
     _text: ClassVar[bool] = True
@@ -108,15 +110,23 @@ class Dragonfly(Store):
     def client(self) -> redis.Redis:
         """The official client; answers are text. It tries three times to connect or when the connection broke."""
         if self._client is None:
-            self._client = redis.Redis.from_url(
+            self._client = self._connect()
+        return self._client
+
+    def _connect(self) -> redis.Redis:
+        tls = {"ssl_ca_certs": self.ca_file} if self.url.startswith("rediss:") else {}
+        try:
+            return redis.Redis.from_url(
                 self.url,
                 decode_responses=self._text,
                 socket_timeout=self.timeout_seconds,
                 socket_connect_timeout=self.timeout_seconds,
                 retry=_Retry(ExponentialWithJitterBackoff(base=0.1, cap=2), 3),
                 client_name="ninjait-pipelines",
+                **tls,
             )
-        return self._client
+        except ValueError as error:
+            raise StoreFailed(self.title, self.url, error, "Check DRAGONFLY_URL.") from error
 
     def _ping(self) -> tuple[str, int | None]:
         with errors(self.url):

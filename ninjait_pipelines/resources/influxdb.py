@@ -52,7 +52,14 @@ from ninjait_pipelines.resources.metrics_store import (
     of_points,
     of_windows,
 )
-from ninjait_pipelines.resources.store import StoreError, StoreFailed, StoreRefused, StoreUnavailable, retrying
+from ninjait_pipelines.resources.store import (
+    StoreError,
+    StoreFailed,
+    StoreRefused,
+    StoreUnavailable,
+    retrying,
+    tls_failure,
+)
 
 T = TypeVar("T")
 MEASUREMENT = "device_metrics"
@@ -142,7 +149,9 @@ class InfluxDB(MetricsStore):
         """The official client; it connects at the first request and keeps the connection."""
         if self._client is None:
             milliseconds = (self.connect_timeout_seconds * 1000, self.timeout_seconds * 1000)
-            self._client = InfluxDBClient(self.url, self.token, timeout=milliseconds, org=self.organization)
+            self._client = InfluxDBClient(
+                self.url, self.token, timeout=milliseconds, org=self.organization, ssl_ca_cert=self.ca_file
+            )
         return self._client
 
     def _ping(self) -> tuple[str, int | None]:
@@ -492,6 +501,8 @@ class InfluxDB(MetricsStore):
         try:
             yield
         except ApiException as error:
+            if failed := tls_failure(self.title, self.url, error, "INFLUXDB_URL", "INFLUXDB_CA_FILE"):
+                raise failed from error
             kind, advice = BY_STATUS.get(error.status or 0, (StoreFailed, "Read InfluxDB's words above."))
             raise kind(self.title, self.url, _words(error), advice) from error
         except InfluxDBError as error:
@@ -501,6 +512,8 @@ class InfluxDB(MetricsStore):
             )
             raise StoreRefused(self.title, self.url, error, advice) from error
         except urllib3.exceptions.HTTPError as error:
+            if failed := tls_failure(self.title, self.url, error, "INFLUXDB_URL", "INFLUXDB_CA_FILE"):
+                raise failed from error
             raise StoreUnavailable(self.title, self.url, error, "See what runs with: ninjait status.") from error
 
 

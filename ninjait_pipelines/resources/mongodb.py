@@ -4,14 +4,14 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import pymongo
 import pymongo.errors
 from pydantic import Field, PrivateAttr
 from pymongo.database import Database
 
-from ninjait_pipelines.resources.store import Store, StoreFailed, StoreRefused, StoreUnavailable
+from ninjait_pipelines.resources.store import Store, StoreFailed, StoreRefused, StoreUnavailable, tls_failure
 from ninjait_pipelines.settings import LOCAL_STACK
 
 DATABASE = "ninjait"
@@ -52,16 +52,23 @@ class MongoDB(Store):
     def database(self) -> Database[dict[str, Any]]:
         """The database that the URL names. pymongo itself retries what is safe to retry."""
         if self._client is None:
-            milliseconds = self.timeout_seconds * 1000
-            self._client = pymongo.MongoClient(
+            self._client = self._connect()
+        return self._client.get_default_database(DATABASE)
+
+    def _connect(self) -> pymongo.MongoClient[dict[str, Any]]:
+        milliseconds = self.timeout_seconds * 1000
+        try:
+            return pymongo.MongoClient(
                 self.url,
                 tz_aware=True,
                 serverSelectionTimeoutMS=milliseconds,
                 connectTimeoutMS=milliseconds,
                 socketTimeoutMS=milliseconds * 3,
                 appname="ninjait-pipelines",
+                **_tls(self.url, self.ca_file),
             )
-        return self._client.get_default_database(DATABASE)
+        except ValueError as error:
+            raise StoreFailed(self.title, self.url, error, "Check MONGODB_URL.") from error
 
     def _ping(self) -> tuple[str, int | None]:
         with self.errors():
@@ -95,7 +102,17 @@ class MongoDB(Store):
                 raise StoreRefused(self.title, self.url, error, "Check MONGODB_URL.") from error
             raise StoreFailed(self.title, self.url, error, "Read MongoDB's words above.") from error
         except pymongo.errors.ConnectionFailure as error:
+            if failed := tls_failure(self.title, self.url, error, "MONGODB_URL", "MONGODB_CA_FILE"):
+                raise failed from error
             problem = str(error).partition(" (configured timeouts")[0]
             raise StoreUnavailable(self.title, self.url, problem, "See what runs with: ninjait status.") from error
         except pymongo.errors.PyMongoError as error:
             raise StoreFailed(self.title, self.url, error, "Read the words above.") from error
+
+
+def _tls(url: str, ca_file: str | None) -> dict[str, Any]:
+    """TLS with this authority, unless the URL says tls=false; without one what the URL says."""
+    options = {name.lower(): value.lower() for name, value in parse_qsl(urlsplit(url).query)}
+    if ca_file is None or options.get("tls", options.get("ssl")) == "false":
+        return {}
+    return {"tlsCAFile": ca_file}

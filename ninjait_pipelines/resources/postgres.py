@@ -3,12 +3,13 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import psycopg
 from psycopg.rows import DictRow, dict_row
 from pydantic import Field, PrivateAttr
 
-from ninjait_pipelines.resources.store import Store, StoreFailed, StoreRefused, StoreUnavailable, retrying
+from ninjait_pipelines.resources.store import Store, StoreFailed, StoreRefused, StoreUnavailable, retrying, tls_failure
 
 
 class Postgres(Store):
@@ -53,6 +54,7 @@ class Postgres(Store):
         if self._client is None or self._client.closed:
             self._client = psycopg.connect(
                 self.url,
+                **_tls(self.url, self.ca_file),
                 row_factory=dict_row,
                 autocommit=True,
                 connect_timeout=self.connect_timeout_seconds,
@@ -67,6 +69,8 @@ class Postgres(Store):
             yield
         except psycopg.OperationalError as error:
             self.close()
+            if failed := tls_failure(self.title, self.url, error, "DATABASE_URL", "DATABASE_CA_FILE"):
+                raise failed from error
             if "authentication failed" in str(error) or "does not exist" in str(error):
                 raise StoreRefused(self.title, self.url, error, "Check DATABASE_URL.") from error
             raise StoreUnavailable(self.title, self.url, error, "See what runs with: ninjait status.") from error
@@ -76,3 +80,15 @@ class Postgres(Store):
             ) from error
         except psycopg.Error as error:
             raise StoreFailed(self.title, self.url, error, "Read PostgreSQL's words above.") from error
+
+
+def _tls(url: str, ca_file: str | None) -> dict[str, Any]:
+    """The certificate and its host name verified by this authority, unless the URL says another sslmode.
+
+    Without one what the URL says; where it says nothing, libpq takes TLS where the server has it, and verifies nothing.
+    """
+    options = dict(parse_qsl(urlsplit(url).query))
+    if ca_file is None or options.get("sslmode") == "disable":
+        return {}
+    ours = {"sslmode": "verify-full", "sslrootcert": ca_file}
+    return {name: value for name, value in ours.items() if name not in options}

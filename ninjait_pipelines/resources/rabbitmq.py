@@ -221,7 +221,7 @@ class Link:
         self._replies: set[Future[Any]] = set()
         opened = self._expected()
         self._connection: Any = self.connection_class(
-            parameters(broker.url, broker.timeout_seconds, broker.heartbeat_seconds),
+            parameters(broker.url, broker.timeout_seconds, broker.heartbeat_seconds, broker.ca_file),
             on_open_callback=lambda connection: connection.channel(
                 on_open_callback=lambda channel: self._on_channel(channel, opened)
             ),
@@ -710,11 +710,14 @@ def resolve(reply: "Future[Any]", result: Any = None, error: BaseException | Non
         reply.set_exception(error) if error is not None else reply.set_result(result)
 
 
-def parameters(url: str, timeout_seconds: float, heartbeat_seconds: int) -> pika.URLParameters:
-    """What pika needs to connect. `?cafile=` names the authority that signed an amqps:// server's certificate."""
+def parameters(
+    url: str, timeout_seconds: float, heartbeat_seconds: int, ca_file: str | None = None
+) -> pika.URLParameters:
+    """What pika needs to connect. `?cafile=` names the authority that signed an amqps:// server's certificate, as
+    `ca_file` does."""
     parts = urlsplit(url)
     query = dict(parse_qsl(parts.query))
-    cafile = query.pop("cafile", None)
+    cafile = query.pop("cafile", ca_file)
     try:
         found = pika.URLParameters(urlunsplit(parts._replace(query=urlencode(query))))
         if cafile and found.ssl_options:

@@ -66,7 +66,10 @@ def _meaning(error: BaseException) -> tuple[type[StoreError], str, str] | None:
     told = "ConnectionClosedByBroker" in words and "is down" not in words and "limit" not in words
     match error:
         case ssl.SSLCertVerificationError():
-            advice = "Name the file of the authority that signed it in SSL_CERT_FILE, or by ?cafile= in RABBITMQ_URL."
+            advice = (
+                "Name the file of the authority that signed it in RABBITMQ_CA_FILE (or CA_FILE), and in RABBITMQ_URL a "
+                "host that it is made out for."
+            )
             return StoreFailed, f"its certificate is not trusted: {error.verify_message}", advice
         case pika.exceptions.ProbableAccessDeniedError() if told:
             advice = "Check the path of RABBITMQ_URL, and the user's permissions."

@@ -1,5 +1,8 @@
 """What all stores share: opening and closing, errors that a person can act on, and what is worth a retry."""
 
+import re
+import ssl
+import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -12,18 +15,22 @@ from pybreaker import CircuitBreaker, CircuitBreakerError
 from pydantic import Field, PrivateAttr
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, stop_after_delay, wait_exponential_jitter
 
-from ninjait_pipelines.settings import MendableError, without_password
+from ninjait_pipelines.settings import MendableError
+from ninjait_pipelines.urls import redacted, without_password
 
 
 class StoreError(MendableError):
     """A store that did not do what it was asked.
 
-    The message has the store, its address without the password, what happened and what to do.
+    The message has the store, its address without the password, what happened and what to do. Neither it nor the
+    client's error that it is raised from has a secret in its words: both are kept in Dagster's events.
     """
 
     def __init__(self, store: str, url: str, problem: object, advice: str) -> None:
         text = " ".join(str(problem).split()).rstrip(".") or type(problem).__name__
-        super().__init__(f"{store} at {without_password(url)}: {text}. {advice}")
+        super().__init__(f"{store} at {without_password(url)}: {redacted(text, url)}. {advice}")
+        for cause in causes(sys.exception()):
+            cause.args = tuple(redacted(word, url) if isinstance(word, str) else word for word in cause.args)
 
 
 class StoreUnavailable(StoreError):
@@ -36,6 +43,50 @@ class StoreRefused(StoreError):
 
 class StoreFailed(StoreError):
     """The store answers, and says that the request itself is wrong. A retry changes nothing."""
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and all those that it came from or wraps; clients wrap one for each step of connecting."""
+    waiting, seen = [error], set[int]()
+    while waiting:
+        one = waiting.pop(0)
+        if isinstance(one, BaseException) and id(one) not in seen:
+            seen.add(id(one))
+            yield one
+            inside = (getattr(one, "reason", None), getattr(one, "exception", None), *getattr(one, "exceptions", ()))
+            waiting += [one.__cause__, one.__context__, *inside, *one.args]
+
+
+# What is said of certificates where the client passes on words only: OpenSSL's, libpq's, curl's.
+_UNTRUSTED = re.compile(
+    r"certificate verify failed:? ?([^(\n]*)|(server certificate for .+ does not match host name \"[^\"]*\")"
+    r"|(root certificate file \"[^\"]*\" does not exist)|(SSL peer certificate[^.\n]*)"
+    r"|(hostname '[^']*' doesn't match [^.\n]*)"
+)
+_NO_TLS = re.compile(r"WRONG_VERSION_NUMBER|wrong version number|HTTP_REQUEST|server does not support SSL")
+
+
+def tls_failure(title: str, url: str, error: BaseException, setting: str, ca_setting: str) -> StoreFailed | None:
+    """The error for a server whose certificate is not trusted, or that speaks no TLS; None where it is something else.
+
+    Waiting mends neither, so neither is worth a retry.
+    """
+    for cause in causes(error):
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            words = cause.verify_message
+        else:
+            found = _UNTRUSTED.search(str(cause))
+            words = (found[found.lastindex or 0] or found[0]) if found else ""
+        if words:
+            advice = (
+                f"Name the file of the authority that signed it in {ca_setting} (or CA_FILE), and in {setting} a host "
+                "that it is made out for."
+            )
+            return StoreFailed(title, url, f"its certificate is not trusted: {words.strip(' .,:')}", advice)
+        if _NO_TLS.search(str(cause)):
+            advice = f"Do scheme and port of {setting} belong together, and has the server TLS?"
+            return StoreFailed(title, url, "it does not answer in TLS", advice)
+    return None
 
 
 # How long an optional store that was away is left alone.
@@ -95,9 +146,18 @@ class Store(dg.ConfigurableResource, ABC):
     title: ClassVar[str]
 
     url: str = Field(description="Where the store is, with user and password")
+    ca_file: str | None = Field(
+        default=None, description="Certificates (PEM) of the authorities that sign the store's; None: the system's"
+    )
 
     _client: Any = PrivateAttr(default=None)
     _breaker: CircuitBreaker = PrivateAttr(default_factory=_circuit_breaker)
+
+    def __repr__(self) -> str:
+        """Without the fields, of which some are secret."""
+        return f"{type(self).__name__}({self.address})"
+
+    __str__ = __repr__
 
     @property
     def address(self) -> str:
