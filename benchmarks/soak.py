@@ -730,7 +730,8 @@ def wrong_hours(stores: Stores, expected: pa.Table) -> Iterator[str]:
 
 def wrong_quarantine(stores: Stores) -> Iterator[str]:
     """What the ledger calls bad is what is held, copy by copy."""
-    rows = stores.clickhouse.rows("SELECT queue, delivery_id FROM message_deliveries FINAL WHERE outcome != 'written'")
+    bad = "outcome NOT IN ('written', 'not_understood')"
+    rows = stores.clickhouse.rows(f"SELECT queue, delivery_id FROM message_deliveries FINAL WHERE {bad}")  # noqa: S608
     want = {f"{row['queue']}/{row['delivery_id']}" for row in rows}
     have = {document["_id"] for document in stores.mongodb.database[quarantine.COLLECTION].find({}, {"_id": 1})}
     if want - have:

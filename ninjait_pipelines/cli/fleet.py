@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 COUNTS = (
     "messages",
     "written",
+    "not_understood",
     "partly_quarantined",
     "quarantined",
     "duplicate",

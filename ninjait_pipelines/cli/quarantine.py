@@ -228,7 +228,7 @@ def _became(stores: Stores, document: dict[str, Any], step: dict[str, Any]) -> s
         return f"not known: {error}"
     said = [
         f"{row['outcome']} ({row['points_written']} of {row['points']} points) by run {row['run_id']}"
-        + ("" if row["outcome"] == "written" else f", see {document['queue']}/{row['delivery_id']}")
+        + ("" if row["outcome"] in ("written", "not_understood") else f", see {document['queue']}/{row['delivery_id']}")
         for row in rows
     ]
     return "; ".join(said) or "not drained yet"

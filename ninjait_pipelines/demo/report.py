@@ -17,7 +17,7 @@ from ninjait_pipelines.demo.run import DAY, Story, stored_points
 from ninjait_pipelines.ingest import quarantine
 from ninjait_pipelines.resources import Stores
 
-OUTCOMES = ("written", "partly_quarantined", "quarantined", "duplicate")
+OUTCOMES = ("written", "not_understood", "partly_quarantined", "quarantined", "duplicate")
 TABLES = {
     "agent.heartbeats": "device_heartbeats",
     "platform.api_calls": "api_calls",

@@ -75,9 +75,9 @@ class Options(msgspec.Struct, frozen=True):
 class Published(msgspec.Struct, frozen=True):
     """A message, and what must become of it.
 
-    outcome: written, partly_quarantined, quarantined or duplicate, as in the message ledger; kind: good, duplicate,
-    resent, or what is wrong with it; points that its store must have afterwards, those that must be in quarantine, and
-    those that the store has already by another message. A duplicate adds none.
+    outcome: written, not_understood, partly_quarantined, quarantined or duplicate, as in the ledger; kind: good,
+    duplicate, resent, or what is wrong with it; points that its store must have afterwards, those that must be in
+    quarantine, and those that the store has already by another message. A duplicate adds none.
     """
 
     message: Outgoing
@@ -89,10 +89,12 @@ class Published(msgspec.Struct, frozen=True):
 
 
 class QueueTally(msgspec.Struct):
-    """What was published to one queue. messages = written + partly_quarantined + quarantined + duplicate."""
+    """What was published to one queue. messages = written + not_understood + partly_quarantined + quarantined +
+    duplicate."""
 
     messages: int = 0
     written: int = 0
+    not_understood: int = 0
     partly_quarantined: int = 0
     quarantined: int = 0
     duplicate: int = 0

@@ -1,33 +1,111 @@
-"""Checks of the drains: how much of what came was bad, and whether every message is accounted for."""
+"""Checks of the drains: how much of what came was bad, whether every message is accounted for, and who is not seen."""
 
-from collections.abc import Iterator
-from datetime import UTC, datetime
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import dagster as dg
 
 from ninjait_pipelines.ingest.assets import BY_QUEUE
+from ninjait_pipelines.ingest.decode import NOBODY
 from ninjait_pipelines.ingest.quarantine import count_held
+from ninjait_pipelines.ingest.sinks import MetricsSink
 from ninjait_pipelines.resources.clickhouse import ClickHouse, sql
 from ninjait_pipelines.resources.mongodb import MongoDB
+from ninjait_pipelines.resources.postgres import Postgres
 from ninjait_pipelines.resources.store import StoreError
 
 WARN_SHARE = 0.05
 ERROR_SHARE = 0.50
+# A device is asked for readings of every kind within so many hours.
+HOURS = 3
+# Senders and devices that a check names; beyond that it says how many there are.
+NAMED = 20
 
 
-def quarantine_share(key: dg.AssetKey, messages: int, quarantined: int) -> dg.AssetCheckResult:
-    """Fails above 5 % of the messages as a warning; above 50 % as an error, because then it is us, not the senders."""
+def quarantine_share(
+    key: dg.AssetKey, messages: int, quarantined: int, senders: Sequence[Mapping[str, Any]] = ()
+) -> dg.AssetCheckResult:
+    """Fails above 5 % of the messages, or of one sender's, as a warning; above 50 % of all as an error, because then it
+    is us, not the senders. One loud sender that is well hides no broken one.
+
+    senders: the rows of ingest/senders_of_run.sql with their `name`.
+    """
     share = quarantined / messages if messages else 0.0
+    broken = [sender for sender in senders if sender["broken"]]
+    count = senders[0]["all_broken"] if senders else 0
+    said = f"{quarantined} of {messages} messages had something for the quarantine ({share:.1%})."
+    if broken:
+        said += f" Senders with more than {WARN_SHARE:.0%} of their own messages in it: {count}, such as "
+        said += "; ".join(map(_said_of, broken[:3])) + "."
     return dg.AssetCheckResult(
         asset_key=key,
         check_name="quarantine_share",
-        passed=share <= WARN_SHARE,
+        passed=share <= WARN_SHARE and not broken,
         severity=dg.AssetCheckSeverity.ERROR if share > ERROR_SHARE else dg.AssetCheckSeverity.WARN,
-        description=f"{quarantined} of {messages} messages had something for the quarantine ({share:.1%}). "
-        "See: ninjait quarantine list",
-        metadata={"messages": messages, "messages_quarantined": quarantined, "share": share},
+        description=f"{said} See: ninjait quarantine list",
+        metadata={
+            "messages": messages,
+            "messages_quarantined": quarantined,
+            "share": share,
+            "broken_senders": count,
+            "broken": _table(broken),
+            "loudest": _table(sorted(senders, key=lambda sender: -sender["messages"])[:5]),
+        },
     )
+
+
+def _said_of(sender: Mapping[str, Any]) -> str:
+    return f"{sender['name']} ({sender['bad']} of {sender['messages']}: {', '.join(sender['reasons'])})"
+
+
+def _table(senders: Iterable[Mapping[str, Any]]) -> dg.TableMetadataValue:
+    columns = ("organization_id", "name", "messages", "bad")
+    records = [
+        dg.TableRecord(
+            {name: str(one[name]) if name == "organization_id" else one[name] for name in columns}
+            | {"reasons": ", ".join(one["reasons"])}
+        )
+        for one in senders
+    ]
+    names = [dg.TableColumn(name) for name in (*columns, "reasons")]
+    return dg.MetadataValue.table(records, schema=dg.TableSchema(names))
+
+
+def devices_are_understood(key: dg.AssetKey, devices: Sequence[Mapping[str, Any]]) -> dg.AssetCheckResult:
+    """Fails, as a warning, where a registered device sends and has no cpu, memory or disk: nobody would miss it.
+
+    devices: the rows of ingest/devices_without.sql with their `name`.
+    """
+    shown = [f"{device['name']} (no {', '.join(device['missing'])})" for device in devices[:NAMED]]
+    said = f"{len(devices)} devices send, and lack readings for {HOURS} hours: {'; '.join(shown)}. See: left_out"
+    return dg.AssetCheckResult(
+        asset_key=key,
+        check_name="devices_are_understood",
+        passed=not devices,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=said if devices else "Of every device that sends there are readings of cpu, memory and disk.",
+        metadata={"devices": len(devices), "named": shown},
+    )
+
+
+def named(postgres: Postgres, rows: Sequence[dict[str, Any]], only_active: bool = False) -> list[dict[str, Any]]:
+    """The rows with a `name`: the host name of their device, else what they have. Perhaps of active devices only."""
+    ids = [row["device_id"] for row in rows]
+    found = postgres.rows(sql("ingest/host_names"), {"ids": ids}) if ids else []
+    devices = {device["id"]: device for device in found}
+    active = {id_ for id_, device in devices.items() if device["active"]}
+    return [
+        row | {"name": devices[id_]["hostname"] if (id_ := row["device_id"]) in devices else _unregistered(row)}
+        for row in rows
+        if not only_active or row["device_id"] in active
+    ]
+
+
+def _unregistered(row: Mapping[str, Any]) -> str:
+    device = str(row["device_id"])
+    return row.get("host") or (device if device != NOBODY else f"an unnamed {row.get('agent') or 'sender'}")
 
 
 def conservation(key: dg.AssetKey, drained: dict[str, Any], ledger: dict[str, int], held: int) -> dg.AssetCheckResult:
@@ -59,9 +137,18 @@ def _not_looked_up(key: dg.AssetKey, error: StoreError) -> dg.AssetCheckResult:
     )
 
 
+_UNDERSTOOD = partial(
+    dg.AssetCheckSpec,
+    "devices_are_understood",
+    description=f"Every registered device that sent anything in the last {HOURS} hours has readings of cpu, memory and "
+    "disk; a warning names those that have not. The view left_out says what they send instead.",
+)
+
+
 def drain_checks(queue: str, asset: dg.AssetsDefinition) -> dg.AssetChecksDefinition:
-    """The two checks of one asset, both of its last drain."""
+    """The checks of one asset: two of its last drain, and one of all devices where it drains their metrics."""
     name = asset.key.to_user_string()
+    of_metrics = queue == MetricsSink.queue
 
     @dg.multi_asset_check(
         name=f"{name}_checks",
@@ -70,7 +157,7 @@ def drain_checks(queue: str, asset: dg.AssetsDefinition) -> dg.AssetChecksDefini
                 "quarantine_share",
                 asset=asset,
                 description="Share of the last drain's messages that went to quarantine, wholly or in part: "
-                "above 5 % a warning, above 50 % an error.",
+                "above 5 %, of all or of one sender's, a warning; above 50 % of all an error.",
             ),
             dg.AssetCheckSpec(
                 "conservation",
@@ -78,15 +165,25 @@ def drain_checks(queue: str, asset: dg.AssetsDefinition) -> dg.AssetChecksDefini
                 description="The ledger has every message of the last drain, with every point written or quarantined, "
                 "and the quarantine, or its spool, holds every one that the ledger says it does.",
             ),
+            *([_UNDERSTOOD(asset=asset)] if of_metrics else []),
         ],
     )
     def check(
-        context: dg.AssetCheckExecutionContext, clickhouse: ClickHouse, mongodb: MongoDB
+        context: dg.AssetCheckExecutionContext, clickhouse: ClickHouse, mongodb: MongoDB, postgres: Postgres
     ) -> Iterator[dg.AssetCheckResult]:
         last = last_drain(context.instance, asset.key)
-        yield quarantine_share(asset.key, last["messages"], last["messages_quarantined"])
-        since = datetime.fromtimestamp(last["started_at"], UTC)
-        ledger = clickhouse.rows(sql("ingest/ledger_of_run"), queue=queue, run_id=last["drained_by"], since=since)[0]
+        of_run = {
+            "queue": queue,
+            "run_id": last["drained_by"],
+            "since": datetime.fromtimestamp(last["started_at"], UTC),
+        }
+        senders = clickhouse.rows(sql("ingest/senders_of_run"), share=WARN_SHARE, **of_run)
+        yield quarantine_share(asset.key, last["messages"], last["messages_quarantined"], named(postgres, senders))
+        if of_metrics:
+            since = clickhouse.now() - timedelta(hours=HOURS)
+            without = clickhouse.rows(sql("ingest/devices_without"), since=since, hours=HOURS)
+            yield devices_are_understood(asset.key, named(postgres, without, only_active=True))
+        ledger = clickhouse.rows(sql("ingest/ledger_of_run"), **of_run)[0]
         ids = [f"{queue}/{delivery_id}" for delivery_id in ledger.pop("quarantined_ids")]
         try:
             held = count_held(mongodb, ids, last["drained_by"])

@@ -69,9 +69,17 @@ def read(entry: Any) -> Reading:
     named, seconds = dict(zip(names, values, strict=True)), entry.get("time")
     taken = [(target, named[name]) for name, target in known.items() if named.get(name) is not None]
     if not taken:
-        return Reading(len(named))
+        return _left_out(entry, names)
     time = round(seconds * 1000) if isinstance(seconds, int | float) and abs(seconds) < MOST_NUMBER else None
     return Reading(len(named) - len(taken), entry.get("host"), time, taken, interface)
+
+
+def _left_out(entry: Mapping[str, Any], names: Sequence[str]) -> Reading:
+    """A value list without anything for us, called plugin/type; where these are no names it is called nothing."""
+    plugin, kind, example = (
+        name if isinstance(name := entry.get(key), str) else "" for key in ("plugin", "type", "type_instance")
+    )
+    return Reading(len(names), entry.get("host"), measurement=f"{plugin}/{kind}", example=example or "".join(names[:1]))
 
 
 COLLECTD = Format(entries, read, msgspec.json.encode, lambda entry: entry, "collectd")

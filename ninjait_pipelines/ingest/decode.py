@@ -7,6 +7,7 @@ import json
 import re
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from types import MappingProxyType
@@ -27,11 +28,15 @@ Columns = Mapping[str, Sequence[Any]]  # name -> a value a row
 # Python refuses to read longer integers, which are infinite to every store.
 _MOST_DIGITS = 4300
 _SHOWN = 200
+# Of what is left out of one message: pairs of host and measurement that are told apart, and characters of a name.
+MOST_LEFT_OUT, _MOST_OF_NAME = 64, 100
+OTHERS = "(others)"
 # What mends itself once PostgreSQL knows the host.
 HOST_REASONS = ("unknown_host", "ambiguous_host")
 NOBODY = str(uuid.UUID(int=0))
 _UNREADABLE: dict[type, str] = {UnicodeDecodeError: "invalid_utf8", RecursionError: "nested_too_deeply"}
 AGENTS = {"telegraf": LINE_PROTOCOL, "collectd": COLLECTD}
+_HOST_IN, _LOOKED_THROUGH = re.compile(rb"""\bhost"?[=:]\s?"?([^"\s,=]+)"""), 4096
 _LIST_OF_OBJECTS = re.compile(rb"\s*\[\s*\{")
 _metrics = msgspec.json.Decoder(rules.Metrics)
 _values = msgspec.structs.astuple
@@ -96,6 +101,20 @@ class Rejection(msgspec.Struct, frozen=True):
     reason: str
 
 
+class LeftOut(msgspec.Struct, gc=False):
+    """So many `readings` of another agent of which nothing was taken: of one host and one measurement of a message.
+
+    `example` is the name of one of their values. Ids are NOBODY's where the host is nobody's that is registered.
+    """
+
+    organization_id: str
+    device_id: str
+    host: str
+    measurement: str
+    example: str = ""
+    readings: int = 0
+
+
 class Decoded(msgspec.Struct, gc=False):
     """What a message holds. `columns` are those of the good points, `counters` those of the good readings of counters,
     `volumes` those of the good readings of volumes; empty where there are none.
@@ -103,7 +122,8 @@ class Decoded(msgspec.Struct, gc=False):
     `points` counts the samples of a metrics message and is 1 for an event; 0 where that could not be read. An `index`
     of another agent's message is that of the line or entry, whether or not those before it are points. `rows`,
     `counter_rows` and `volume_rows` say which of them each row of `columns`, `counters` and `volumes` is; empty means
-    0, 1, 2 and so on.
+    0, 1, 2 and so on. `agent` is another agent's name, `host` the first one that its message names, and `left_out` what
+    was not taken of it.
     """
 
     message_id: uuid.UUID
@@ -120,6 +140,9 @@ class Decoded(msgspec.Struct, gc=False):
     rejections: list[Rejection] = []
     whole: bool = False
     unknown_fields: int = 0
+    agent: str = ""
+    host: str = ""
+    left_out: Sequence[LeftOut] = ()
 
     @property
     def points_rejected(self) -> int:
@@ -193,9 +216,11 @@ def decode_good_lines(message: Message, registry: Registry, period: Period) -> D
         all_series = _AllSeries(_Devices(organization, registry))
         for index, line in enumerate(lines):
             key, fields, time = telegraf.cut(line)
-            start, is_counter, known = all_series[key]
+            start, is_counter, known, others = all_series[key]
             named += fields.count("=")
-            if not known:
+            if others is not None:
+                others.readings += 1
+                others.example = others.example or _cut(fields[1 : fields.index("=")])
                 continue
             row = start.copy()
             for name, place, convert in known:
@@ -205,6 +230,7 @@ def decode_good_lines(message: Message, registry: Registry, period: Period) -> D
                     row[place] = convert(int(text[:-1]) if text[-1] == "i" else float(text))
                     taken += 1
             if row == start:
+                all_series.left_out.add(telegraf.series(key), fields[1 : fields.index("=")])
                 continue
             row[_COUNTER_TIME if is_counter else _TIME] = int(time) // telegraf.NANOSECONDS
             (counters if is_counter else gauges).append(row)
@@ -225,6 +251,9 @@ def decode_good_lines(message: Message, registry: Registry, period: Period) -> D
         rows=rows,
         counter_rows=counter_rows,
         unknown_fields=named - taken,
+        agent=LINE_PROTOCOL.source,
+        host=all_series.host,
+        left_out=list(all_series.left_out.values()),
     )
 
 
@@ -291,9 +320,11 @@ def decode_foreign(message: Message, foreign: Format, registry: Registry, period
     except (Refused, UnicodeDecodeError, RecursionError) as error:
         refused = error if isinstance(error, Refused) else Refused(_UNREADABLE[type(error)])
         decoded = _refuse(message, {"routing_key": message.routing_key}, refused)
+        decoded.host = _host_in(message.body)
     else:
         decoded = Decoded(message_id=identity(message.queue, message.body, message.message_id))
         _decode_entries(entries, foreign, organization, decoded, registry, period)
+    decoded.agent = foreign.source
     decoded.organization_id = decoded.organization_id or (organization if known else None)
     return decoded
 
@@ -468,13 +499,18 @@ def _decode_entries(
     counter_rows: list[int] = []
     rejections: list[Rejection] = []
     devices = _Devices(organization, registry)
+    left_out = _LeftOut(devices)
     read, unknown = foreign.read, 0
     for index, entry in enumerate(entries):
         reading = None
         try:
             reading = read(entry)
             unknown += reading.unknown
+            if not decoded.host and isinstance(reading.host, str):
+                decoded.host = _cut(reading.host)
             if not reading.values:
+                if reading.unknown:
+                    left_out.add(reading, reading.example)
                 continue
             row = _row(reading, foreign.source, devices, period)
         except Refused as refused:
@@ -486,6 +522,7 @@ def _decode_entries(
     decoded.points, decoded.unknown_fields = len(rejections) + len(rows) + len(counter_rows), unknown
     decoded.columns = _columns(_GAUGES, gauges)
     decoded.counters = _columns(_COUNTERS, counters)
+    decoded.left_out = list(left_out.values())
     seen = {row[0] for row in (*gauges, *counters)}
     decoded.organization_id = seen.pop() if len(seen) == 1 else None
 
@@ -502,15 +539,46 @@ class _Devices(dict[str, tuple[str, str]]):
         return found
 
 
-class _AllSeries(dict[str, tuple[list[Any], bool, Sequence[tuple[str, int, rules.Rule]]]]):
-    """Of the key of a plain line: a row without its time and values, whether it is one of counters, and which fields
-    are taken: name after a comma, place in the row, conversion. Raises Refused for a key that is not good.
+class _LeftOut(dict[tuple[str, str], LeftOut]):
+    """What is left out of a message, by host and measurement.
+
+    A sender may invent a name for each line: beyond the bound they count together, by host while there is room for it.
+    """
+
+    def __init__(self, devices: _Devices) -> None:
+        self._devices = devices
+
+    def __missing__(self, key: tuple[str, str]) -> LeftOut:
+        host, measurement = key
+        if len(self) >= MOST_LEFT_OUT and measurement is not OTHERS:
+            return self[host, OTHERS]
+        if len(self) >= 2 * MOST_LEFT_OUT and host is not OTHERS:
+            return self[OTHERS, OTHERS]
+        organization = device = NOBODY
+        with suppress(Refused):
+            organization, device = self._devices[host]
+        self[key] = one = LeftOut(organization, device, _cut(host), _cut(measurement))
+        return one
+
+    def add(self, reading: Reading | telegraf.Series, example: str) -> None:
+        """Counts a reading."""
+        one = self[reading.host if isinstance(reading.host, str) else "", reading.measurement]
+        one.readings += 1
+        one.example = one.example or _cut(example)
+
+
+class _AllSeries(dict[str, tuple[list[Any], bool, Sequence[tuple[str, int, rules.Rule]], LeftOut | None]]):
+    """Of the key of a plain line: a row without its time and values, whether it is one of counters, which fields are
+    taken (name after a comma, place in the row, conversion), or what counts its lines where none is.
+    Raises Refused for a key that is not good.
     """
 
     def __init__(self, devices: "_Devices") -> None:
         self._devices = devices
+        self.host = ""  # the first one
+        self.left_out = _LeftOut(devices)
 
-    def __missing__(self, key: str) -> tuple[list[Any], bool, Sequence[tuple[str, int, rules.Rule]]]:
+    def __missing__(self, key: str) -> tuple[list[Any], bool, Sequence[tuple[str, int, rules.Rule]], LeftOut | None]:
         series = telegraf.series(key)
         start: list[Any] = []
         names = _GAUGES
@@ -521,7 +589,9 @@ class _AllSeries(dict[str, tuple[list[Any], bool, Sequence[tuple[str, int, rules
                 names = _COUNTERS
             start += [None] * (len(names) - len(start))
         known = [(name, names.index(target.field), target.convert) for name, target in series.known]
-        self[key] = found = start, names is _COUNTERS, known
+        self.host = self.host or _cut(series.host or "")
+        others = None if known else self.left_out[series.host or "", series.measurement]
+        self[key] = found = start, names is _COUNTERS, known, others
         return found
 
 
@@ -575,6 +645,16 @@ def _decode_event(body: dict[str, Any], contract: Contract, decoded: Decoded, pe
 def _rejection(index: int | None, refused: Refused, of: Any) -> Rejection:
     """`of` is the object that has the field, or all that was refused."""
     return Rejection(index, refused.field, _shown(of.get(refused.field) if refused.field else of), str(refused))
+
+
+def _host_in(body: bytes) -> str:
+    """A host's name in what cannot be read: good enough to tell one broken sender from another, and for no more."""
+    found = _HOST_IN.search(body[:_LOOKED_THROUGH])
+    return _cut(found[1].decode(errors="replace")) if found else ""
+
+
+def _cut(name: str) -> str:
+    return name[:_MOST_OF_NAME]
 
 
 def _shown(value: Any) -> str:

@@ -2,7 +2,7 @@
 
 1. Receive a batch.            Dying here: the broker gives it to the next drain.
 2. Decode it.                  As above; nothing has been written.
-3. Write the good points.      As above; written again, each replaces itself (see the sinks, also for 3b and 3c).
+3. Write the good points.      As above; written again, each replaces itself (see the sinks, also for 3b to 3d).
 4. Quarantine the bad ones.    As above; the document's id is the copy's, so it is held once, in MongoDB or its spool.
 5. Record it in the ledger.    As above; the row's key is the copy's, so it counts once.
 6. Acknowledge.                Dying before: all of it happens once more. After: it is done.
@@ -32,7 +32,7 @@ from typing import Any, Self, TypeVar
 
 from ninjait_pipelines.ingest import quarantine
 from ninjait_pipelines.ingest.decode import HOST_REASONS, Decoded, Period, Registry, decode, decode_nothing
-from ninjait_pipelines.ingest.ledger import Batch, ledger_rows
+from ninjait_pipelines.ingest.ledger import Batch, ledger_rows, outcome_of
 from ninjait_pipelines.ingest.sinks import Hour, Record, Sink
 from ninjait_pipelines.resources.clickhouse import ClickHouse
 from ninjait_pipelines.resources.message_queue import Consumer, Message, MessageQueue
@@ -67,6 +67,7 @@ class Summary:
 
     messages: int = 0
     messages_quarantined: int = 0
+    messages_not_understood: int = 0
     dead_letters: int = 0
     points: int = 0
     points_written: int = 0
@@ -85,6 +86,7 @@ class Summary:
         for message, decoded in batch:
             rejected = decoded.points_rejected if decoded.rejections else 0
             self.messages_quarantined += bool(decoded.rejections)
+            self.messages_not_understood += outcome_of(decoded) == "not_understood"
             self.points += decoded.points
             self.points_written += decoded.points - rejected
             self.points_quarantined += rejected

@@ -29,7 +29,8 @@ class Reading(msgspec.Struct, frozen=True, gc=False):
     """What an entry says. Nothing has been checked; without `values` there is nothing in it for us.
 
     `time` is in milliseconds since 1970, None where there is none that could be read; `interface` makes the values
-    counters; `unknown` counts the values that have no target.
+    counters; `unknown` counts the values that have no target. `measurement` and `example`, one of its values' names,
+    say what was left out where there are no `values`; both are empty for a comment, of which nothing is.
     """
 
     unknown: int = 0
@@ -37,6 +38,8 @@ class Reading(msgspec.Struct, frozen=True, gc=False):
     time: int | None = None
     values: Sequence[tuple[Target, Any]] = ()
     interface: Any = None
+    measurement: str = ""
+    example: str = ""
 
     def shown(self) -> dict[str, Any]:
         """Its parts by the names that rejections use."""

@@ -3,13 +3,13 @@
 import zlib
 from collections.abc import Collection, Iterable, Sequence
 from itertools import accumulate, chain
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import Any
 
 import msgspec
 import pyarrow as pa
 
-from ninjait_pipelines.ingest.decode import NOBODY, Columns, Decoded
+from ninjait_pipelines.ingest.decode import NOBODY, Columns, Decoded, LeftOut
 from ninjait_pipelines.resources.message_queue import Message
 from ninjait_pipelines.resources.metrics_store import COUNTERS, FIELDS, VOLUMES
 
@@ -19,10 +19,15 @@ _INSTANTS = pa.timestamp("ms", "UTC")
 # One value a copy. first_time and last_time are not among them: ClickHouse finds them in the instants.
 _LEDGER = pa.schema(
     dict.fromkeys(("queue", "delivery_id", "run_id", "outcome", "organization_id", "device_id"), pa.string())
+    | dict.fromkeys(("agent", "host"), pa.string())
     | {"message_id": pa.string(), "published_at": _INSTANTS}
     | dict.fromkeys(("points", "points_written", "points_quarantined", "unknown_fields", "bytes"), pa.uint32())
     | {"position": pa.uint32(), "reasons": pa.list_(pa.string()), "values_digest": pa.uint32()}
 )
+_LEFT_OUT = pa.struct(
+    dict.fromkeys(("device_id", "host", "measurement", "example"), pa.string()) | {"readings": pa.uint32()}
+)
+_left_out = attrgetter(*_LEFT_OUT.names)
 _encode = msgspec.msgpack.Encoder().encode
 _values = itemgetter(*FIELDS)
 _readings = itemgetter(*COUNTERS.names)
@@ -36,12 +41,14 @@ def ledger_rows(batch: Iterable[tuple[Message, Decoded]], run_id: str, outcome: 
     counter_instants: list[Sequence[int]] = []
     volume_instants: list[Sequence[int]] = []
     instant_devices: list[Sequence[str]] = []
+    left_out: list[Sequence[LeftOut]] = []
     for position, (message, decoded) in enumerate(batch):
         columns, counters, volumes = _written(decoded)
         instants.append(columns.get("time") or columns.get("timestamp") or ())
         counter_instants.append(counters.get("time", ()))
         volume_instants.append(volumes.get("time", ()))
         instant_devices.append(() if decoded.device_id else _devices(columns, counters, volumes))
+        left_out.append(decoded.left_out)
         rows.append(
             (
                 message.queue,
@@ -50,6 +57,8 @@ def ledger_rows(batch: Iterable[tuple[Message, Decoded]], run_id: str, outcome: 
                 outcome or outcome_of(decoded),
                 decoded.organization_id or NOBODY,
                 decoded.device_id or NOBODY,
+                decoded.agent,
+                decoded.host,
                 str(decoded.message_id),
                 message.published_at or None,
                 decoded.points,
@@ -69,13 +78,15 @@ def ledger_rows(batch: Iterable[tuple[Message, Decoded]], run_id: str, outcome: 
     arrays["counter_instants"] = _lists(counter_instants, _INSTANTS)
     arrays["volume_instants"] = _lists(volume_instants, _INSTANTS)
     arrays["instant_devices"] = _lists(instant_devices, pa.string())
+    arrays["left_out"] = _left_out_lists(left_out)
     return pa.table(arrays)
 
 
 def outcome_of(decoded: Decoded) -> str:
-    """What becomes of a message: written, partly_quarantined or quarantined."""
+    """What becomes of a message: written, partly_quarantined, quarantined, or not_understood: nothing in it is bad, and
+    nothing is for us, so it is kept nowhere."""
     if not decoded.rejections:
-        return "written"
+        return "written" if decoded.points else "not_understood"
     return "partly_quarantined" if decoded.points_accepted else "quarantined"
 
 
@@ -110,8 +121,17 @@ def _digest(columns: Columns, counters: Columns, volumes: Columns) -> int:
     return zlib.crc32(_encode(_volumes(volumes)), digest) if volumes else digest
 
 
+def _left_out_lists(parts: Sequence[Sequence[LeftOut]]) -> pa.ListArray:
+    columns = list(zip(*map(_left_out, chain.from_iterable(parts)), strict=True)) or [()] * len(_LEFT_OUT)
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, _LEFT_OUT, strict=True)]
+    return pa.ListArray.from_arrays(_offsets(parts), pa.StructArray.from_arrays(arrays, fields=list(_LEFT_OUT)))
+
+
+def _offsets(parts: Sequence[Sequence[Any]]) -> pa.Array:
+    return pa.array(accumulate(map(len, parts), initial=0), pa.int32())
+
+
 def _lists(parts: Sequence[Sequence[Any]], kind: pa.DataType) -> pa.ListArray:
     """A list a row; made from all values at once, as there may be a thousand of them in a row."""
-    offsets = pa.array(accumulate(map(len, parts), initial=0), pa.int32())
     values = pa.array(list(chain.from_iterable(parts)), pa.int64() if kind == _INSTANTS else kind)
-    return pa.ListArray.from_arrays(offsets, values.view(kind))
+    return pa.ListArray.from_arrays(_offsets(parts), values.view(kind))

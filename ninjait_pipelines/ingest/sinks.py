@@ -54,6 +54,11 @@ _TOUCHED = pa.schema(
         ("run_id", pa.string()),
     ]
 )
+_SEEN = ("cpu", "memory", "disk_used")
+_LAST_SEEN = pa.schema(
+    [("organization_id", pa.string()), ("device_id", pa.string()), ("last_seen", _MILLISECONDS)]
+    + [(f"{name}_at", _MILLISECONDS) for name in _SEEN]
+)
 
 
 class Sink(Protocol):
@@ -103,15 +108,18 @@ class MetricsSink:
         if wanted is not decoded:
             for one, part in zip(decoded, wanted, strict=True):
                 one.rejections = part.rejections
-        return partial(self._record, touched_hours(points, counters, volumes, run_id), wanted)
+        seen = last_seen(points, counters, volumes, decoded)
+        return partial(self._record, touched_hours(points, counters, volumes, run_id), seen, wanted)
 
-    def _record(self, hours: pa.Table, decoded: Sequence[Decoded]) -> set[Hour]:
+    def _record(self, hours: pa.Table, seen: pa.Table, decoded: Sequence[Decoded]) -> set[Hour]:
         """3b. The hours that they touch. Dying before: the message comes again, and its hours are touched then. After
             the points, so that a roll-up which missed a point is older than its touch.
-        3c. The latest values, which are a cache: a Dragonfly that is away stops nothing, and `device_caches` repairs
+        3c. When each device was last heard of. Dying before: likewise; of each time the latest counts: twice is once.
+        3d. The latest values, which are a cache: a Dragonfly that is away stops nothing, and `device_caches` repairs
             them afterwards.
         """
         self._clickhouse.insert("touched_hours", hours)
+        self._clickhouse.insert("device_sightings", seen)
         try:
             with self._dragonfly.optional():
                 self._dragonfly.set_many_if_newer(latest(decoded))
@@ -297,6 +305,27 @@ def touched_hours(points: pa.Table, counters: pa.Table, volumes: pa.Table, run_i
     hour = pc.cast(pc.multiply(number, 3600), pa.timestamp("s", "UTC"))
     runs = pa.array([run_id] * len(hour), pa.string())
     return pa.table([organization, hour, points_.cast(pa.uint32()), runs], schema=_TOUCHED)
+
+
+def last_seen(points: pa.Table, counters: pa.Table, volumes: pa.Table, decoded: Iterable[Decoded]) -> pa.Table:
+    """The newest time of each device of these, as the table device_sightings takes them: of any reading, and of those
+    that every device should have; volumes are of disks. A device of which nothing was understood has none, and a row.
+    """
+    nothing, never = pa.scalar(None, _MILLISECONDS), pa.scalar(0, _MILLISECONDS)
+    key, times = _LAST_SEEN.names[:2], _LAST_SEEN.names[2:]
+    ids = {(one.organization_id, one.device_id) for part in decoded for one in part.left_out} - {(NOBODY, NOBODY)}
+    parts = [pa.table([pa.array([pair[at] for pair in ids], pa.string()) for at in (0, 1)], key)]
+    for table, fields in ((points, {name: name for name in _SEEN}), (counters, {}), (volumes, {"disk_used": "used"})):
+        time = pc.cast(table["time"], _MILLISECONDS, safe=False)
+        part = table.select(key).append_column("last_seen", time)
+        for ours, name in fields.items():
+            part = part.append_column(f"{ours}_at", pc.if_else(pc.is_valid(table[name]), time, nothing))
+        parts.append(part)
+    newest = (
+        pa.concat_tables(parts, promote_options="default").group_by(key).aggregate([(name, "max") for name in times])
+    )
+    columns = [newest[name] for name in key] + [pc.fill_null(newest[f"{name}_max"], never) for name in times]
+    return pa.table(columns, schema=_LAST_SEEN)
 
 
 def latest(decoded: Sequence[Decoded]) -> list[tuple[str, dict[str, Any]]]:

@@ -83,9 +83,7 @@ class Series(msgspec.Struct, frozen=True, gc=False):
     host: str | None = None
     interface: str | None = None
     known: tuple[tuple[str, Target], ...] = ()
-
-
-_OTHER = Series()
+    measurement: str = ""
 
 
 def entries(text: str) -> Sequence[Line]:
@@ -122,7 +120,9 @@ def read(line: Line) -> Reading:
     texts = {f",{name}=": text for name, text in fields}
     values = [(target, value_of(texts[name])) for name, target in series.known if name in texts]
     time = None if time is None else time // NANOSECONDS
-    return Reading(len(fields) - len(values), series.host, time, values, series.interface)
+    return Reading(
+        len(fields) - len(values), series.host, time, values, series.interface, series.measurement, fields[0][0]
+    )
 
 
 def series(key: str) -> Series:
@@ -140,9 +140,9 @@ _series = lru_cache(maxsize=1 << 16)(_series_of_key)
 def _series_of(measurement: str, tags: Mapping[str, str]) -> Series:
     whole_device, fields = TABLE.get(measurement, (None, {}))
     if not whole_device or not whole_device(tags):
-        return _OTHER
+        return Series(tags.get("host"), measurement=measurement)
     known = tuple((f",{name}=", target) for name, target in fields.items())
-    return Series(tags.get("host"), tags["interface"] if measurement == "net" else None, known)
+    return Series(tags.get("host"), tags["interface"] if measurement == "net" else None, known, measurement)
 
 
 def parts(line: Line) -> tuple[str, dict[str, str], list[tuple[str, str]], int | None]:

@@ -8,9 +8,20 @@ import pytest
 
 from ninjait_pipelines.ingest import assets, checks, sensors
 from ninjait_pipelines.resources import Stores
+from ninjait_pipelines.resources.clickhouse import sql
 from ninjait_pipelines.resources.message_queue import Depth
-from ninjait_pipelines_tests.ingest.conftest import idle_seconds
-from ninjait_pipelines_tests.ingest.samples import EVENTS, NOW, metrics, outgoing, sample
+from ninjait_pipelines_tests.ingest.conftest import drained, idle_seconds
+from ninjait_pipelines_tests.ingest.samples import (
+    EVENTS,
+    NOW,
+    ORG,
+    as_published,
+    line,
+    metrics,
+    outgoing,
+    sample,
+    telegraf,
+)
 
 KEY = dg.AssetKey("agent_metrics")
 
@@ -42,7 +53,8 @@ def test_every_queue_has_its_asset_job_sensor_and_checks(fleet: Stores) -> None:
             fleet.message_queue.publish([outgoing(queue, good), outgoing(queue, good)])
             result = drain(fleet, instance, asset.key.to_user_string())
             assert result.success
-            assert outcomes(result) == {"quarantine_share": True, "conservation": True}
+            seen = {"devices_are_understood": True} if queue == "agent.metrics" else {}
+            assert outcomes(result) == {"quarantine_share": True, "conservation": True, **seen}
             (event,) = result.asset_materializations_for_node(asset.key.to_user_string())
             metadata = {name: value.value for name, value in event.metadata.items()}
             points = 4 if queue == "agent.metrics" else 2
@@ -60,7 +72,8 @@ def test_every_queue_has_its_asset_job_sensor_and_checks(fleet: Stores) -> None:
 def test_the_conservation_check_fails_when_the_ledger_or_the_quarantine_lost_something(fleet: Stores) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         fleet.message_queue.publish([outgoing("agent.metrics", metrics(sample(60), sample(30, cpu=-1)))])
-        assert outcomes(drain(fleet, instance, "agent_metrics")) == {"quarantine_share": False, "conservation": True}
+        found = outcomes(drain(fleet, instance, "agent_metrics"))
+        assert (found["quarantine_share"], found["conservation"]) == (False, True)
         only_checks = dg.define_asset_job("only_checks", selection=dg.AssetSelection.checks_for_assets(KEY))
         job = dg.Definitions.merge(definitions(fleet), dg.Definitions(jobs=[only_checks])).resolve_job_def(
             "only_checks"
@@ -105,6 +118,76 @@ def test_the_conservation_check_names_what_does_not_add_up(change: dict[str, int
 def test_the_share_of_bad_messages(messages: int, quarantined: int, passed: bool, severity: Any) -> None:
     result = checks.quarantine_share(KEY, messages, quarantined)
     assert (result.passed, result.severity) == (passed, severity)
+
+
+def evaluations(result: dg.ExecuteInProcessResult) -> dict[str, dg.AssetCheckEvaluation]:
+    return {evaluation.check_name: evaluation for evaluation in result.get_asset_check_evaluations()}
+
+
+def test_one_loud_agent_that_is_well_hides_no_broken_ones(fleet: Stores) -> None:
+    """Four broken agents beside one that sent ninety-six good messages were 4 %, and the check was green."""
+    good = [outgoing("agent.metrics", metrics(sample(number + 1))) for number in range(96)]
+    broken = [telegraf(line("mem", "used=-1i", host=f"pc-{number}"), organization=ORG) for number in range(4)]
+    fleet.message_queue.publish([*good, *map(as_published, broken)])
+    with dg.DagsterInstance.ephemeral() as instance:
+        share = evaluations(drain(fleet, instance, "agent_metrics"))["quarantine_share"]
+    assert (share.passed, share.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert "(4.0%)" in str(share.description)
+    assert ": 4, such as pc-0 (1 of 1: unknown_host); pc-1" in str(share.description)
+    tables = {name: share.metadata[name].value.records for name in ("broken", "loudest")}
+    assert [record.data["name"] for record in tables["broken"]] == ["pc-0", "pc-1", "pc-2", "pc-3"]
+    assert tables["loudest"][0].data["name"] == "lap-1"
+    assert tables["loudest"][0].data["messages"] == 96
+
+
+def test_one_bad_message_of_many_is_no_broken_sender_and_names_are_bounded(fleet: Stores) -> None:
+    good = [outgoing("agent.metrics", metrics(sample(number + 1))) for number in range(15)]
+    bad = outgoing("agent.metrics", metrics(sample(40, cpu=101)))
+    with dg.DagsterInstance.ephemeral() as instance:
+        fleet.message_queue.publish([*good, bad, *(outgoing("agent.metrics", good[0].body) for _ in range(9))])
+        share = evaluations(drain(fleet, instance, "agent_metrics"))["quarantine_share"]
+        assert share.passed, share.description
+        invented = [telegraf(line("mem", "used=1i", host=f"pc-{number:02}"), organization=ORG) for number in range(40)]
+        fleet.message_queue.publish(list(map(as_published, invented)))
+        share = evaluations(drain(fleet, instance, "agent_metrics"))["quarantine_share"]
+    assert share.severity is dg.AssetCheckSeverity.ERROR
+    assert share.metadata["broken_senders"].value == 40
+    assert len(share.metadata["broken"].value.records) == 20
+
+
+def test_a_registered_device_that_sends_and_is_not_understood_is_named(fleet: Stores) -> None:
+    """A Windows fleet was written with 0 points, and every check was green."""
+    windows = telegraf(line("win_services", "state=4i"), line("net", "bytes_recv=1i", interface="e"), organization=ORG)
+    fleet.message_queue.publish([as_published(windows), outgoing("agent.metrics", metrics(sample(10)))])
+    with dg.DagsterInstance.ephemeral() as instance:
+        found = evaluations(drain(fleet, instance, "agent_metrics"))["devices_are_understood"]
+        assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.WARN)
+        assert "1 devices send" in str(found.description)
+        assert "lap-2 (no cpu, memory, disk_used)" in str(found.description)
+        readings = [line("mem", "used=1048576i", 5), line("cpu", "usage_idle=9.0", 5, cpu="cpu-total")]
+        readings.append(line("disk", "used=1048576i", 60, path="/"))
+        fleet.message_queue.publish([as_published(telegraf(*readings, organization=ORG))])
+        found = evaluations(drain(fleet, instance, "agent_metrics"))["devices_are_understood"]
+        assert found.passed, found.description
+
+
+@pytest.mark.parametrize(
+    ("hours_ago", "fields", "missing"),
+    [
+        (0, {}, []),
+        (48, {}, []),  # a laptop that sends what it has kept
+        (0, {"disk_used": None}, ["disk_used"]),
+        (0, {"cpu": None, "memory": None}, ["cpu", "memory"]),
+    ],
+)
+def test_which_kinds_of_readings_a_device_lacks(
+    fleet: Stores, hours_ago: int, fields: dict[str, Any], missing: list[str]
+) -> None:
+    fleet.message_queue.publish([outgoing("agent.metrics", metrics(sample(3600 * hours_ago + 5, **fields)))])
+    drained(fleet)
+    since = datetime.now(UTC) - timedelta(hours=3)
+    rows = fleet.clickhouse.rows(sql("ingest/devices_without"), since=since, hours=3)
+    assert [row["missing"] for row in rows] == ([missing] if missing else [])
 
 
 @pytest.mark.parametrize(

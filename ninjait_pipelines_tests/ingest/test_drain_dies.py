@@ -25,17 +25,22 @@ from ninjait_pipelines_tests.ingest.samples import (
     DEVICE,
     EVENTS,
     NOW,
+    ORG,
     REGISTRY,
     SECOND_DEVICE,
+    as_published,
+    line,
     metrics,
     outgoing,
     sample,
+    telegraf,
 )
 from ninjait_pipelines_tests.proxy import Proxy
 from ninjait_pipelines_tests.resources.queue_contract import eventually
 
 REDELIVERY_SECONDS = 0.3
 HELD, LEDGER, TOUCHED = "quarantine", "message_deliveries", "touched_hours"
+SEEN = "device_sightings"
 
 # Where a drain of metrics can die: (where to hook, what is called there, which call of it by its first argument).
 Step = Callable[[Stores], tuple[Any, str, str | None]]
@@ -44,7 +49,8 @@ STEPS: dict[str, Step] = {
     "3a points": lambda stores: (type(stores.metrics_store), "write", None),
     "3a late points": lambda stores: (type(stores.metrics_store), "write_aggregates", None),
     "3b hours": lambda stores: (type(stores.clickhouse), "insert", TOUCHED),
-    "3c latest": lambda stores: (type(stores.dragonfly), "set_many_if_newer", None),
+    "3c last seen": lambda stores: (type(stores.clickhouse), "insert", SEEN),
+    "3d latest": lambda stores: (type(stores.dragonfly), "set_many_if_newer", None),
     "4 quarantine": lambda _: (quarantine, "insert_new", None),
     "5 ledger": lambda stores: (type(stores.clickhouse), "insert", LEDGER),
     "6 acknowledge": lambda _: (drain_module.Drain, "_acknowledge", None),
@@ -111,6 +117,8 @@ def contents(stores: Stores) -> dict[str, Any]:
         "points": stores.metrics_store.read(NOW - day, NOW + day).to_pylist(),
         "late": late.to_pylist(),
         "hours": stores.clickhouse.rows("SELECT DISTINCT organization_id, hour FROM touched_hours ORDER BY ALL"),
+        "seen": stores.clickhouse.rows("SELECT * EXCEPT (sent_at, understood_at) FROM device_last_seen ORDER BY ALL"),
+        "left out": stores.clickhouse.rows("SELECT host, measurement, readings, example FROM left_out ORDER BY ALL"),
         "cached": cached,
         "heartbeats": stores.clickhouse.rows(heartbeats),
         "logs": list(stores.mongodb.database["application_logs"].find().sort("_id", 1)),
@@ -128,6 +136,8 @@ def publish_everything(stores: Stores) -> None:
     late = metrics(sample(8 * 24 * 3600), sample(61, cpu=3))
     bad = [metrics(sample(70), sample(71, cpu=-1)), b"not json", metrics(sample(), device_id="x")]
     stores.message_queue.publish([outgoing("agent.metrics", body) for body in [*good, late, *bad, good[0]]])
+    foreign = telegraf(line("swap", "used=1i"), line("swap", "in=1i"), line("kernel", "boot=1i"), organization=ORG)
+    stores.message_queue.publish([as_published(foreign)])
 
 
 def test_killed_between_any_two_steps_and_run_again_the_stores_are_as_if_nothing_had_been(
@@ -137,14 +147,16 @@ def test_killed_between_any_two_steps_and_run_again_the_stores_are_as_if_nothing
     publish_everything(fleet)
     make_drain(fleet).run(idle_seconds=idle_seconds(fleet))
     clean = contents(fleet)
-    assert {row["outcome"] for row in clean["ledger"]} == {"written", "partly_quarantined", "quarantined", "duplicate"}
+    outcomes = {"written", "not_understood", "partly_quarantined", "quarantined", "duplicate"}
+    assert {row["outcome"] for row in clean["ledger"]} == outcomes
+    assert [row["readings"] for row in clean["left out"]] == [1, 2]
 
     empty(fleet)
     for death in STEPS:
         publish_everything(fleet)
         assert killed(settings, "agent.metrics", death) == -signal.SIGKILL, death
         if death != "6 acknowledge":
-            assert waiting(fleet, "agent.metrics", 25), f"{death}: acknowledged too early"
+            assert waiting(fleet, "agent.metrics", 26), f"{death}: acknowledged too early"
         drain_once(dict(settings), "agent.metrics", None)
         assert contents(fleet) == clean, death
         empty(fleet)
@@ -157,7 +169,7 @@ def waiting(stores: Stores, queue: str, count: int) -> bool:
 
 def empty(stores: Stores) -> None:
     """Empties what a drain writes."""
-    for table in (LEDGER, TOUCHED, "device_heartbeats_versions"):
+    for table in (LEDGER, TOUCHED, SEEN, "device_heartbeats_versions"):
         stores.clickhouse.command(f"TRUNCATE TABLE {table}")
     stores.metrics_store.delete(list(REGISTRY.devices))
     for collection in (HELD, "application_logs"):
