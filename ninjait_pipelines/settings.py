@@ -40,6 +40,7 @@ OPTIONAL: dict[str, tuple[str, tuple[str, ...]]] = {
     "AWS_REGION": ("S3's region", ()),
     "QUARANTINE_SPOOL": ("the folder where quarantine waits while MongoDB is away, else .ninjait/spool", ()),
     "QUARANTINE_LIMIT_MIB": ("what the quarantine holds at most before ingest stops, MiB, else 1024", ()),
+    "HOSTS_WITHOUT_ORGANIZATION": ("on: Telegraf's and collectd's keys need not name an organization, else off", ()),
     "CA_FILE": ("the certificates (PEM) of the authorities that signed the stores' certificates", ()),
     "RABBITMQ_CA_FILE": ("the same for RabbitMQ only, in place of CA_FILE", ()),
     "INFLUXDB_CA_FILE": ("the same for InfluxDB only, in place of CA_FILE", ()),
@@ -50,6 +51,7 @@ OPTIONAL: dict[str, tuple[str, tuple[str, ...]]] = {
     "ARCHIVE_CA_FILE": ("the same for S3 only, in place of CA_FILE", ()),
 }
 NUMBERS = {"QUARANTINE_LIMIT_MIB"}
+SWITCHES = {"HOSTS_WITHOUT_ORGANIZATION"}
 # Values that are secret as a whole; of a URL only its password is.
 SECRETS = {"CLICKHOUSE_PASSWORD", "INFLUXDB_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"}
 # The settings whose URL may name several hosts: a replica set, a primary and its standbys.
@@ -119,6 +121,8 @@ def _problem(name: str, value: str | None, what: str, schemes: tuple[str, ...]) 
         return f"{name} is not set: {what}."
     if name in NUMBERS and not (value.isascii() and value.isdecimal() and int(value)):
         return f"{name} is not a whole number above 0: {what}."
+    if name in SWITCHES and value not in ("on", "off"):
+        return f"{name} is neither on nor off: {what}."
     if name.endswith("CA_FILE"):
         return _file_problem(name, value, what)
     if not schemes:

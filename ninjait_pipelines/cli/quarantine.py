@@ -367,14 +367,14 @@ def _pairs(option: str, form: str, given: Iterable[str] | None) -> dict[str, str
 
 def _check_merges_nothing(found: list[dict[str, Any]], change: Change) -> None:
     """What tells several messages apart is not to be set to one value: they would become one without a word."""
-    from ninjait_pipelines.resources.message_queue import fits
+    from ninjait_pipelines.ingest.mend import names_nobody
 
     if "organization_id" in change.fields and len({copy["routing_key"] for copy in found}) > 1:
         fail("--set organization_id is for copies of one organization, and these are of several: --map, or --id each")
     # Those of other agents name no organization, and hosts of one name may be of several.
-    lost = [copy for copy in found if copy["queue"] == "agent.metrics" and not fits(copy["queue"], copy["routing_key"])]
+    lost = [one for one in found if one["queue"] == "agent.metrics" and names_nobody(one["queue"], one["routing_key"])]
     if "organization_id" in change.fields and len(lost) > 1:
-        fail(f"{len(lost)} of these copies have lost their routing keys, which say whose they are: choose one by --id")
+        fail(f"{len(lost)} of these copies have no routing key that says whose they are: choose one by --id")
     # A copy that names no device that could be read is of a device of its own.
     if "device_id" in change.fields and len({copy["device_id"] or copy["message_id"] for copy in found}) > 1:
         fail("--set device_id is for copies of one device, and these are of several: --map, or --id each")

@@ -54,12 +54,20 @@ _NAME = Field(rules.name)
 class Registry(msgspec.Struct, frozen=True):
     """Who may send: the organizations, the organization of each device, and the devices of each host name.
 
-    Ids in canonical spelling. `hosts` is for agents that know no ids: host name -> organization -> device.
+    Ids in canonical spelling. `hosts` is for agents that know no ids: host name -> organization -> device. A
+    routing key without an organization is refused unless `hosts_without_organization`: it speaks for every host.
     """
 
     organizations: frozenset[str]
     devices: Mapping[str, str]
     hosts: Mapping[str, Mapping[str, str]] = {}
+    hosts_without_organization: bool = False
+
+    def refusal(self, organization: str | None) -> str | None:
+        """Why what another agent sends under a key that names this organization, or none, is not to be taken."""
+        if organization is None:
+            return None if self.hosts_without_organization else "no_organization_in_key"
+        return None if organization in self.organizations else "unknown_organization"
 
 
 class Period(msgspec.Struct, frozen=True):
@@ -211,7 +219,7 @@ def decode_good_lines(message: Message, registry: Registry, period: Period) -> D
         _check_size(message)
         lines = telegraf.plain(text_of(message.body))
         organization = organization_of(message.routing_key)
-        if not 0 < len(lines) <= MOST_ENTRIES or not (organization is None or organization in registry.organizations):
+        if not 0 < len(lines) <= MOST_ENTRIES or registry.refusal(organization):
             return None
         all_series = _AllSeries(_Devices(organization, registry))
         for index, line in enumerate(lines):
@@ -297,8 +305,11 @@ def organization_of(routing_key: str) -> str | None:
 def device_of(host: str, organization: str | None, registry: Registry) -> tuple[str, str]:
     """(organization, device) of a host name, within the organization if one is given. Raises Refused.
 
-    Without one the name has to be that of a single device of all: nobody may guess whose readings they are.
+    Without one, where that is allowed, the name has to be that of a single device of all: nobody may guess whose
+    readings they are.
     """
+    if organization is None and not registry.hosts_without_organization:
+        raise Refused("no_organization_in_key", "routing_key")
     known = registry.hosts.get(host, {})
     if organization is None and len(known) > 1:
         raise Refused("ambiguous_host", "host")
@@ -311,12 +322,12 @@ def device_of(host: str, organization: str | None, registry: Registry) -> tuple[
 def decode_foreign(message: Message, foreign: Format, registry: Registry, period: Period) -> Decoded:
     """Decodes a message of another agent. A point is an entry that holds a reading, or cannot be read."""
     organization = organization_of(message.routing_key)
-    known = organization is None or organization in registry.organizations
+    refusal = registry.refusal(organization)
     try:
         _check_size(message)
         entries = foreign.entries(text_of(message.body))
-        if not known:
-            raise Refused("unknown_organization", "routing_key")
+        if refusal:
+            raise Refused(refusal, "routing_key")
     except (Refused, UnicodeDecodeError, RecursionError) as error:
         refused = error if isinstance(error, Refused) else Refused(_UNREADABLE[type(error)])
         decoded = _refuse(message, {"routing_key": message.routing_key}, refused)
@@ -325,7 +336,7 @@ def decode_foreign(message: Message, foreign: Format, registry: Registry, period
         decoded = Decoded(message_id=identity(message.queue, message.body, message.message_id))
         _decode_entries(entries, foreign, organization, decoded, registry, period)
     decoded.agent = foreign.source
-    decoded.organization_id = decoded.organization_id or (organization if known else None)
+    decoded.organization_id = decoded.organization_id or (None if refusal else organization)
     return decoded
 
 

@@ -339,6 +339,7 @@ def load_registry(postgres: Postgres) -> Registry:
         organizations=frozenset(row["id"] for row in organizations),
         devices={row["id"]: row["organization_id"] for row in devices},
         hosts=hosts,
+        hosts_without_organization=postgres.hosts_without_organization == "on",
     )
 
 

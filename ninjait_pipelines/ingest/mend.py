@@ -84,7 +84,7 @@ def _mended_json(message: Outgoing, reasons: Sequence[Mapping[str, Any]], change
         if contract is METRICS and name in _SAMPLE_FIELDS:
             for sample in _rejected_for(name, body, reasons):
                 sample[name] = value
-        elif name == contract.routed_by and _has_lost_its_key(message) and body.get(name, value) != value:
+        elif name == contract.routed_by and _names_nobody(message) and body.get(name, value) != value:
             raise CannotChange(f"its routing key is lost, and it says of itself: {name} {body[name]}")
         else:
             body[name] = value
@@ -134,9 +134,14 @@ def replaced(value: Any, values: Mapping[str, str]) -> Any:
     return values.get(value, value) if isinstance(value, str) else value
 
 
-def _has_lost_its_key(message: Outgoing) -> bool:
-    """As a dead letter has whose headers could not be read."""
-    return not fits(message.queue, message.routing_key)
+def _names_nobody(message: Outgoing) -> bool:
+    """Whether its routing key says of no organization: it is lost, or another agent left it out."""
+    return names_nobody(message.queue, message.routing_key)
+
+
+def names_nobody(queue: str, routing_key: str) -> bool:
+    """The same of a quarantined copy."""
+    return not fits(queue, routing_key) or organization_of(routing_key) is None
 
 
 def _mended_key(message: Outgoing, foreign: Format | None, change: Change) -> str:
@@ -158,7 +163,7 @@ def _mended_key(message: Outgoing, foreign: Format | None, change: Change) -> st
 
 
 def _mended_foreign(message: Outgoing, foreign: Format, change: Change) -> bytes:
-    if change.fields and not (change.fields.keys() == {METRICS.routed_by} and _has_lost_its_key(message)):
+    if change.fields and not (change.fields.keys() == {METRICS.routed_by} and _names_nobody(message)):
         raise CannotChange(
             "it is of another agent, and --set knows our own messages only; --map changes hosts and tags"
         )

@@ -71,7 +71,11 @@ def stores_from(value: Callable[[str], Any], given: Container[str] = ()) -> Stor
         metrics_store=metrics,
         dragonfly=Dragonfly(url=value("DRAGONFLY_URL"), ca_file=authority("DRAGONFLY")),
         clickhouse=ClickHouse(**clickhouse),
-        postgres=Postgres(url=value("DATABASE_URL"), ca_file=authority("DATABASE")),
+        postgres=Postgres(
+            url=value("DATABASE_URL"),
+            ca_file=authority("DATABASE"),
+            hosts_without_organization=optional("HOSTS_WITHOUT_ORGANIZATION") or "off",
+        ),
         mongodb=MongoDB(
             url=value("MONGODB_URL"),
             ca_file=authority("MONGODB"),

@@ -23,6 +23,9 @@ class Postgres(Store):
 
     url: str = Field(description="postgresql://user:password@host:port/database")
     connect_timeout_seconds: int = Field(default=5, description="Longest wait for a connection, seconds")
+    hosts_without_organization: str = Field(
+        default="off", description="on: hosts are found among those of all organizations where a message names none"
+    )
     statement_timeout_seconds: int = Field(default=60, description="Longest run of one statement, seconds")
 
     _client: psycopg.Connection[DictRow] | None = PrivateAttr(default=None)

@@ -20,6 +20,8 @@ DEVICE, SECOND_DEVICE, OTHER_DEVICE = (str(uuid.uuid5(uuid.NAMESPACE_DNS, name))
 # Of the organizations' devices, two have the same name.
 HOSTS = {"lap-1": {ORG: DEVICE, OTHER_ORG: OTHER_DEVICE}, "lap-2": {ORG: SECOND_DEVICE}}
 REGISTRY = Registry(frozenset([ORG, OTHER_ORG]), {DEVICE: ORG, SECOND_DEVICE: ORG, OTHER_DEVICE: OTHER_ORG}, HOSTS)
+# Where keys need not name an organization.
+ANYBODY = Registry(REGISTRY.organizations, REGISTRY.devices, HOSTS, hosts_without_organization=True)
 # Whole milliseconds, because that is what is stored. Of today, because the tiers' retention is real.
 # One moment for all of pytest-xdist's workers: names of tests have it in them.
 NOW = datetime.fromtimestamp(int(os.environ.get("NINJAIT_TESTS_NOW", time.time())), UTC)
@@ -113,7 +115,7 @@ def line(measurement: str, fields: str, seconds_ago: float = 60, host: str = "la
     return f"{measurement}{named} {fields} {nanoseconds}"
 
 
-def telegraf(*lines: str, organization: str | None = None, **fields: Any) -> Message:
+def telegraf(*lines: str, organization: str | None = ORG, **fields: Any) -> Message:
     """A message of Telegraf's, as it is delivered."""
     key = "metrics.telegraf" + (f".{organization}" if organization else "")
     body = "".join(f"{one}\n" for one in lines).encode()
@@ -138,7 +140,7 @@ def value_list(plugin: str, kind: str, *values: Any, seconds_ago: float = 60, **
     } | fields
 
 
-def collectd(*value_lists: Any, organization: str | None = None, **fields: Any) -> Message:
+def collectd(*value_lists: Any, organization: str | None = ORG, **fields: Any) -> Message:
     """A message of collectd's, as it is delivered."""
     key = "metrics.collectd" + (f".{organization}" if organization else "")
     body = json.dumps(list(value_lists)).encode()

@@ -1,14 +1,16 @@
 """Telegraf's line protocol and collectd's JSON: what is taken of them, what is refused, and what is replayed later."""
 
+import dataclasses
 import json
 import math
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
+import msgspec
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -23,9 +25,11 @@ from ninjait_pipelines.ingest.telegraf import LINE_PROTOCOL, parts, value_of
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.resources.message_queue import Message
 from ninjait_pipelines.resources.metrics_store import Tier
+from ninjait_pipelines.resources.postgres import Postgres
 from ninjait_pipelines_tests.ingest.conftest import idle_seconds, make_drain
 from ninjait_pipelines_tests.ingest.fuzz import check
 from ninjait_pipelines_tests.ingest.samples import (
+    ANYBODY,
     DEVICE,
     NOW,
     ORG,
@@ -153,9 +157,21 @@ def test_our_own_format_is_not_taken_for_another() -> None:
     )
 
 
-def test_a_host_is_one_device_of_all_or_the_organization_s_in_the_routing_key() -> None:
+@pytest.mark.parametrize("foreign", [telegraf, collectd])
+@pytest.mark.parametrize("host", ["lap-1", "lap-2", "nobody"])
+def test_a_key_without_an_organization_is_nobody_s(foreign: Any, host: str) -> None:
+    """A host went to whoever had registered its name first, and anyone could make another's ambiguous."""
+    one = line("mem", "used=0i", host=host) if foreign is telegraf else value_list("cpu", "percent", 5, host=host)
+    result = decoded(foreign(one, organization=None))
+    assert (reasons(result), result.whole) == ([(None, "routing_key", "no_organization_in_key")], True)
+    assert (result.organization_id, result.columns, result.counters) == (None, {}, {})
+
+
+def test_a_host_is_the_organization_s_in_the_routing_key_or_one_of_all_where_that_is_allowed() -> None:
     shared = line("mem", "used=0i", host="lap-1")
-    assert reasons(decoded(telegraf(shared))) == [(0, "host", "ambiguous_host")]
+    assert reasons(decode(telegraf(shared, organization=None), ANYBODY, PERIOD)) == [(0, "host", "ambiguous_host")]
+    single = decode(telegraf(line("mem", "used=0i"), organization=None), ANYBODY, PERIOD)
+    assert single.columns["device_id"] == [SECOND_DEVICE]
     assert decoded(telegraf(shared, organization=ORG)).columns["device_id"] == [DEVICE]
     assert decoded(telegraf(shared, organization=OTHER_ORG)).columns["device_id"] == [OTHER_DEVICE]
     other = decoded(telegraf(line("mem", "used=0i"), organization=OTHER_ORG))
@@ -171,8 +187,9 @@ def test_an_organization_that_does_not_exist_costs_the_message(organization: str
 
 
 def test_a_message_of_devices_of_several_organizations_is_of_none() -> None:
-    registry = type(REGISTRY)(REGISTRY.organizations, REGISTRY.devices, {"a": {ORG: DEVICE}, "b": {OTHER_ORG: "x"}})
-    both = telegraf(line("mem", "used=0i", host="a"), line("mem", "used=0i", host="b"))
+    hosts = {"a": {ORG: DEVICE}, "b": {OTHER_ORG: "x"}}
+    registry = msgspec.structs.replace(ANYBODY, hosts=hosts)
+    both = telegraf(line("mem", "used=0i", host="a"), line("mem", "used=0i", host="b"), organization=None)
     assert decode(both, registry, PERIOD).organization_id is None
     assert decode(both, registry, PERIOD).columns["organization_id"] == [ORG, OTHER_ORG]
 
@@ -472,7 +489,7 @@ def test_a_bad_line_never_swallows_the_one_that_it_comes_to_stand_beside() -> No
     """An open string beside the text that would close it: together they are a line of something that we leave out."""
     quoted = line("mem", 'used=1i,note="x"')
     body = telegraf('m,host=lap-2 note="a', quoted, 'b" 5', quoted, line("mem", "used=1i", host="nobody")).body
-    lines = message("agent.metrics", body, routing_key="metrics.telegraf", content_type="text/plain")
+    lines = message("agent.metrics", body, routing_key=f"metrics.telegraf.{ORG}", content_type="text/plain")
     expected = ["bad_line", "bad_line", "unknown_host"]
     assert [reason for _, _, reason in reasons(decoded(lines))] == expected
     again = rejected_of(decoded(lines), lines.routing_key, lines.content_type, body)
@@ -584,6 +601,11 @@ NEW_DEVICE = str(uuid.UUID(int=77))
 @pytest.fixture
 def waiting(fleet: Stores) -> Stores:
     """The stores, in which a message of each format was quarantined in part: its host "new" is unknown."""
+    return with_new(fleet, ORG)
+
+
+def with_new(fleet: Stores, organization: str | None) -> Stores:
+    """`organization` is what Telegraf's key names."""
     publish(
         fleet,
         telegraf(
@@ -591,6 +613,7 @@ def waiting(fleet: Stores) -> Stores:
             line("mem", f"used={2 * MIB}i", host="new"),
             "mem,host=new used=oops 5",
             line("cpu", "usage_idle=90", host="new", cpu="cpu-total"),
+            organization=organization,
         ),
         collectd(
             value_list("df", "df_complex", MIB, plugin_instance="root", type_instance="used", host="new"),
@@ -643,20 +666,47 @@ def test_what_came_before_its_host_was_registered_is_written_once_it_is(waiting:
     assert ledger(waiting) == {"partly_quarantined": 3, "written": 1}
 
 
-def test_a_host_of_the_wrong_organization_or_of_several_goes_on_waiting(waiting: Stores) -> None:
+@pytest.fixture
+def anybody(fleet: Stores) -> Iterator[Stores]:
+    """The stores where HOSTS_WITHOUT_ORGANIZATION is on."""
+    with Postgres(url=fleet.postgres.url, hosts_without_organization="on").open() as postgres:
+        yield dataclasses.replace(fleet, postgres=postgres)
+
+
+def test_a_host_of_the_wrong_organization_or_of_several_goes_on_waiting(anybody: Stores) -> None:
+    waiting = with_new(anybody, None)
     register(waiting, organization=OTHER_ORG)
     assert tick(waiting) == "replayed 1 messages"  # Telegraf's names no organization
     assert drained(waiting).points_written == 2
     register(waiting, device=str(uuid.UUID(int=78)))
     assert tick(waiting) == "replayed 1 messages"
     assert drained(waiting).points_written == 1
-    publish(waiting, telegraf(line("mem", "used=1i", host="new", seconds_ago=20)))
+    publish(waiting, telegraf(line("mem", "used=1i", host="new", seconds_ago=20), organization=None))
     assert drained(waiting).points_written == 0
     assert tick(waiting) == "nothing is held for a host that is known"
     with waiting.postgres.transaction() as connection:
         connection.execute("DELETE FROM devices WHERE id = %s", (NEW_DEVICE,))
     assert tick(waiting) == "replayed 1 messages"
     assert drained(waiting).points_written == 1
+
+
+def test_what_names_no_organization_waits_for_a_person(ninjait: Any, fleet: Stores, anybody: Stores) -> None:
+    """Also what was held for its host while that was allowed: it would go to whoever registers the name."""
+    with_new(anybody, None)
+    publish(fleet, telegraf(line("mem", "used=1i", host="new", seconds_ago=20), organization=None))
+    assert drained(fleet).points_written == 0
+    register(fleet, organization=OTHER_ORG)
+    assert tick(fleet) == "nothing is held for a host that is known"
+    register(fleet, device=str(uuid.UUID(int=78)))
+    assert tick(fleet) == "replayed 1 messages"  # collectd's, whose key names one
+    assert drained(fleet).points_written == 1
+
+    replay = ("quarantine", "replay", "--reason", "no_organization_in_key")
+    assert ninjait(*replay, "--dry-run").stdout.endswith("1 would come back: no_organization_in_key\n") is False
+    given = ninjait(*replay, "--set", f"organization_id={ORG}")
+    assert given.exit_code == 0, given.output
+    assert drained(fleet).points_written == 1
+    assert [row["device_id"] for row in points(fleet, str(uuid.UUID(int=78)))] == [str(uuid.UUID(int=78))] * 2
 
 
 def test_one_tick_replays_no_more_than_its_bound(fleet: Stores, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -207,7 +207,7 @@ def test_a_notification_of_collectd_costs_itself_only() -> None:
 
 ODD_HOSTS = ("a,b=c d", r"a\ b", r"a\b", '"', "=", "x" * 255, "lap-2 ", "mine")
 HOSTS = {**REGISTRY.hosts, **{name: {ORG: SECOND_DEVICE} for name in ODD_HOSTS}, "theirs": {OTHER_ORG: OTHER_DEVICE}}
-ODD_REGISTRY = type(REGISTRY)(REGISTRY.organizations, REGISTRY.devices, HOSTS)
+ODD_REGISTRY = type(REGISTRY)(REGISTRY.organizations, REGISTRY.devices, HOSTS, hosts_without_organization=True)
 TIME = round((NOW - timedelta(seconds=60)).timestamp()) * 10**9
 USED = f"used={MIB}i"
 MEM = f"mem,host=lap-2 {USED} {TIME}\n"

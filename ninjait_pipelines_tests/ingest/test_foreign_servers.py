@@ -180,7 +180,7 @@ def test_real_agents_are_drained_into_the_stores(fleet: Stores, broker: RabbitMQ
     with ExitStack() as agents:
         for name, program, host, routing_key in (
             ("a", "telegraf", "lap-2", f"metrics.telegraf.{ORG}"),
-            ("b", "telegraf", "new", "metrics.telegraf"),
+            ("b", "telegraf", "new", f"metrics.telegraf.{ORG}"),
             ("c", "collectd", "lap-1", f"metrics.collectd.{OTHER_ORG}"),
         ):
             agents.enter_context(agent(broker, tmp_path / name, program, host, routing_key))

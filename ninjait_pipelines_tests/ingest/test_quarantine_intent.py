@@ -264,7 +264,7 @@ def test_what_the_broker_would_give_back_holds_up_no_other_copy(
 def test_another_agents_message_gets_a_new_routing_key(ninjait: Any, fleet: Stores, agent: str, lost: Message) -> None:
     copy, _ = held_without_keys(fleet, "agent.metrics", lost.body, lost.body, content_type=lost.content_type)
     many = ninjait("quarantine", "replay", "--all-held", "--set", f"organization_id={ORG}")
-    assert "2 of these copies have lost their routing keys" in many.stderr
+    assert "2 of these copies have no routing key that says whose they are" in many.stderr
     refused = ninjait("quarantine", "replay", "--id", copy, "--set", "cpu=5")
     assert (refused.exit_code, "it is of another agent" in refused.stdout) == (1, True)
     assert ninjait("quarantine", "replay", "--id", copy, "--set", f"organization_id={ORG}").exit_code == 0
