@@ -4,6 +4,9 @@
 PYTHON ?= $(firstword $(foreach v,python3 python3.14 python3.13 python3.12 python3.11,$(shell $(v) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(v))))
 READY := .venv/.ready
 RUN := .venv/bin/python -m
+# What an older ClickHouse may do in another way
+ON_OLDER := test_migrations.py test_migrations_stopped.py resources/test_stores.py resources/test_clickhouse_metrics.py \
+	ingest/test_ledger.py ingest/test_drain.py rollup archive
 ON_SERVERS := resources stack/test_servers.py ingest rollup archive cache reports operations fleet faults demo
 
 .DEFAULT_GOAL := help
@@ -15,15 +18,18 @@ help: ## this list
 demo: $(READY) ## a fleet's day through every stage, on real engines
 	@$(RUN) ninjait_pipelines.cli demo
 
-servers: ## real RabbitMQ, InfluxDB and S3 into .servers, from Go, Cargo and apt; six minutes the first time
+servers: ## real RabbitMQ, InfluxDB and S3 into .servers, and older ClickHouses; seven minutes the first time
 	@"$(or $(PYTHON),python3)" servers/build.py
+	@"$(or $(PYTHON),python3)" servers/engines.py
 
 test: $(READY) ## all tests that need no servers, on real engines from wheels
 	@$(RUN) pytest -n 2 --dist loadfile
 
 # What can go another way on RabbitMQ, InfluxDB and S3. On those of `make servers`, or of RABBITMQ_URL, INFLUXDB_URL, ...
-test-servers: $(READY) ## the contracts, the whole graph and the faults, on RabbitMQ, InfluxDB and S3
+test-servers: $(READY) ## the contracts, the whole graph and the faults, on RabbitMQ, InfluxDB and S3, and older ClickHouses
 	@$(RUN) pytest --servers -m "not faults" $(addprefix ninjait_pipelines_tests/,$(ON_SERVERS))
+	@$(RUN) pytest -n 2 --dist loadfile --clickhouse 25.8 $(addprefix ninjait_pipelines_tests/,$(ON_OLDER))
+	@$(RUN) pytest -n 2 --dist loadfile --clickhouse 26.3 $(addprefix ninjait_pipelines_tests/,$(ON_OLDER))
 
 test-faults: $(READY) ## a hundred random cuts and kills, on RabbitMQ, InfluxDB and S3
 	@$(RUN) pytest --servers -m faults

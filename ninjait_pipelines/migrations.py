@@ -1,12 +1,14 @@
 """Migrations of PostgreSQL and ClickHouse: which are due, applying them, undoing the newest.
 
 A file `sql/<store>/NNNN_name.sql` has the sections `-- migrate: up` and `-- migrate: down`; a statement ends with `;`
-at the end of a line. What was applied stands in each store's table `schema_migrations`.
+at the end of a line. What was applied stands in each store's table `schema_migrations`, with the file's sha256: an
+applied file may not be edited. Its down section alone may be mended, where undoing it was wrong: then the file says
+above its sections which sha256 it had, `-- formerly: ...`, and databases that applied it as that take it as it is.
 
 PostgreSQL applies a migration and its row in one transaction. ClickHouse has none, so there a migration is
 1. recorded as `started`  (killed here: the next `up` removes what may be there, which is nothing, and applies it)
 2. applied, statement by statement  (killed or failed here: its down section removes what it had made; every statement
-   of a down section says IF EXISTS)
+   of a down section says IF EXISTS, and none needs what a statement of the up section may have failed for)
 3. recorded as `applied`  (killed here: as in 2, and nothing can be in the new tables yet)
 Removing never touches a table that was there before: that is checked before 1.
 """
@@ -32,6 +34,7 @@ _LOCK = 6_462_541_093
 _FILE = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
 _SECTION = re.compile(r"^-- migrate: (up|down)[ \t]*$", re.MULTILINE)
 _STATEMENT_END = re.compile(r";[ \t]*$", re.MULTILINE)
+_FORMERLY = re.compile(r"^-- formerly: ([0-9a-f]{64})$", re.MULTILINE)
 _DROPPED_TABLE = re.compile(r"^DROP TABLE IF EXISTS (\w+)", re.MULTILINE)
 
 Report = Callable[[str], None]
@@ -42,13 +45,21 @@ class MigrationError(MendableError):
 
 
 class Migration(msgspec.Struct, frozen=True):
-    """One file: `name` is NNNN_name, `sha256` that of its bytes, `up` and `down` its statements."""
+    """One file: `name` is NNNN_name, `sha256` that of its bytes, `up` and `down` its statements.
+
+    `formerly` has the sha256 of its earlier states, from which only its down section differs.
+    """
 
     version: int
     name: str
     sha256: str
     up: tuple[str, ...]
     down: tuple[str, ...]
+    formerly: tuple[str, ...] = ()
+
+    def is_recorded_by(self, record: "Record") -> bool:
+        """Whether this file, in its present or an earlier state, is what the record says."""
+        return record.name == self.name and record.sha256 in (self.sha256, *self.formerly)
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -92,7 +103,8 @@ def parse(file_name: str, content: bytes) -> Migration:
         raise MigrationError(f"{file_name} must have one section '-- migrate: up', then one '-- migrate: down'.")
     up, down = (statements(section) for section in sections[1::2])
     sha256 = hashlib.sha256(content).hexdigest()
-    return Migration(int(named[1]), file_name.removesuffix(".sql"), sha256, tuple(up), tuple(down))
+    formerly = tuple(_FORMERLY.findall(head))
+    return Migration(int(named[1]), file_name.removesuffix(".sql"), sha256, tuple(up), tuple(down), formerly)
 
 
 def statements(section: str) -> list[str]:
@@ -127,7 +139,7 @@ def due(store: str, migrations: Sequence[Migration], records: Sequence[Record]) 
 
 
 def _check_unedited(store: str, migration: Migration, record: Record) -> None:
-    if (record.name, record.sha256) != (migration.name, migration.sha256):
+    if not migration.is_recorded_by(record):
         raise MigrationError(
             f"sql/{store}/{migration.name}.sql was edited after it was applied as {record.name}: its sha256 is "
             f"{migration.sha256}, applied was {record.sha256}. Restore it, and put the change into a new migration."
@@ -373,8 +385,7 @@ def _state(store: str, file: Migration | None, record: Record | None) -> State:
         return State(store, record.name, "unknown", record.applied_at)
     if not record.finished:
         return State(store, file.name, "unfinished", record.applied_at)
-    edited = file.sha256 != record.sha256
-    return State(store, file.name, "edited" if edited else "applied", record.applied_at)
+    return State(store, file.name, "applied" if file.is_recorded_by(record) else "edited", record.applied_at)
 
 
 @contextmanager

@@ -32,6 +32,7 @@ NAMED = NAMED if "RABBITMQ_URL" in NAMED else {}
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--servers", action="store_true", help="on RabbitMQ, InfluxDB and S3 instead of the wheels")
+    parser.addoption("--clickhouse", metavar="VERSION", help="on an older engine of ClickHouse: 25.8 or 26.3")
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
@@ -59,7 +60,25 @@ def on_servers(request: pytest.FixtureRequest) -> bool:
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory, on_servers: bool) -> Iterator[dict[str, str]]:
+def clickhouse_version(request: pytest.FixtureRequest) -> Iterator[str]:
+    """With `--clickhouse` the local stack's ClickHouse is of that version; else this is empty."""
+    from ninjait_pipelines.stack.engines import ClickHouse
+
+    version: str = request.config.getoption("--clickhouse") or ""
+    folder, environment = SERVERS / f"clickhouse-{version}", ClickHouse.environment
+    with pytest.MonkeyPatch.context() as patch:
+        if version:
+            assert (folder / "chdb").is_dir(), f"ClickHouse {version} is missing: make servers"
+            older = {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"}
+            patch.setattr(ClickHouse, "program", "ninjait_pipelines_tests.old_clickhouse")
+            patch.setattr(ClickHouse, "environment", lambda self: environment(self) | older)
+        yield version
+
+
+@pytest.fixture(scope="session")
+def stack(
+    tmp_path_factory: pytest.TempPathFactory, on_servers: bool, clickhouse_version: str
+) -> Iterator[dict[str, str]]:
     """A local stack in a folder of its own, or the servers that the environment names: settings as variables."""
     from ninjait_pipelines.stack.local import LocalStack
     from ninjait_pipelines.stack.servers import built

@@ -137,6 +137,25 @@ def test_an_edited_migration_is_refused_with_both_checksums() -> None:
     assert FIRST.sha256 in str(error.value)
 
 
+def test_a_file_whose_way_back_was_mended_says_what_it_was_and_is_the_one_that_was_applied() -> None:
+    """The down section of an applied file was wrong, and mending it made every database's `migrate up` refuse."""
+    mended = parse("0001_first.sql", f"-- why\n-- formerly: {FIRST.sha256}\n".encode() + CONTENT)
+    assert due("clickhouse", [mended], [recorded(1, "0001_first", CONTENT)]) == []
+    other = recorded(1, "0001_first", CONTENT + b"-- another\n")
+    with pytest.raises(MigrationError, match=r"0001_first\.sql was edited"):
+        due("clickhouse", [mended], [other])
+    below = parse("0001_first.sql", CONTENT + f"-- formerly: {FIRST.sha256}\n".encode())
+    assert below.formerly == (), "only above its sections"
+
+
+def test_databases_of_earlier_versions_have_applied_0008() -> None:
+    """Of 0.3.0, by the sha256 that stands in its databases."""
+    of_0_3_0 = "28df0859dbaf086dc15421c6953f06828805ef2eead8d5a66243f4dccef14ae6"
+    [counters] = [one for one in load(SQL / "clickhouse") if one.version == 8]
+    record = Record(8, "0008_counters", of_0_3_0, True, datetime(2026, 1, 1, tzinfo=UTC))
+    assert counters.is_recorded_by(record)
+
+
 def test_an_applied_migration_without_a_file_is_named() -> None:
     with pytest.raises(MigrationError, match=r"0002_second applied, which sql/clickhouse does not have"):
         due("clickhouse", [FIRST], [recorded(1, "0001_first", CONTENT), recorded(2, "0002_second", CONTENT)])

@@ -1,5 +1,6 @@
 -- Counters of network interfaces, and points that merge field by field: agents that are not ours spread one reading over
 -- several messages.
+-- formerly: 28df0859dbaf086dc15421c6953f06828805ef2eead8d5a66243f4dccef14ae6
 
 -- migrate: up
 -- ORDER BY: the roll-up reads the hours of all devices, each interface in order of time. PARTITION BY: as in metrics.
@@ -56,8 +57,12 @@ ALTER TABLE device_metrics_hourly
 
 -- migrate: down
 -- Wherever `up` was stopped, one of the two tables is called metrics and the other, if it is there, metrics_merging: what
--- it has is brought home. metrics may keep its new engine: it takes the same writes and reads as the old one.
-CREATE TABLE IF NOT EXISTS metrics_merging AS metrics;
-ALTER TABLE metrics ATTACH PARTITION ALL FROM metrics_merging;
+-- it has is brought home, row by row, as an engine that cannot exchange tables or attach their parts can do as well.
+-- Where it is not there nothing is read; read twice, the rows replace themselves. metrics may keep its new engine: it
+-- takes the same writes and reads as the old one.
+INSERT INTO metrics (organization_id, device_id, time, cpu, memory, disk_used, network_in, network_out, uptime, received_at)
+SELECT organization_id, device_id, time, cpu, memory, disk_used, network_in, network_out, uptime, received_at
+FROM merge(currentDatabase(), '^metrics(_merging)?$')
+WHERE _table = 'metrics_merging';
 DROP TABLE IF EXISTS metrics_merging;
 DROP TABLE IF EXISTS interface_counters;
