@@ -20,7 +20,7 @@ SEVERITIES = ("critical", "warning", "info")
 
 
 class Device(msgspec.Struct, frozen=True):
-    """An active device, and its latest heartbeat where it sent one lately."""
+    """An active device, and its status and when it was last heard of, where it sent anything lately."""
 
     organization_id: UUID
     device_id: UUID

@@ -14,20 +14,20 @@ from ninjait_pipelines.resources.dragonfly import Dragonfly, errors
 from ninjait_pipelines.resources.postgres import Postgres
 
 # A device that has been silent for longer has no known state.
-HEARTBEATS_OF = timedelta(days=7)
+HEARD_OF = timedelta(days=7)
 
 
 def devices_by_organization(postgres: Postgres, clickhouse: ClickHouse, now: datetime) -> dict[UUID, list[Device]]:
-    """Every active organization with its devices that are not retired, by name, and their latest heartbeats."""
-    heartbeats = {
+    """Every active organization with its devices that are not retired, by name, and when they were last heard of."""
+    statuses = {
         (row.pop("organization_id"), row.pop("device_id")): row
-        for row in clickhouse.rows(sql("cache/heartbeats"), since=now - HEARTBEATS_OF)
+        for row in clickhouse.rows(sql("cache/statuses"), since=now - HEARD_OF, as_of=now)
     }
     found: dict[UUID, list[Device]] = {}
     for row in postgres.rows(sql("cache/devices")):
         own = found.setdefault(row["organization_id"], [])
         if row["device_id"]:
-            own.append(Device(**row, **heartbeats.get((row["organization_id"], row["device_id"]), {})))
+            own.append(Device(**row, **statuses.get((row["organization_id"], row["device_id"]), {})))
     return found
 
 

@@ -3,10 +3,12 @@
 import json
 import threading
 import uuid
+from collections import Counter
 from datetime import datetime, timedelta
 from typing import Any
 
 import dagster as dg
+import pyarrow as pa
 import pytest
 from redis.client import Pipeline
 from redis.commands.core import Script
@@ -87,6 +89,48 @@ def test_the_device_list(stores: Stores, fleet: Fleet) -> None:
     assert (new["status"], new["last_seen"], new["readings"]) == ("unknown", None, None), "never seen"
     empty = cached(stores, keys.organization_devices(EMPTY))
     assert (empty["devices"], empty["completeness"]) == ([], 1.0)
+
+
+# minutes ago: (the last heartbeat and what it says, the newest reading) -> status, and when it was last heard of
+STATUSES = {
+    "readings alone": (None, 2, "online", 2),
+    "readings alone, silent": (None, 6, "offline", 6),
+    "a heartbeat alone": ((200, "online"), None, "online", 200),
+    "readings between heartbeats": ((3, "maintenance"), 1, "maintenance", 1),
+    "a heartbeat after the last reading": ((1, "offline"), 2, "offline", 1),
+    "readings after it went offline": ((3, "offline"), 1, "online", 1),
+    "heartbeats have ended, readings go on": ((20, "maintenance"), 1, "online", 1),
+    "heartbeats have ended, and readings later": ((60, "online"), 30, "offline", 30),
+    "silent for a week": (None, 60 * 24 * 8, "unknown", None),
+}
+
+
+def sighting(stores: Stores, organization: uuid.UUID, device: uuid.UUID, moment: datetime) -> None:
+    """What agent_metrics writes."""
+    stamp = pa.array([moment], pa.timestamp("ms", "UTC"))
+    columns = {"organization_id": [str(organization)], "device_id": [str(device)], "last_seen": stamp}
+    stores.clickhouse.insert("device_sightings", pa.table(columns))
+
+
+def test_devices_without_heartbeats_are_known_by_their_readings(stores: Stores) -> None:
+    """Devices of Telegraf and collectd were `unknown` for ever, and in no row of device_status_realtime."""
+    fleet, now = Fleet(stores), stores.clickhouse.now()
+    for name, (heartbeat, seen, _, _) in STATUSES.items():
+        one = fleet.device(ALPHA, name)
+        if heartbeat:
+            fleet.heartbeat(ALPHA, one, now - timedelta(minutes=heartbeat[0]), heartbeat[1])
+        if seen:
+            sighting(stores, ALPHA, one, now - timedelta(minutes=seen))
+            sighting(stores, ALPHA, one, now - timedelta(days=90))
+    run(stores, assets.device_caches)
+    found = {one["hostname"]: one for one in cached(stores, keys.organization_devices(ALPHA))["devices"]}
+    assert {name: one["status"] for name, one in found.items()} == {name: row[2] for name, row in STATUSES.items()}
+    for name, (_, _, _, minutes) in STATUSES.items():
+        heard = found[name]["last_seen"]
+        assert (heard and round((now - datetime.fromisoformat(heard)) / timedelta(minutes=1))) == minutes, name
+    rows = stores.clickhouse.rows("SELECT * FROM device_status_realtime")
+    expected = Counter("offline" if row[2] == "unknown" else row[2] for row in STATUSES.values())
+    assert {row["status"]: row["devices"] for row in rows} == expected
 
 
 def test_the_summary(stores: Stores, fleet: Fleet) -> None:
