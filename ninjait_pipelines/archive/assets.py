@@ -34,7 +34,7 @@ def device_metrics_archive(context: dg.AssetExecutionContext, clickhouse: ClickH
         as_of = clickhouse.now()
         rolled_up = clickhouse.scalar(sql("rollup/rolled_up"), start=start, stop=end)
         rows = clickhouse.arrow(sql("rollup/day"), start=start, stop=end)
-        manifest = write_day(archive, DATASET, start.date(), rows, as_of, completeness=rolled_up / 24)
+        manifest = write_day(archive, DATASET, start.date(), rows, as_of, rolled_up / 24, clickhouse.now)
         context.add_asset_metadata(
             {
                 "dagster/partition_row_count": manifest.rows,

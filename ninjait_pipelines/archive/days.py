@@ -1,5 +1,6 @@
 """Writing a day to the archive and reading it back: objects, then their verification, then the manifest."""
 
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import date, datetime
 
@@ -7,32 +8,42 @@ import msgspec
 import pyarrow as pa
 
 from ninjait_pipelines.archive.objects import (
+    MANIFEST_BYTES,
     ArchiveDamaged,
     ArchivedObject,
     Manifest,
+    ManifestRefused,
     ObjectDiffers,
     ObjectVanished,
+    check_time,
     decode,
     manifest_key,
     split,
     verify,
 )
 from ninjait_pipelines.resources.archive import Archive
-from ninjait_pipelines.resources.archive_errors import ObjectChanged, ObjectCorrupt, ObjectMissing
+from ninjait_pipelines.resources.archive_errors import ObjectChanged, ObjectCorrupt, ObjectMissing, ObjectTooLarge
 
 # Runs of one day that race for its manifest: one of them wins each time
 ATTEMPTS = 5
 
 
 def write_day(
-    archive: Archive, dataset: str, day: date, rows: pa.Table, as_of: datetime, completeness: float
+    archive: Archive,
+    dataset: str,
+    day: date,
+    rows: pa.Table,
+    as_of: datetime,
+    completeness: float,
+    now: Callable[[], datetime],
 ) -> Manifest:
-    """Archives a day's rows and returns the manifest that now counts.
+    """Archives a day's rows and returns the manifest that now counts. `now` is the clock that `as_of` is from.
 
-    Raises ObjectVanished, ObjectDiffers; StoreFailed where the disk is full; ObjectChanged where other runs of the day
-    were faster each time. The day's previous manifest then still counts, and everything that it names is still there.
+    Raises ObjectVanished, ObjectDiffers; ManifestRefused where the manifest so far cannot be one; StoreFailed where the
+    disk is full; ObjectChanged where other runs of the day were faster each time. The day's previous manifest then
+    still counts, and everything that it names is still there.
 
-    1. Look at the manifest so far. A newer run's counts, and this one ends.
+    1. Look at the manifest so far. A newer run's counts, and this one ends; one from the future is an error.
     2. Write the objects that are not there yet, reading each back: hash and rows. Dying here: nobody knows of them; a
        rerun writes the same keys.
     3. Write the manifest in place of the one of step 1, and read it back. From here on it counts, and not before. Where
@@ -47,8 +58,9 @@ def write_day(
     superseded: set[str] = set()
     for attempt in range(1, ATTEMPTS + 1):
         version = archive.version(key)
-        previous = _previous(archive, key) if version else None
+        previous = _previous(archive, dataset, day) if version else None
         if previous and previous.as_of > as_of:
+            check_time(previous, now())
             return previous
         superseded.update(described.key for described in (previous.objects if previous else []))
         for described, data in objects.items():
@@ -59,7 +71,7 @@ def write_day(
         except ObjectChanged:
             if attempt == ATTEMPTS:
                 raise
-    current = decode(key, _read(archive, key))
+    current = _manifest(archive, dataset, day)
     if current != manifest and current.as_of <= as_of:
         raise ObjectDiffers(key, "is not what was just written")
     for unnamed in sorted(superseded - {described.key for described in current.objects}):
@@ -74,38 +86,43 @@ def _write_object(archive: Archive, described: ArchivedObject, data: bytes) -> N
         return
     with suppress(ObjectChanged):
         archive.write(described.key, data, over=version)
-    verify(described, _read(archive, described.key))
+    verify(described, _read(archive, described.key, described.bytes))
 
 
-def _previous(archive: Archive, key: str) -> Manifest | None:
+def _previous(archive: Archive, dataset: str, day: date) -> Manifest | None:
     """The manifest so far. A damaged one counts as none: writing the day again heals it."""
     try:
-        return decode(key, _read(archive, key))
+        return _manifest(archive, dataset, day)
+    except ManifestRefused:
+        raise
     except ArchiveDamaged:
         return None
+
+
+def _manifest(archive: Archive, dataset: str, day: date) -> Manifest:
+    return decode(_read(archive, manifest_key(dataset, day), MANIFEST_BYTES), dataset, day)
 
 
 def _intact(archive: Archive, described: ArchivedObject) -> bool:
     """Whether the object is there, undamaged. A damaged one is written again, which heals it."""
     try:
-        verify(described, _read(archive, described.key))
+        verify(described, _read(archive, described.key, described.bytes))
     except ArchiveDamaged:
         return False
     return True
 
 
 def read_manifest(archive: Archive, dataset: str, day: date) -> Manifest | None:
-    """The manifest that counts; None for a day that was never archived. Raises ObjectDiffers for a broken one."""
-    key = manifest_key(dataset, day)
-    return decode(key, _read(archive, key)) if archive.exists(key) else None
+    """The manifest that counts; None for a day that was never archived. Raises ArchiveDamaged for a broken one."""
+    return _manifest(archive, dataset, day) if archive.exists(manifest_key(dataset, day)) else None
 
 
 def read_day(archive: Archive, dataset: str, day: date, columns: list[str] | None = None) -> pa.Table:
     """What the archive holds of a day: the rows of the objects that its manifest names, or some of their columns.
 
-    Raises ObjectVanished, ObjectDiffers. A day without rows is a table without columns.
+    Raises ObjectVanished, ObjectDiffers, ManifestRefused. A day without rows is a table without columns.
     """
-    manifest = decode(key := manifest_key(dataset, day), _read(archive, key))
+    key, manifest = manifest_key(dataset, day), _manifest(archive, dataset, day)
     if not manifest.objects:
         return pa.table({})
     try:
@@ -120,22 +137,21 @@ def read_day(archive: Archive, dataset: str, day: date, columns: list[str] | Non
 
 
 def verify_day(archive: Archive, dataset: str, day: date) -> Manifest:
-    """Reads the manifest and every object that it names. Raises ObjectVanished, ObjectDiffers."""
-    key = manifest_key(dataset, day)
-    manifest = decode(key, _read(archive, key))
-    if (manifest.dataset, manifest.day) != (dataset, day):
-        raise ObjectDiffers(key, f"is the manifest of {manifest.dataset}, {manifest.day}")
+    """Reads the manifest and every object that it names. Raises ObjectVanished, ObjectDiffers, ManifestRefused."""
+    key, manifest = manifest_key(dataset, day), _manifest(archive, dataset, day)
     for described in manifest.objects:
-        verify(described, _read(archive, described.key))
+        verify(described, _read(archive, described.key, described.bytes))
     if manifest.rows != sum(described.rows for described in manifest.objects):
         raise ObjectDiffers(key, "its objects have another number of rows than it says")
     return manifest
 
 
-def _read(archive: Archive, key: str) -> bytes:
+def _read(archive: Archive, key: str, most_bytes: int) -> bytes:
     try:
-        return archive.read(key)
+        return archive.read(key, most_bytes)
     except ObjectMissing as error:
         raise ObjectVanished(key, "is not there") from error
+    except ObjectTooLarge as error:
+        raise ObjectDiffers(key, f"is larger than {most_bytes} bytes, which is the most that was written") from error
     except ObjectCorrupt as error:
         raise ObjectDiffers(key, "its bytes have another hash than those that were written") from error

@@ -8,19 +8,30 @@ An object's key has its content's hash, so an object never changes; the manifest
 
 import hashlib
 import io
-from datetime import date, datetime
+import re
+from datetime import date, datetime, timedelta
+from typing import Annotated
 
 import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+_NAME = re.compile(r"[0-9A-Za-z_-]{1,64}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+# Two runs take their as_of from one clock, ClickHouse's: nothing lies ahead of it, but for a clock that was set.
+CLOCK_TOLERANCE = timedelta(minutes=5)
+# A manifest of 100,000 organizations has 30 MB.
+MANIFEST_BYTES = 64 * 2**20
+
 
 class ArchiveDamaged(Exception):
     """An object or manifest is not what was written. The message has the key and what to do."""
 
+    advice = "Rerun the day's partition: it writes the object again and verifies it."
+
     def __init__(self, key: str, problem: str) -> None:
-        super().__init__(f"{key}: {problem}. Rerun the day's partition: it writes the object again and verifies it.")
+        super().__init__(f"{key}: {problem}. {self.advice}")
         self.key = key
 
 
@@ -30,6 +41,15 @@ class ObjectVanished(ArchiveDamaged):
 
 class ObjectDiffers(ArchiveDamaged):
     """The object's bytes are not those that were hashed, or it has another number of rows."""
+
+
+class ManifestRefused(ArchiveDamaged):
+    """The manifest says what no run of the day can have written. Nothing that it names was read or deleted."""
+
+    advice = (
+        "Nothing was read or deleted. Find out who wrote it, move it away and rerun the day's partition, which writes "
+        "its own."
+    )
 
 
 class ArchivedObject(msgspec.Struct, frozen=True):
@@ -49,7 +69,7 @@ class Manifest(msgspec.Struct, frozen=True):
     dataset: str
     day: date
     columns: list[tuple[str, str]]
-    as_of: datetime
+    as_of: Annotated[datetime, msgspec.Meta(tz=True)]
     completeness: float
     rows: int
     objects: list[ArchivedObject]
@@ -60,12 +80,33 @@ def manifest_key(dataset: str, day: date) -> str:
     return f"{dataset}/day={day}/manifest.json"
 
 
-def decode(key: str, data: bytes) -> Manifest:
-    """A manifest's content. Raises ObjectDiffers where it is not a manifest."""
+def object_key(dataset: str, day: date, organization_id: str, sha256: str) -> str:
+    """The key of an organization's rows of a day: nothing else is ever a key of that day's manifest."""
+    return f"{dataset}/day={day}/organization_id={organization_id}/{sha256[:16]}.parquet"
+
+
+def decode(data: bytes, dataset: str, day: date) -> Manifest:
+    """A day's manifest. Raises ObjectDiffers where it is no manifest of the day, ManifestRefused where it names keys
+    that are not its own: what is read and deleted by it is another day's, or another's altogether."""
+    key = manifest_key(dataset, day)
     try:
-        return msgspec.json.decode(data, type=Manifest)
+        manifest = msgspec.json.decode(data, type=Manifest)
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
         raise ObjectDiffers(key, f"is no manifest ({error})") from error
+    if (manifest.dataset, manifest.day) != (dataset, day):
+        raise ObjectDiffers(key, f"is the manifest of {manifest.dataset}, {manifest.day}")
+    for named in manifest.objects:
+        plain = _NAME.fullmatch(named.organization_id) and _SHA256.fullmatch(named.sha256)
+        if not plain or named.key != object_key(dataset, day, named.organization_id, named.sha256):
+            raise ManifestRefused(key, f"names {named.key!r}, which is no object of its day and organization")
+    return manifest
+
+
+def check_time(manifest: Manifest, now: datetime) -> None:
+    """Raises ManifestRefused for a manifest that says it was read later than now: it would count for ever."""
+    if manifest.as_of > now + CLOCK_TOLERANCE:
+        key = manifest_key(manifest.dataset, manifest.day)
+        raise ManifestRefused(key, f"its as_of, {manifest.as_of:%Y-%m-%d %H:%M:%S}, is ahead of ClickHouse's clock")
 
 
 def parquet(rows: pa.Table) -> bytes:
@@ -85,7 +126,7 @@ def split(dataset: str, day: date, rows: pa.Table) -> dict[ArchivedObject, bytes
         own = rows.filter(pc.equal(rows["organization_id"], organization)).combine_chunks()
         data = parquet(own)
         sha256 = hashlib.sha256(data).hexdigest()
-        key = f"{dataset}/day={day}/organization_id={organization}/{sha256[:16]}.parquet"
+        key = object_key(dataset, day, organization, sha256)
         objects[ArchivedObject(organization, key, own.num_rows, len(data), sha256)] = data
     return objects
 

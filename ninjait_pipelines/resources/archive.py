@@ -14,7 +14,7 @@ import pyarrow.fs as pafs
 from pydantic import Field, PrivateAttr
 
 from ninjait_pipelines.resources.archive_errors import ObjectChanged, ObjectMissing
-from ninjait_pipelines.resources.bucket import ANYTHING, TITLE, Bucket, no_object, other_version
+from ninjait_pipelines.resources.bucket import ANYTHING, TITLE, Bucket, check_size, no_object, other_version
 from ninjait_pipelines.resources.store import Store, StoreFailed, StoreRefused, StoreUnavailable, tls_failure
 
 # What a killed writer leaves behind ends with this, and is no object.
@@ -105,15 +105,16 @@ class Archive(Store):
 
         `over` is the version that it may replace, None for no object. Raises ObjectChanged where there is another.
         """
-        self._objects.write(key, data, over)
+        self._objects.write(self._checked(key), data, over)
 
-    def read(self, key: str) -> bytes:
-        """The object's bytes. Raises ObjectMissing where there is none, ObjectCorrupt where S3 finds it damaged."""
-        return self._objects.read(key)
+    def read(self, key: str, most_bytes: int | None = None) -> bytes:
+        """The object's bytes. Raises ObjectMissing where there is none, ObjectCorrupt where S3 finds it damaged,
+        ObjectTooLarge, before any of it is read, where there are more than `most_bytes`."""
+        return self._objects.read(self._checked(key), most_bytes)
 
     def version(self, key: str) -> str | None:
         """What changes with every write of the object, for `write`'s `over`; None where there is no object."""
-        return self._objects.version(key)
+        return self._objects.version(self._checked(key))
 
     def exists(self, key: str) -> bool:
         """Whether there is an object of this key."""
@@ -121,6 +122,8 @@ class Archive(Store):
 
     def scan(self, keys: Sequence[str], columns: list[str] | None = None) -> pa.Table:
         """The rows of Parquet objects, read by Arrow itself: only the columns that are asked for."""
+        for key in keys:
+            self._checked(key)
         try:
             with arrow_errors(self.url, keys[0]):
                 found = ds.dataset(list(keys), format="parquet", filesystem=self.filesystem)
@@ -132,13 +135,20 @@ class Archive(Store):
                     raise no_object(self.url, key) from None
             raise
 
+    def _checked(self, key: str) -> str:
+        """The key, unless it leads out of the archive: a folder takes `..` and `/` for what they say."""
+        if "\\" in key or "\0" in key or not all(part.strip(".") for part in key.split("/")):
+            problem = f"{key!r} is no key of an object: it is empty, absolute, or has an empty part, `.` or `..`"
+            raise StoreFailed(TITLE, self.url, problem, "Find out who named it.")
+        return key
+
     def list_keys(self, prefix: str) -> list[str]:
         """The keys below a folder, in order. For people and tests; the pipeline trusts manifests, not listings."""
         return self._objects.list_keys(prefix)
 
     def delete(self, key: str) -> None:
         """Deletes an object; one that is not there is fine."""
-        self._objects.delete(key)
+        self._objects.delete(self._checked(key))
 
 
 class Folder:
@@ -182,9 +192,10 @@ class Folder:
                 raise
             self._filesystem.move(unfinished, key)
 
-    def read(self, key: str) -> bytes:
-        with arrow_errors(self._url, key), self._filesystem.open_input_stream(key) as stream:
-            data: bytes = stream.read()
+    def read(self, key: str, most_bytes: int | None = None) -> bytes:
+        with arrow_errors(self._url, key), self._filesystem.open_input_file(key) as file:
+            check_size(self._url, key, file.size(), most_bytes)
+            data: bytes = file.read()
             return data
 
     def list_keys(self, prefix: str) -> list[str]:

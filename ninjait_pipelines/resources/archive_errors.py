@@ -15,5 +15,9 @@ class ObjectCorrupt(StoreFailed):
     """The object's bytes have another hash than those that were written."""
 
 
+class ObjectTooLarge(StoreFailed):
+    """The object is larger than its reader expects. It was not read."""
+
+
 class TransferDamaged(StoreUnavailable):
     """Bytes were lost or changed on their way, there or back. Nothing was written; worth a retry."""

@@ -25,7 +25,13 @@ from botocore.exceptions import (
     SSLError,
 )
 
-from ninjait_pipelines.resources.archive_errors import ObjectChanged, ObjectCorrupt, ObjectMissing, TransferDamaged
+from ninjait_pipelines.resources.archive_errors import (
+    ObjectChanged,
+    ObjectCorrupt,
+    ObjectMissing,
+    ObjectTooLarge,
+    TransferDamaged,
+)
 from ninjait_pipelines.resources.store import (
     StoreError,
     StoreFailed,
@@ -108,9 +114,14 @@ class Bucket:
         return None
 
     @_again
-    def read(self, key: str) -> bytes:
+    def read(self, key: str, most_bytes: int | None = None) -> bytes:
         with self._errors(key):
             answer = self._client.get_object(**self._at(key), ChecksumMode="ENABLED")
+            try:
+                check_size(self._url, key, answer["ContentLength"], most_bytes)
+            except ObjectTooLarge:
+                answer["Body"].close()
+                raise
             data: bytes = answer["Body"].read()
         written = answer["Metadata"].get(SHA256)
         if written and written != hashlib.sha256(data).hexdigest():
@@ -252,3 +263,10 @@ def no_object(url: str, key: str) -> ObjectMissing:
 def other_version(url: str, key: str) -> ObjectChanged:
     problem = f"{key!r} was written or deleted by another run meanwhile"
     return ObjectChanged(TITLE, url, problem, "Rerun the partition: it reads afresh.")
+
+
+def check_size(url: str, key: str, size: int, most_bytes: int | None) -> None:
+    """Raises ObjectTooLarge for an object that would not fit where its reader wants it."""
+    if most_bytes is not None and size > most_bytes:
+        problem = f"{key!r} has {size} bytes, expected are {most_bytes} at most"
+        raise ObjectTooLarge(TITLE, url, problem, "Was it written by another?")

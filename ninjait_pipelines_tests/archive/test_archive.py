@@ -19,11 +19,12 @@ import pytest
 from ninjait_pipelines.archive.assets import DATASET, device_metrics_archive
 from ninjait_pipelines.archive.checks import archived_day_is_whole
 from ninjait_pipelines.archive.days import read_day, verify_day, write_day
-from ninjait_pipelines.archive.objects import ArchiveDamaged, ObjectDiffers, ObjectVanished, split
+from ninjait_pipelines.archive.objects import ArchiveDamaged, ManifestRefused, ObjectDiffers, ObjectVanished, split
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.resources.archive import Archive
 from ninjait_pipelines.resources.archive_errors import ObjectChanged
 from ninjait_pipelines.resources.clickhouse import sql
+from ninjait_pipelines.resources.store import StoreFailed
 from ninjait_pipelines.settings import ROOT
 from ninjait_pipelines_tests.cache.data import ALPHA, BETA, HOUR, Fleet, hours, midnight
 from ninjait_pipelines_tests.rollup.data import check
@@ -177,7 +178,8 @@ def day_now(stores: Stores) -> dict[str, Any]:
     """Arguments of write_day for what is in ClickHouse."""
     as_of = stores.clickhouse.now()
     rows = stores.clickhouse.arrow(sql("rollup/day"), start=D, stop=D + 24 * HOUR)
-    return {"dataset": DATASET, "day": D.date(), "rows": rows, "as_of": as_of, "completeness": 1.0}
+    found = {"dataset": DATASET, "day": D.date(), "rows": rows, "as_of": as_of, "completeness": 1.0}
+    return {**found, "now": lambda: as_of + HOUR}
 
 
 @pytest.mark.parametrize("meanwhile", [False, True])
@@ -342,6 +344,84 @@ def test_the_check_finds_damage_and_a_rerun_heals_it(stores: Stores, fleet: Flee
     assert archive_day(stores) == {"archived_day_is_whole": True}
 
 
+def _rewrite(stores: Stores, **changes: Any) -> None:
+    stores.archive.write(MANIFEST, json.dumps(manifest(stores) | changes).encode())
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        "ours/of-another-kind.json",
+        f"{DATASET}/day={D - 24 * HOUR:%Y-%m-%d}/organization_id={ALPHA}/0123456789abcdef.parquet",
+        f"{FOLDER}/../day={DAY}/manifest.json",
+        f"{FOLDER}/organization_id={BETA}/x.parquet",
+        "/etc/hostname",
+        MANIFEST,
+    ],
+)
+def test_a_manifest_that_names_a_foreign_key_deletes_and_reads_nothing(
+    stores: Stores, fleet: Fleet, foreign: str
+) -> None:
+    """The rerun deleted whatever a manifest named and it did not name itself: any object of the bucket."""
+    archive_day(stores)
+    first, *others = manifest(stores)["objects"]
+    if foreign.startswith(("ours", DATASET)) and ".." not in foreign and foreign != MANIFEST:
+        stores.archive.write(foreign, b"another's")
+    _rewrite(stores, objects=[{**first, "key": foreign}, *others])
+    before = {key: stores.archive.read(key) for key in stores.archive.list_keys("")}
+    words = rf"{re.escape(MANIFEST)}: names '{re.escape(foreign)}', which is no object of its day"
+    late_row(fleet)
+    for act in (
+        lambda: write_day(stores.archive, **day_now(stores)),
+        lambda: read_day(stores.archive, DATASET, D.date()),
+        lambda: verify_day(stores.archive, DATASET, D.date()),
+    ):
+        with pytest.raises(ManifestRefused, match=words):
+            act()
+    assert {key: stores.archive.read(key) for key in stores.archive.list_keys("")} == before
+    found = check(stores, [device_metrics_archive], [archived_day_is_whole], DAY)["archived_day_is_whole"]
+    assert not found.passed
+    stores.archive.delete(MANIFEST)
+    assert archive_day(stores) == {"archived_day_is_whole": True}
+
+
+def test_a_manifest_from_the_future_is_an_error(stores: Stores, fleet: Fleet) -> None:
+    """Its as_of lay ahead, so every rerun found it newer than itself, did nothing and reported success."""
+    archive_day(stores)
+    late_row(fleet)
+    _rewrite(stores, as_of=f"{stores.clickhouse.now() + 24 * HOUR:%Y-%m-%dT%H:%M:%SZ}")
+    failed = run(stores, device_metrics_archive, key=DAY, fails=True)
+    [event] = [event for event in failed.all_events if event.is_step_failure]
+    assert re.search(r"manifest.json: its as_of, .*, is ahead of ClickHouse's clock", str(event.event_specific_data))
+    _rewrite(stores, as_of="2026-01-01T00:00:00")  # of no zone: it cannot be compared, and counts as damaged
+    assert archive_day(stores) == {"archived_day_is_whole": True}
+    assert 121 in [row["sample_count"] for row in archived_rows(stores)]
+
+
+def test_a_manifest_or_object_that_is_too_large_is_not_read(stores: Stores, fleet: Fleet) -> None:
+    """Whatever lies under the key was read into memory whole."""
+    archive_day(stores)
+    key = manifest(stores)["objects"][0]["key"]
+    stores.archive.write(key, b"x" * 1_000_000)
+    with pytest.raises(ObjectDiffers, match="is larger than"):
+        verify_day(stores.archive, DATASET, D.date())
+    assert archive_day(stores) == {"archived_day_is_whole": True}
+
+
+@pytest.mark.parametrize("key", ["../outside", "/etc/hostname", "a//b", "a/./b", "", "a\\b"])
+def test_a_key_never_leads_out_of_the_archive(stores: Stores, key: str) -> None:
+    """In a folder `..` and a leading slash are what they say."""
+    for act in (
+        lambda: stores.archive.read(key),
+        lambda: stores.archive.write(key, b""),
+        lambda: stores.archive.delete(key),
+        lambda: stores.archive.version(key),
+        lambda: stores.archive.scan([key]),
+    ):
+        with pytest.raises(StoreFailed, match="is no key of an object"):
+            act()
+
+
 def test_what_was_written_wrong_is_not_named_by_a_manifest(
     stores: Stores, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -365,7 +445,8 @@ rows = pa.table({"organization_id": ["a"] * 5000, "hour": [n * n % 7919 for n in
 resource.setrlimit(resource.RLIMIT_FSIZE, (2048, 2048))
 with Archive(url=sys.argv[1]).open() as archive:
     try:
-        write_day(archive, "device_metrics_hourly", date.fromisoformat(sys.argv[2]), rows, datetime.now(UTC), 1.0)
+        now = datetime.now(UTC)
+        write_day(archive, "device_metrics_hourly", date.fromisoformat(sys.argv[2]), rows, now, 1.0, lambda: now)
     except StoreFailed as error:
         print(error)
 """

@@ -92,7 +92,7 @@ def rows(late: bool = False) -> pa.Table:
 
 
 def archived(archive: Archive, late: bool = False) -> Manifest:
-    return write_day(archive, DATASET, DAY, rows(late), LATER if late else EARLIER, 1.0)
+    return write_day(archive, DATASET, DAY, rows(late), LATER if late else EARLIER, 1.0, lambda: LATER)
 
 
 def content(archive: Archive) -> dict[str, bytes]:
@@ -182,7 +182,9 @@ class TestKilledGateway:
     def test_between_any_two_steps(
         self, gateway: Alone, store: Archive, operation: str, call: int, switched: bool
     ) -> None:
-        old = write_day(store, DATASET, DAY, rows().slice(0, 2).append_column("x", pa.array([1, 2])), EARLIER, 1.0)
+        old = write_day(
+            store, DATASET, DAY, rows().slice(0, 2).append_column("x", pa.array([1, 2])), EARLIER, 1.0, lambda: LATER
+        )
         before_it = content(store)
         with on_s3(gateway.settings, store.url.rsplit("/", 1)[1]).open() as run:
             before(run, operation, call, gateway.kill)
