@@ -34,10 +34,11 @@ test-servers: $(READY) ## the contracts, the whole graph and the faults, on Rabb
 test-faults: $(READY) ## a hundred random cuts and kills, on RabbitMQ, InfluxDB and S3
 	@$(RUN) pytest --servers -m faults
 
-check: $(READY) ## lint, format and types
+check: $(READY) ## lint, format, types, and known vulnerabilities of what is pinned
 	@$(RUN) ruff check .
 	@$(RUN) ruff format --check .
 	@$(RUN) mypy
+	@.venv/bin/python .ci/audit.py
 
 bench: $(READY) ## ingest against Telegraf and others, and the roll-up, on real servers; half an hour
 	@$(RUN) ninjait_pipelines.cli bench
