@@ -15,7 +15,7 @@ Removing never touches a table that was there before: that is checked before 1.
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -25,7 +25,8 @@ import msgspec
 
 from ninjait_pipelines.resources.clickhouse import ClickHouse
 from ninjait_pipelines.resources.postgres import Postgres
-from ninjait_pipelines.resources.store import StoreError, StoreFailed
+from ninjait_pipelines.resources.store import Store, StoreError, StoreFailed
+from ninjait_pipelines.resources.versions import NEWER, problem, too_old
 from ninjait_pipelines.settings import SQL, MendableError
 
 STORES = ("postgres", "clickhouse")
@@ -311,15 +312,35 @@ def _failure(
 # --- what the command line and the tests call ---
 
 
+def check_versions(stores: Iterable[Store], report: Report | None = None) -> None:
+    """Raises StoreFailed for a store that is older than what is supported; one whose version says nothing is named.
+
+    A store that does not answer is left to whoever needs it.
+    """
+    say = report or (lambda _: None)
+    for store in stores:
+        try:
+            version = store.server_version() if store.oldest else ""
+        except StoreError:
+            continue
+        oldest = store.oldest_of(version)
+        if too_old(version, oldest):
+            raise StoreFailed(store.title, store.url, problem(version, oldest), f"Nothing was changed. {NEWER}")
+        if words := problem(version, oldest):
+            say(f"{store.title} at {store.address}: {words}")
+
+
 def migrate_up(
     postgres: Postgres, clickhouse: ClickHouse, report: Report | None = None, folder: Path = SQL
 ) -> list[str]:
     """Applies what is due in both stores, and returns their names ("postgres/0001_platform").
 
-    Raises MigrationError before anything is changed where a file and a database contradict each other, and at the
-    first migration that fails. Two that run at once wait for each other.
+    Raises StoreFailed where a store is too old and MigrationError where a file and a database contradict each other,
+    before anything is changed; MigrationError at the first migration that fails. Two that run at once wait for each
+    other.
     """
     say = report or (lambda _: None)
+    check_versions((postgres, clickhouse), say)
     targets = _targets(postgres, clickhouse)
     applied: list[str] = []
     with _locked(postgres, say):

@@ -44,7 +44,10 @@ def up(as_json: Json = False) -> None:
     from ninjait_pipelines import migrations
 
     with opened_stores() as stores:
-        applied = migrations.migrate_up(stores.postgres, stores.clickhouse, None if as_json else typer.echo)
+        report = None if as_json else typer.echo
+        both = (stores.postgres, stores.clickhouse)
+        migrations.check_versions((store for store in stores.all().values() if store not in both), report)
+        applied = migrations.migrate_up(*both, report)
         moved = list(_told(stores.message_queue.upgrade(), as_json))
         stores.metrics_store.declare()
     if as_json:

@@ -22,7 +22,7 @@ def status(
     as_json: Json = False,
     seconds: Annotated[float, typer.Option(help="How long to wait for an answer, seconds.", min=0.1)] = 5,
 ) -> None:
-    """Show every store's state, version, latency and size. Exits with 1 while a store is down, an optional one too.
+    """Show every store's state, version, latency and size. Exits with 1 while one is down or too old, optional or not.
 
     "away" is an optional store that is down: the pipeline goes on, and a line below says what is different meanwhile.
 
@@ -31,27 +31,32 @@ def status(
     from rich.text import Text
 
     from ninjait_pipelines.operations.health import check_all
+    from ninjait_pipelines.resources.versions import problem, too_old
 
     if not (LOCAL_STACK / "settings.env").exists() and not any(os.environ.get(name) for name in REQUIRED):
         fail("the local stack was never started; start it with: ninjait up")
     with opened_stores() as stores:
         statuses = check_all(stores.all(), seconds)
-    down = [store for store in statuses if not store.ok]
+    old = [store for store in statuses if too_old(store.version, store.oldest)]
+    down = [store for store in statuses if not store.ok and store not in old]
     if as_json:
         print_json(statuses)
-        raise typer.Exit(bool(down))
+        raise typer.Exit(bool(down or old))
     rows = []
     for store in statuses:
         state = Text("up", "green") if store.ok else Text("away", "yellow") if store.optional else Text("down", "red")
+        state = Text("too old", "red") if store in old else state
         latency = None if store.latency_seconds is None else f"{store.latency_seconds * 1000:.0f} ms"
         rows.append((store.store, state, store.version, latency, size(store.size_bytes), store.address))
     print_table(("store", "state", "version", "latency", "size", "address"), rows)
     for store in statuses:
         for text in filter(None, (store.problem, store.note)):
             typer.echo(text, err=True)
+        if store.ok and (words := problem(store.version, store.oldest)):
+            typer.echo(f"{store.store} at {store.address}: {words}.", err=True)
     if down:
         typer.echo(f"down: {', '.join(store.store for store in down)}. {REMEDY}", err=True)
-        raise typer.Exit(1)
+    raise typer.Exit(bool(down or old))
 
 
 def size(count: int | None) -> str:

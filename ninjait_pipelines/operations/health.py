@@ -16,6 +16,7 @@ from ninjait_pipelines.ingest.spool import Spool
 from ninjait_pipelines.resources.dragonfly import Dragonfly
 from ninjait_pipelines.resources.mongodb import MongoDB
 from ninjait_pipelines.resources.store import Store, StoreError, StoreStatus
+from ninjait_pipelines.resources.versions import NEWER, problem, too_old
 
 
 def check_all(
@@ -33,7 +34,7 @@ def check_all(
             status = store.status()
         except Exception as error:  # noqa: BLE001 -- shown, not hidden: whatever a client throws, its store does not answer
             status = StoreStatus(store.title, store.address, ok=False, problem=f"{store.title}: {error!r}")
-        found[name] = _with_meaning(status, store, queue)
+        found[name] = _with_version(_with_meaning(status, store, queue))
 
     threads = [Thread(target=check, args=item, daemon=True) for item in stores.items()]
     for thread in threads:
@@ -45,8 +46,8 @@ def check_all(
 
 
 def _silent(store: Store, seconds: float) -> StoreStatus:
-    problem = f"{store.title} at {store.address}: no answer within {seconds:g} seconds."
-    return StoreStatus(store.title, store.address, ok=False, problem=problem)
+    silence = f"{store.title} at {store.address}: no answer within {seconds:g} seconds."
+    return StoreStatus(store.title, store.address, ok=False, problem=silence)
 
 
 def _with_meaning(status: StoreStatus, store: Store, queue: Store | None) -> StoreStatus:
@@ -57,6 +58,14 @@ def _with_meaning(status: StoreStatus, store: Store, queue: Store | None) -> Sto
         cold = "Caches are cold; device_caches repairs the latest values once it is back."
         return msgspec.structs.replace(status, optional=True, note="" if status.ok else cold)
     return status
+
+
+def _with_version(status: StoreStatus) -> StoreStatus:
+    """A store that answers and is too old is as bad as none, also where the pipeline could do without it."""
+    if not too_old(status.version, status.oldest):
+        return status
+    old = f"{status.store} at {status.address}: {problem(status.version, status.oldest)}. {NEWER}"
+    return msgspec.structs.replace(status, ok=False, optional=False, problem=f"{old} {status.problem}".strip())
 
 
 def _with_quarantine(status: StoreStatus, mongodb: MongoDB) -> StoreStatus:
@@ -70,8 +79,8 @@ def _with_quarantine(status: StoreStatus, mongodb: MongoDB) -> StoreStatus:
         return msgspec.structs.replace(status, note=str(error))
     status = msgspec.structs.replace(status, spooled_copies=copies, spooled_bytes=size)
     if used.share >= 1:
-        problem = f"{status.problem} {full(mongodb, used)}".strip()
-        return msgspec.structs.replace(status, ok=False, optional=False, problem=problem)
+        said = f"{status.problem} {full(mongodb, used)}".strip()
+        return msgspec.structs.replace(status, ok=False, optional=False, problem=said)
     waiting = f"{copies} {'copy waits' if copies == 1 else 'copies wait'} there"
     note = f"Not yet moved from the spool {spool.folder}: {waiting}. " if copies else ""
     if not status.ok:

@@ -58,6 +58,7 @@ class ClickHouse(Store):
     """
 
     title = "ClickHouse"
+    oldest = "25.8"
 
     url: str = Field(description="HTTP interface, http(s)://host:port; without a port 8123, with TLS 8443")
     user: str = Field(description="User")
@@ -100,6 +101,11 @@ class ClickHouse(Store):
             "AND database = currentDatabase()) AS size"
         )[0]
         return row["version"], row["size"] or 0
+
+    def server_version(self) -> str:
+        """Of the server; the database need not be there."""
+        with self.model_copy(update={"database": "default"}).open() as server:
+            return str(server.scalar("SELECT version()"))
 
     def rows(self, query: str, **parameters: Any) -> list[dict[str, Any]]:
         """The result as a list of dicts; UUIDs are UUID, decimals Decimal, times aware. For small results."""

@@ -99,6 +99,8 @@ class Dragonfly(Store):
     """
 
     title = "Dragonfly"
+    oldest = "6.2"  # of Redis, whose version Valkey and others say for compatibility
+    oldest_dragonfly: ClassVar[str] = "1.40"
 
     url: str = Field(description="redis://:password@host:port/database; rediss:// with TLS")
     timeout_seconds: float = Field(default=5, description="Longest wait for a connection or an answer, seconds")
@@ -132,6 +134,10 @@ class Dragonfly(Store):
         with errors(self.url):
             info: dict[str, Any] = self.client.info()
         return str(info.get("dragonfly_version") or info["redis_version"]), info.get("used_memory")
+
+    def oldest_of(self, version: str) -> str:
+        """Dragonfly counts in another way than Redis."""
+        return self.oldest_dragonfly if version.startswith("df-") else self.oldest
 
     def set_if_newer(self, key: str, value: dict[str, Any], ttl: timedelta | None = None) -> bool:
         """Stores a JSON document that has an `as_of` (see `as_of_text`); False where the key holds a newer one.

@@ -133,6 +133,7 @@ class InfluxDB(MetricsStore):
     """
 
     title = "InfluxDB"
+    oldest = "2.7"
 
     url: str = Field(description="http(s)://host:port")
     token: str = Field(description="API token that may read, write and create buckets in the organization")
@@ -162,6 +163,10 @@ class InfluxDB(MetricsStore):
         self._retried(self._check_token)
         self._retried(lambda: self._check_mapping(bucket))
         return self.client.api_client.last_response.getheader("X-Influxdb-Version", ""), None
+
+    def server_version(self) -> str:
+        """Of the server; the buckets need not be there."""
+        return self._retried(self.client.version)
 
     def declare(self) -> None:
         """Creates the buckets that are missing.

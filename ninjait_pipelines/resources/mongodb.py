@@ -26,6 +26,7 @@ class MongoDB(Store):
     """
 
     title = "MongoDB"
+    oldest = "7.0"
 
     url: str = Field(description="mongodb://user:password@host:port/database")
     timeout_seconds: int = Field(default=10, description="Longest wait for a server or an answer, seconds")

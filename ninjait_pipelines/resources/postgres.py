@@ -20,6 +20,7 @@ class Postgres(Store):
     """
 
     title = "PostgreSQL"
+    oldest = "15"
 
     url: str = Field(description="postgresql://user:password@host:port/database")
     connect_timeout_seconds: int = Field(default=5, description="Longest wait for a connection, seconds")

@@ -78,6 +78,7 @@ class RabbitMQ(MessageQueue):
     """
 
     title = "Message queue (RabbitMQ)"
+    oldest = "3.10"
 
     url: str = Field(description="amqp://user:password@host:port/virtual-host; amqps:// with TLS, and ?cafile= there")
     delivery_limit: int = Field(

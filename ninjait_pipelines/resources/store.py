@@ -96,7 +96,8 @@ PAUSE_SECONDS = 30.0
 class StoreStatus(msgspec.Struct, frozen=True):
     """One store's health. `latency_seconds` is one round trip; `size_bytes` what its data takes, None where unknown.
 
-    Without an optional store the pipeline goes on; `note` says what is different meanwhile. `spooled_copies` and
+    `oldest` is the oldest version that is supported, empty where the store says none. Without an optional store the
+    pipeline goes on; `note` says what is different meanwhile. `spooled_copies` and
     `spooled_bytes` wait in files until the store takes them, None where nothing of it ever waits there.
     """
 
@@ -111,6 +112,7 @@ class StoreStatus(msgspec.Struct, frozen=True):
     note: str = ""
     spooled_copies: int | None = None
     spooled_bytes: int | None = None
+    oldest: str = ""
 
 
 def _circuit_breaker() -> CircuitBreaker:
@@ -144,6 +146,7 @@ class Store(dg.ConfigurableResource, ABC):
     """
 
     title: ClassVar[str]
+    oldest: ClassVar[str] = ""  # the oldest version that is supported; empty where the store says none
 
     url: str = Field(description="Where the store is, with user and password")
     ca_file: str | None = Field(
@@ -167,6 +170,14 @@ class Store(dg.ConfigurableResource, ABC):
     @abstractmethod
     def _ping(self) -> tuple[str, int | None]:
         """(version, bytes that its data takes), by one round trip."""
+
+    def server_version(self) -> str:
+        """What the server says of its version, also before it has what the pipeline puts into it."""
+        return self._ping()[0]
+
+    def oldest_of(self, version: str) -> str:
+        """The oldest version that is supported of the product whose version this is."""
+        return self.oldest
 
     def close(self) -> None:
         """Closes the connections, if any were opened. May be called twice."""
@@ -207,6 +218,7 @@ class Store(dg.ConfigurableResource, ABC):
             version, size = self._ping()
         except StoreError as error:
             return StoreStatus(self.title, self.address, ok=False, problem=str(error))
+        latency, oldest = clock() - started, self.oldest_of(version)
         return StoreStatus(
-            self.title, self.address, ok=True, version=version, latency_seconds=clock() - started, size_bytes=size
+            self.title, self.address, True, version, latency_seconds=latency, size_bytes=size, oldest=oldest
         )

@@ -25,6 +25,7 @@ from ninjait_pipelines.resources.influxdb import COUNTER_MEASUREMENT, LINES_AT_O
 from ninjait_pipelines.resources.line_protocol import held, lines, text_of
 from ninjait_pipelines.resources.metrics_store import FIELDS, POINTS, WINDOWS, MetricsStore, Tier
 from ninjait_pipelines.resources.store import StoreFailed, StoreRefused, StoreUnavailable
+from ninjait_pipelines.resources.versions import numbers, problem
 from ninjait_pipelines.rollup.assets import fill_tier
 from ninjait_pipelines.stack import servers
 from ninjait_pipelines_tests.resources.http_proxy import HttpProxy
@@ -99,6 +100,14 @@ class TestContract(MetricsContract):
     @pytest.fixture
     def store(self, store: InfluxDB) -> MetricsStore:
         return store
+
+
+def test_its_version_is_told_before_there_is_a_bucket(server: dict[str, str]) -> None:
+    """`migrate up` asks for it before it makes the buckets, and takes one that is new enough."""
+    with opened(server, bucket="not_there_yet") as store:
+        version = store.server_version()
+        assert (numbers(version) or ())[:2] >= (2, 7), version
+        assert problem(version, store.oldest) == ""
 
 
 ORGANIZATION, LONG = "00000000-0000-0000-0000-00000000000a", "00000000-0000-0000-0000-00000000000b"
