@@ -1,0 +1,124 @@
+"""PostgreSQL's roles as sql/roles/postgres.sql makes them: each can do its work, and nothing beyond it."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psycopg
+import pytest
+
+from ninjait_pipelines.billing import assets as billing
+from ninjait_pipelines.migrations import migrate_up, status
+from ninjait_pipelines.resources import Stores, open_stores
+from ninjait_pipelines.resources.postgres import Postgres
+from ninjait_pipelines.resources.store import StoreError
+from ninjait_pipelines.settings import SQL
+from ninjait_pipelines_tests import conftest
+from ninjait_pipelines_tests.reference.test_reference import ALL, CHECKS, one_of_each
+from ninjait_pipelines_tests.runs import passed, run
+
+__all__ = ["one_of_each"]
+SCRIPT = (SQL / "roles" / "postgres.sql").read_text()
+ROLES = ("ninjait_owner", "ninjait_pipelines", "ninjait_reader", "ninjait_dagster")
+FORBIDDEN = [
+    ("ninjait_pipelines", "UPDATE organizations SET name = 'x'"),
+    ("ninjait_pipelines", "DELETE FROM tickets"),
+    ("ninjait_pipelines", "CREATE TABLE mine (x int)"),
+    ("ninjait_pipelines", "DROP TABLE billing.invoices"),
+    ("ninjait_pipelines", "TRUNCATE billing.invoices"),
+    ("ninjait_pipelines", "SELECT * FROM pg_authid"),
+    ("ninjait_pipelines", "SELECT pg_read_file('/etc/passwd')"),
+    ("ninjait_pipelines", "COPY organizations TO PROGRAM 'cat'"),
+    ("ninjait_owner", "COPY organizations TO PROGRAM 'cat'"),
+    ("ninjait_owner", "CREATE ROLE another"),
+    ("ninjait_reader", "DELETE FROM billing.invoices"),
+    ("ninjait_reader", "INSERT INTO audit.audit_logs DEFAULT VALUES"),
+    ("ninjait_dagster", "SELECT * FROM organizations"),
+]
+As = Callable[[str], Postgres]
+
+
+@pytest.fixture
+def as_role(stack: dict[str, str], settings: dict[str, str]) -> Iterator[As]:
+    """The test's PostgreSQL by one of the roles; the script is run twice, as it may be."""
+    superuser = settings["DATABASE_URL"]
+    with psycopg.connect(superuser, autocommit=True) as connection:
+        for _ in range(2):
+            connection.execute(SCRIPT.encode())
+        for role in ROLES:
+            connection.execute(f"ALTER ROLE {role} PASSWORD 'of-the-test'".encode())
+    with ExitStack() as opened:
+
+        def by(role: str) -> Postgres:
+            parts = urlsplit(superuser)
+            host = parts.netloc.rpartition("@")[2]
+            url = parts._replace(netloc=f"{role}:of-the-test@{host}").geturl()
+            return opened.enter_context(Postgres(url=url).open())
+
+        yield by
+    with psycopg.connect(superuser, autocommit=True) as connection:
+        for role in ROLES:
+            connection.execute(
+                f"REASSIGN OWNED BY {role} TO CURRENT_USER; DROP OWNED BY {role}; DROP ROLE {role}".encode()
+            )
+
+
+@pytest.fixture
+def settings(stack: dict[str, str], tmp_path: Path) -> Iterator[dict[str, str]]:
+    """Fresh databases, that nobody has migrated yet."""
+    found = conftest.fresh(stack, f"roles_{next(conftest._numbers)}", tmp_path)
+    yield found
+    conftest.drop(stack, found)
+
+
+@pytest.fixture
+def stores(settings: dict[str, str], as_role: As) -> Iterator[Stores]:
+    """The stores, migrated by the owner; PostgreSQL by the owner as well."""
+    with open_stores(conftest.validate(settings)) as opened:
+        owned = dataclasses.replace(opened, postgres=as_role("ninjait_owner"))
+        migrate_up(owned.postgres, owned.clickhouse)
+        yield owned
+
+
+def test_the_pipeline_works_by_a_role_that_is_no_superuser(one_of_each: Stores, as_role: As) -> None:
+    """Documentation and compose gave it the superuser of the cluster."""
+    pipelines = as_role("ninjait_pipelines")
+    stores = dataclasses.replace(one_of_each, postgres=pipelines)
+    assert pipelines.status().ok
+    assert all(passed(run(stores, *ALL, *CHECKS)).values())
+    run(stores, billing.billing_events, key="2026-02-01")
+    run(stores, billing.invoices, key="2026-02-01")
+    assert pipelines.rows("SELECT count(*) AS n FROM billing.invoices")[0]["n"] == 1
+    run(stores, billing.invoices, key="2026-02-01")
+    assert {one.state for one in status(pipelines, stores.clickhouse)} == {"applied"}
+    facts = pipelines.rows("SELECT rolsuper OR rolcreatedb OR rolcreaterole AS much FROM pg_roles WHERE rolname = user")
+    assert not facts[0]["much"]
+
+
+def test_what_a_role_may_not_do(stores: Stores, as_role: As) -> None:
+    """And what later migrations make may be read, too."""
+    for role, statement in FORBIDDEN:
+        with pytest.raises(StoreError, match=r"permission denied|must be owner") as refused:  # noqa: SIM117
+            with as_role(role).transaction() as connection:
+                connection.execute(statement.encode())
+        assert "see what runs" not in str(refused.value).lower()
+    with stores.postgres.transaction() as connection:
+        connection.execute("CREATE TABLE later (x int); CREATE TABLE billing.later (x int)")
+    assert as_role("ninjait_reader").rows("SELECT * FROM later, billing.later") == []
+    with as_role("ninjait_pipelines").transaction() as connection:
+        connection.execute("INSERT INTO billing.later VALUES (1)")
+
+
+def test_tables_that_a_superuser_has_made_are_handed_over(settings: dict[str, str], as_role: As) -> None:
+    """An installation of an earlier version: `migrate up` ran as the superuser."""
+    with open_stores(conftest.validate(settings)) as opened:
+        migrate_up(opened.postgres, opened.clickhouse)
+        with opened.postgres.transaction() as connection:
+            connection.execute(SCRIPT.encode())
+    with as_role("ninjait_owner").transaction() as connection:
+        connection.execute("ALTER TABLE organizations ADD COLUMN later int; DROP TABLE billing.invoice_lines")
+    with as_role("ninjait_pipelines").transaction() as connection:
+        connection.execute("DELETE FROM billing.invoices")
+    assert as_role("ninjait_reader").rows("SELECT later FROM organizations") == []

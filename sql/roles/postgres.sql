@@ -1,0 +1,73 @@
+-- PostgreSQL's roles: none of them is a superuser, and each may do what it is for. Run by a superuser in the pipeline's
+-- database, before the first `ninjait migrate up`; on a database that a superuser has migrated it hands the tables over.
+-- It may be run again at any time.
+--
+--     psql --dbname ninjait --file sql/roles/postgres.sql
+--     psql --dbname ninjait --command "\password ninjait_owner"      and so for each role that signs in
+--
+-- | role              | who signs in by it                                    | may                                     |
+-- |-------------------|-------------------------------------------------------|-----------------------------------------|
+-- | ninjait_owner     | `ninjait migrate up`, `seed`, `agent`                 | everything in this database             |
+-- | ninjait_pipelines | DATABASE_URL of the webserver, the daemon, the runs   | read all, write invoices                |
+-- | ninjait_reader    | people who ask                                        | read all                                |
+-- | ninjait_dagster   | DAGSTER_DATABASE_URL                                  | everything in Dagster's own database    |
+
+DO $roles$
+DECLARE
+    role text;
+BEGIN
+    FOREACH role IN ARRAY ARRAY['ninjait_owner', 'ninjait_pipelines', 'ninjait_reader', 'ninjait_dagster'] LOOP
+        IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = role) THEN
+            EXECUTE format('CREATE ROLE %I LOGIN', role);
+        END IF;
+        EXECUTE format('ALTER ROLE %I NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS', role);
+    END LOOP;
+
+    EXECUTE format('REVOKE ALL ON DATABASE %I FROM PUBLIC', current_database());
+    EXECUTE format('GRANT CONNECT, CREATE, TEMPORARY ON DATABASE %I TO ninjait_owner', current_database());
+    EXECUTE format('GRANT CONNECT ON DATABASE %I TO ninjait_pipelines, ninjait_reader', current_database());
+END
+$roles$;
+
+REVOKE CREATE ON SCHEMA public FROM PUBLIC;
+GRANT USAGE, CREATE ON SCHEMA public TO ninjait_owner;
+GRANT USAGE ON SCHEMA public TO ninjait_pipelines, ninjait_reader;
+
+-- What migrations made as another user becomes the owner's.
+DO $handover$
+DECLARE
+    what record;
+BEGIN
+    FOR what IN SELECT nspname AS name FROM pg_namespace WHERE nspname IN ('billing', 'audit') LOOP
+        EXECUTE format('ALTER SCHEMA %I OWNER TO ninjait_owner', what.name);
+    END LOOP;
+    FOR what IN
+        SELECT nspname AS schema, relname AS name FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+        WHERE nspname IN ('public', 'billing', 'audit') AND relkind IN ('r', 'p', 'v', 'm')
+    LOOP
+        EXECUTE format('ALTER TABLE %I.%I OWNER TO ninjait_owner', what.schema, what.name);
+    END LOOP;
+END
+$handover$;
+
+-- What is there, and what the owner's migrations make later.
+ALTER DEFAULT PRIVILEGES FOR ROLE ninjait_owner GRANT USAGE ON SCHEMAS TO ninjait_pipelines, ninjait_reader;
+ALTER DEFAULT PRIVILEGES FOR ROLE ninjait_owner GRANT SELECT ON TABLES TO ninjait_pipelines, ninjait_reader;
+GRANT SELECT ON ALL TABLES IN SCHEMA public TO ninjait_pipelines, ninjait_reader;
+
+DO $schemas$
+DECLARE
+    schema text;
+BEGIN
+    FOR schema IN SELECT nspname FROM pg_namespace WHERE nspname IN ('billing', 'audit') LOOP
+        EXECUTE format('GRANT USAGE ON SCHEMA %I TO ninjait_pipelines, ninjait_reader', schema);
+        EXECUTE format('GRANT SELECT ON ALL TABLES IN SCHEMA %I TO ninjait_pipelines, ninjait_reader', schema);
+    END LOOP;
+    -- The only tables that the pipeline writes to. A new database has them from a migration, which grants the same.
+    IF EXISTS (SELECT FROM pg_namespace WHERE nspname = 'billing') THEN
+        GRANT INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA billing TO ninjait_pipelines;
+        ALTER DEFAULT PRIVILEGES FOR ROLE ninjait_owner IN SCHEMA billing
+            GRANT INSERT, UPDATE, DELETE ON TABLES TO ninjait_pipelines;
+    END IF;
+END
+$schemas$;
