@@ -13,7 +13,7 @@ from ninjait_pipelines.billing import assets as billing
 from ninjait_pipelines.migrations import migrate_up, status
 from ninjait_pipelines.resources import Stores, open_stores
 from ninjait_pipelines.resources.postgres import Postgres
-from ninjait_pipelines.resources.store import StoreError
+from ninjait_pipelines.resources.store import StoreRefused
 from ninjait_pipelines.settings import SQL
 from ninjait_pipelines_tests import conftest
 from ninjait_pipelines_tests.reference.test_reference import ALL, CHECKS, one_of_each
@@ -100,10 +100,9 @@ def test_the_pipeline_works_by_a_role_that_is_no_superuser(one_of_each: Stores, 
 def test_what_a_role_may_not_do(stores: Stores, as_role: As) -> None:
     """And what later migrations make may be read, too."""
     for role, statement in FORBIDDEN:
-        with pytest.raises(StoreError, match=r"permission denied|must be owner") as refused:  # noqa: SIM117
+        with pytest.raises(StoreRefused, match=r"permission denied|must be owner"):  # noqa: SIM117
             with as_role(role).transaction() as connection:
                 connection.execute(statement.encode())
-        assert "see what runs" not in str(refused.value).lower()
     with stores.postgres.transaction() as connection:
         connection.execute("CREATE TABLE later (x int); CREATE TABLE billing.later (x int)")
     assert as_role("ninjait_reader").rows("SELECT * FROM later, billing.later") == []

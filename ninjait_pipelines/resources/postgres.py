@@ -75,9 +75,12 @@ class Postgres(Store):
             self.close()
             if failed := tls_failure(self.title, self.url, error, "DATABASE_URL", "DATABASE_CA_FILE"):
                 raise failed from error
-            if "authentication failed" in str(error) or "does not exist" in str(error):
+            if any(words in str(error) for words in ("authentication failed", "does not exist", "permission denied")):
                 raise StoreRefused(self.title, self.url, error, "Check DATABASE_URL.") from error
             raise StoreUnavailable(self.title, self.url, error, "See what runs with: ninjait status.") from error
+        except psycopg.errors.InsufficientPrivilege as error:
+            advice = "Check the rights of DATABASE_URL's user: sql/roles/postgres.sql says which it needs."
+            raise StoreRefused(self.title, self.url, error, advice) from error
         except psycopg.errors.UndefinedTable as error:
             raise StoreFailed(
                 self.title, self.url, error, "Bring the schema up to date: ninjait migrate up."
