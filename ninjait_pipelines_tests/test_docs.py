@@ -143,6 +143,19 @@ def test_the_image_is_of_this_version() -> None:
     assert re.search(rf"^## {re.escape(version)} ", (ROOT / "CHANGELOG.md").read_text(), re.M)
 
 
+def test_compose_signs_in_to_postgresql_by_roles_that_are_no_superuser() -> None:
+    """Everything signed in by the superuser of the cluster, Dagster's storage included."""
+    compose = _compose()
+    settings, migrate = compose["x-dagster"]["environment"], compose["services"]["migrate"]["environment"]
+    superuser = compose["services"]["postgres"]["environment"]["POSTGRES_USER"]
+    urls = settings["DATABASE_URL"], settings["DAGSTER_DATABASE_URL"], migrate["DATABASE_URL"]
+    users = [url.partition("://")[2].partition(":")[0] for url in urls]
+    assert users == ["ninjait_pipelines", "ninjait_dagster", "ninjait_owner"]
+    assert superuser not in users
+    assert compose["configs"]["postgres-roles"]["file"] == "sql/roles/postgres.sql"
+    assert compose["services"]["webserver"]["ports"] == ["127.0.0.1:3000:3000"], "it has no login"
+
+
 def test_compose_keeps_acknowledged_quarantine_and_what_runs_print() -> None:
     """The spool was in the container's own file system: what it held was acknowledged, and gone with the container."""
     compose = _compose()

@@ -1,0 +1,77 @@
+"""The rights that docs/production.md gives at RabbitMQ: as they stand there, on a real broker."""
+
+import re
+from collections.abc import Iterator
+from urllib.parse import quote, urlsplit
+
+import pytest
+
+from ninjait_pipelines.resources import Stores
+from ninjait_pipelines.resources.message_queue import Outgoing
+from ninjait_pipelines.resources.rabbitmq import RabbitMQ
+from ninjait_pipelines.resources.store import StoreError, StoreRefused
+from ninjait_pipelines.settings import ROOT, Settings
+from ninjait_pipelines_tests.conftest import _manage_rabbitmq
+
+pytestmark = pytest.mark.servers
+PAGE = (ROOT / "docs" / "production.md").read_text()
+MINE = "39a970c9-0000-4000-8000-000000000000"
+OTHER = "4b0c81d2-0000-4000-8000-000000000000"
+
+
+def rights(command: str) -> list[str]:
+    """The patterns of a rabbitmqctl command on the page."""
+    found = re.search(rf"rabbitmqctl {command}((?:\s+\\?\s*'[^']*')+)", PAGE)
+    assert found, command
+    return re.findall(r"'([^']*)'", found[1])
+
+
+@pytest.fixture
+def by(stack: dict[str, str], settings: Settings, stores: Stores) -> Iterator[dict[str, RabbitMQ]]:
+    """The broker by the page's users: the organization's, the pipeline's, the owner's."""
+    parts = urlsplit(settings["RABBITMQ_URL"])
+    vhost = quote(parts.path[1:], safe="%")
+    users = {"sender": "org-39a970c9", "pipelines": "ninjait_pipelines", "owner": "ninjait_owner"}
+    found = {}
+    for name, user in users.items():
+        _manage_rabbitmq(stack, "PUT", f"users/{user}", {"password": "of-the-test", "tags": ""})
+        configure, write, read = rights(f"set_permissions {user}")
+        given = {"configure": configure, "write": write, "read": read}
+        _manage_rabbitmq(stack, "PUT", f"permissions/{vhost}/{user}", given)
+        host = parts.netloc.rpartition("@")[2]
+        found[name] = RabbitMQ(url=parts._replace(netloc=f"{user}:of-the-test@{host}").geturl())
+    write, read = rights("set_topic_permissions org-39a970c9 ninjait.events")
+    given = {"exchange": "ninjait.events", "write": write, "read": read}
+    _manage_rabbitmq(stack, "PUT", f"topic-permissions/{vhost}/{users['sender']}", given)
+    yield found
+    for store in found.values():
+        store.close()
+    for user in users.values():
+        _manage_rabbitmq(stack, "DELETE", f"users/{user}")
+
+
+def test_a_sender_writes_to_its_own_keys_and_nothing_else(by: dict[str, RabbitMQ]) -> None:
+    sender = by["sender"]
+    sender.publish([Outgoing("agent.metrics", f"metrics.{MINE}", b"{}")])
+    sender.publish([Outgoing("agent.metrics", f"metrics.telegraf.{MINE}", b"{}")])
+    for queue, key in (("agent.metrics", f"metrics.{OTHER}"), ("agent.metrics", f"metrics.{MINE}.{OTHER}")):
+        with pytest.raises(StoreError):
+            sender.publish([Outgoing(queue, key, b"{}")])
+    with pytest.raises(StoreRefused), sender.consume("agent.metrics", 1):
+        pass
+    with pytest.raises(StoreRefused):
+        sender.declare()
+
+
+def test_the_pipeline_drains_and_replays_and_the_owner_declares(by: dict[str, RabbitMQ]) -> None:
+    by["owner"].declare()
+    pipelines = by["pipelines"]
+    assert pipelines.status().ok
+    pipelines.publish([Outgoing("agent.metrics", f"metrics.{MINE}", b"{}")])
+    with pipelines.consume("agent.metrics", 10) as consumer:
+        [message] = consumer.receive(10, wait_seconds=2)
+        consumer.acknowledge([message])
+    pipelines.bury(message, "of the test")
+    assert pipelines.depth("agent.metrics").dead == 1
+    pipelines.discard_dead_letters([letter for letter, _ in pipelines.dead_letters("agent.metrics")])
+    assert pipelines.depth("agent.metrics").dead == 0
