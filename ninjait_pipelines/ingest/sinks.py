@@ -1,6 +1,7 @@
 """Where the good points of each queue go: one small sink for each kind of store. The drain does everything else."""
 
 import logging
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -15,6 +16,7 @@ from ninjait_pipelines.cache.documents import latest_reading
 from ninjait_pipelines.ingest.contract import milliseconds
 from ninjait_pipelines.ingest.decode import NOBODY, Columns, Decoded, Rejection
 from ninjait_pipelines.ingest.quarantine import insert_new
+from ninjait_pipelines.ingest.series import NAME_OF, TOO_MANY, Named, Series
 from ninjait_pipelines.resources.clickhouse import ClickHouse, mart_rows, sql
 from ninjait_pipelines.resources.dragonfly import Dragonfly
 from ninjait_pipelines.resources.metrics_store import (
@@ -54,6 +56,8 @@ _TOUCHED = pa.schema(
         ("run_id", pa.string()),
     ]
 )
+# What devices name, and may name too many of.
+_NAMED: dict[Named, pa.Schema] = {"counters": COUNTERS, "volumes": VOLUMES}
 _SEEN = ("cpu", "memory", "disk_used")
 _LAST_SEEN = pa.schema(
     [("organization_id", pa.string()), ("device_id", pa.string()), ("last_seen", _MILLISECONDS)]
@@ -90,16 +94,18 @@ class MetricsSink:
         self._dragonfly = dragonfly
         self._clickhouse = clickhouse
         self._log = log
+        self._series = Series(clickhouse)
 
     def prepare(self) -> None:
         self._metrics_store.declare()
 
     def write(self, decoded: Sequence[Decoded], run_id: str, now: datetime) -> Record:
-        """3a. Points to their tiers. Dying here: written again, they replace themselves."""
+        """3a. Points to their tiers, but for series that are too many of their device (see series.py). Dying here:
+        written again, they replace themselves.
+        """
+        counters, volumes = self._bounded(decoded, now)
         wanted = self._without_late_duplicates(decoded, now)
         points = _gathered(wanted, "columns", POINTS)
-        counters = _gathered(wanted, "counters", COUNTERS)
-        volumes = _gathered(wanted, "volumes", VOLUMES)
         _reject(wanted, "columns", self._write_points(points, now))
         if len(counters):
             _reject(wanted, "counters", self._metrics_store.write_counters(counters))
@@ -126,6 +132,15 @@ class MetricsSink:
         except StoreError as error:
             self._log.warning("The latest values were not cached: %s", error)
         return set(zip(hours["organization_id"].to_pylist(), hours["hour"].to_pylist(), strict=True))
+
+    def _bounded(self, decoded: Sequence[Decoded], now: datetime) -> tuple[pa.Table, pa.Table]:
+        """The counters and volumes of the messages; those of too many interfaces or volumes are rejected."""
+        tables = {kind: _gathered(decoded, kind, schema) for kind, schema in _NAMED.items()}
+        for kind, rows in self._series.refused(tables, now).items():
+            if rows:
+                _leave_out(decoded, kind, rows)
+                tables[kind] = _gathered(decoded, kind, _NAMED[kind])
+        return tables["counters"], tables["volumes"]
 
     def _write_points(self, points: pa.Table, now: datetime) -> Iterator[Refusal]:
         for tier, positions in by_tier(self._chosen_by(points, now), now):
@@ -263,15 +278,36 @@ def _younger(one: Decoded, oldest: int) -> Decoded:
 
 def _reject(decoded: Sequence[Decoded], kind: Kind, refused: Iterable[Refusal]) -> None:
     """Adds the store's refusals to the messages that the rows came from."""
-    refusals = sorted(refused, key=lambda refusal: refusal.row)
-    at = 0  # the first row of the message that is looked at
-    for one in decoded if refusals else ():
-        columns, rows = getattr(one, kind), getattr(one, _ROWS[kind])
-        end = at + len(columns.get("time", ()))
-        while refusals and refusals[0].row < end:
-            refusal = refusals.pop(0)
-            index = rows[refusal.row - at] if rows else refusal.row - at
-            one.rejections = [*one.rejections, Rejection(index, None, refusal.words, "refused_by_store")]
+    refusals = {refusal.row: refusal.words for refusal in refused}
+    for one, at, rows in _of_messages(decoded, kind, sorted(refusals)):
+        index = getattr(one, _ROWS[kind])
+        found = [(index[row] if index else row, refusals[at + row]) for row in rows]
+        one.rejections = one.rejections + [Rejection(row, None, words, "refused_by_store") for row, words in found]
+
+
+def _leave_out(decoded: Sequence[Decoded], kind: Named, refused: Sequence[int]) -> None:
+    """Takes rows out of the messages that they came from, and adds why to their rejections."""
+    name = NAME_OF[kind]
+    for one, _, rows in _of_messages(decoded, kind, refused):
+        columns: Columns = getattr(one, kind)
+        index = getattr(one, _ROWS[kind]) or range(len(columns["time"]))
+        reasons = [Rejection(index[row], name, repr(columns[name][row]), TOO_MANY[kind]) for row in rows]
+        kept = sorted(set(range(len(columns["time"]))) - set(rows))
+        setattr(one, kind, {name: [values[row] for row in kept] for name, values in columns.items()} if kept else {})
+        setattr(one, _ROWS[kind], [index[row] for row in kept])
+        one.rejections = one.rejections + reasons
+
+
+def _of_messages(
+    decoded: Sequence[Decoded], kind: Kind, rows: Sequence[int]
+) -> Iterator[tuple[Decoded, int, Sequence[int]]]:
+    """The messages that have some of these rows (in order) of all, each with its first row and its own ones of them."""
+    at = 0
+    for one in decoded if rows else ():
+        end = at + len(getattr(one, kind).get("time", ()))
+        first, last = bisect_left(rows, at), bisect_left(rows, end)
+        if first < last:
+            yield one, at, [row - at for row in rows[first:last]]
         at = end
 
 

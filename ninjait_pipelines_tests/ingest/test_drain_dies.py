@@ -14,6 +14,7 @@ import pytest
 
 from ninjait_pipelines.ingest import drain as drain_module
 from ninjait_pipelines.ingest import quarantine, sinks, spool
+from ninjait_pipelines.ingest.series import MOST_NAMES
 from ninjait_pipelines.resources import Stores, open_stores
 from ninjait_pipelines.resources.dragonfly_queue import DragonflyQueue
 from ninjait_pipelines.resources.message_queue import MessageQueue
@@ -40,12 +41,13 @@ from ninjait_pipelines_tests.resources.queue_contract import eventually
 
 REDELIVERY_SECONDS = 0.3
 HELD, LEDGER, TOUCHED = "quarantine", "message_deliveries", "touched_hours"
-SEEN = "device_sightings"
+SEEN, SERIES = "device_sightings", "device_series"
 
 # Where a drain of metrics can die: (where to hook, what is called there, which call of it by its first argument).
 Step = Callable[[Stores], tuple[Any, str, str | None]]
 STEPS: dict[str, Step] = {
     "1 receive": lambda _: (drain_module, "_receive", None),
+    "3a series": lambda stores: (type(stores.clickhouse), "insert", SERIES),
     "3a points": lambda stores: (type(stores.metrics_store), "write", None),
     "3a late points": lambda stores: (type(stores.metrics_store), "write_aggregates", None),
     "3b hours": lambda stores: (type(stores.clickhouse), "insert", TOUCHED),
@@ -118,6 +120,7 @@ def contents(stores: Stores) -> dict[str, Any]:
         "late": late.to_pylist(),
         "hours": stores.clickhouse.rows("SELECT DISTINCT organization_id, hour FROM touched_hours ORDER BY ALL"),
         "seen": stores.clickhouse.rows("SELECT * EXCEPT (sent_at, understood_at) FROM device_last_seen ORDER BY ALL"),
+        "series": stores.clickhouse.rows("SELECT * FROM device_series FINAL ORDER BY ALL"),
         "left out": stores.clickhouse.rows("SELECT host, measurement, readings, example FROM left_out ORDER BY ALL"),
         "cached": cached,
         "heartbeats": stores.clickhouse.rows(heartbeats),
@@ -137,7 +140,10 @@ def publish_everything(stores: Stores) -> None:
     bad = [metrics(sample(70), sample(71, cpu=-1)), b"not json", metrics(sample(), device_id="x")]
     stores.message_queue.publish([outgoing("agent.metrics", body) for body in [*good, late, *bad, good[0]]])
     foreign = telegraf(line("swap", "used=1i"), line("swap", "in=1i"), line("kernel", "boot=1i"), organization=ORG)
-    stores.message_queue.publish([as_published(foreign)])
+    many = telegraf(
+        *(line("net", "bytes_recv=1i", interface=f"if{n}") for n in range(MOST_NAMES + 2)), organization=ORG
+    )
+    stores.message_queue.publish([as_published(foreign), as_published(many)])
 
 
 def test_killed_between_any_two_steps_and_run_again_the_stores_are_as_if_nothing_had_been(
@@ -150,13 +156,14 @@ def test_killed_between_any_two_steps_and_run_again_the_stores_are_as_if_nothing
     outcomes = {"written", "not_understood", "partly_quarantined", "quarantined", "duplicate"}
     assert {row["outcome"] for row in clean["ledger"]} == outcomes
     assert [row["readings"] for row in clean["left out"]] == [1, 2]
+    assert len(clean["series"]) == MOST_NAMES
 
     empty(fleet)
     for death in STEPS:
         publish_everything(fleet)
         assert killed(settings, "agent.metrics", death) == -signal.SIGKILL, death
         if death != "6 acknowledge":
-            assert waiting(fleet, "agent.metrics", 26), f"{death}: acknowledged too early"
+            assert waiting(fleet, "agent.metrics", 27), f"{death}: acknowledged too early"
         drain_once(dict(settings), "agent.metrics", None)
         assert contents(fleet) == clean, death
         empty(fleet)
@@ -169,7 +176,7 @@ def waiting(stores: Stores, queue: str, count: int) -> bool:
 
 def empty(stores: Stores) -> None:
     """Empties what a drain writes."""
-    for table in (LEDGER, TOUCHED, SEEN, "device_heartbeats_versions"):
+    for table in (LEDGER, TOUCHED, SEEN, SERIES, "device_heartbeats_versions"):
         stores.clickhouse.command(f"TRUNCATE TABLE {table}")
     stores.metrics_store.delete(list(REGISTRY.devices))
     for collection in (HELD, "application_logs"):

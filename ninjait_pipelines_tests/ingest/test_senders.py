@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 
 from ninjait_pipelines.ingest.decode import MOST_LEFT_OUT, NOBODY, OTHERS, LeftOut, Period, decode
+from ninjait_pipelines.ingest.series import MOST_NAMES
 from ninjait_pipelines.resources import Stores
-from ninjait_pipelines_tests.ingest.conftest import drained
+from ninjait_pipelines.resources.metrics_store import Refusal
+from ninjait_pipelines_tests.ingest.conftest import drained, sink_of
 from ninjait_pipelines_tests.ingest.samples import (
     DEVICE,
     NOW,
@@ -205,3 +207,124 @@ def test_a_device_of_which_nothing_is_understood_has_sent_and_was_not_seen(fleet
     [row] = seen(fleet).values()
     assert (str(row["device_id"]), row["last_seen"].year, row["understood_at"].year) == (SECOND_DEVICE, 1970, 1970)
     assert row["sent_at"] > datetime.now(UTC) - timedelta(minutes=1)
+
+
+# --- what a sender may cost ---
+
+
+def interfaces(*names: str, seconds_ago: float = 60, host: str = "lap-2", body: str = "bytes_recv=1i") -> Any:
+    return telegraf(*(line("net", body, seconds_ago, host, interface=name) for name in names), organization=ORG)
+
+
+def counted(stores: Stores, device: str = SECOND_DEVICE) -> list[str]:
+    """The interfaces that the metrics store has of a device."""
+    store: Any = stores.metrics_store
+    parts = store._counters(NOW - timedelta(hours=1), NOW + timedelta(minutes=5))
+    rows = (row for part in parts for row in part.to_pylist())
+    return sorted({row["interface"] for row in rows if row["device_id"] == device})
+
+
+def device_series(stores: Stores) -> dict[str, int]:
+    rows = stores.clickhouse.rows("SELECT device_id, count() AS n FROM device_series FINAL GROUP BY device_id")
+    return {str(row["device_id"]): row["n"] for row in rows}
+
+
+def test_a_device_may_make_so_many_series_and_no_more(fleet: Stores) -> None:
+    """526 kB of messages became 198,000 points with as many interface names, and took influxd to 763 MiB."""
+    eth0 = line("net", "bytes_recv=1i", 60, interface="eth0")
+    mem = line("mem", "used=1048576i", 60)
+    bodies = []
+    for first in range(0, 300, 100):
+        names = [line("net", "bytes_recv=1i", 60, interface=f"if{first + n}") for n in range(100)]
+        bodies.append(telegraf(eth0, *names, mem, organization=ORG))
+    fleet.message_queue.publish(list(map(as_published, bodies[:2])))
+    fleet.message_queue.publish([as_published(interfaces("eth0", host="lap-1"))])
+    first = drained(fleet)
+    assert (first.points, first.points_quarantined) == (205, 200 - MOST_NAMES + 1)
+    fleet.message_queue.publish([as_published(bodies[2]), as_published(interfaces("eth0", "new", seconds_ago=30))])
+    second = drained(fleet)
+    assert (second.points, second.points_quarantined) == (104, 101)
+    names = counted(fleet)
+    assert (len(names), "eth0" in names, "if0" in names, "if62" in names) == (MOST_NAMES, True, True, True)
+    assert counted(fleet, DEVICE) == ["eth0"], "and harms nobody else"
+    assert device_series(fleet) == {SECOND_DEVICE: MOST_NAMES, DEVICE: 1}
+    points = fleet.metrics_store.read(NOW - timedelta(hours=1), NOW)
+    assert {row["device_id"] for row in points.to_pylist()} == {SECOND_DEVICE}, "its other readings are there"
+    reasons = fleet.clickhouse.rows("SELECT DISTINCT reason FROM quarantined_by_reason")
+    assert [row["reason"] for row in reasons] == ["too_many_interfaces"]
+    [balance] = fleet.clickhouse.rows(
+        "SELECT sum(balance) AS balance, sum(points_written) AS written FROM conservation"
+    )
+    assert balance == {"balance": 0, "written": MOST_NAMES + 7}
+    ledger = fleet.clickhouse.rows("SELECT sum(length(counter_instants)) AS n FROM message_deliveries FINAL")
+    assert ledger == [{"n": MOST_NAMES + 4}]
+
+
+def test_the_same_message_again_is_taken_in_the_same_way(fleet: Stores) -> None:
+    """Delivered again after a drain died, in a batch in another order: what was let in has its place."""
+    names = [f"if{number}" for number in range(MOST_NAMES + 10)]
+    one, two = (as_published(interfaces(*names[at::2])) for at in (0, 1))
+    fleet.message_queue.publish([one, two])
+    drained(fleet)
+    before = counted(fleet)
+    fleet.message_queue.publish([two, one])
+    again = drained(fleet)
+    assert (counted(fleet), again.points_quarantined) == (before, 10)
+
+
+def test_names_that_are_not_used_make_room(fleet: Stores) -> None:
+    """A host of containers has new interfaces each day; those in use stay, and it recovers from a bad week."""
+
+    def send(days_ago: float, *names: str) -> int:
+        decoded = decode(interfaces(*names), REGISTRY, PERIOD)
+        sink_of(fleet, "agent.metrics").write([decoded], "run", NOW - timedelta(days=days_ago))
+        return len(decoded.rejections)
+
+    assert send(12, "eth0", *(f"old{number}" for number in range(MOST_NAMES - 1))) == 0
+    assert send(11, "eth0", "other") == 1
+    assert send(6, "eth0") == 0
+    assert send(2, *(f"new{number}" for number in range(MOST_NAMES))) == 1, "eth0 is in use"
+    assert send(0, "eth0", "new0") == 0
+
+
+def test_volumes_are_bounded_too(fleet: Stores) -> None:
+    decoded = decode(telegraf(line("mem", "used=1i"), organization=ORG), REGISTRY, PERIOD)
+    count = MOST_NAMES + 3
+    names = [f"/mnt/{number}" for number in range(count)]
+    decoded.volumes = {
+        "organization_id": [ORG] * count,
+        "device_id": [SECOND_DEVICE] * count,
+        "source": ["telegraf"] * count,
+        "disk": [""] * count,
+        "volume": names,
+        "time": [int(NOW.timestamp() * 1000)] * count,
+        **{name: [1.0] * count for name in ("used", "total", "free")},
+    }
+    decoded.volume_rows, decoded.points = list(range(1, count + 1)), count + 1
+    sink_of(fleet, "agent.metrics").write([decoded], "run", NOW)
+    assert {rejection.reason for rejection in decoded.rejections} == {"too_many_volumes"}
+    assert [rejection.index for rejection in decoded.rejections] == [count - 2, count - 1, count]
+    assert decoded.rejections[0].value == repr(names[-3])
+    assert len(decoded.volumes["time"]) == len(decoded.volume_rows) == MOST_NAMES
+    assert decoded.points_accepted == MOST_NAMES + 1
+
+
+def test_refusals_of_the_store_are_of_their_own_rows_beside_series_that_are_too_many(
+    fleet: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store refuses by row of what it was given, which is less than what was sent."""
+    names = [f"if{number}" for number in range(MOST_NAMES + 2)]
+    first, second = (decode(interfaces(*some), REGISTRY, PERIOD) for some in (names, names[-3:]))
+    refused = [Refusal(MOST_NAMES, "no room")]
+    monkeypatch.setattr(type(fleet.metrics_store), "write_counters", lambda self, counters: refused)
+    sink_of(fleet, "agent.metrics").write([first, second], "run", NOW)
+    assert {(one.index, one.reason) for one in first.rejections} == {
+        (MOST_NAMES, "too_many_interfaces"),
+        (MOST_NAMES + 1, "too_many_interfaces"),
+    }
+    assert [(one.index, one.reason) for one in second.rejections] == [
+        (1, "too_many_interfaces"),
+        (2, "too_many_interfaces"),
+        (0, "refused_by_store"),
+    ]
+    assert second.points_accepted == 0

@@ -1,0 +1,105 @@
+"""How many series a device may make: the names of interfaces and volumes are its own, and each costs the store memory.
+
+The names that a device may use are kept in ClickHouse, so that the bound holds across messages, drains and restarts. A
+name that is used stays; one that is not used for KEPT makes room for another, so that a host whose interfaces come and
+go recovers.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import date, datetime, timedelta
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from ninjait_pipelines.resources.clickhouse import ClickHouse, sql
+
+# Interfaces of one device, and as many volumes.
+MOST_NAMES = 64
+# As long as full resolution keeps their readings.
+KEPT = timedelta(days=7)
+Named = Literal["counters", "volumes"]
+NAME_OF: Mapping[Named, str] = {"counters": "interface", "volumes": "volume"}
+TOO_MANY: Mapping[Named, str] = {"counters": "too_many_interfaces", "volumes": "too_many_volumes"}
+_KEYS: Mapping[Named, Sequence[str]] = {
+    "counters": ("organization_id", "device_id", "source", "interface"),
+    "volumes": ("organization_id", "device_id", "source", "disk", "volume"),
+}
+# Of a query: ClickHouse takes a parameter of 128 KiB at most, and an id is 39 bytes of it.
+_DEVICES_AT_ONCE = 1_000
+_SCHEMA = pa.schema(
+    dict.fromkeys(("organization_id", "device_id", "kind", "name"), pa.string()) | {"seen_on": pa.date32()}
+)
+
+Device = tuple[str, str]
+Name = tuple[str, str]  # kind, and what the device calls it
+
+
+class Series:
+    """The names of the devices that a drain has met, and what it lets in."""
+
+    def __init__(self, clickhouse: ClickHouse) -> None:
+        self._clickhouse = clickhouse
+        self._known: dict[Device, dict[Name, date]] = {}
+
+    def refused(self, tables: Mapping[Named, pa.Table], now: datetime) -> dict[Named, list[int]]:
+        """The rows of counters and volumes whose names are too many of their device.
+
+        What is let in is recorded first. Dying after that: the message comes again, and finds its own names let in; and
+        whatever was refused finds the same names in its way. Two drains at once may both let a device's last ones in:
+        the bound is one for each drain then, and later drains let nothing in that is beyond it.
+        """
+        today = now.date()
+        rows = {kind: _names(kind, table) for kind, table in tables.items()}
+        distinct = {kind: dict.fromkeys(names) for kind, names in rows.items()}
+        self._load({device for names in distinct.values() for device, _ in names}, today)
+        fresh = [one for names in distinct.values() for one in admit(names, self._known, today)]
+        self._clickhouse.insert("device_series", _table(fresh, today))
+        for device, name in fresh:
+            self._known[device][name] = today
+        return {
+            kind: [at for at, (device, name) in enumerate(names) if name not in self._known[device]]
+            for kind, names in rows.items()
+        }
+
+    def _load(self, devices: set[Device], today: date) -> None:
+        missing = sorted(devices - self._known.keys())
+        for first in range(0, len(missing), _DEVICES_AT_ONCE):
+            some = missing[first : first + _DEVICES_AT_ONCE]
+            self._known.update((device, {}) for device in some)
+            ids = {"organizations": sorted({one for one, _ in some}), "devices": [one for _, one in some]}
+            for row in self._clickhouse.rows(sql("ingest/device_series"), since=today - KEPT, **ids):
+                names = self._known.setdefault((str(row["organization_id"]), str(row["device_id"])), {})
+                names[row["kind"], row["name"]] = row["seen_on"]
+
+
+def admit(
+    names: Iterable[tuple[Device, Name]], known: Mapping[Device, Mapping[Name, date]], today: date
+) -> Iterator[tuple[Device, Name]]:
+    """The names, in the order in which they came, that are to be recorded: of those known before today, and new ones as
+    long as their device has room. All of them are of one kind."""
+    room: dict[Device, int] = {}
+    for device, name in names:
+        seen_on = known[device].get(name)
+        if seen_on is None:
+            if device not in room:
+                room[device] = MOST_NAMES - sum(kind == name[0] for kind, _ in known[device])
+            room[device] -= 1
+        if (seen_on is None and room[device] >= 0) or (seen_on is not None and seen_on < today):
+            yield device, name
+
+
+def _names(kind: Named, table: pa.Table) -> Sequence[tuple[Device, Name]]:
+    organizations, devices, *parts = (table[name].to_pylist() for name in _KEYS[kind])
+    texts = map("\t".join, zip(*parts, strict=True))  # which no name may hold
+    return [
+        ((organization, device), (kind, text))
+        for organization, device, text in zip(organizations, devices, texts, strict=True)
+    ]
+
+
+def _table(fresh: Sequence[tuple[Device, Name]], today: date) -> pa.Table:
+    rows: list[dict[str, Any]] = [
+        {"organization_id": device[0], "device_id": device[1], "kind": kind, "name": name, "seen_on": today}
+        for device, (kind, name) in fresh
+    ]
+    return pa.Table.from_pylist(rows, schema=_SCHEMA)
