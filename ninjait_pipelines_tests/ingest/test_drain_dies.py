@@ -139,11 +139,13 @@ def publish_everything(stores: Stores) -> None:
     late = metrics(sample(8 * 24 * 3600), sample(61, cpu=3))
     bad = [metrics(sample(70), sample(71, cpu=-1)), b"not json", metrics(sample(), device_id="x")]
     stores.message_queue.publish([outgoing("agent.metrics", body) for body in [*good, late, *bad, good[0]]])
-    foreign = telegraf(line("swap", "used=1i"), line("swap", "in=1i"), line("kernel", "boot=1i"), organization=ORG)
-    many = telegraf(
-        *(line("net", "bytes_recv=1i", interface=f"if{n}") for n in range(MOST_NAMES + 2)), organization=ORG
-    )
-    stores.message_queue.publish([as_published(foreign), as_published(many)])
+
+
+def publish_as_others(stores: Stores) -> None:
+    """Messages of Telegraf's: nothing of one is for us, and the other has two interfaces more than a device may have."""
+    swap = [line("swap", "used=1i"), line("swap", "in=1i"), line("kernel", "boot=1i")]
+    net = [line("net", "bytes_recv=1i", interface=f"if{number}") for number in range(MOST_NAMES + 2)]
+    stores.message_queue.publish([as_published(telegraf(*lines, organization=ORG)) for lines in (swap, net)])
 
 
 def test_killed_between_any_two_steps_and_run_again_the_stores_are_as_if_nothing_had_been(
@@ -151,6 +153,7 @@ def test_killed_between_any_two_steps_and_run_again_the_stores_are_as_if_nothing
 ) -> None:
     """A drain dies at each point in turn; it and the next one must write what one clean drain writes."""
     publish_everything(fleet)
+    publish_as_others(fleet)
     make_drain(fleet).run(idle_seconds=idle_seconds(fleet))
     clean = contents(fleet)
     outcomes = {"written", "not_understood", "partly_quarantined", "quarantined", "duplicate"}
@@ -161,6 +164,7 @@ def test_killed_between_any_two_steps_and_run_again_the_stores_are_as_if_nothing
     empty(fleet)
     for death in STEPS:
         publish_everything(fleet)
+        publish_as_others(fleet)
         assert killed(settings, "agent.metrics", death) == -signal.SIGKILL, death
         if death != "6 acknowledge":
             assert waiting(fleet, "agent.metrics", 27), f"{death}: acknowledged too early"
