@@ -142,7 +142,7 @@ def publish_everything(stores: Stores) -> None:
 
 
 def publish_as_others(stores: Stores) -> None:
-    """Messages of Telegraf's: nothing of one is for us, and the other has two interfaces more than a device may have."""
+    """Messages of Telegraf's: nothing of one is for us, the other has two interfaces more than a device may have."""
     swap = [line("swap", "used=1i"), line("swap", "in=1i"), line("kernel", "boot=1i")]
     net = [line("net", "bytes_recv=1i", interface=f"if{number}") for number in range(MOST_NAMES + 2)]
     stores.message_queue.publish([as_published(telegraf(*lines, organization=ORG)) for lines in (swap, net)])
