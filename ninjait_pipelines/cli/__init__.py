@@ -5,6 +5,7 @@ import sys
 import typer
 
 from ninjait_pipelines.cli import bench, demo, fleet, migrate, quarantine, queue, sql, stack, status
+from ninjait_pipelines.cli.output import say
 from ninjait_pipelines.settings import MendableError
 
 app = typer.Typer(
@@ -24,5 +25,5 @@ def main() -> None:
     try:
         app()
     except MendableError as error:
-        print(error, file=sys.stderr)
+        say(str(error), err=True)
         sys.exit(1)

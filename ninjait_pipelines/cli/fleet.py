@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ninjait_pipelines.cli.output import Json, fail, opened_stores, print_json, print_table
+from ninjait_pipelines.cli.output import Json, fail, opened_stores, print_json, print_table, say
 
 if TYPE_CHECKING:
     from ninjait_pipelines.fleet.simulate import Tally, Window
@@ -92,7 +92,7 @@ def agent(
         with opened_stores() as stores:
             if register:
                 owner, device_id = fleet_agent.register(stores.postgres, organization, device_id, datetime.now(UTC))
-                typer.echo(f"this machine is device {device_id} of organization {owner}", err=True)
+                say(f"this machine is device {device_id} of organization {owner}", err=True)
             else:
                 owner = _id("--organization", organization)
             if device_id is None:
@@ -188,14 +188,14 @@ def _progress(messages: int) -> None:
 
 
 def _print_tally(window: Window, tally: Tally) -> None:
-    typer.echo(f"published for {window.start:%Y-%m-%d %H:%M} to {window.end:%Y-%m-%d %H:%M} UTC")
+    say(f"published for {window.start:%Y-%m-%d %H:%M} to {window.end:%Y-%m-%d %H:%M} UTC")
     rows = [
         (count.replace("_", " "), *(f"{getattr(counted, count):,}" for counted in tally.values())) for count in COUNTS
     ]
     print_table(("", *tally), rows)
     for queue, counted in tally.items():
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(counted.kinds.items()) if kind != "good")
-        typer.echo(f"{queue}: {kinds or 'nothing else than good messages'}")
+        say(f"{queue}: {kinds or 'nothing else than good messages'}")
 
 
 def _id(option: str, value: str) -> uuid.UUID:
@@ -206,11 +206,11 @@ def _id(option: str, value: str) -> uuid.UUID:
 
 
 def _report(line: str) -> None:
-    typer.echo(f"{datetime.now(UTC):%H:%M:%S} {line}", err=True)
+    say(f"{datetime.now(UTC):%H:%M:%S} {line}", err=True)
 
 
 def _say(as_json: bool, data: object, line: str) -> None:
     if as_json:
         print_json(data)
     else:
-        typer.echo(line)
+        say(line)

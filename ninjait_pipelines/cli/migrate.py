@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ninjait_pipelines.cli.output import Json, opened_stores, print_json, print_table
+from ninjait_pipelines.cli.output import Json, opened_stores, print_json, print_table, say
 
 if TYPE_CHECKING:
     from ninjait_pipelines.migrations import State
@@ -44,7 +44,7 @@ def up(as_json: Json = False) -> None:
     from ninjait_pipelines import migrations
 
     with opened_stores() as stores:
-        report = None if as_json else typer.echo
+        report = None if as_json else say
         both = (stores.postgres, stores.clickhouse)
         migrations.check_versions((store for store in stores.all().values() if store not in both), report)
         applied = migrations.migrate_up(*both, report)
@@ -53,13 +53,13 @@ def up(as_json: Json = False) -> None:
     if as_json:
         print_json({"applied": applied, "moved": moved})
     elif not applied and not moved:
-        typer.echo("Nothing to apply: both stores are up to date.")
+        say("Nothing to apply: both stores are up to date.")
 
 
 def _told(lines: Iterator[str], quiet: bool) -> Iterator[str]:
     for line in lines:
         if not quiet:
-            typer.echo(line)
+            say(line)
         yield line
 
 
@@ -113,4 +113,4 @@ def rollback(
         name = migrations.newest(stores.postgres, stores.clickhouse, store)
         if name and not yes:
             typer.confirm(f"Undo {store}/{name}, and delete what its tables hold?", abort=True)
-        migrations.rollback(stores.postgres, stores.clickhouse, store, typer.echo)
+        migrations.rollback(stores.postgres, stores.clickhouse, store, say)

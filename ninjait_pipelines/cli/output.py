@@ -1,10 +1,16 @@
 """What the commands share: the stores, one line for a failure, a table for a person, JSON for a script.
 
+Whatever is printed goes through here, because it may hold text from outside (a host's name, a message, a server's
+words), which must not reach a terminal with anything in it that moves the cursor or hides what is there.
+
 Heavy imports stand inside the functions, here and in the commands, so that `ninjait --help` answers at once.
 """
 
 from __future__ import annotations
 
+import csv
+import json
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -20,8 +26,26 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
 
 def fail(reason: str) -> NoReturn:
     """One line on standard error, and exit code 1."""
-    typer.echo(f"ninjait: {reason}", err=True)
+    say(f"ninjait: {reason}", err=True)
     raise typer.Exit(1)
+
+
+def safe(text: str, kept: str = "") -> str:
+    """Text of anybody, with all that is not printable as escapes, but for what is `kept`."""
+    return (
+        text
+        if text.isprintable()
+        else "".join(one if one.isprintable() or one in kept else _escape(one) for one in text)
+    )
+
+
+def _escape(one: str) -> str:
+    return repr(one)[1:-1]
+
+
+def say(text: str, err: bool = False) -> None:
+    """Prints lines that may hold text from outside."""
+    typer.echo(safe(text, "\n\t"), err=err)
 
 
 @contextmanager
@@ -35,19 +59,30 @@ def opened_stores() -> Iterator[Stores]:
 
 
 def print_json(data: Any) -> None:
-    """Any value: times as RFC 3339, decimals and ids as text, what JSON has no number for (NaN) as null."""
-    typer.echo(msgspec.json.format(msgspec.json.encode(data, enc_hook=str)))
+    """Any value: times as RFC 3339, decimals and ids as text, what JSON has no number for (NaN) as null. What is not
+    printable is written as JSON's escapes: to a reader it is the same."""
+    text = msgspec.json.format(msgspec.json.encode(data, enc_hook=str)).decode()
+    typer.echo("".join(one if one.isprintable() or one == "\n" else json.dumps(one)[1:-1] for one in text))
+
+
+def print_csv(headers: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
+    """As it is into a pipe or file; on a terminal text without what is not printable."""
+    writer = csv.writer(sys.stdout)
+    for row in (headers, *rows):
+        shown = sys.stdout.isatty()
+        writer.writerow([safe(cell) if shown and isinstance(cell, str) else cell for cell in row])
 
 
 def print_table(headers: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
     """A row a line; None is blank. In a pipe no cell is cut or folded, however long the line."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
-    table = Table(*headers, box=None, pad_edge=False)
+    table = Table(*(Column(Text(safe(header))) for header in headers), box=None, pad_edge=False)
     for row in rows:
-        table.add_row(*(cell if isinstance(cell, Text) else Text("" if cell is None else str(cell)) for cell in row))
+        cells = (cell if isinstance(cell, Text) else Text("" if cell is None else safe(str(cell))) for cell in row)
+        table.add_row(*cells)
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 100_000

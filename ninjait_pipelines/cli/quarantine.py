@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
-from ninjait_pipelines.cli.output import Json, fail, opened_stores, print_json, print_table
+from ninjait_pipelines.cli.output import Json, fail, opened_stores, print_json, print_table, safe, say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,6 +32,9 @@ Since = Annotated[
     datetime | None, typer.Option(help="Only copies quarantined at this time, UTC, or later.", formats=TIMES)
 ]
 Until = Annotated[datetime | None, typer.Option(help="Only copies quarantined before this time, UTC.", formats=TIMES)]
+Organization = Annotated[
+    str | None, typer.Option(help="Only copies whose routing key names this organization, by its id.")
+]
 AllHeld = Annotated[bool, typer.Option("--all-held", help="Everything that is held.")]
 
 MOST_GROUPS = 50
@@ -39,8 +42,7 @@ MOST_GROUPS = 50
 MOST_HELD = 10
 # What somebody else says beside these is not in the body.
 REASONS_WITH_WORDS = ("dead_letter", "refused_by_store")
-# What `show` prints of one copy: so many reasons, and the body if it is no longer than that. --json and --raw have all.
-MOST_REASONS = 20
+# `show` prints the body of one copy if it is no longer than that. --json and --raw have all.
 MOST_CHARACTERS = 4000
 BEGINNING = 400
 # Of a line that shows what was refused.
@@ -62,8 +64,12 @@ def list_(
     reason: Reason = None,
     since: Since = None,
     until: Until = None,
+    organization: Organization = None,
     all_groups: Annotated[bool, typer.Option("--all-groups", help=f"Not only the {MOST_GROUPS} largest.")] = False,
-    every: Annotated[bool, typer.Option("--all", help="A line for each copy, in every state.")] = False,
+    every: Annotated[
+        bool, typer.Option("--all", help="A line for each copy, in every state, the newest first.")
+    ] = False,
+    most: Annotated[int, typer.Option(help="With --all: so many copies.", min=1)] = 200,
     as_json: Json = False,
 ) -> None:
     """List what is held: copies by reason, queue, organization and agent version, the most frequent first.
@@ -75,49 +81,67 @@ def list_(
     from ninjait_pipelines.ingest import quarantine
     from ninjait_pipelines.resources.store import StoreError
 
-    wanted = _wanted(None, queue, reason, since, until)
-    away, others = "", 0
+    wanted = _wanted(None, queue, reason, since, until, organization)
+    away, others, left = "", 0, 0
     with opened_stores() as stores:
-        names = {} if every else _names(stores)
-
-        def rows_of(found: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-            return [*map(_single, found)] if every else [_group(one, names) for one in quarantine.lines(found, reason)]
-
         try:
             _move_spooled(stores.mongodb)
-            state = None if every else "held"
-            rows = rows_of(quarantine.select(stores.mongodb, wanted, state))
-            others = 0 if rows else quarantine.count(stores.mongodb, state)
+            rows, left = _rows(stores, wanted, most if every else None)
+            others = 0 if rows else quarantine.count(stores.mongodb, None if every else "held")
         except StoreError as error:
             found = quarantine.select_spooled(stores.mongodb, wanted)
-            rows = rows_of(found)
+            names = {} if every else _names(stores)
+            grouped = [] if every else quarantine.lines(found, reason)
+            rows = [*map(_single, found)] if every else [_group(one, names) for one in grouped]
             folder = stores.mongodb.spool
             away = f"{error} What waits in the spool {folder} is all that can be listed: {len(found)} copies."
     if as_json:
         print_json(rows)
     elif rows:
-        most = len(rows) if every or all_groups else MOST_GROUPS
-        print_table(rows[0], [[value and _safe(str(value)) for value in row.values()] for row in rows[:most]])
-        if left := rows[most:]:
-            copies = sum(row["copies"] for row in left)
-            typer.echo(f"and {len(left):,} more groups, {copies:,} copies: --all-groups")
+        most_rows = len(rows) if every or all_groups else MOST_GROUPS
+        print_table(rows[0], [row.values() for row in rows[:most_rows]])
+        if rest := rows[most_rows:]:
+            copies = sum(row["copies"] for row in rest)
+            say(f"and {len(rest):,} more groups, {copies:,} copies: --all-groups")
     elif others:
-        typer.echo(f"Nothing like that is {'here' if every else 'held'}; {others:,} other {_copies_are(others)}.")
+        say(f"Nothing like that is {'here' if every else 'held'}; {others:,} other {_copies_are(others)}.")
     elif not away:
-        typer.echo("Nothing is held.")
+        say("Nothing is held.")
+    if left:
+        say(
+            f"and {left:,} more copies, older ones: --most" if every else "and more groups than can be listed", err=True
+        )
     if away:
         fail(away)
 
 
+def _rows(stores: Stores, wanted: Wanted, most: int | None) -> tuple[list[dict[str, Any]], int]:
+    """What a list shows, copies or groups of them, and how much it leaves out."""
+    from ninjait_pipelines.ingest import quarantine
+
+    if most is None:
+        groups, complete = quarantine.groups(stores.mongodb, wanted)
+        names = _names(stores)
+        return [_group(one, names) for one in groups], int(not complete)
+    found = list(quarantine.select(stores.mongodb, wanted, None, newest=most))
+    left = quarantine.count(stores.mongodb, None, wanted) - len(found) if len(found) == most else 0
+    return [*map(_single, found)], left
+
+
 def _wanted(
-    document_id: str | None, queue: str | None, reason: str | None, since: datetime | None, until: datetime | None
+    document_id: str | None,
+    queue: str | None,
+    reason: str | None,
+    since: datetime | None,
+    until: datetime | None,
+    organization: str | None,
 ) -> Wanted:
     from ninjait_pipelines.ingest.contract import CONTRACTS
     from ninjait_pipelines.ingest.quarantine import Wanted
 
     if queue is not None and queue not in CONTRACTS:
         fail(f"there is no queue {queue}; the queues are {', '.join(CONTRACTS)}")
-    return Wanted(document_id, queue, reason, _utc(since), _utc(until))
+    return Wanted(document_id, queue, reason, _utc(since), _utc(until), organization)
 
 
 def _copies_are(count: int) -> str:
@@ -141,14 +165,9 @@ def _group(line: Line, names: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _single(document: dict[str, Any]) -> dict[str, Any]:
-    reasons = list(dict.fromkeys(entry["reason"] for entry in document["reasons"]))
+    named = ", ".join(dict.fromkeys(entry["reason"] for entry in document["reasons"]))
     shown = ("queue", "organization_id", "device_id", "agent_version", "points_quarantined", "state", "quarantined_at")
-    return {"id": document["_id"], "reasons": ", ".join(reasons), **{name: document[name] for name in shown}}
-
-
-def _safe(text: str, kept: str = "") -> str:
-    """Text of anybody, which may neither move the terminal's cursor nor begin a line of its own."""
-    return "".join(one if one.isprintable() or one in kept else repr(one)[1:-1] for one in text)
+    return {"id": document["_id"], "reasons": named, **{name: document[name] for name in shown}}
 
 
 def _move_spooled(mongodb: MongoDB) -> None:
@@ -159,7 +178,7 @@ def _move_spooled(mongodb: MongoDB) -> None:
     try:
         quarantine.move_spooled(mongodb, datetime.now(UTC))
     except StoreFailed as error:
-        typer.echo(str(error), err=True)
+        say(str(error), err=True)
 
 
 def show(
@@ -178,6 +197,8 @@ def show(
 
     with opened_stores() as stores:
         document, body = _found(stores.mongodb, document_id)
+        if raw and sys.stdout.isatty():
+            fail("--raw writes whatever bytes came, and a terminal would obey them: into a file, or a pipe")
         if raw:
             sys.stdout.buffer.write(body)
             sys.stdout.flush()
@@ -186,7 +207,9 @@ def show(
         for step in document["trail"]:
             step["became"] = _became(stores, document, step)
     if as_json:
-        print_json({**document, "body": body.decode(errors="backslashreplace")})
+        kinds = [{name: one[name] for name in one if name != "indexes"} for one in document["reasons"]]
+        hidden = {name: value for name, value in document.items() if name not in ("hosts", "summary")}
+        print_json({**hidden, "reasons": kinds, "body": body.decode(errors="backslashreplace")})
     else:
         _show(document, body)
 
@@ -200,9 +223,12 @@ def _found(mongodb: MongoDB, document_id: str) -> tuple[dict[str, Any], bytes]:
         document = quarantine.find(mongodb, document_id)
         body = quarantine.body_of(mongodb, document) if document else b""
     except StoreError as error:
-        spooled = {one["_id"]: one for one in quarantine.select_spooled(mongodb)}
+        from ninjait_pipelines.ingest.spool import Spool
+
+        this = quarantine.Wanted(document_id)
+        spooled = {one["_id"]: one for one in quarantine.select_spooled(mongodb, this, bodies=True)}
         if document_id not in spooled:
-            fail(f"{error} It is not among the {len(spooled)} copies in the spool {mongodb.spool}.")
+            fail(f"{error} It is not among the {Spool(mongodb).waiting()[0]} copies in the spool {mongodb.spool}.")
         return spooled[document_id], spooled[document_id]["body"]
     if document is None:
         fail(f"{document_id} is not in quarantine")
@@ -239,38 +265,41 @@ def _show(document: dict[str, Any], body: bytes) -> None:
     from rich.text import Text
 
     from ninjait_pipelines.ingest.marks import marked
+    from ninjait_pipelines.ingest.reasons import entries, read
 
     console = Console(soft_wrap=True, highlight=False)
 
-    def say(line: str, style: str = "") -> None:
-        console.print(Text(_safe(line), style))
+    def tell(line: str, style: str = "") -> None:
+        console.print(Text(safe(line), style))
 
     for name, value in document.items():
-        if name not in ("body", "reasons", "trail", "intent"):
-            say(f"{name}: {value}")
+        if name not in ("body", "reasons", "trail", "intent", "hosts", "summary"):
+            tell(f"{name}: {value}")
     for step in document["trail"]:
-        say(f"{step['at']:%Y-%m-%d %H:%M:%S} {step['who']} {step['action']}: {step['outcome']}")
+        tell(f"{step['at']:%Y-%m-%d %H:%M:%S} {step['who']} {step['action']}: {step['outcome']}")
         for line in (*step.get("changes", ()), *filter(None, [step["became"]])):
-            say(f"   {line}")
+            tell(f"   {line}")
+    kinds = read(document)
+    examples = entries(kinds)
     text, spans = marked(document, body)
-    for entry, span in list(zip(document["reasons"], spans, strict=True))[:MOST_REASONS]:
-        where = "whole message" if entry["index"] is None else f"sample {entry['index']}"
-        field = f", {entry['field']} = {entry['value']}" if entry["field"] else ""
-        words = f": {entry['value']}" if entry["reason"] in REASONS_WITH_WORDS else ""
-        say(f"-> {where}{field}: {entry['reason']}{words}", "red")
+    for entry, span in zip(examples, spans, strict=True):
+        where = "whole message" if entry.index is None else f"sample {entry.index}"
+        field = f", {entry.field} = {entry.value}" if entry.field else ""
+        words = f": {entry.value}" if entry.reason in REASONS_WITH_WORDS else ""
+        tell(f"-> {where}{field}: {entry.reason}{words}", "red")
         if span:
             _print_window(console, text, span)
-    if rest := document["reasons"][MOST_REASONS:]:
-        counts = Counter(f"{entry['field']}: {entry['reason']}" for entry in rest)
-        kinds = ", ".join(f"{count:,} of {kind}" for kind, count in counts.most_common())
-        say(f"and {len(rest):,} more: {kinds}; --json has them all")
+    if rest := sum(kind.count for kind in kinds) - len(examples):
+        counts = sorted(((kind.count - len(kind.examples), kind) for kind in kinds), key=lambda one: -one[0])
+        said = ", ".join(f"{count:,} of {kind.field}: {kind.reason}" for count, kind in counts if count)
+        tell(f"and {rest:,} more: {said}")
     is_unpacked = body.startswith(b"\x1f\x8b") and not text.startswith("\\x1f")
     unpacked = f", {len(text.encode()):,} unpacked" if is_unpacked else ""
     if len(text) > MOST_CHARACTERS:
-        say(f"original bytes ({len(body):,}{unpacked}), of which --raw writes all, begin with:")
-        console.print(Text(_safe(text[:BEGINNING], "\n\t") + "..."))
+        tell(f"original bytes ({len(body):,}{unpacked}), of which --raw writes all, begin with:")
+        console.print(Text(safe(text[:BEGINNING], "\n\t") + "..."))
     else:
-        say(f"original bytes ({len(body):,}{unpacked}):")
+        tell(f"original bytes ({len(body):,}{unpacked}):")
         console.print(_colored(text, [span for span in spans if span]))
 
 
@@ -297,9 +326,9 @@ def _colored(text: str, spans: list[Span]) -> Text:
     for start, end in sorted(spans):
         if end > at:
             start = max(start, at)
-            colored.append(_safe(text[at:start], "\n\t")).append(_safe(text[start:end], "\n\t"), "bold red")
+            colored.append(safe(text[at:start], "\n\t")).append(safe(text[start:end], "\n\t"), "bold red")
             at = end
-    return colored.append(_safe(text[at:], "\n\t"))
+    return colored.append(safe(text[at:], "\n\t"))
 
 
 def replay(
@@ -308,6 +337,7 @@ def replay(
     reason: Reason = None,
     since: Since = None,
     until: Until = None,
+    organization: Organization = None,
     all_held: AllHeld = False,
     sets: Annotated[
         list[str] | None,
@@ -343,7 +373,7 @@ def replay(
     from ninjait_pipelines.ingest.mend import Change
 
     change = Change(_pairs("--set", "FIELD=VALUE", sets), _pairs("--map", "OLD=NEW", maps))
-    wanted = _wanted(document_id, queue, reason, since, until)
+    wanted = _wanted(document_id, queue, reason, since, until, organization)
     with opened_stores() as stores:
         found = _selected(stores.mongodb, wanted, all_held)
         _check_merges_nothing(found, change)
@@ -387,10 +417,13 @@ def _selected(mongodb: MongoDB, wanted: Wanted, all_held: bool) -> list[dict[str
     from ninjait_pipelines.ingest import quarantine
 
     if wanted == quarantine.ALL and not all_held:
-        fail("say which: --id, --queue, --reason, --since, --until or --all-held")
+        fail("say which: --id, --queue, --reason, --since, --until, --organization or --all-held")
     _move_spooled(mongodb)
-    names = ("_id", "queue", "routing_key", "message_id", "device_id")
-    found = [{name: document[name] for name in names} for document in quarantine.select(mongodb, wanted)]
+    names = ("_id", "queue", "routing_key", "message_id", "device_id", "envelope_organization", "reasons")
+    found = [
+        {**one, "routing_key": quarantine.routing_key_of(one)}
+        for one in quarantine.select(mongodb, wanted, names=names)
+    ]
     if not found:
         fail(_nothing_selected(mongodb, wanted))
     return found
@@ -404,15 +437,17 @@ def _nothing_selected(mongodb: MongoDB, wanted: Wanted) -> str:
         step = quarantine.last_step(mongodb, wanted.document_id)
         if step:
             settled = f"{step['who']} {step['action']} it at {step['at']:%Y-%m-%d %H:%M:%S} UTC: {step['outcome']}"
-            return _safe(f"{wanted.document_id} is not held: {settled}")
+            return safe(f"{wanted.document_id} is not held: {settled}")
         held = quarantine.find(mongodb, wanted.document_id)
         return f"{wanted.document_id} is {'held, but not one of those' if held else 'not held: there is no such copy'}"
-    copies = Counter(reason for one in quarantine.select(mongodb) for reason in {e["reason"] for e in one["reasons"]})
+    copies: Counter[str] = Counter()
+    for line in quarantine.groups(mongodb)[0]:
+        copies[line.reason] += line.copies
     if not copies:
         return "nothing is held"
     kinds = ", ".join(f"{count:,} of {reason}" for reason, count in copies.most_common(MOST_HELD))
     rest = f" and {len(copies) - MOST_HELD:,} more reasons" if len(copies) > MOST_HELD else ""
-    return _safe(f"no held copy is one of those; held are {kinds}{rest}")
+    return safe(f"no held copy is one of those; held are {kinds}{rest}")
 
 
 def _now(stores: Stores) -> datetime:
@@ -427,7 +462,7 @@ def _now(stores: Stores) -> datetime:
 
 def _print_problems(problems: Iterable[str]) -> None:
     for problem, count in Counter(problems).most_common():
-        typer.echo(f"{count} {_copies_are(count)} left: {_safe(problem)}")
+        say(f"{count} {_copies_are(count)} left: {problem}")
 
 
 def _rehearse(stores: Stores, found: list[dict[str, Any]], change: Change, as_json: bool) -> None:
@@ -471,13 +506,13 @@ def _rehearse(stores: Stores, found: list[dict[str, Any]], change: Change, as_js
 
 def _print_rehearsed(published: list[dict[str, Any]], messages: int, left: Mapping[str, str]) -> None:
     accepted, rejected = (sum(row[name] for row in published) for name in ("accepted", "rejected"))
-    typer.echo(f"would publish {messages} messages: {accepted} points accepted now, {rejected} rejected")
+    say(f"would publish {messages} messages: {accepted} points accepted now, {rejected} rejected")
     for reason, count in Counter(reason for row in published for reason in row["reasons"]).most_common():
-        typer.echo(f"{count} would come back: {_safe(reason)}")
+        say(f"{count} would come back: {reason}")
     _print_problems(left.values())
     if len(published) == 1:
-        typer.echo(f"routing key {_safe(published[0]['routing_key'])}, body:")
-        typer.echo(_safe(published[0]["body"][:MOST_CHARACTERS], "\n\t"))
+        say(f"routing key {safe(published[0]['routing_key'])}, body:")
+        say(safe(published[0]["body"][:MOST_CHARACTERS], "\n\t"))
 
 
 def _publish(stores: Stores, found: list[dict[str, Any]], change: Change, as_json: bool) -> None:
@@ -500,7 +535,7 @@ def _publish(stores: Stores, found: list[dict[str, Any]], change: Change, as_jso
     if as_json:
         print_json({"replayed": len(messages), "left": left})
     else:
-        typer.echo(f"replayed {len(messages)} messages")
+        say(f"replayed {len(messages)} messages")
         _print_problems(left.values())
     if not messages:
         raise typer.Exit(1)
@@ -513,6 +548,7 @@ def discard(
     reason: Reason = None,
     since: Since = None,
     until: Until = None,
+    organization: Organization = None,
     all_held: AllHeld = False,
     yes: Annotated[bool, typer.Option("--yes", help="Needed for more than one copy.")] = False,
 ) -> None:
@@ -524,14 +560,14 @@ def discard(
 
     if not because.strip():
         fail("--because needs a reason")
-    wanted = _wanted(document_id, queue, reason, since, until)
+    wanted = _wanted(document_id, queue, reason, since, until, organization)
     with opened_stores() as stores:
         found = _selected(stores.mongodb, wanted, all_held)
         if len(found) > 1 and not yes:
             fail(f"that is {len(found)} copies: --yes discards them")
         now, who = _now(stores), _who()
         done = sum(quarantine.discard(stores.mongodb, one["_id"], because, who, now) for one in found)
-    typer.echo(f"discarded {done} {'copy' if done == 1 else 'copies'}")
+    say(f"discarded {done} {'copy' if done == 1 else 'copies'}")
 
 
 def _utc(moment: datetime | None) -> datetime | None:

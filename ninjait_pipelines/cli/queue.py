@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
-from ninjait_pipelines.cli.output import Json, fail, opened_stores, print_json
+from ninjait_pipelines.cli.output import Json, fail, opened_stores, print_json, say
 
 if TYPE_CHECKING:
     from ninjait_pipelines.resources.message_queue import Outgoing
@@ -53,7 +53,7 @@ def publish(
     if as_json:
         print_json({"queue": queue, "confirmed": confirmed, "problem": problem})
     else:
-        typer.echo(f"{queue}: the broker confirmed {confirmed} messages")
+        say(f"{queue}: the broker confirmed {confirmed} messages")
     if problem:
         fail(problem)
 

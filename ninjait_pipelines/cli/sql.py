@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import sys
 from typing import Annotated
 
 import typer
 
-from ninjait_pipelines.cli.output import Json, fail, opened_stores, print_json, print_table
+from ninjait_pipelines.cli.output import Json, fail, opened_stores, print_csv, print_json, print_table, say
 
 
 def register(app: typer.Typer) -> None:
@@ -49,7 +47,7 @@ def sql(
     if as_json:
         print_json([dict(zip(result.column_names, row, strict=True)) for row in result.result_rows])
     elif as_csv:
-        csv.writer(sys.stdout).writerows([result.column_names, *result.result_rows])
+        print_csv(result.column_names, result.result_rows)
     else:
         print_table(result.column_names, result.result_rows)
-        typer.echo(f"{len(result.result_rows)} row{'' if len(result.result_rows) == 1 else 's'}")
+        say(f"{len(result.result_rows)} row{'' if len(result.result_rows) == 1 else 's'}")

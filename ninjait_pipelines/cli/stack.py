@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ninjait_pipelines.cli.output import fail, print_json, print_table
+from ninjait_pipelines.cli.output import fail, print_json, print_table, say
 from ninjait_pipelines.settings import LOCAL_STACK, ROOT
 
 Home = Annotated[Path, typer.Option(help="Folder of the stack's data and settings.", show_default=".ninjait")]
@@ -34,14 +34,14 @@ def up(
 
     stack = LocalStack(home, built())
     try:
-        settings = stack.up(None if as_json else lambda line: typer.echo(line, err=True), wheels)
+        settings = stack.up(None if as_json else lambda line: say(line, err=True), wheels)
     except OSError as error:
         fail(str(error))
     if as_json:
         print_json(settings)
     else:
         print_table(("engine", "what it is", "where"), stack.places())
-        typer.echo('settings: eval "$(ninjait env)"')
+        say('settings: eval "$(ninjait env)"')
 
 
 def down(
@@ -59,10 +59,10 @@ def down(
     if delete and not yes:
         typer.confirm(f"Delete all data of the local stack in {stack.home}?", abort=True)
     try:
-        stack.delete(typer.echo) if delete else stack.down(typer.echo)
+        stack.delete(say) if delete else stack.down(say)
     except OSError as error:
         fail(str(error))
-    typer.echo(f"the local stack is {'deleted' if delete else 'down'}")
+    say(f"the local stack is {'deleted' if delete else 'down'}")
 
 
 def env(home: Home = LOCAL_STACK, as_json: Json = False) -> None:
@@ -80,7 +80,7 @@ def env(home: Home = LOCAL_STACK, as_json: Json = False) -> None:
         print_json(settings)
         return
     for name, value in settings.items():
-        typer.echo(f"export {name}={shlex.quote(value)}")
+        say(f"export {name}={shlex.quote(value)}")
 
 
 def register(app: typer.Typer) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ninjait_pipelines.cli.output import Json, fail, opened_stores, print_json, print_table
+from ninjait_pipelines.cli.output import Json, fail, opened_stores, print_json, print_table, say
 from ninjait_pipelines.settings import LOCAL_STACK, REQUIRED
 
 REMEDY = "The local stack comes up with: ninjait up. For other servers, check the settings."
@@ -51,11 +51,11 @@ def status(
     print_table(("store", "state", "version", "latency", "size", "address"), rows)
     for store in statuses:
         for text in filter(None, (store.problem, store.note)):
-            typer.echo(text, err=True)
+            say(text, err=True)
         if store.ok and (words := problem(store.version, store.oldest)):
-            typer.echo(f"{store.store} at {store.address}: {words}.", err=True)
+            say(f"{store.store} at {store.address}: {words}.", err=True)
     if down:
-        typer.echo(f"down: {', '.join(store.store for store in down)}. {REMEDY}", err=True)
+        say(f"down: {', '.join(store.store for store in down)}. {REMEDY}", err=True)
     raise typer.Exit(bool(down or old))
 
 

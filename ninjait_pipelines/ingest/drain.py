@@ -63,10 +63,12 @@ UNREGISTERED = {"unknown_organization", "unknown_device", "device_of_another_org
 
 @dataclass
 class Summary:
-    """What a drain did. Points are samples of metrics, or events."""
+    """What a drain did. Points are samples of metrics, or events; `bodies_not_kept` of the messages in quarantine are
+    in the ledger only, because the share of who sent them is full."""
 
     messages: int = 0
     messages_quarantined: int = 0
+    bodies_not_kept: int = 0
     messages_not_understood: int = 0
     dead_letters: int = 0
     points: int = 0
@@ -107,6 +109,7 @@ class Drain:
     run_id: str
     clock: Callable[[], datetime]
     log: logging.Logger
+    room: quarantine.Room = field(default_factory=quarantine.Room, init=False)
 
     def run(self, most_messages: int = 20_000, most_seconds: float = 45, idle_seconds: float = 1) -> Summary:
         """Drains until the queue has been empty for `idle_seconds`, or one of the bounds is reached.
@@ -142,6 +145,7 @@ class Drain:
                 while stages.under_way and (suspects or stages.full):
                     self._acknowledge(consumer, *stages.take(), summary)
                 registry = self._process_suspects(consumer, suspects, registry, summary)
+        summary.bodies_not_kept = len(self.room.left_out)
         return summary
 
     def _prepare(self) -> None:
@@ -151,9 +155,9 @@ class Drain:
         """
         self.message_queue.declare()
         self.clickhouse.now()
-        self.postgres.rows("SELECT 1")
+        organizations = {row["id"] for row in self.postgres.rows("SELECT id::text AS id FROM organizations")}
         self.sink.prepare()
-        quarantine.prepare(self.mongodb, self.clock(), self.log)
+        self.room.begin(quarantine.prepare(self.mongodb, self.clock(), self.log), organizations)
 
     def _decode_all(self, messages: Sequence[Message], registry: Registry, now: datetime) -> tuple[Batch, Registry]:
         """Decodes a batch; once more with the registry of now what comes from somebody whom the given one did not know.
@@ -180,8 +184,8 @@ class Drain:
     def _record(self, batch: Batch, now: datetime, rest: Record) -> set[Hour]:
         hours = rest()
         rejected = [(message, decoded) for message, decoded in batch if decoded.rejections]
-        quarantine.hold(self.mongodb, rejected, self.run_id, now, self.log)
-        self.clickhouse.insert("message_deliveries", ledger_rows(batch, self.run_id))
+        not_kept = quarantine.hold(self.mongodb, rejected, self.run_id, now, self.log, self.room)
+        self.clickhouse.insert("message_deliveries", ledger_rows(batch, self.run_id, not_kept=not_kept))
         return hours
 
     def _acknowledge(self, consumer: Consumer, batch: Batch, hours: set[Hour], summary: Summary) -> None:
@@ -242,7 +246,7 @@ class Drain:
         moved = 0
         while moved < most and (letters := self.message_queue.dead_letters(self.sink.queue, DEAD_LETTERS)):
             batch = [(message, decode_nothing(message, "dead_letter", words)) for message, words in letters]
-            quarantine.hold(self.mongodb, batch, self.run_id, self.clock(), self.log)
+            quarantine.hold(self.mongodb, batch, self.run_id, self.clock(), self.log, self.room)
             self.clickhouse.insert("message_deliveries", ledger_rows(batch, self.run_id, outcome="dead_lettered"))
             self.message_queue.discard_dead_letters([message for message, _ in letters])
             moved += len(letters)

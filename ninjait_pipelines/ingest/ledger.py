@@ -14,6 +14,8 @@ from ninjait_pipelines.resources.message_queue import Message
 from ninjait_pipelines.resources.metrics_store import COUNTERS, FIELDS, VOLUMES
 
 Batch = Sequence[tuple[Message, Decoded]]
+# Among a row's reasons: its organization's share of the quarantine was full.
+BODY_NOT_KEPT = "body_not_kept"
 
 _INSTANTS = pa.timestamp("ms", "UTC")
 # One value a copy. first_time and last_time are not among them: ClickHouse finds them in the instants.
@@ -34,8 +36,16 @@ _readings = itemgetter(*COUNTERS.names)
 _volumes = itemgetter(*VOLUMES.names)
 
 
-def ledger_rows(batch: Iterable[tuple[Message, Decoded]], run_id: str, outcome: str | None = None) -> pa.Table:
-    """A row of message_deliveries for each copy; the outcome follows from what was decoded, if none is given."""
+def ledger_rows(
+    batch: Iterable[tuple[Message, Decoded]],
+    run_id: str,
+    outcome: str | None = None,
+    not_kept: Collection[str] = (),
+) -> pa.Table:
+    """A row of message_deliveries for each copy; the outcome follows from what was decoded, if none is given.
+
+    `not_kept` are copies for which the quarantine had no room: their rows are all that is left of them, and say so.
+    """
     rows: list[tuple[Any, ...]] = []
     instants: list[Sequence[int]] = []
     counter_instants: list[Sequence[int]] = []
@@ -68,7 +78,7 @@ def ledger_rows(batch: Iterable[tuple[Message, Decoded]], run_id: str, outcome: 
                 decoded.unknown_fields,
                 len(message.body),
                 position,
-                sorted({rejection.reason for rejection in decoded.rejections}) if decoded.rejections else (),
+                _reasons(message, decoded, not_kept) if decoded.rejections else (),
                 _digest(columns, counters, volumes),
             )
         )
@@ -80,6 +90,11 @@ def ledger_rows(batch: Iterable[tuple[Message, Decoded]], run_id: str, outcome: 
     arrays["instant_devices"] = _lists(instant_devices, pa.string())
     arrays["left_out"] = _left_out_lists(left_out)
     return pa.table(arrays)
+
+
+def _reasons(message: Message, decoded: Decoded, not_kept: Collection[str]) -> list[str]:
+    reasons = sorted({rejection.reason for rejection in decoded.rejections})
+    return [*reasons, BODY_NOT_KEPT] if f"{message.queue}/{message.delivery_id}" in not_kept else reasons
 
 
 def outcome_of(decoded: Decoded) -> str:

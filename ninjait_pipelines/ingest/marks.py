@@ -12,6 +12,7 @@ from ninjait_pipelines.ingest.contract import Refused
 from ninjait_pipelines.ingest.decode import format_of
 from ninjait_pipelines.ingest.foreign import Format, Target, text_of
 from ninjait_pipelines.ingest.mend import TAG, spans_of, unescaped
+from ninjait_pipelines.ingest.reasons import Entry, entries, read
 
 # (first character, the one after the last)
 Span = tuple[int, int]
@@ -23,37 +24,39 @@ _AT_BYTE = re.compile(r"\(byte (\d+)\)")
 
 
 def marked(document: Mapping[str, Any], body: bytes) -> tuple[str, list[Span | None]]:
-    """The body as text, unpacked, with what is no text as \\x escapes; for each reason what it points at.
+    """The body as text, unpacked, with what is no text as \\x escapes; for each refusal that is kept as an example
+    what it points at.
 
     None where that is not in the body: a field that is missing, a routing key, what the broker gave up.
     """
+    refusals = entries(read(document))
     try:
         text = text_of(body)
     except UnicodeDecodeError as error:
         start, end = (len(error.object[:at].decode(errors="backslashreplace")) for at in (error.start, error.end))
         text = error.object.decode(errors="backslashreplace")
-        return text, [(start, end) if one["reason"] == "invalid_utf8" else None for one in document["reasons"]]
+        return text, [(start, end) if one.reason == "invalid_utf8" else None for one in refusals]
     except Refused:
-        return body.decode(errors="backslashreplace"), [None for _ in document["reasons"]]
+        return body.decode(errors="backslashreplace"), [None for _ in refusals]
     foreign = format_of(document["queue"], document["routing_key"], document["content_type"], body)
     try:
-        return text, _spans(text, foreign, document["reasons"])
+        return text, _spans(text, foreign, refusals)
     except (ValueError, RecursionError, StopIteration, Refused, IndexError, KeyError, TypeError):
-        return text, [None for _ in document["reasons"]]
+        return text, [None for _ in refusals]
 
 
-def _spans(text: str, foreign: Format | None, reasons: Sequence[Mapping[str, Any]]) -> list[Span | None]:
-    if any(entry["reason"] == "not_json" for entry in reasons):
+def _spans(text: str, foreign: Format | None, reasons: Sequence[Entry]) -> list[Span | None]:
+    if any(entry.reason == "not_json" for entry in reasons):
         return [_stopped(text) for _ in reasons]
-    if all(entry["index"] is None and entry["field"] is None for entry in reasons):
+    if all(entry.index is None and entry.field is None for entry in reasons):
         return [None for _ in reasons]
     if foreign is telegraf.LINE_PROTOCOL:
         lines = foreign.entries(text)
-        return [_in_line(lines[entry["index"]], entry["field"]) for entry in reasons]
+        return [_in_line(lines[entry.index], entry.field) for entry in reasons]
     top = dict(_members(text, 0))
     if foreign is collectd.COLLECTD:
-        return [_in_value_list(text, top[entry["index"]], entry["field"]) for entry in reasons]
-    samples = dict(_members(text, top["samples"][1])) if any(entry["index"] is not None for entry in reasons) else {}
+        return [_in_value_list(text, top[entry.index], entry.field) for entry in reasons]
+    samples = dict(_members(text, top["samples"][1])) if any(entry.index is not None for entry in reasons) else {}
     return [_in_json(text, top, samples, entry) for entry in reasons]
 
 
@@ -99,9 +102,9 @@ def _members(text: str, at: int) -> Iterator[tuple[str | int, Member]]:
 
 
 def _in_json(
-    text: str, top: Mapping[str | int, Member], samples: Mapping[str | int, Member], entry: Mapping[str, Any]
+    text: str, top: Mapping[str | int, Member], samples: Mapping[str | int, Member], entry: Entry
 ) -> Span | None:
-    index, field = entry["index"], entry["field"]
+    index, field = entry.index, entry.field
     if index is None:
         return top[field][0] if field in top else None
     sample = samples[index]

@@ -12,6 +12,7 @@ from ninjait_pipelines.ingest import contract as rules
 from ninjait_pipelines.ingest.contract import CONTRACTS, METRICS, Refused, Rule
 from ninjait_pipelines.ingest.decode import AGENTS, format_of, organization_of, read_json
 from ninjait_pipelines.ingest.foreign import Format, text_of
+from ninjait_pipelines.ingest.reasons import Kind, indexes_of
 from ninjait_pipelines.ingest.telegraf import LINE_PROTOCOL
 from ninjait_pipelines.resources.message_queue import Outgoing, fits
 
@@ -55,10 +56,10 @@ class Change(msgspec.Struct, frozen=True):
         return [*sets, *(f"--map {old}={new}" for old, new in self.values.items())]
 
 
-def mended(message: Outgoing, reasons: Sequence[Mapping[str, Any]], change: Change) -> Outgoing:
+def mended(message: Outgoing, reasons: Sequence[Kind], change: Change) -> Outgoing:
     """The message with the change, under its own id: mended twice, in whatever ways, it counts once.
 
-    `reasons` are those of its own samples. Raises CannotChange.
+    The indexes of `reasons` are those of its own samples. Raises CannotChange.
     """
     foreign = format_of(message.queue, message.routing_key, message.content_type, message.body)
     try:
@@ -73,7 +74,7 @@ def mended(message: Outgoing, reasons: Sequence[Mapping[str, Any]], change: Chan
     return msgspec.structs.replace(message, body=body, routing_key=key)
 
 
-def _mended_json(message: Outgoing, reasons: Sequence[Mapping[str, Any]], change: Change) -> bytes:
+def _mended_json(message: Outgoing, reasons: Sequence[Kind], change: Change) -> bytes:
     contract = CONTRACTS[message.queue]
     body = read_json(message.body)
     before = json.dumps(body)
@@ -106,10 +107,10 @@ def _value(name: str, typed: str, queue: str) -> Any:
     return typed if takes_text and value is not None and not isinstance(value, str) else value
 
 
-def _rejected_for(name: str, body: Mapping[str, Any], reasons: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _rejected_for(name: str, body: Mapping[str, Any], reasons: Sequence[Kind]) -> list[dict[str, Any]]:
     """The samples that were rejected for this field, or as a whole: nobody's good value is overwritten."""
-    indexes = {entry["index"] for entry in reasons if entry["index"] is not None and entry["field"] in (name, None)}
-    samples = [body["samples"][index] for index in sorted(indexes)]
+    indexes = indexes_of(kind for kind in reasons if kind.field in (name, None))
+    samples = [body["samples"][index] for index in indexes]
     if not samples:
         raise CannotChange(f"none of its samples was rejected for {name}; refused was {_refused(reasons)}")
     if not all(isinstance(sample, dict) for sample in samples):
@@ -119,9 +120,9 @@ def _rejected_for(name: str, body: Mapping[str, Any], reasons: Sequence[Mapping[
     return samples
 
 
-def _refused(reasons: Sequence[Mapping[str, Any]]) -> str:
+def _refused(reasons: Sequence[Kind]) -> str:
     """What was refused, each kind once."""
-    kinds = {f"{entry['field'] or 'the message'}: {entry['reason']}" for entry in reasons}
+    kinds = {f"{kind.field or 'the message'}: {kind.reason}" for kind in reasons}
     return ", ".join(sorted(kinds)[:MOST_KINDS])
 
 

@@ -6,13 +6,19 @@ What MongoDB does not take waits in the spool (see spool.py), and is moved once 
 What is held is never deleted by itself; what was replayed or discarded is, 30 days later. A limit bounds what is held:
 beyond it no drain begins, so that messages wait in their queue. It is looked at before a drain, which may go beyond it
 by its own messages: a drain that stopped half-way would use up their deliveries.
+
+Of the limit each organization has a share, by the routing key that the broker let its messages have; what is of no
+organization that PostgreSQL knows has one share together. What is beyond a share is not kept: the ledger has its row,
+which says so, `store_health` names the organization, and everybody else's ingest goes on. Dead letters are kept all the
+same: they may be good.
 """
 
 import hashlib
 import json
 import logging
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import math
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any
@@ -23,8 +29,9 @@ from bson import Binary
 from pymongo import IndexModel, ReturnDocument
 from pymongo.errors import BulkWriteError
 
+from ninjait_pipelines.ingest import reasons
 from ninjait_pipelines.ingest.contract import CONTRACTS
-from ninjait_pipelines.ingest.decode import Decoded, format_of, read_json
+from ninjait_pipelines.ingest.decode import Decoded, format_of, organization_of, read_json
 from ninjait_pipelines.ingest.foreign import MEBIBYTE, text_of
 from ninjait_pipelines.ingest.mend import CannotChange, Change, mended
 from ninjait_pipelines.ingest.spool import Spool
@@ -34,15 +41,22 @@ from ninjait_pipelines.resources.store import StoreError, StoreFailed, StoreUnav
 
 COLLECTION = "quarantine"
 AUDIT = "audit_trail"
-# MongoDB's documents end at 16 MiB: a longer body lies beside its document, in pieces. (GridFS would do the same, but
-# a put that died half-way has to be cleaned up first, and the local stack's server does that in its own way.)
+# What lists and counts copies reads their documents: a longer body lies beside its document. In pieces, because
+# MongoDB's documents end at 16 MiB. (GridFS would do the same, but a put that died half-way has to be cleaned up first,
+# and the local stack's server does that in its own way.)
+INLINE_BYTES = 1024
 PIECE_BYTES = 8 * 1024 * 1024
 PIECES = "quarantine_body_pieces"
 DUPLICATE_KEY = 11000
-# The second has all that the limit needs: 10 ms for 50,000 held copies, where the documents would take half a minute.
-# The third finds the other copies of a message that is about to be replayed.
+# In the order of what they serve: lists by time, the limit and its shares (10 ms for 50,000 held copies, where the
+# documents would take half a minute), lists by group, selections, the other copies of a message that is to be replayed.
 INDEXES = [
-    *(IndexModel([("state", 1), (second, 1)]) for second in ("quarantined_at", "held_bytes")),
+    IndexModel([("state", 1), ("quarantined_at", 1)]),
+    IndexModel([("state", 1), ("share", 1), ("held_bytes", 1)]),
+    IndexModel([("state", 1), ("summary", 1)]),
+    IndexModel([("state", 1), ("reasons.reason", 1), ("quarantined_at", 1)]),
+    IndexModel([("state", 1), ("queue", 1), ("quarantined_at", 1)]),
+    IndexModel([("state", 1), ("envelope_organization", 1), ("quarantined_at", 1)]),
     IndexModel([("message_id", 1)]),
 ]
 SETTLED = ("replayed", "discarded")
@@ -52,8 +66,15 @@ INTENT = {"state": 1, "intent": 1}
 SETTLED_KEPT = timedelta(days=30)
 # By one run of store_health.
 DELETED_AT_MOST = 1000
-# Of the limit, from where on store_health warns.
+# Of the limit, and of a share, from where on store_health warns.
 NEARLY_FULL = 0.8
+# Of the limit, what one organization may take, and what everything may take that is of none.
+SHARE = 0.25
+NOBODYS = ""
+# What a list reads at most, of copies and of groups of them, and what is put into today's form at a time.
+MOST_LISTED = 200
+MOST_SUMMARIES = 10_000
+RENEWED_AT_ONCE = 200
 NO_CHANGE = Change()
 # Of the spool, so that what gathered there in a day does not hold up the metrics; store_health moves the rest.
 FILES_A_DRAIN = 20
@@ -65,15 +86,60 @@ class Usage(msgspec.Struct, frozen=True):
     copies: int
     bytes: int
     limit: int
+    shares: Mapping[str, int] = {}
 
     @property
     def share(self) -> float:
         """How full it is; 1 is full."""
         return self.bytes / self.limit
 
+    @property
+    def most_of_one(self) -> float:
+        """Bytes that one organization may take."""
+        return self.limit * SHARE
+
+    def fullest(self) -> list[tuple[str, float]]:
+        """The organizations whose share is nearly full, or full (1 and more), and how full."""
+        found = [(share, size / self.most_of_one) for share, size in self.shares.items()]
+        return sorted((one for one in found if one[1] >= NEARLY_FULL), key=lambda one: -one[1])
+
     def __str__(self) -> str:
         used, limit = self.bytes // MEBIBYTE, self.limit // MEBIBYTE
         return f"{used:,} of {limit:,} MiB in {self.copies:,} held copies"
+
+
+class Room:
+    """What each organization may still put into the quarantine, during one drain.
+
+    Copies count once, however often they are held: a step that failed is done again.
+    """
+
+    def __init__(self) -> None:
+        self.begin(Usage(0, 0, 0), None)
+
+    def begin(self, used: Usage, organizations: Collection[str] | None) -> None:
+        """Starts from what is there. Without organizations there are no shares."""
+        self._organizations = organizations
+        self._most = math.inf if organizations is None else used.most_of_one
+        self._used = Counter(used.shares)
+        self._kept: set[str] = set()
+        self.left_out: set[str] = set()
+
+    def share_of(self, organization: str | None) -> str:
+        """Whose share it is: an organization's that PostgreSQL knows, or nobody's."""
+        known = self._organizations is None or organization in self._organizations
+        return organization if organization and known else NOBODYS
+
+    def takes(self, document: Mapping[str, Any]) -> bool:
+        """Whether there is room for it, which it then takes."""
+        copy, share = document["_id"], document["share"]
+        if copy in self._kept:
+            return True
+        if self._used[share] >= self._most and not _is_dead_letter(document):
+            return False
+        self._used[share] += document["held_bytes"]
+        self._kept.add(copy)
+        return True
 
 
 class Replayed(msgspec.Struct, frozen=True):
@@ -85,18 +151,26 @@ class Replayed(msgspec.Struct, frozen=True):
 
 
 class Wanted(msgspec.Struct, frozen=True):
-    """Which copies: `reason` is one of theirs, and they were quarantined from `since` to before `until`."""
+    """Which copies: `reason` is one of theirs, they were quarantined from `since` to before `until`, and `organization`
+    is the one that their routing key names."""
 
     document_id: str | None = None
     queue: str | None = None
     reason: str | None = None
     since: datetime | None = None
     until: datetime | None = None
+    organization: str | None = None
 
     def query(self) -> dict[str, Any]:
         """As MongoDB is asked for them."""
         period = {name: moment for name, moment in (("$gte", self.since), ("$lt", self.until)) if moment} or None
-        given = {"_id": self.document_id, "queue": self.queue, "reasons.reason": self.reason, "quarantined_at": period}
+        given = {
+            "_id": self.document_id,
+            "queue": self.queue,
+            "envelope_organization": self.organization,
+            "reasons.reason": self.reason,
+            "quarantined_at": period,
+        }
         return {name: value for name, value in given.items() if value is not None}
 
     def fits(self, document: Mapping[str, Any]) -> bool:
@@ -104,6 +178,7 @@ class Wanted(msgspec.Struct, frozen=True):
         return (
             self.document_id in (None, document["_id"])
             and self.queue in (None, document["queue"])
+            and self.organization in (None, document.get("envelope_organization"))
             and (self.reason is None or any(entry["reason"] == self.reason for entry in document["reasons"]))
             and (self.since is None or self.since <= document["quarantined_at"])
             and (self.until is None or document["quarantined_at"] < self.until)
@@ -142,13 +217,20 @@ def insert_new(mongodb: MongoDB, collection: str, documents: Sequence[dict[str, 
                 raise
 
 
-def prepare(mongodb: MongoDB, now: datetime, log: logging.Logger) -> None:
+def envelope_organization(queue: str, routing_key: str) -> str | None:
+    """The organization that a routing key names; None where it names none, as those of logs."""
+    return organization_of(routing_key) or None if CONTRACTS[queue].routed_by == "organization_id" else None
+
+
+def prepare(mongodb: MongoDB, now: datetime, log: logging.Logger) -> Usage:
     """Before a drain receives anything: sees to it that what is bad can be held, and moves what waits in the spool.
 
-    Raises StoreUnavailable where neither MongoDB nor the spool can take anything, or the quarantine is full.
+    Returns what is held. Raises StoreUnavailable where neither MongoDB nor the spool can take anything, or the
+    quarantine is full.
     """
     spool = Spool(mongodb)
-    held = waiting = (0, 0)
+    held: Mapping[str, tuple[int, int]] = {}
+    waiting: Mapping[str, tuple[int, int]] = {}
     try:
         with mongodb.optional(), mongodb.errors():
             mongodb.database[COLLECTION].create_indexes(INDEXES)
@@ -156,22 +238,23 @@ def prepare(mongodb: MongoDB, now: datetime, log: logging.Logger) -> None:
     except StoreError as error:
         spool.check_room()
         log.warning("What MongoDB does not take for the quarantine goes to the spool %s: %s", spool.folder, error)
-        waiting = spool.waiting()
+        waiting = spool.shares()
     else:
         try:
-            waiting = spool.waiting()
+            waiting = spool.shares()
             move_spooled(mongodb, now, FILES_A_DRAIN)
         except StoreError as error:
             log.warning("Not all that waits in the quarantine's spool was moved: %s", error)
     used = _usage(mongodb, held, waiting)
     if used.share >= 1:
         raise full(mongodb, used)
+    return used
 
 
 def usage(mongodb: MongoDB, away: bool = False) -> Usage:
     """How full it is; while MongoDB is away its spool alone. Raises StoreError where that cannot be seen."""
     with mongodb.errors():
-        return _usage(mongodb, (0, 0) if away else _held(mongodb), Spool(mongodb).waiting())
+        return _usage(mongodb, {} if away else _held(mongodb), Spool(mongodb).shares())
 
 
 def full(mongodb: MongoDB, used: Usage) -> StoreUnavailable:
@@ -180,20 +263,25 @@ def full(mongodb: MongoDB, used: Usage) -> StoreUnavailable:
     return StoreUnavailable("Quarantine", mongodb.url, f"it is full: {used}", advice)
 
 
-def _usage(mongodb: MongoDB, held: tuple[int, int], waiting: tuple[int, int]) -> Usage:
-    copies, size = map(sum, zip(held, waiting, strict=True))
-    return Usage(copies, size, int(mongodb.quarantine_limit_mib) * MEBIBYTE)
+def _usage(mongodb: MongoDB, *parts: Mapping[str, tuple[int, int]]) -> Usage:
+    sizes: Counter[str] = Counter()
+    for part in parts:
+        sizes.update({share: size for share, (_, size) in part.items()})
+    copies = sum(count for part in parts for count, _ in part.values())
+    return Usage(copies, sizes.total(), int(mongodb.quarantine_limit_mib) * MEBIBYTE, sizes)
 
 
-def _held(mongodb: MongoDB) -> tuple[int, int]:
-    """(copies, bytes) that MongoDB holds, of the documents themselves: a counter would be wrong after a crash.
+def _held(mongodb: MongoDB) -> dict[str, tuple[int, int]]:
+    """Share -> (copies, bytes) that MongoDB holds, of the documents themselves: a counter would be wrong after a crash.
 
     A sum is null on the local stack's MongoDB where no document has the field: earlier versions wrote none.
     """
     totals = {"copies": {"$sum": 1}, "bytes": {"$sum": "$held_bytes"}}
-    found = mongodb.database[COLLECTION].aggregate([{"$match": {"state": "held"}}, {"$group": {"_id": None, **totals}}])
-    total = next(iter(found), {})
-    return int(total.get("copies", 0)), int(total.get("bytes") or 0)
+    pipeline: list[dict[str, Any]] = [{"$match": {"state": "held"}}, {"$group": {"_id": "$share", **totals}}]
+    found: dict[str, tuple[int, int]] = {}
+    for one in mongodb.database[COLLECTION].aggregate(pipeline):
+        found[one["_id"] or NOBODYS] = int(one["copies"]), int(one["bytes"] or 0)
+    return found
 
 
 def hold(
@@ -202,21 +290,30 @@ def hold(
     run_id: str,
     now: datetime,
     log: logging.Logger,
-) -> None:
-    """Puts copies into quarantine, into its spool where MongoDB does not take them, and returns when they are safe.
+    room: Room | None = None,
+) -> set[str]:
+    """Puts copies into quarantine, into its spool where MongoDB does not take them, and returns when they are safe: the
+    ids of those that are not kept, because their organization's share is full.
 
     A copy that is there already stays as it is: a person may have replayed it since. Raises StoreUnavailable where the
     spool does not take them either.
     """
-    documents = [_document(message, decoded, run_id, now) for message, decoded in rejected]
-    if not documents:
-        return
+    room = room or Room()
+    documents = [_document(message, decoded, run_id, now, room) for message, decoded in rejected]
+    beyond = {document["_id"] for document in documents if not room.takes(document)}
+    documents = [document for document in documents if document["_id"] not in beyond]
     try:
         with mongodb.optional():
+            beyond -= mongodb.which_ids(COLLECTION, beyond)
             _insert(mongodb, documents)
     except StoreError as error:
-        Spool(mongodb).put(documents, run_id)
-        log.warning("%d copies for the quarantine wait in its spool: %s", len(documents), error)
+        if documents:
+            Spool(mongodb).put(documents, run_id)
+            log.warning("%d copies for the quarantine wait in its spool: %s", len(documents), error)
+    if beyond:
+        room.left_out |= beyond
+        log.warning("%d bad messages are not kept, because the share of who sent them is full", len(beyond))
+    return beyond
 
 
 def move_spooled(mongodb: MongoDB, now: datetime, most_files: int | None = None) -> int:
@@ -261,45 +358,102 @@ def count_held(mongodb: MongoDB, ids: Sequence[str], run_id: str) -> int:
 
 
 def _insert(mongodb: MongoDB, documents: Sequence[dict[str, Any]]) -> None:
-    insert_new(mongodb, COLLECTION, [_without_long_body(mongodb, document) for document in documents])
+    """Long bodies first. Dying between: the next drain, or mover, writes the same pieces again."""
+    for piece in _lots(piece for document in documents for piece in _pieces(document)):
+        insert_new(mongodb, PIECES, piece)
+    insert_new(mongodb, COLLECTION, [_without_long_body(renewed(document) or document) for document in documents])
 
 
-def _document(message: Message, decoded: Decoded, run_id: str, now: datetime) -> dict[str, Any]:
-    reasons = [msgspec.structs.asdict(rejection) for rejection in decoded.rejections]
-    return {
+def _pieces(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    body = document["body"]
+    parts = [body[at : at + PIECE_BYTES] for at in range(0, len(body), PIECE_BYTES)] if _is_long(body) else []
+    return [{"_id": _piece_id(document["_id"], number), "body": Binary(part)} for number, part in enumerate(parts)]
+
+
+def _lots(pieces: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Pieces by so many as one insert may take."""
+    lot: list[dict[str, Any]] = []
+    for piece in pieces:
+        if lot and sum(len(one["body"]) for one in lot) + len(piece["body"]) > PIECE_BYTES:
+            yield lot
+            lot = []
+        lot.append(piece)
+    if lot:
+        yield lot
+
+
+def _is_long(body: bytes) -> bool:
+    return len(body) > INLINE_BYTES
+
+
+def _document(
+    message: Message, decoded: Decoded, run_id: str, now: datetime, room: Room | None = None
+) -> dict[str, Any]:
+    kinds, hosts = reasons.of_decoded(decoded), reasons.hosts_of(decoded)
+    envelope = envelope_organization(message.queue, message.routing_key)
+    document = {
         "_id": document_id(message),
         "queue": message.queue,
         "routing_key": message.routing_key,
+        "envelope_organization": envelope,
+        "share": (room or Room()).share_of(envelope),
         "content_type": message.content_type,
         "message_id": str(decoded.message_id),
         "organization_id": decoded.organization_id,
         "device_id": decoded.device_id,
         "agent_version": decoded.agent_version,
-        "body": Binary(message.body),
         "body_bytes": len(message.body),
         "body_sha256": hashlib.sha256(message.body).hexdigest(),
         "body_pieces": 0,
         "whole": decoded.whole,
-        "reasons": reasons,
-        "held_bytes": len(message.body) + len(bson.encode({"reasons": reasons})),
+        "reasons": reasons.stored(kinds),
+        **({"hosts": Binary(hosts)} if hosts else {}),
         "points_quarantined": decoded.points_rejected,
         "run_id": run_id,
         "quarantined_at": now,
         "state": "held",
         "trail": [],
     }
+    document["summary"] = summary_of(document, kinds)
+    return document | {"held_bytes": len(bson.encode(document)) + len(message.body), "body": Binary(message.body)}
 
 
-def _without_long_body(mongodb: MongoDB, document: dict[str, Any]) -> dict[str, Any]:
-    """The document, after a body that is too long for it has been written in pieces. Dying between: the next drain, or
-    mover, writes the same pieces again."""
-    body = document["body"]
-    if len(body) <= PIECE_BYTES:
-        return document
-    pieces = [body[at : at + PIECE_BYTES] for at in range(0, len(body), PIECE_BYTES)]
-    for number, piece in enumerate(pieces):
-        insert_new(mongodb, PIECES, [{"_id": _piece_id(document["_id"], number), "body": Binary(piece)}])
-    return document | {"body": Binary(b""), "body_pieces": len(pieces)}
+def summary_of(document: Mapping[str, Any], kinds: Iterable[reasons.Kind]) -> str:
+    """All that a list by reason needs of a copy, as one text, because the local stack's MongoDB groups by one field."""
+    named = (document["queue"], document["organization_id"], document["agent_version"])
+    return json.dumps([*named, sorted(reasons.by_reason(kinds).items())])
+
+
+def renewed(document: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What 0.3.0 stored, in today's form; None where it is. It gets no `envelope_organization`: nobody knows it."""
+    if "summary" in document:
+        return None
+    kinds = reasons.read(document)
+    hosts = list(dict.fromkeys(reasons.read_hosts(document)))
+    new = dict(document) | {"reasons": reasons.stored(kinds), "share": NOBODYS}
+    if hosts:
+        new["hosts"] = Binary(reasons.pack_hosts(hosts))
+    new["summary"] = summary_of(document, kinds)
+    without = {name: value for name, value in new.items() if name != "body"}
+    return new | {"held_bytes": len(bson.encode(without)) + document["body_bytes"]}
+
+
+def renew(mongodb: MongoDB) -> None:
+    """Puts what 0.3.0 holds into today's form, without which it is in no list; some at a time. Dying in between: the
+    next one goes on. A replay that is begun meanwhile changes none of these fields."""
+    query = {"state": "held", "summary": {"$exists": False}}
+    with mongodb.errors():
+        collection = mongodb.database[COLLECTION]
+        while found := list(collection.find(query, {"body": 0}).limit(RENEWED_AT_ONCE)):
+            for document in found:
+                new = renewed(document) or document
+                changed = {name: new[name] for name in new if new[name] != document.get(name)}
+                collection.update_one({"_id": document["_id"]}, {"$set": changed})
+
+
+def _without_long_body(document: dict[str, Any]) -> dict[str, Any]:
+    pieces = len(_pieces(document))
+    return document | {"body": Binary(b""), "body_pieces": pieces} if pieces else document
 
 
 def _piece_id(copy: str, number: int) -> str:
@@ -322,23 +476,63 @@ def find(mongodb: MongoDB, document_id: str) -> dict[str, Any] | None:
         return mongodb.database[COLLECTION].find_one({"_id": document_id})
 
 
-def select(mongodb: MongoDB, wanted: Wanted = ALL, state: str | None = "held") -> Iterator[dict[str, Any]]:
-    """Quarantined copies, in this state or any, without their bodies, the oldest first."""
+def select(
+    mongodb: MongoDB,
+    wanted: Wanted = ALL,
+    state: str | None = "held",
+    names: Iterable[str] = (),
+    newest: int | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Quarantined copies, in this state or any, without their bodies (or only these fields of theirs), the oldest
+    first; or so many, the newest first."""
     query = wanted.query() | ({"state": state} if state else {})
     with mongodb.errors():
-        yield from mongodb.database[COLLECTION].find(query, {"body": 0}).sort("quarantined_at", 1)
+        found = mongodb.database[COLLECTION].find(query, dict.fromkeys(names, 1) or {"body": 0})
+        yield from found.sort("quarantined_at", -1).limit(newest) if newest else found.sort("quarantined_at", 1)
 
 
-def count(mongodb: MongoDB, state: str | None = "held") -> int:
+def count(mongodb: MongoDB, state: str | None = "held", wanted: Wanted = ALL) -> int:
     """How many copies there are, in this state or any."""
+    if wanted != ALL:
+        return sum(1 for _ in select(mongodb, wanted, state, ("_id",)))
+    pipeline: list[dict[str, Any]] = [
+        {"$match": {"state": state} if state else {}},
+        {"$group": {"_id": None, "copies": {"$sum": 1}}},
+    ]
+    with mongodb.errors():  # the local stack's MongoDB reads every document to count them in the other way
+        return next((int(one["copies"]) for one in mongodb.database[COLLECTION].aggregate(pipeline)), 0)
+
+
+def select_spooled(mongodb: MongoDB, wanted: Wanted = ALL, bodies: bool = False) -> list[dict[str, Any]]:
+    """The same of what waits in the spool, with their bodies if wanted: all of it is held."""
+    found = {}
+    for document in filter(wanted.fits, Spool(mongodb).documents()):
+        whole = renewed(document) or document
+        found[whole["_id"]] = whole if bodies else {name: value for name, value in whole.items() if name != "body"}
+    return sorted(found.values(), key=lambda document: document["quarantined_at"])
+
+
+def groups(mongodb: MongoDB, wanted: Wanted = ALL) -> tuple[list[Line], bool]:
+    """Held copies as `lines` has them, and whether these are all."""
+    renew(mongodb)
+    summaries = _summaries(mongodb, wanted)
+    return _lines(summaries[:MOST_SUMMARIES], wanted.reason), len(summaries) <= MOST_SUMMARIES
+
+
+def _summaries(mongodb: MongoDB, wanted: Wanted) -> list[tuple[str, int]]:
+    """(summary, copies), the most frequent first: made in MongoDB, but for a period, because the local stack's one
+    compares no times there. A reason is in the summaries."""
+    if wanted.since or wanted.until:
+        return Counter(one["summary"] for one in select(mongodb, wanted, names=("summary",))).most_common()
+    match = {name: value for name, value in wanted.query().items() if name != "reasons.reason"}
+    pipeline: list[dict[str, Any]] = [
+        {"$match": match | {"state": "held"}},
+        {"$group": {"_id": "$summary", "copies": {"$sum": 1}}},
+        {"$sort": {"copies": -1}},
+        {"$limit": MOST_SUMMARIES + 1},
+    ]
     with mongodb.errors():
-        return mongodb.database[COLLECTION].count_documents({"state": state} if state else {})
-
-
-def select_spooled(mongodb: MongoDB, wanted: Wanted = ALL) -> list[dict[str, Any]]:
-    """The same of what waits in the spool, with their bodies: all of it is held."""
-    found = filter(wanted.fits, Spool(mongodb).documents())
-    return sorted(found, key=lambda document: document["quarantined_at"])
+        return [(one["_id"], int(one["copies"])) for one in mongodb.database[COLLECTION].aggregate(pipeline)]
 
 
 def lines(documents: Iterable[dict[str, Any]], only: str | None = None) -> list[Line]:
@@ -346,15 +540,18 @@ def lines(documents: Iterable[dict[str, Any]], only: str | None = None) -> list[
 
     A copy with several reasons stands in the line of each; `points` counts the samples (or events) with that reason.
     """
+    return _lines(((document["summary"], 1) for document in documents), only)
+
+
+def _lines(summaries: Iterable[tuple[str, int]], only: str | None) -> list[Line]:
     counts: dict[tuple[str, str, str | None, str | None], list[int]] = defaultdict(lambda: [0, 0])
-    for document in documents:
-        samples: dict[str, set[int | None]] = defaultdict(set)
-        for entry in document["reasons"]:
-            samples[entry["reason"]].add(entry["index"])
-        for reason in samples.keys() if only is None else samples.keys() & {only}:
-            count = counts[reason, document["queue"], document["organization_id"], document["agent_version"]]
-            count[0] += 1
-            count[1] += document["points_quarantined"] if document["whole"] else len(samples[reason])
+    for summary, copies in summaries:
+        queue, organization, agent_version, points_by_reason = json.loads(summary)
+        for reason, points in points_by_reason:
+            if only in (None, reason):
+                count = counts[reason, queue, organization, agent_version]
+                count[0] += copies
+                count[1] += copies * points
     return sorted((Line(*key, *count) for key, count in counts.items()), key=lambda line: -line.copies)
 
 
@@ -466,7 +663,18 @@ def _copies_of_its_message(mongodb: MongoDB, copy: str) -> list[dict[str, Any]]:
 
 def _indexes(document: Mapping[str, Any]) -> list[int]:
     """The samples that were rejected, of a message that was partly good."""
-    return sorted({entry["index"] for entry in document["reasons"]})
+    return reasons.indexes_of(reasons.read(document))
+
+
+def _is_dead_letter(document: Mapping[str, Any]) -> bool:
+    return any(one["reason"].startswith("dead_letter") for one in document["reasons"])
+
+
+def routing_key_of(document: Mapping[str, Any]) -> str:
+    """The routing key under which a copy may be published again; none for dead letters of 0.3.0, which took it from a
+    header that anyone could write."""
+    believed = "envelope_organization" in document or not _is_dead_letter(document)
+    return str(document["routing_key"]) if believed else ""
 
 
 def remade(
@@ -482,14 +690,29 @@ def remade(
         except CannotChange as error:
             yield Replayed(held["_id"], problem=str(error))
             continue
-        if queue.takes(message):
-            problem = _begun_otherwise(held, message, held["_id"])
-        else:
-            problem = (
-                f"{message.queue} is given no messages with the routing key {message.routing_key!r}: "
-                f"--set {CONTRACTS[message.queue].routed_by}=... makes a new one"
-            )
+        problem = _misdirected(queue, held, message, change) or _begun_otherwise(held, message, held["_id"])
         yield Replayed(held["_id"], problem=problem) if problem else Replayed(held["_id"], message)
+
+
+def _misdirected(queue: MessageQueue, held: Mapping[str, Any], message: Outgoing, change: Change) -> str | None:
+    """Why this message may not go out for a copy: nobody would be given it, or somebody else than the one for whom the
+    broker took it, without a person who says so."""
+    routed_by = CONTRACTS[message.queue].routed_by
+    if not message.routing_key and held["routing_key"]:
+        said = f"its routing key, {held['routing_key']!r}, is what an earlier version read in a header of its sender's"
+        return f"{said}: see whose it is, and --set {routed_by}=... makes a new one"
+    if not queue.takes(message):
+        said = f"{message.queue} is given no messages with the routing key {message.routing_key!r}"
+        return f"{said}: --set {routed_by}=... makes a new one"
+    before = held.get("envelope_organization")
+    after = envelope_organization(message.queue, message.routing_key)
+    if (
+        "envelope_organization" in held
+        and before != after
+        and not (routed_by in change.fields or before in change.values)
+    ):
+        return f"its sender was let publish for {before}, and this would be for {after}"
+    return None
 
 
 def content_of(message: Outgoing) -> tuple[str, str | None, bytes]:
@@ -502,14 +725,16 @@ def again(document: dict[str, Any], body: bytes, change: Change = NO_CHANGE) -> 
 
     Either has the same id however often, from whichever copy, and with whatever change it is made. Raises CannotChange.
     """
-    message_id, reasons = document["message_id"], document["reasons"]
+    message_id, kinds = document["message_id"], reasons.read(document)
     if not document["whole"]:
         body = _only_samples(document, body)
         message_id = str(identity(document["queue"], body))
         place = {index: at for at, index in enumerate(_indexes(document))}
-        reasons = [{**entry, "index": place[entry["index"]]} for entry in reasons]
-    message = Outgoing(document["queue"], document["routing_key"], body, message_id, document["content_type"])
-    return mended(message, reasons, change) if change else message
+        for kind in kinds:
+            kind.indexes = [place[index] for index in kind.indexes]
+    key = routing_key_of(document)
+    message = Outgoing(document["queue"], key, body, message_id, document["content_type"])
+    return mended(message, kinds, change) if change else message
 
 
 def _only_samples(document: dict[str, Any], body: bytes) -> bytes:

@@ -15,6 +15,7 @@ from ninjait_pipelines.ingest.assets import BY_QUEUE
 from ninjait_pipelines.ingest.contract import Refused
 from ninjait_pipelines.ingest.decode import HOST_REASONS, Registry, device_of, organization_of
 from ninjait_pipelines.ingest.drain import load_registry
+from ninjait_pipelines.ingest.reasons import read_hosts
 from ninjait_pipelines.resources.message_queue import Depth, MessageQueue
 from ninjait_pipelines.resources.mongodb import MongoDB
 from ninjait_pipelines.resources.postgres import Postgres
@@ -123,12 +124,12 @@ def held_for_known_hosts(mongodb: MongoDB, registry: Registry) -> Iterator[dict[
     names = {repr(host): host for host in registry.hosts}
     # `$or`, where `$in` would be shorter: the local stack's MongoDB does not look into arrays with `$in`.
     waiting = {"state": "held", "$or": [{"reasons.reason": reason} for reason in HOST_REASONS]}
-    shown = {"routing_key": 1, "reasons": 1, "intent": 1}
+    shown = {"routing_key": 1, "hosts": 1, "reasons": 1, "intent": 1}
     with mongodb.errors():
         for copy in mongodb.database[quarantine.COLLECTION].find(waiting, shown).sort("quarantined_at", 1):
             if (copy.get("intent") or {}).get("changes"):
                 continue
-            hosts = {names.get(entry["value"]) for entry in copy["reasons"] if entry["reason"] in HOST_REASONS}
+            hosts = {names.get(name) for name in read_hosts(copy)}
             if any(_is_known(host, copy["routing_key"], registry) for host in hosts):
                 yield {"_id": copy["_id"]}
 

@@ -12,7 +12,7 @@ spread over nodes), with QUARANTINE_SPOOL naming a folder in it. In a pod's own 
 import os
 import re
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 import bson
 from bson.codec_options import CodecOptions
 from bson.errors import BSONError
+from bson.raw_bson import RawBSONDocument
 
 from ninjait_pipelines.resources.mongodb import MongoDB
 from ninjait_pipelines.resources.store import StoreFailed, StoreUnavailable
@@ -118,9 +119,30 @@ class Spool:
     def _damaged(self, file: Path, problem: object) -> StoreFailed:
         return StoreFailed(TITLE, file.as_uri(), problem, "It cannot be moved into MongoDB, and is left as it is.")
 
-    def documents(self, run_id: str | None = None) -> list[dict[str, Any]]:
-        """All that waits, of one run if it is given; each copy once."""
-        return list({one["_id"]: one for file in self.files(run_id) for one in self.read(file)}.values())
+    def documents(self, run_id: str | None = None) -> Iterator[dict[str, Any]]:
+        """All that waits, of one run if it is given, a file at a time; a copy that came twice comes twice."""
+        for file in self.files(run_id):
+            yield from self.read(file)
+
+    def shares(self) -> dict[str, tuple[int, int]]:
+        """Whose share it takes -> (copies, bytes) that wait: nobody's, where a file cannot be read or does not say."""
+        found: dict[str, tuple[int, int]] = {}
+        for file in self.files():
+            size = found_size.st_size if (found_size := _stat(file)) else 0
+            for share, copies, part in self._shares_of(file) or [("", _copies(file), size)]:
+                before = found.get(share, (0, 0))
+                found[share] = before[0] + copies, before[1] + part
+        return found
+
+    def _shares_of(self, file: Path) -> list[tuple[str, int, int]]:
+        try:
+            with open(file, "rb") as opened:
+                return [
+                    (str(one.get("share") or ""), 1, len(one.raw))
+                    for one in bson.decode_file_iter(opened, CodecOptions(document_class=RawBSONDocument))
+                ]
+        except (OSError, BSONError):
+            return []
 
     def waiting(self) -> tuple[int, int]:
         """(copies, bytes) that wait, by the files' names and sizes: a copy that came twice counts twice."""

@@ -89,4 +89,14 @@ def _with_quarantine(status: StoreStatus, mongodb: MongoDB) -> StoreStatus:
         note += (
             f"The quarantine is {used.share:.0%} full: {used}. When it is full ingest stops: ninjait quarantine list."
         )
+    for organization, share in used.fullest():
+        note += _share_note(organization, share)
     return msgspec.structs.replace(status, note=note.strip())
+
+
+def _share_note(organization: str, share: float) -> str:
+    """What it means that one organization's part of the quarantine is full, or nearly."""
+    who = f"The organization {organization}" if organization else "What is of no known organization"
+    meaning = "what else it sends wrong is not kept, only counted" if share >= 1 else "beyond it bodies are not kept"
+    select = f"ninjait quarantine list{f' --organization {organization}' if organization else ''}"
+    return f"{who} has filled {share:.0%} of its share of the quarantine; {meaning}: {select}. "

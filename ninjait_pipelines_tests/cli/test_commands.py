@@ -1,8 +1,11 @@
 """`ninjait up`, `env`, `sql` and `status` as a person and a script meet them: outputs, refusals, exit codes."""
 
 import json
+import os
+import re
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -23,6 +26,52 @@ def test_sql_answers_as_table_json_and_csv(stack: dict[str, str]) -> None:
     assert rows == [{"long": "a [red] " + "x" * 200, "n": None, "d": "1.50", "nothing": None}]
     assert ninjait("sql", "--csv", "SELECT 1 AS a", env=stack).stdout.split() == ["a", "1"]
     assert ninjait("sql", "SHOW DATABASES", env=stack).returncode == 0
+
+
+def on_a_terminal(*arguments: str, env: dict[str, str]) -> str:
+    """What a command writes to a terminal, both streams, with line ends as in a pipe."""
+    ours, theirs = os.openpty()
+    command = [sys.executable, "-m", "ninjait_pipelines.cli", *arguments]
+    plain = {"PATH": "/usr/bin:/bin", "TERM": "dumb", "NO_COLOR": "1", "COLUMNS": "300", **env}
+    with subprocess.Popen(command, stdout=theirs, stderr=theirs, env=plain):
+        os.close(theirs)
+        written = b""
+        with suppress(OSError):  # Linux's word for the end of a terminal
+            while chunk := os.read(ours, 65_536):
+                written += chunk
+    os.close(ours)
+    return re.sub("\r+\n", "\n", written.decode())  # CSV's lines have a return of their own
+
+
+# A title, a cleared screen, C1's CSI, text that runs backwards, a line of its own, an answer typed for the person.
+HOSTILE = "a\x1b]0;title\x07\x1b[2J\x9b31m\u202eb\rc\x08\x7f"
+
+
+@pytest.mark.parametrize("form", ["--table", "--json", "--csv"])
+def test_nothing_from_outside_reaches_a_terminal_as_a_command_to_it(stack: dict[str, str], form: str) -> None:
+    """`ninjait sql` printed escapes raw, also as CSV."""
+    as_hex = HOSTILE.encode().hex()
+    sql = f"SELECT unhex('{as_hex}') AS a, [unhex('{as_hex}')] AS b, 'é日' AS \"c\x1b[31m\""
+    options = [] if form == "--table" else [form]
+    shown = on_a_terminal("sql", *options, sql, env=stack)
+    assert [one for one in shown if not one.isprintable() and one != "\n"] == []
+    assert "é日" in shown
+    if form == "--json":
+        assert json.loads(shown)[0]["a"] == HOSTILE
+    piped = ninjait("sql", *options, sql, env=stack).stdout
+    assert ("\x1b]0;title" in piped) == (form == "--csv"), "a file has what there is"
+
+
+def test_no_words_of_a_server_or_of_an_argument_reach_a_terminal_as_a_command(stack: dict[str, str]) -> None:
+    for arguments in (
+        ("sql", "SELECT throwIf(1, 'x\x1b[2J')"),
+        ("quarantine", "show", "x\x1b[2J"),
+        ("quarantine", "replay", "--set", "x\x1b[2J"),
+        ("publish", "x\x1b[2J", "/dev/null"),
+    ):
+        shown = on_a_terminal(*arguments, env=stack)
+        assert [one for one in shown if not one.isprintable() and one != "\n"] == [], arguments
+        assert "[2J" in shown
 
 
 @pytest.mark.parametrize(

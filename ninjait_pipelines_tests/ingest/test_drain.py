@@ -20,6 +20,7 @@ from ninjait_pipelines.ingest import sinks
 from ninjait_pipelines.ingest.decode import Decoded
 from ninjait_pipelines.ingest.drain import Summary
 from ninjait_pipelines.ingest.quarantine import body_of
+from ninjait_pipelines.ingest.reasons import entries, read
 from ninjait_pipelines.ingest.sinks import MetricsSink, Record
 from ninjait_pipelines.resources import Stores, open_stores
 from ninjait_pipelines.resources.dragonfly import Dragonfly
@@ -141,7 +142,7 @@ def test_a_bad_sample_is_held_alone_with_its_reason_and_original_bytes(fleet: St
     assert [point["cpu"] for point in points(fleet)] == [1]
     (document,) = held(fleet)
     assert json.loads(document["body"]) == body
-    assert [(reason["index"], reason["field"], reason["reason"]) for reason in document["reasons"]] == [
+    assert [(one.index, one.field, one.reason) for one in entries(read(document))] == [
         (1, "cpu", "above_100"),
         (2, "cpu", "number_as_text"),
     ]
@@ -450,8 +451,8 @@ def test_a_poison_message_is_found_out_and_the_others_go_through(fleet: Stores) 
     assert run(fleet, sink=sink).dead_letters == 1
     assert outstanding(fleet) == (0, 0)
     (document,) = held(fleet)
-    (reason,) = document["reasons"]
-    assert (reason["reason"], reason["value"]) == ("dead_letter", "ZeroDivisionError: a bug of ours, at cpu 13")
+    (reason,) = entries(read(document))
+    assert (reason.reason, reason.value) == ("dead_letter", "ZeroDivisionError: a bug of ours, at cpu 13")
     assert (document["whole"], document["points_quarantined"], document["device_id"]) == (True, 1, DEVICE)
     assert ledger(fleet) == {"written": 9, "dead_lettered": 1}
 
@@ -488,7 +489,7 @@ def test_poison_alone_ends_at_the_delivery_limit(fleet: Stores) -> None:
         run(fleet, sink=sink)
     assert eventually(lambda: run(fleet, sink=sink).dead_letters == 1)
     assert outstanding(fleet) == (0, 0)
-    assert held(fleet)[0]["reasons"][0]["value"].startswith(f"delivered {limit + 1} times")
+    assert entries(read(held(fleet)[0]))[0].value.startswith(f"delivered {limit + 1} times")
 
 
 def test_after_a_batch_that_failed_none_is_begun() -> None:
@@ -606,8 +607,8 @@ def test_dead_letters_move_to_quarantine_once_even_when_the_drain_dies_between(
     assert eventually(lambda: outstanding(fleet) == (0, 30))
     assert run(fleet).dead_letters == 30
     assert ledger(fleet) == {"dead_lettered": 30}
-    reasons = [document["reasons"][0] for document in held(fleet)]
-    assert [(one["reason"], one["value"]) for one in reasons] == [("dead_letter", "tried it")] * 30
+    reasons = [entries(read(document))[0] for document in held(fleet)]
+    assert [(one.reason, one.value) for one in reasons] == [("dead_letter", "tried it")] * 30
     assert outstanding(fleet) == (0, 0)
 
 

@@ -22,6 +22,7 @@ from ninjait_pipelines.ingest.decode import (
 )
 from ninjait_pipelines.ingest.drain import Summary, load_registry
 from ninjait_pipelines.ingest.foreign import MOST_ENTRIES
+from ninjait_pipelines.ingest.reasons import entries, read
 from ninjait_pipelines.ingest.sensors import held_for_known_hosts, replay_registered
 from ninjait_pipelines.ingest.sinks import MetricsSink
 from ninjait_pipelines.ingest.telegraf import LINE_PROTOCOL
@@ -501,7 +502,7 @@ def test_what_the_store_refuses_is_the_line_that_it_came_from(fleet: Stores) -> 
         summary = make_drain(fleet, sink=sink).run(idle_seconds=0.05)
     assert (summary.points, summary.points_written, summary.points_quarantined) == (18, 9, 9)
     for held in fleet.mongodb.database["quarantine"].find():
-        found = sorted((entry["index"], entry["reason"]) for entry in held["reasons"])
+        found = sorted((one.index, one.reason) for one in entries(read(held)))
         assert found == [(2, "bad_line"), (3, "refused_by_store"), (5, "refused_by_store")]
         again = quarantine.again(held, quarantine.body_of(fleet.mongodb, held)).body.decode()
         assert ["wlan0" in again, f"used={13 * MIB}i" in again, "eth0" in again] == [True, True, False]

@@ -455,10 +455,10 @@ def test_a_full_quarantine_stops_ingest_and_loses_nothing(ninjait: Any, fleet: S
 def test_a_quarantine_that_is_nearly_full_is_a_warning(fleet: Stores) -> None:
     fill(fleet, 0.75)
     (status,) = check_all({"mongodb": small(fleet).mongodb})
-    assert (status.ok, status.note) == (True, "")
+    assert (status.ok, "The quarantine is" in status.note) == (True, False)
     fill(fleet, 0.9)
     (status,) = check_all({"mongodb": small(fleet).mongodb})
-    assert "The quarantine is 88% full" in status.note
+    assert "The quarantine is 89% full" in status.note
     assert "0 of 1 MiB in 14 held copies" in status.note
     assert stores_are_up([status]).severity == dg.AssetCheckSeverity.WARN
     drained(small(fleet))
@@ -509,7 +509,7 @@ def test_what_was_settled_30_days_ago_is_deleted_and_nothing_else(fleet: Stores)
     left = {document["_id"]: document["state"] for document in database[quarantine.COLLECTION].find()}
     assert left.pop(ids[0]) == "discarded", "settled a month later"
     assert set(left.values()) == {"held"}
-    assert database[quarantine.PIECES].count_documents({}) == 0
+    assert database[quarantine.PIECES].count_documents({}) == 3, "of what is held"
     reasons = {row["entity_id"]: row["outcome"] for row in database["audit_trail"].find()}
     assert (len(reasons), reasons["agent.metrics/old-002"]) == (121, "because old-002")
     assert quarantine.count_held(fleet.mongodb, [*ids, "agent.metrics/lost"], "run") == 2

@@ -1,0 +1,319 @@
+"""What one organization may do to another by what it sends: nothing. Hostile messages, and what is kept of them."""
+
+import json
+import uuid
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import bson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ninjait_pipelines.ingest import quarantine, reasons
+from ninjait_pipelines.ingest.decode import Decoded, Period, Rejection, decode, decode_nothing
+from ninjait_pipelines.ingest.ledger import BODY_NOT_KEPT
+from ninjait_pipelines.ingest.sensors import held_for_known_hosts
+from ninjait_pipelines.operations.assets import stores_are_up
+from ninjait_pipelines.operations.health import check_all
+from ninjait_pipelines.resources import Stores
+from ninjait_pipelines.resources.clickhouse import sql
+from ninjait_pipelines.resources.message_queue import Message
+from ninjait_pipelines.resources.mongodb import MongoDB
+from ninjait_pipelines_tests.ingest.conftest import LOG, drained
+from ninjait_pipelines_tests.ingest.samples import (
+    DEVICE,
+    NOW,
+    ORG,
+    OTHER_DEVICE,
+    OTHER_ORG,
+    REGISTRY,
+    as_published,
+    gzipped,
+    line,
+    message,
+    metrics,
+    outgoing,
+    sample,
+    telegraf,
+)
+
+PERIOD = Period.at(NOW)
+KIB = 1024
+
+
+def hold(stores: Stores, one: Message, reason: str = "") -> str:
+    decoded = decode_nothing(one, reason, "words") if reason else decode(one, REGISTRY, PERIOD)
+    quarantine.hold(stores.mongodb, [(one, decoded)], "run", NOW, LOG)
+    return quarantine.document_id(one)
+
+
+def small(stores: Stores, **changes: Any) -> Stores:
+    """The stores with room for 1 MiB in the quarantine, of which 256 KiB are one organization's."""
+    return replace(stores, mongodb=stores.mongodb.model_copy(update={"quarantine_limit_mib": "1", **changes}))
+
+
+def bad(number: int, organization: str = ORG, size: int = 16 * KIB) -> Any:
+    """A message that is refused whole, of so many bytes."""
+    return outgoing("agent.metrics", metrics(sample(number), organization_id=organization, schema="x" * size))
+
+
+def kept(stores: Stores) -> dict[str, int]:
+    """How many copies are held, by the organization of their routing key."""
+    found = [one["envelope_organization"] for one in quarantine.select(stores.mongodb)]
+    return {name: found.count(name) for name in set(found)}
+
+
+# ---- what is kept of a message
+
+
+def test_what_is_kept_of_a_message_does_not_grow_with_what_is_wrong_in_it(fleet: Stores) -> None:
+    """118 kB of packed lines made reasons of 9,114 times as much, and one tenant stopped everybody's ingest."""
+    lines = gzipped((line("swap", "used=1i") + "\n" + "x y z\n" * 9_999).encode())
+    sent = [message("agent.metrics", lines, routing_key=f"metrics.telegraf.{ORG}", message_id=None)]
+    samples = [sample(n, cpu=-1, memory="\u4e00" * 20, disk_used=True, uptime=-5) for n in range(1_000)]
+    sent.append(message("agent.metrics", metrics(*samples)))
+    fleet.message_queue.publish(map(as_published, sent))
+    summary = drained(fleet)
+    assert (summary.points, summary.points_quarantined) == (10_999, 10_999)
+    documents = list(quarantine.select(fleet.mongodb))
+    assert sorted(one["points_quarantined"] for one in documents) == [1_000, 9_999]
+    for one in documents:
+        assert len(bson.encode(one)) < 20 * KIB
+        assert len(bson.encode(one)) <= one["held_bytes"] < one["body_bytes"] + 20 * KIB
+    counts = {line.reason: (line.copies, line.points) for line in quarantine.groups(fleet.mongodb)[0]}
+    assert counts["bad_line"] == (1, 9_999)
+    assert counts["negative"] == counts["boolean_as_number"] == (1, 1_000)
+
+
+REFUSALS = st.lists(
+    st.tuples(
+        st.none() | st.integers(0, 9_999),
+        st.sampled_from([None, "cpu", "memory", "host"]),
+        st.text(max_size=200),
+        st.sampled_from(["negative", "bad_line", "unknown_host", "too_old"]),
+    ),
+    max_size=300,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(REFUSALS)
+def test_of_whatever_is_refused_the_counts_and_the_samples_stay_exact(refusals: list[Any]) -> None:
+    stored = {"reasons": reasons.stored(reasons.kinds(refusals))}
+    assert len(bson.encode(stored)) < 40 * KIB
+    found = {(kind.reason, kind.field): kind for kind in reasons.read(bson.decode(bson.encode(stored)))}
+    for key, kind in found.items():
+        of = [one for one in refusals if (one[3], one[1]) == key]
+        assert kind.count == len(of)
+        assert set(kind.indexes) == {one[0] for one in of if one[0] is not None}
+        assert set(kind.examples) <= {(one[0], one[2]) for one in of}
+    assert sum(kind.count for kind in found.values()) == len(refusals)
+    assert reasons.indexes_of(found.values()) == sorted({one[0] for one in refusals if one[0] is not None})
+
+
+def test_a_host_among_hundreds_that_nobody_knew_is_found_once_it_is_registered(fleet: Stores) -> None:
+    names = [f"host-{n}" for n in range(400)]
+    copy = hold(fleet, telegraf(*(line("mem", "used=1i", host=name) for name in names)))
+    registry = type(REGISTRY)(REGISTRY.organizations, REGISTRY.devices, {"host-399": {ORG: str(uuid.UUID(int=5))}})
+    assert [one["_id"] for one in held_for_known_hosts(fleet.mongodb, registry)] == [copy]
+    assert list(held_for_known_hosts(fleet.mongodb, REGISTRY)) == []
+
+
+# ---- shares
+
+
+def test_a_full_share_is_one_organization_s_matter(fleet: Stores, ninjait: Any) -> None:
+    """One tenant filled the quarantine, and no drain of anybody began."""
+    fleet.message_queue.publish([bad(n) for n in range(60)])
+    fleet.message_queue.publish([bad(99, OTHER_ORG), outgoing("agent.metrics", metrics(sample(5)))])
+    summary = drained(small(fleet))
+    assert (summary.messages, summary.points_written, summary.messages_quarantined) == (62, 1, 61)
+    held = kept(fleet)
+    assert (held[OTHER_ORG], 14 <= held[ORG] <= 17) == (1, True)
+    assert summary.bodies_not_kept == 60 - held[ORG]
+    count = f"SELECT countIf(has(reasons, '{BODY_NOT_KEPT}')) AS gone, count() AS n FROM message_deliveries FINAL"
+    (row,) = fleet.clickhouse.rows(f"{count} WHERE outcome = 'quarantined'")
+    assert row == {"gone": 60 - held[ORG], "n": 61}
+    since = NOW - timedelta(days=1)
+    (ledger,) = fleet.clickhouse.rows(sql("ingest/ledger_of_run"), queue="agent.metrics", run_id="run-1", since=since)
+    ids = [f"agent.metrics/{one}" for one in ledger["quarantined_ids"]]
+    assert len(ids) == quarantine.count_held(fleet.mongodb, ids, "run-1") == held[ORG] + 1
+
+    fleet.message_queue.publish([bad(100), bad(101, OTHER_ORG), outgoing("agent.metrics", metrics(sample(6)))])
+    summary = drained(small(fleet))
+    assert (summary.points_written, summary.bodies_not_kept, kept(fleet)[OTHER_ORG]) == (1, 1, 2)
+    (status,) = check_all({"mongodb": small(fleet).mongodb})
+    assert (status.ok, stores_are_up([status]).passed) == (True, False)
+    assert f"The organization {ORG} has filled 10" in status.note
+    assert OTHER_ORG not in status.note
+
+    done = ninjait("quarantine", "discard", "--organization", ORG, "--because", "a test", "--yes")
+    assert done.stdout == f"discarded {held[ORG]} copies\n"
+    fleet.message_queue.publish([bad(102)])
+    assert drained(small(fleet)).bodies_not_kept == 0
+
+
+def test_organizations_that_nobody_knows_share_one_share(fleet: Stores) -> None:
+    """Whoever may publish under any key makes up as many as it likes."""
+    fleet.message_queue.publish([bad(n, str(uuid.UUID(int=1000 + n))) for n in range(60)])
+    fleet.message_queue.publish([bad(99)])
+    summary = drained(small(fleet))
+    assert 40 <= summary.bodies_not_kept <= 46
+    assert kept(fleet)[ORG] == 1
+
+
+def test_the_spool_has_the_same_shares(fleet: Stores) -> None:
+    gone = f"mongodb://127.0.0.1:1/{fleet.mongodb.spool.name}"
+    away = MongoDB(url=gone, spool_folder=fleet.mongodb.spool_folder, timeout_seconds=1, quarantine_limit_mib="1")
+    for first in (0, 30):
+        fleet.message_queue.publish([bad(n) for n in range(first, first + 30)])
+        fleet.message_queue.publish([bad(90 + first, OTHER_ORG), outgoing("agent.metrics", metrics(sample(first + 5)))])
+        assert drained(replace(fleet, mongodb=away)).points_written == 1
+    assert quarantine.move_spooled(fleet.mongodb, NOW) == sum(kept(fleet).values())
+    assert (kept(fleet)[OTHER_ORG], 14 <= kept(fleet)[ORG] <= 17) == (2, True)
+    rows = fleet.clickhouse.rows("SELECT count() AS n FROM message_deliveries FINAL WHERE outcome = 'quarantined'")
+    assert rows == [{"n": 62}]
+
+
+def test_dead_letters_are_kept_though_the_share_is_full(fleet: Stores) -> None:
+    """They may be good messages, and nothing but their bodies says so."""
+    fleet.message_queue.publish([bad(n) for n in range(20)])
+    drained(small(fleet))
+    good = outgoing("agent.metrics", metrics(sample(1)))
+    fleet.message_queue.publish([good])
+    with fleet.message_queue.consume("agent.metrics", 1) as consumer:
+        (one,) = consumer.receive(1, 2)
+        consumer.reject(one, "why")
+    assert drained(small(fleet)).dead_letters == 1
+    (held,) = quarantine.select(fleet.mongodb, quarantine.Wanted(reason="dead_letter"))
+    found = quarantine.find(fleet.mongodb, held["_id"]) or {}
+    assert quarantine.body_of(fleet.mongodb, found) == good.body
+
+
+def test_a_step_that_is_done_again_takes_no_more_room() -> None:
+    room = quarantine.Room()
+    room.begin(quarantine.Usage(0, 0, 400), {ORG})
+    one = {"_id": "a", "share": ORG, "held_bytes": 100, "reasons": []}
+    assert [room.takes(one), room.takes(one), room.takes(one | {"_id": "b"}), room.takes(one)] == [
+        True,
+        True,
+        False,
+        True,
+    ]
+    assert (room.share_of(OTHER_ORG), room.share_of(None), room.share_of(ORG)) == ("", "", ORG)
+
+
+# ---- replays
+
+
+def test_a_replay_goes_to_nobody_else_than_the_envelope_named(fleet: Stores, ninjait: Any) -> None:
+    """Whatever became of the copy's routing key: in MongoDB, or by a version that had believed a header."""
+    copy = hold(fleet, message("agent.metrics", metrics(sample(cpu=-1))))
+    collection = fleet.mongodb.database[quarantine.COLLECTION]
+    collection.update_one({"_id": copy}, {"$set": {"routing_key": f"metrics.{OTHER_ORG}"}})
+    done = ninjait("quarantine", "replay", "--all-held")
+    assert (done.exit_code, fleet.message_queue.depth("agent.metrics").outstanding) == (1, 0)
+    assert f"its sender was let publish for {ORG}, and this would be for {OTHER_ORG}" in done.stdout
+
+
+def test_a_person_may_say_whose_it_is_and_that_is_written_down(fleet: Stores, ninjait: Any) -> None:
+    body = metrics(sample(), organization_id=OTHER_ORG, device_id=OTHER_DEVICE)
+    hold(fleet, message("agent.metrics", body, routing_key=f"metrics.{ORG}"))
+    assert ninjait("quarantine", "replay", "--all-held").exit_code == 0
+    assert drained(fleet).points_written == 0, "under its own key, as it came"
+    assert ninjait("quarantine", "replay", "--all-held", "--map", f"{ORG}={OTHER_ORG}").exit_code == 0
+    assert drained(fleet).points_written == 1
+    trails = fleet.mongodb.database[quarantine.AUDIT].find()
+    assert [f"--map {ORG}={OTHER_ORG}"] in [one["changes"] for one in trails]
+
+
+# ---- what 0.3.0 left
+
+
+def as_0_3_0(stores: Stores, one: Message, decoded: Decoded, **fields: Any) -> str:
+    """Holds a copy as 0.3.0 did."""
+    new = quarantine._document(one, decoded, "run", NOW)
+    for name in ("envelope_organization", "share", "summary", "hosts"):
+        new.pop(name, None)
+    found = [{"index": r.index, "field": r.field, "value": r.value, "reason": r.reason} for r in decoded.rejections]
+    quarantine.insert_new(stores.mongodb, quarantine.COLLECTION, [new | {"reasons": found} | fields])
+    return str(new["_id"])
+
+
+def test_a_dead_letter_of_0_3_0_is_replayed_only_as_a_person_says(fleet: Stores, ninjait: Any) -> None:
+    """Its routing key may be what its sender wrote into `x-death`."""
+    one = message("agent.metrics", metrics(sample(), organization_id=OTHER_ORG, device_id=OTHER_DEVICE))
+    copy = as_0_3_0(fleet, one, decode_nothing(one, "dead_letter", "words"))
+    assert [row["reason"] for row in json.loads(ninjait("quarantine", "list", "--json").stdout)] == ["dead_letter"]
+    done = ninjait("quarantine", "replay", "--all-held")
+    assert (done.exit_code, fleet.message_queue.depth("agent.metrics").outstanding) == (1, 0)
+    assert f"'metrics.{OTHER_ORG}', is what an earlier version read in a header" in done.stdout
+    assert ninjait("quarantine", "replay", "--all-held", "--set", f"organization_id={ORG}").exit_code == 1
+    done = ninjait("quarantine", "replay", "--id", copy, "--set", f"organization_id={OTHER_ORG}")
+    assert (done.exit_code, drained(fleet).points_written) == (0, 1), done.output
+
+
+def test_what_else_0_3_0_held_is_listed_shown_mended_and_replayed(fleet: Stores, ninjait: Any) -> None:
+    body = metrics(*(sample(n, cpu=-1 if n % 3 else 5) for n in range(600)))
+    one = message("agent.metrics", body)
+    copy = as_0_3_0(
+        fleet, one, decode(one, REGISTRY, PERIOD), intent={"changes": [], "who": "me", "at": NOW, "message_id": ""}
+    )
+    (group,) = json.loads(ninjait("quarantine", "list", "--json").stdout)
+    assert (group["reason"], group["copies"], group["points"], group["agent_version"]) == ("negative", 1, 400, "2.4.1")
+    held = quarantine.find(fleet.mongodb, copy) or {}
+    assert (held["intent"]["who"], len(bson.encode(held["reasons"][0])) < 4 * KIB) == ("me", True)
+    assert "envelope_organization" not in held
+    assert "and 380 more: 380 of cpu: negative" in ninjait("quarantine", "show", copy).stdout
+    fleet.mongodb.database[quarantine.COLLECTION].update_one({"_id": copy}, {"$set": {"intent": None}})
+    assert ninjait("quarantine", "replay", "--all-held", "--set", "cpu=7").exit_code == 0
+    assert drained(fleet).points_written == 400
+    read = fleet.metrics_store.read(NOW - timedelta(hours=1), NOW, [DEVICE]).to_pylist()
+    assert {row["cpu"] for row in read} == {7.0}
+
+
+def test_what_0_3_0_spooled_is_moved_in_today_s_form(fleet: Stores) -> None:
+    one = telegraf(line("mem", "used=1i", host="new"), *["x y z"] * 500)
+    copy = as_0_3_0(fleet, one, decode(one, REGISTRY, PERIOD))
+    old = quarantine.find(fleet.mongodb, copy) or {}
+    fleet.mongodb.database[quarantine.COLLECTION].delete_many({})
+    quarantine.Spool(fleet.mongodb).put([old], "run")
+    assert [found.points for found in quarantine.lines(quarantine.select_spooled(fleet.mongodb))] == [500, 1]
+    assert quarantine.move_spooled(fleet.mongodb, NOW) == 1
+    lines = quarantine.groups(fleet.mongodb)[0]
+    assert sorted((found.reason, found.points) for found in lines) == [("bad_line", 500), ("unknown_host", 1)]
+    registry = type(REGISTRY)(REGISTRY.organizations, REGISTRY.devices, {"new": {ORG: str(uuid.UUID(int=5))}})
+    assert [found["_id"] for found in held_for_known_hosts(fleet.mongodb, registry)] == [copy]
+
+
+# ---- lists
+
+
+def test_lists_are_bounded_and_say_what_they_leave_out(fleet: Stores, ninjait: Any) -> None:
+    """7 s for 5,000 copies: every document was read, with its body and all of its reasons."""
+    refused = [Rejection(0, "cpu", "-1", "negative"), Rejection(1, "cpu", "-1", "negative")]
+    batch = [
+        (message("agent.metrics", b"x" * 3000, n, delivery_id=f"d{n}"), Decoded(uuid.UUID(int=n), rejections=refused))
+        for n in range(500)
+    ]
+    for at in range(0, 500, 100):
+        moment = NOW + timedelta(seconds=at)
+        quarantine.hold(fleet.mongodb, batch[at : at + 100], "run", moment, LOG)
+    (group,) = json.loads(ninjait("quarantine", "list", "--json").stdout)
+    assert (group["copies"], group["points"]) == (500, 1000)
+    listed = ninjait("quarantine", "list", "--all", "--json")
+    assert (len(json.loads(listed.stdout)), listed.stderr) == (200, "and 300 more copies, older ones: --most\n")
+    assert {row["id"] for row in json.loads(listed.stdout)} == {f"agent.metrics/d{n}" for n in range(300, 500)}
+    more = ninjait("quarantine", "list", "--all", "--most", "600", "--json")
+    assert (len(json.loads(more.stdout)), more.stderr) == (500, "")
+    assert all(not one["body"] for one in fleet.mongodb.database[quarantine.COLLECTION].find())
+
+
+@pytest.mark.parametrize("name", ["reason", "queue", "organization"])
+def test_a_selection_is_served_by_an_index(fleet: Stores, name: str) -> None:
+    quarantine.prepare(fleet.mongodb, NOW, LOG)
+    keys = [list(index["key"]) for index in fleet.mongodb.database[quarantine.COLLECTION].list_indexes()]
+    (field,) = quarantine.Wanted(**{name: "x"}).query()
+    assert ["state", field, "quarantined_at"] in keys
