@@ -112,9 +112,10 @@ def test_mongodb_goes_between_the_quarantine_and_the_ledger(
     with through_proxy(settings) as (stores, proxy):
         hold = quarantine.hold
 
-        def cutting(*arguments: Any) -> None:
-            hold(*arguments)
+        def cutting(*arguments: Any) -> set[str]:
+            beyond = hold(*arguments)
             proxy.refuse()
+            return beyond
 
         with monkeypatch.context() as patch:
             patch.setattr(quarantine, "hold", cutting)

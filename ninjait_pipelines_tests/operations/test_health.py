@@ -107,7 +107,7 @@ def spooling(settings: Settings, tmp_path: Path) -> Settings:
     """Settings with a spool in which two copies wait."""
     settings = Settings(settings | {"QUARANTINE_SPOOL": str(tmp_path / "spool")})
     with open_stores(settings) as stores:
-        Spool(stores.mongodb).put([{"_id": f"queue/{n}", "body": b"bad"} for n in (1, 2)], "run")
+        Spool(stores.mongodb).put([{"_id": f"queue/{n}", "body": b"bad", "summary": "[]"} for n in (1, 2)], "run")
     return settings
 
 
