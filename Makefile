@@ -6,7 +6,7 @@ READY := .venv/.ready
 RUN := .venv/bin/python -m
 # What an older ClickHouse may do in another way
 ON_OLDER := test_migrations.py test_migrations_stopped.py resources/test_stores.py resources/test_clickhouse_metrics.py \
-	ingest/test_ledger.py ingest/test_drain.py rollup archive
+	ingest/test_ledger.py ingest/test_mended_ids.py ingest/test_drain.py rollup archive
 ON_SERVERS := resources stack/test_servers.py ingest rollup archive cache reports operations fleet faults demo
 
 .DEFAULT_GOAL := help

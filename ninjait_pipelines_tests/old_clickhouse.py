@@ -22,8 +22,12 @@ class OldRun(clickhouse_engine.Run):
             file.flush()
             source = clickhouse_engine.quote_string(file.name)
             statement = f"{self.statement.sql} FROM INFILE {source} FORMAT {self.statement.insert_format}"
-            if Path(file.name).stat().st_size:  # of an empty file the engine says that there is none
+            if not Path(file.name).stat().st_size:  # of an empty file the engine says that there is none
+                return
+            try:
                 self._connection.query(statement)
+            except UnicodeDecodeError as error:  # an error that quotes the data
+                raise RuntimeError(error.object.decode(errors="replace")) from None
 
     def _whole(self) -> Any:
         result = self._connection.query(self.statement.sql, self.statement.format, params=self.statement.params)
