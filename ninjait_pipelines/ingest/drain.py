@@ -11,24 +11,32 @@ Several batches are under way at once, in the order in which they came: while on
 is written (3a), and the one before that is recorded (3b to 5). So no store waits for another, and of two points with
 one key the one that was received last is written last, suspects apart (see below).
 
+An outage is not the messages' fault. Before anything is received every store is asked whether it takes a write. One
+that fails under way is waited for with the messages in hand, while nothing more is received; after HOLD_SECONDS they
+are given back, which the broker may count, but never for the last time (`Consumer.spare`).
+
 A copy that comes for the third time is under suspicion: it killed the drains before, or stood beside the one that did.
 It goes through these steps with some others, each further time with fewer, and at last alone; every other time from the
 last to the first, so that those behind the culprit get past it too. Where another one went through and it did not, it
-is the culprit, and becomes a dead letter at once; otherwise the broker's delivery limit makes it one. Dead letters end
-in quarantine, like all bad input.
+is the culprit, and becomes a dead letter at once; otherwise the broker's delivery limit makes it one. Where it was a
+store that failed, it must fail once more, and another one go through both before that and after. Dead letters end in
+quarantine, like all bad input.
 """
 
 import gc
 import logging
 import math
 import sys
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Self, TypeVar
+
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exponential_jitter
 
 from ninjait_pipelines.ingest import quarantine
 from ninjait_pipelines.ingest.decode import HOST_REASONS, Decoded, Period, Registry, decode, decode_nothing
@@ -38,7 +46,7 @@ from ninjait_pipelines.resources.clickhouse import ClickHouse
 from ninjait_pipelines.resources.message_queue import Consumer, Message, MessageQueue
 from ninjait_pipelines.resources.mongodb import MongoDB
 from ninjait_pipelines.resources.postgres import Postgres
-from ninjait_pipelines.resources.store import StoreUnavailable
+from ninjait_pipelines.resources.store import StoreError, StoreUnavailable
 
 T = TypeVar("T")
 BATCH_MESSAGES = 4000
@@ -51,6 +59,10 @@ PREFETCH = 16_000
 SWITCH_SECONDS = 0.0005
 # Batches that are written, recorded, or wait for their acknowledgement, while the next one is received and decoded.
 MOST_UNDER_WAY = 3
+# For how long a drain waits for stores that fail under way. With the longest time-out of one (40 s, and waits between
+# its tries) this stays below the 120 s after which Dragonfly gives a silent consumer's messages to others.
+HOLD_SECONDS = 45.0
+KEEP_ALIVE_SECONDS = 5.0
 DEAD_LETTERS = 25
 SUSPECT_AFTER_DELIVERIES = 2
 # How suspects go together, by how often they have come: at least so many, in at most so many groups.
@@ -110,6 +122,14 @@ class Drain:
     clock: Callable[[], datetime]
     log: logging.Logger
     room: quarantine.Room = field(default_factory=quarantine.Room, init=False)
+    hold_seconds: float = HOLD_SECONDS
+    sleep: Callable[[float], None] = time.sleep
+    hold: "Hold" = field(init=False)
+    # The last message that went through, if one did.
+    proven: list[tuple[Message, Decoded]] = field(default_factory=list, init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hold", Hold(self.hold_seconds, self.log, self.sleep))
 
     def run(self, most_messages: int = 20_000, most_seconds: float = 45, idle_seconds: float = 1) -> Summary:
         """Drains until the queue has been empty for `idle_seconds`, or one of the bounds is reached.
@@ -125,10 +145,11 @@ class Drain:
         with (
             undisturbed(),
             self.message_queue.consume(self.sink.queue, PREFETCH, most_messages) as consumer,
-            _Stages(self._write, self._record) as stages,
+            self._sparing(consumer),
+            _Stages(self._write, self._record, lambda: self._wait_with(consumer)) as stages,
         ):
             while True:
-                if (self.clock() - started).total_seconds() >= most_seconds:
+                if self.hold.began or (self.clock() - started).total_seconds() >= most_seconds:
                     consumer.stop()
                 room = most_messages - summary.messages - stages.messages
                 messages = _receive(consumer, room, 0 if stages.under_way else idle_seconds)
@@ -151,13 +172,36 @@ class Drain:
     def _prepare(self) -> None:
         """Asks every store before anything is received: an outage must not use up the messages' deliveries.
 
-        Without MongoDB the drain goes on, unless its sink needs it: its quarantine has a spool.
+        Whether it answers is not enough: one that is out of disk space does. Without MongoDB the drain goes on, unless
+        its sink needs it: its quarantine has a spool.
         """
         self.message_queue.declare()
-        self.clickhouse.now()
         organizations = {row["id"] for row in self.postgres.rows("SELECT id::text AS id FROM organizations")}
-        self.sink.prepare()
+        self._ask_to_write()
         self.room.begin(quarantine.prepare(self.mongodb, self.clock(), self.log), organizations)
+
+    def _ask_to_write(self) -> None:
+        """Raises a StoreError where a store that every message needs takes no write."""
+        self.clickhouse.probe()
+        self.sink.prepare()
+
+    @contextmanager
+    def _sparing(self, consumer: Consumer) -> Iterator[None]:
+        """Where a store fails, what is given back becomes no dead letter by it."""
+        try:
+            yield
+        except StoreError:
+            try:
+                consumer.spare()
+            except StoreError as error:
+                self.log.warning("What is given back now may become dead letters: %s", error)
+            raise
+
+    def _wait_with(self, consumer: Consumer) -> None:
+        """While a batch is under way: its messages are still being worked on, and a store that fails gets no more."""
+        if self.hold.began:
+            consumer.stop()
+        consumer.keep_alive()
 
     def _decode_all(self, messages: Sequence[Message], registry: Registry, now: datetime) -> tuple[Batch, Registry]:
         """Decodes a batch; once more with the registry of now what comes from somebody whom the given one did not know.
@@ -172,24 +216,35 @@ class Drain:
             gc.enable()
         if not any(_is_unregistered(decoded) for _, decoded in batch):
             return batch, registry
-        registry = load_registry(self.postgres)
+        registry = self.hold(lambda: load_registry(self.postgres))
         return [
             (message, self._decode(message, registry, period) if _is_unregistered(decoded) else decoded)
             for message, decoded in batch
         ], registry
 
     def _write(self, batch: Batch, now: datetime) -> Record:
-        return self.sink.write([decoded for _, decoded in batch], self.run_id, now)
+        before = [decoded.rejections for _, decoded in batch]
+
+        def write() -> Record:
+            for (_, decoded), rejections in zip(batch, before, strict=True):  # a try that failed may have added some
+                decoded.rejections = rejections
+            return self.sink.write([decoded for _, decoded in batch], self.run_id, now)
+
+        return self.hold(write)
 
     def _record(self, batch: Batch, now: datetime, rest: Record) -> set[Hour]:
-        hours = rest()
-        rejected = [(message, decoded) for message, decoded in batch if decoded.rejections]
-        not_kept = quarantine.hold(self.mongodb, rejected, self.run_id, now, self.log, self.room)
-        self.clickhouse.insert("message_deliveries", ledger_rows(batch, self.run_id, not_kept=not_kept))
-        return hours
+        def record() -> set[Hour]:
+            hours = rest()
+            rejected = [(message, decoded) for message, decoded in batch if decoded.rejections]
+            not_kept = quarantine.hold(self.mongodb, rejected, self.run_id, now, self.log, self.room)
+            self.clickhouse.insert("message_deliveries", ledger_rows(batch, self.run_id, not_kept=not_kept))
+            return hours
+
+        return self.hold(record)
 
     def _acknowledge(self, consumer: Consumer, batch: Batch, hours: set[Hour], summary: Summary) -> None:
         summary.add(batch, hours)
+        self.proven[:] = next(([one] for one in reversed(batch) if one[1].columns), self.proven)
         try:
             consumer.acknowledge([message for message, _ in batch])
         except StoreUnavailable as error:
@@ -214,29 +269,61 @@ class Drain:
         return registry
 
     def _process_suspects(
-        self, consumer: Consumer, suspects: Sequence[Message], registry: Registry, summary: Summary
+        self,
+        consumer: Consumer,
+        suspects: Sequence[Message],
+        registry: Registry,
+        summary: Summary,
     ) -> Registry:
-        """In groups; one that fails is tried by halves."""
+        """In groups; one that fails is tried by halves. Raises StoreError for a store that takes nothing of anybody."""
         failures: list[tuple[Message, Exception]] = []
+        doubted: list[tuple[Message, StoreError]] = []
         todo = deque(_groups(suspects))
         while todo:
             group = todo.popleft()
             try:
                 registry = self._process(consumer, group, registry, summary)
-            except StoreUnavailable:
-                raise
-            except Exception as error:  # noqa: BLE001 -- raised below, or recorded with its message
+            except Exception as error:
+                if isinstance(error, StoreError):
+                    self._ask_to_write()
                 if len(group) > 1:
                     middle = len(group) // 2
                     todo.extendleft((group[middle:], group[:middle]))
-                else:
+                elif not isinstance(error, StoreError):
                     failures.append((group[0], error))
+                elif doubted and not summary.messages:  # it takes a write, and none of these: it is not the messages
+                    raise
+                else:
+                    doubted.append((group[0], error))
         if failures and not summary.messages:  # nothing went through: perhaps it is not the messages; let a person see
             raise failures[0][1]
         for message, failure in failures:
-            self.log.error("%s becomes a dead letter: %s", quarantine.document_id(message), failure)
-            consumer.reject(message, f"{type(failure).__name__}: {failure}")
+            self._reject(consumer, message, failure)
+        for doubt in doubted:
+            self._judge(consumer, *doubt, registry, summary)
         return registry
+
+    def _judge(
+        self, consumer: Consumer, message: Message, failure: StoreError, registry: Registry, summary: Summary
+    ) -> None:
+        """Rejects a message for which a store failed, if that is to blame on it and not on the store: raises then."""
+        if not self.proven:
+            raise failure
+        self._repeat()
+        try:
+            self._process(consumer, [message], registry, summary)
+        except StoreError as error:
+            self._repeat()
+            self._reject(consumer, message, error)
+
+    def _repeat(self) -> None:
+        """Does once more what went through before, which changes nothing. Raises where it no longer does."""
+        now = self.clock()
+        self._record(self.proven, now, self._write(self.proven, now))
+
+    def _reject(self, consumer: Consumer, message: Message, failure: Exception) -> None:
+        self.log.error("%s becomes a dead letter: %s", quarantine.document_id(message), failure)
+        consumer.reject(message, f"{type(failure).__name__}: {failure}")
 
     def _move_dead_letters(self, most: int, until: datetime) -> int:
         """Moves dead letters into quarantine, where people look: held, recorded, then removed from the broker.
@@ -268,14 +355,57 @@ def undisturbed() -> Iterator[None]:
         sys.setswitchinterval(seconds)
 
 
+class Hold:
+    """Waits for stores that fail under way: all waits of one drain end `seconds` after the first failure.
+
+    For StoreUnavailable only, which passes. Steps may be done twice, so each is simply done again.
+    """
+
+    def __init__(self, seconds: float, log: logging.Logger, sleep: Callable[[float], None]) -> None:
+        self._seconds = seconds
+        self._log = log
+        self._sleep = sleep
+        self._until: float | None = None
+
+    @property
+    def began(self) -> bool:
+        """Whether a store has failed."""
+        return self._until is not None
+
+    def __call__(self, step: Callable[[], T]) -> T:
+        """What the step gives. Raises its StoreUnavailable once it has been waited for long enough."""
+        tries = Retrying(
+            retry=retry_if_exception_type(StoreUnavailable),
+            stop=self._is_over,
+            wait=wait_exponential_jitter(initial=1, max=10),
+            before_sleep=lambda state: self._log.warning("A store fails, and is waited for: %s", _error(state)),
+            sleep=self._sleep,
+            reraise=True,
+        )
+        return tries(step)
+
+    def _is_over(self, _: object) -> bool:
+        if self._until is None:
+            self._until = time.monotonic() + self._seconds
+        return time.monotonic() >= self._until
+
+
+def _error(state: RetryCallState) -> BaseException | None:
+    return state.outcome.exception() if state.outcome else None
+
+
 class _Stages:
     """The batches under way. What goes wrong with one is raised where it is taken; what runs ends first."""
 
     def __init__(
-        self, write: Callable[[Batch, datetime], Record], record: Callable[[Batch, datetime, Record], set[Hour]]
+        self,
+        write: Callable[[Batch, datetime], Record],
+        record: Callable[[Batch, datetime, Record], set[Hour]],
+        meanwhile: Callable[[], None] = lambda: None,
     ) -> None:
         self._write = write
         self._record = record
+        self._meanwhile = meanwhile
         self._writer = ThreadPoolExecutor(1, "write")
         self._recorder = ThreadPoolExecutor(1, "record")
         self._written: Future[Record] | None = None  # the last of each, of whichever batch
@@ -307,8 +437,10 @@ class _Stages:
         self.under_way.append((batch, recorded))
 
     def take(self) -> tuple[Batch, set[Hour]]:
-        """The oldest, once it has been recorded."""
+        """The oldest, once it has been recorded; `meanwhile` is called every few seconds."""
         batch, recorded = self.under_way.popleft()
+        while not wait([recorded], KEEP_ALIVE_SECONDS).done:
+            self._meanwhile()
         return batch, recorded.result()
 
 

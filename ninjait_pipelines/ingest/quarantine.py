@@ -233,6 +233,7 @@ def prepare(mongodb: MongoDB, now: datetime, log: logging.Logger) -> Usage:
     waiting: Mapping[str, tuple[int, int]] = {}
     try:
         with mongodb.optional(), mongodb.errors():
+            mongodb.probe()
             mongodb.database[COLLECTION].create_indexes(INDEXES)
             held = _held(mongodb)
     except StoreError as error:

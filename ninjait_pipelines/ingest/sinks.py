@@ -73,7 +73,7 @@ class Sink(Protocol):
         """The queue whose points it takes."""
 
     def prepare(self) -> None:
-        """Raises a StoreError where its store is away; nothing has been taken from the queue then."""
+        """Raises a StoreError where its store is away or takes no write; nothing has been taken from the queue then."""
 
     def write(self, decoded: Sequence[Decoded], run_id: str, now: datetime) -> Record:
         """Writes what has columns, and returns when it is safe, with what is to be called next.
@@ -98,6 +98,7 @@ class MetricsSink:
 
     def prepare(self) -> None:
         self._metrics_store.declare()
+        self._metrics_store.probe()
 
     def write(self, decoded: Sequence[Decoded], run_id: str, now: datetime) -> Record:
         """3a. Points to their tiers, but for series that are too many of their device (see series.py). Dying here:
@@ -205,7 +206,7 @@ class EventsSink:
         self._clickhouse = clickhouse
 
     def prepare(self) -> None:
-        """Nothing to add: every drain asks ClickHouse for its clock."""
+        """Nothing to add: every drain asks ClickHouse whether it takes a write."""
 
     def write(self, decoded: Sequence[Decoded], run_id: str, now: datetime) -> Record:
         self._clickhouse.insert(f"{self._table}_versions", mart_rows(self._table, events(decoded)))
@@ -223,6 +224,7 @@ class LogsSink:
 
     def prepare(self) -> None:
         """Logs are read by organization and time."""
+        self._mongodb.probe()
         with self._mongodb.errors():
             self._mongodb.database[self.collection].create_index([("organization_id", 1), ("timestamp", -1)])
 

@@ -9,6 +9,7 @@ to outlive the process. In Kubernetes: a PersistentVolumeClaim that every run's 
 spread over nodes), with QUARANTINE_SPOOL naming a folder in it. In a pod's own file system the copies die with the pod.
 """
 
+import errno
 import os
 import re
 import uuid
@@ -23,7 +24,7 @@ from bson.errors import BSONError
 from bson.raw_bson import RawBSONDocument
 
 from ninjait_pipelines.resources.mongodb import MongoDB
-from ninjait_pipelines.resources.store import StoreFailed, StoreUnavailable
+from ninjait_pipelines.resources.store import OutOfSpace, StoreFailed, StoreUnavailable
 
 TITLE = "Quarantine's spool"
 # More than the batches under way take, unless they are of giants: then a drain fails, and its messages come again.
@@ -79,6 +80,8 @@ class Spool:
 
     def _unwritable(self, error: OSError) -> StoreUnavailable:
         problem = f"cannot be written: {error.strerror or error}"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return OutOfSpace(TITLE, self.folder.as_uri(), problem)
         advice = "MongoDB does not take the quarantine either: bring it back, or make room for the spool."
         return StoreUnavailable(TITLE, self.folder.as_uri(), problem, advice)
 

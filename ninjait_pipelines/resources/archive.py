@@ -15,7 +15,14 @@ from pydantic import Field, PrivateAttr
 
 from ninjait_pipelines.resources.archive_errors import ObjectChanged, ObjectMissing
 from ninjait_pipelines.resources.bucket import ANYTHING, TITLE, Bucket, check_size, no_object, other_version
-from ninjait_pipelines.resources.store import Store, StoreFailed, StoreRefused, StoreUnavailable, tls_failure
+from ninjait_pipelines.resources.store import (
+    OutOfSpace,
+    Store,
+    StoreFailed,
+    StoreRefused,
+    StoreUnavailable,
+    tls_failure,
+)
 
 # What a killed writer leaves behind ends with this, and is no object.
 UNFINISHED = ".unfinished"
@@ -223,8 +230,7 @@ def arrow_errors(url: str, key: str) -> Iterator[None]:
         raise StoreRefused(TITLE, url, error, "Check ARCHIVE_URL and its rights (S3: AWS_*).") from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            advice = "Make room, then rerun the partition: nothing of it was switched over."
-            raise StoreFailed(TITLE, url, f"no room for {key!r}: {error}", advice) from error
+            raise OutOfSpace(TITLE, url, f"no room for {key!r}: {error}") from error
         if failed := tls_failure(TITLE, url, error, "AWS_ENDPOINT_URL", "ARCHIVE_CA_FILE"):
             raise failed from error
         raise StoreUnavailable(TITLE, url, error, "See what runs with: ninjait status.") from error

@@ -33,10 +33,12 @@ from ninjait_pipelines.resources.archive_errors import (
     TransferDamaged,
 )
 from ninjait_pipelines.resources.store import (
+    OutOfSpace,
     StoreError,
     StoreFailed,
     StoreRefused,
     StoreUnavailable,
+    is_out_of_space,
     retrying,
     tls_failure,
 )
@@ -226,6 +228,8 @@ class Bucket:
         """What S3 said, in our words. The reason counts before the status."""
         code, status = error.response["Error"].get("Code", ""), _status(error)
         said = f"{error.operation_name} of {key!r}: {error.response['Error'].get('Message') or code} ({code})"
+        if status == 507 or is_out_of_space(said) or "QuotaExceeded" in code:
+            return OutOfSpace(TITLE, self._url, said)
         vanished = code in ("NoSuchKey", "NoSuchUpload") and error.operation_name != "GetObject"
         if code in CHANGED or vanished:
             return other_version(self._url, key)

@@ -19,11 +19,13 @@ from clickhouse_connect.driver.query import QueryResult
 from pydantic import Field, PrivateAttr
 
 from ninjait_pipelines.resources.store import (
+    OutOfSpace,
     Store,
     StoreError,
     StoreFailed,
     StoreRefused,
     StoreUnavailable,
+    is_out_of_space,
     retrying,
     tls_failure,
 )
@@ -34,10 +36,14 @@ WORDS = "Read ClickHouse's words above."
 UNAVAILABLE = (StoreUnavailable, "See what runs with: ninjait status.")
 REFUSED = (StoreRefused, "Check CLICKHOUSE_USER and CLICKHOUSE_PASSWORD.")
 # ClickHouse's error codes; all others are StoreFailed. Those that pass: too many queries at once, memory limit of the
-# moment, table read-only, timeouts.
+# moment, table read-only, too few replicas, no Keeper, object storage away, shutting down, a query that was cancelled,
+# time-outs.
+PASSING = ("159", "202", "209", "210", "225", "236", "241", "242", "252", "279")
+PASSING_TOO = ("285", "286", "319", "394", "425", "439", "473", "499", "999")
+NO_SPACE = "243"
 BY_CODE: dict[str, tuple[type[StoreError], str]] = {
-    **dict.fromkeys(("159", "202", "209", "210", "241", "242", "252", "425"), UNAVAILABLE),
-    **dict.fromkeys(("497", "516"), REFUSED),
+    **dict.fromkeys((*PASSING, *PASSING_TOO), UNAVAILABLE),
+    **dict.fromkeys(("164", "497", "516"), REFUSED),
     "60": (StoreFailed, "Bring the schema up to date: ninjait migrate up."),
     "81": (StoreFailed, "Does the database of CLICKHOUSE_DATABASE exist?"),
 }
@@ -64,7 +70,7 @@ class ClickHouse(Store):
     user: str = Field(description="User")
     password: str = Field(description="Password")
     database: str = Field(description="Database that the migrations were applied to")
-    timeout_seconds: int = Field(default=60, description="Longest wait for an answer, seconds")
+    timeout_seconds: int = Field(default=40, description="Longest wait for an answer, or a sign of one, seconds")
     connect_timeout_seconds: int = Field(default=5, description="Longest wait for a connection, seconds")
 
     _client: Client | None = PrivateAttr(default=None)
@@ -145,6 +151,10 @@ class ClickHouse(Store):
         if rows.num_rows:
             self._retried(lambda: self.client.insert_arrow(table, rows))
 
+    def probe(self) -> None:
+        """One row, which replaces itself."""
+        self.insert("write_probes", pa.table({"probed_by": ["pipeline"]}))
+
     def now(self) -> datetime:
         """ClickHouse's clock, UTC, in microseconds: the one clock by which versions and touches are compared."""
         return self.scalar("SELECT now64(6, 'UTC')")
@@ -190,7 +200,11 @@ class ClickHouse(Store):
 
     def _error(self, error: Exception) -> StoreError:
         text = str(error)
+        if is_out_of_space(text):
+            return OutOfSpace(self.title, self.url, text)
         code, status = (re.search(pattern, text) for pattern in (r"[Cc]ode: (\d+)", r"HTTP status (\d+)"))
+        if code and code[1] == NO_SPACE:
+            return OutOfSpace(self.title, self.url, text)
         if code is None:
             # No answer, or not one of ClickHouse's: a proxy that says that its server is away, or another server.
             kind, advice = BY_STATUS.get(status[1] if status else "", UNAVAILABLE)

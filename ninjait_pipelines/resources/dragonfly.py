@@ -13,7 +13,15 @@ from pydantic import Field, PrivateAttr
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.retry import Retry
 
-from ninjait_pipelines.resources.store import Store, StoreFailed, StoreRefused, StoreUnavailable, tls_failure
+from ninjait_pipelines.resources.store import (
+    OutOfSpace,
+    Store,
+    StoreFailed,
+    StoreRefused,
+    StoreUnavailable,
+    is_out_of_space,
+    tls_failure,
+)
 
 # An older run never overwrites what a newer one wrote: as_of is ISO 8601 in UTC of fixed width, so text order is time
 # order. Of documents about different weeks the later week's is newer. ARGV: lifetime in milliseconds (0: for ever),
@@ -46,8 +54,10 @@ _PASSING = {
     "maxmemory": "Its memory is full: drain the queues, or raise maxmemory.",
     "Out of memory": "Its memory is full: drain the queues, or raise maxmemory.",
     "read only replica": "It is a replica: has the primary moved?",
-    "MISCONF": "It cannot write to its disk: make room there.",
+    "MISCONF": "It cannot write to its disk: look whether that is full, and into the server's log.",
+    "LOADING": "It is reading its data: wait.",
 }
+PROBE = "ninjait:write-probe"
 
 
 class _Retry(Retry):
@@ -80,6 +90,8 @@ def errors(url: str) -> Iterator[None]:
             raise failed from error
         raise StoreUnavailable("Dragonfly", url, error, "See what runs with: ninjait status.") from error
     except redis.exceptions.RedisError as error:
+        if is_out_of_space(error):
+            raise OutOfSpace("Dragonfly", url, error) from error
         for words, advice in _PASSING.items():
             if words in str(error):
                 raise StoreUnavailable("Dragonfly", url, error, advice) from error
@@ -138,6 +150,11 @@ class Dragonfly(Store):
     def oldest_of(self, version: str) -> str:
         """Dragonfly counts in another way than Redis."""
         return self.oldest_dragonfly if version.startswith("df-") else self.oldest
+
+    def probe(self) -> None:
+        """A key that is gone after a millisecond."""
+        with errors(self.url):
+            self.client.set(PROBE, 1, px=1)
 
     def set_if_newer(self, key: str, value: dict[str, Any], ttl: timedelta | None = None) -> bool:
         """Stores a JSON document that has an `as_of` (see `as_of_text`); False where the key holds a newer one.

@@ -178,6 +178,7 @@ class StreamConsumer:
         self._prefetch = prefetch
         self._idle_ms = int(broker.redelivery_seconds * 1000)
         self._held: set[str] = set()
+        self._last: set[str] = set()  # of what is held, those that become dead letters when they come again
         self._stopped = False
 
     def stop(self) -> None:
@@ -222,6 +223,7 @@ class StreamConsumer:
             for entry_id, fields in claimed
             if entry_id is not None
         ]
+        self._last |= {one.receipt for one in messages if one.deliveries > self._broker.delivery_limit}
         return [message for message in messages if not self._beyond_the_limit(message)]
 
     def _beyond_the_limit(self, message: Message) -> bool:
@@ -245,11 +247,24 @@ class StreamConsumer:
     def requeue(self, messages: Sequence[Message]) -> None:
         self._give_back([message.receipt for message in messages])
 
-    def _give_back(self, receipts: list[Any]) -> None:
+    def spare(self) -> None:
+        """One command; what is held for the last time has been delivered never."""
+        self._give_back(sorted(self._last & self._held), deliveries=0)
+
+    def _give_back(self, receipts: list[Any], deliveries: int | None = None) -> None:
         if receipts:
             with self._errors():
                 # JUSTID leaves the count of deliveries as it is.
-                self._client.xclaim(self._key, GROUP, GIVEN_BACK, 0, receipts, idle=GIVEN_BACK_IDLE_MS, justid=True)
+                self._client.xclaim(
+                    self._key,
+                    GROUP,
+                    GIVEN_BACK,
+                    0,
+                    receipts,
+                    idle=GIVEN_BACK_IDLE_MS,
+                    retrycount=deliveries,
+                    justid=True,
+                )
             self._held.difference_update(receipts)
 
     def reject(self, message: Message, reason: str) -> None:

@@ -53,10 +53,12 @@ from ninjait_pipelines.resources.metrics_store import (
     of_windows,
 )
 from ninjait_pipelines.resources.store import (
+    OutOfSpace,
     StoreError,
     StoreFailed,
     StoreRefused,
     StoreUnavailable,
+    is_out_of_space,
     retrying,
     tls_failure,
 )
@@ -65,6 +67,7 @@ T = TypeVar("T")
 MEASUREMENT = "device_metrics"
 COUNTER_MEASUREMENT = "interface_counters"
 VOLUME_MEASUREMENT = "volumes"
+PROBE_MEASUREMENT = "write_probe"
 # Of 5,000, 10,000 and 20,000 lines on one to three connections this was the fastest drain here, by a few per cent.
 LINES_AT_ONCE = 10_000
 CONNECTIONS = 2
@@ -139,7 +142,7 @@ class InfluxDB(MetricsStore):
     token: str = Field(description="API token that may read, write and create buckets in the organization")
     organization: str = Field(description="Organization")
     bucket: str = Field(description="Bucket of full resolution; those of the lower tiers have _5m and _1h behind it")
-    timeout_seconds: float = Field(default=60, description="Longest wait for an answer, seconds")
+    timeout_seconds: float = Field(default=40, description="Longest wait for an answer, seconds")
     connect_timeout_seconds: float = Field(default=5, description="Longest wait for a connection, seconds")
     most_wait_seconds: float = Field(default=30, description="Longest wait for a server that asks to wait, seconds")
 
@@ -167,6 +170,15 @@ class InfluxDB(MetricsStore):
     def server_version(self) -> str:
         """Of the server; the buckets need not be there."""
         return self._retried(self.client.version)
+
+    def probe(self) -> None:
+        """One point a bucket, in a measurement of its own; all of a day are the same one."""
+        today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+        line = f"{PROBE_MEASUREMENT} probes=1 {_nanoseconds(today) // 1000}\n".encode()
+        for tier in Tier:
+            if words := self._retried(partial(self._send, self.bucket_of(tier), line)):
+                problem = f"the bucket {self.bucket_of(tier)} does not take a point of today: {words}"
+                raise StoreFailed(self.title, self.url, problem, "Read InfluxDB's words above.")
 
     def declare(self) -> None:
         """Creates the buckets that are missing.
@@ -377,7 +389,7 @@ class InfluxDB(MetricsStore):
                 return None
             except ApiException as error:
                 words = _words(error)
-                if error.status in (400, 422) and PARTIAL.search(words):
+                if error.status in (400, 422) and PARTIAL.search(words) and not is_out_of_space(words):
                     return words
                 wait = _retry_after(error)
                 if error.status not in (429, 503) or waited + wait > self.most_wait_seconds:
@@ -508,8 +520,11 @@ class InfluxDB(MetricsStore):
         except ApiException as error:
             if failed := tls_failure(self.title, self.url, error, "INFLUXDB_URL", "INFLUXDB_CA_FILE"):
                 raise failed from error
+            words = _words(error)
+            if is_out_of_space(words):
+                raise OutOfSpace(self.title, self.url, words) from error
             kind, advice = BY_STATUS.get(error.status or 0, (StoreFailed, "Read InfluxDB's words above."))
-            raise kind(self.title, self.url, _words(error), advice) from error
+            raise kind(self.title, self.url, words, advice) from error
         except InfluxDBError as error:
             # The client's own: it found no organization to make a bucket in, as the token may not see it.
             advice = (

@@ -120,6 +120,13 @@ class Consumer(Protocol):
     def requeue(self, messages: Sequence[Message]) -> None:
         """Gives messages back, to be delivered again at once, to whoever asks."""
 
+    def spare(self) -> None:
+        """Before it is closed because a store failed: what it holds for the last time begins anew, as if it had not
+        been delivered yet. To give it back then would make dead letters of what nothing is wrong with.
+
+        Dying half-way: it comes again, or becomes a dead letter, or there are two of one and the same copy.
+        """
+
     def reject(self, message: Message, reason: str) -> None:
         """Moves one message to the dead letters with the reason."""
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -11,11 +12,23 @@ import pymongo.errors
 from pydantic import Field, PrivateAttr
 from pymongo.database import Database
 
-from ninjait_pipelines.resources.store import Store, StoreFailed, StoreRefused, StoreUnavailable, tls_failure
+from ninjait_pipelines.resources.store import (
+    OutOfSpace,
+    Store,
+    StoreFailed,
+    StoreRefused,
+    StoreUnavailable,
+    is_out_of_space,
+    tls_failure,
+)
 from ninjait_pipelines.settings import LOCAL_STACK
 
 DATABASE = "ninjait"
 IDS_A_QUERY = 1000
+PROBES = "write_probes"
+OUT_OF_DISK_SPACE = 14031
+# Codes of what passes: no primary for now, shutting down, a time limit, a write that too few members have confirmed.
+PASSING = {50, 64, 89, 91, 133, 189, 262, 9001, 10107, 11600, 11602, 13388, 13435, 13436}
 
 
 class MongoDB(Store):
@@ -64,7 +77,7 @@ class MongoDB(Store):
                 tz_aware=True,
                 serverSelectionTimeoutMS=milliseconds,
                 connectTimeoutMS=milliseconds,
-                socketTimeoutMS=milliseconds * 3,
+                socketTimeoutMS=milliseconds * 2,
                 appname="ninjait-pipelines",
                 **_tls(self.url, self.ca_file),
             )
@@ -76,6 +89,11 @@ class MongoDB(Store):
             version = self.database.command("buildInfo")["version"]
             size = self.database.command("dbStats").get("storageSize")
         return str(version), None if size is None else int(size)
+
+    def probe(self) -> None:
+        with self.errors():
+            now = {"$set": {"at": datetime.now(UTC)}}
+            self.database[PROBES].update_one({"_id": "pipeline"}, now, upsert=True)
 
     def which_ids(self, collection: str, ids: Collection[str]) -> set[str]:
         """Which of these ids a collection has."""
@@ -99,8 +117,13 @@ class MongoDB(Store):
         try:
             yield
         except pymongo.errors.OperationFailure as error:
-            if error.code in (13, 18):
+            codes = _codes(error)
+            if OUT_OF_DISK_SPACE in codes or is_out_of_space(error):
+                raise OutOfSpace(self.title, self.url, error) from error
+            if codes & {13, 18}:
                 raise StoreRefused(self.title, self.url, error, "Check MONGODB_URL.") from error
+            if codes & PASSING:
+                raise StoreUnavailable(self.title, self.url, error, "See what runs with: ninjait status.") from error
             raise StoreFailed(self.title, self.url, error, "Read MongoDB's words above.") from error
         except pymongo.errors.ConnectionFailure as error:
             if failed := tls_failure(self.title, self.url, error, "MONGODB_URL", "MONGODB_CA_FILE"):
@@ -117,3 +140,10 @@ def _tls(url: str, ca_file: str | None) -> dict[str, Any]:
     if ca_file is None or options.get("tls", options.get("ssl")) == "false":
         return {}
     return {"tlsCAFile": ca_file}
+
+
+def _codes(error: pymongo.errors.OperationFailure) -> set[int | None]:
+    """The server's codes: of a bulk write, those of its single writes."""
+    details = error.details or {}
+    concerns = [*details.get("writeConcernErrors", ()), details.get("writeConcernError") or {}]
+    return {error.code, *(one.get("code") for one in (*details.get("writeErrors", ()), *concerns))}

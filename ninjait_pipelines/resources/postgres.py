@@ -9,7 +9,34 @@ import psycopg
 from psycopg.rows import DictRow, dict_row
 from pydantic import Field, PrivateAttr
 
-from ninjait_pipelines.resources.store import Store, StoreFailed, StoreRefused, StoreUnavailable, retrying, tls_failure
+from ninjait_pipelines.resources.store import (
+    OutOfSpace,
+    Store,
+    StoreFailed,
+    StoreRefused,
+    StoreUnavailable,
+    is_out_of_space,
+    retrying,
+    tls_failure,
+)
+
+
+class BoundedConnection(psycopg.Connection[DictRow]):
+    """A connection that waits for an answer for `answer_seconds` at most.
+
+    The server's own time-outs need a server that runs, and TCP's a peer that is gone: one that was stopped, or whose
+    disk hangs, is neither. libpq knows no time-out for an answer.
+    """
+
+    answer_seconds: float | None = None
+
+    def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
+        """Raises OperationalError, with the connection closed, where no answer came in time."""
+        try:
+            return super().wait(gen, interval, self.answer_seconds if timeout is None else timeout)
+        except psycopg.errors._WaitTimeout as error:
+            self.pgconn.finish()
+            raise psycopg.OperationalError(f"no answer within {self.answer_seconds or timeout:g} seconds") from error
 
 
 class Postgres(Store):
@@ -27,15 +54,24 @@ class Postgres(Store):
     hosts_without_organization: str = Field(
         default="off", description="on: hosts are found among those of all organizations where a message names none"
     )
-    statement_timeout_seconds: int = Field(default=60, description="Longest run of one statement, seconds")
+    statement_timeout_seconds: int = Field(default=40, description="Longest run of one statement, seconds")
+    lock_timeout_seconds: int = Field(default=20, description="Longest wait of a statement for a lock, seconds")
+    answer_timeout_seconds: float = Field(
+        default=45, description="Longest wait for an answer, of a server that hangs; above the statement's, seconds"
+    )
 
-    _client: psycopg.Connection[DictRow] | None = PrivateAttr(default=None)
+    _client: BoundedConnection | None = PrivateAttr(default=None)
 
     def _ping(self) -> tuple[str, int | None]:
         row = self.rows(
             "SELECT current_setting('server_version') AS version, pg_database_size(current_database()) AS size"
         )
         return row[0]["version"], row[0]["size"]
+
+    def probe(self) -> None:
+        """Asks whether it is read-only; no drain writes to it."""
+        if self.rows("SELECT current_setting('transaction_read_only') AS read_only")[0]["read_only"] == "on":
+            raise self._read_only("it is read-only")
 
     def rows(self, query: str, parameters: Mapping[str, Any] | None = None) -> list[DictRow]:
         """The rows of a query as dicts. Retried when the server is away, so for reads only."""
@@ -56,15 +92,21 @@ class Postgres(Store):
 
     def _connection(self) -> psycopg.Connection[DictRow]:
         if self._client is None or self._client.closed:
-            self._client = psycopg.connect(
+            limits = {"statement_timeout": self.statement_timeout_seconds, "lock_timeout": self.lock_timeout_seconds}
+            self._client = BoundedConnection.connect(
                 self.url,
                 **_tls(self.url, self.ca_file),
                 row_factory=dict_row,
                 autocommit=True,
                 connect_timeout=self.connect_timeout_seconds,
-                options=f"-c statement_timeout={self.statement_timeout_seconds}s -c timezone=UTC",
+                # A peer that is gone is noticed by the kernel too, in between statements.
+                keepalives_idle=10,
+                keepalives_interval=5,
+                keepalives_count=3,
+                options=" ".join([*(f"-c {name}={value}s" for name, value in limits.items()), "-c timezone=UTC"]),
                 application_name="ninjait-pipelines",
             )
+            self._client.answer_seconds = self.answer_timeout_seconds
         return self._client
 
     @contextmanager
@@ -75,9 +117,14 @@ class Postgres(Store):
             self.close()
             if failed := tls_failure(self.title, self.url, error, "DATABASE_URL", "DATABASE_CA_FILE"):
                 raise failed from error
+            if is_out_of_space(error) or isinstance(error, psycopg.errors.DiskFull):
+                raise OutOfSpace(self.title, self.url, error) from error
             if any(words in str(error) for words in ("authentication failed", "does not exist", "permission denied")):
                 raise StoreRefused(self.title, self.url, error, "Check DATABASE_URL.") from error
             raise StoreUnavailable(self.title, self.url, error, "See what runs with: ninjait status.") from error
+        except psycopg.errors.ReadOnlySqlTransaction as error:
+            self.close()  # it may be a standby by now: whoever connects anew may find the primary
+            raise self._read_only(error) from error
         except psycopg.errors.InsufficientPrivilege as error:
             advice = "Check the rights of DATABASE_URL's user: sql/roles/postgres.sql says which it needs."
             raise StoreRefused(self.title, self.url, error, advice) from error
@@ -87,6 +134,9 @@ class Postgres(Store):
             ) from error
         except psycopg.Error as error:
             raise StoreFailed(self.title, self.url, error, "Read PostgreSQL's words above.") from error
+
+    def _read_only(self, problem: object) -> StoreUnavailable:
+        return StoreUnavailable(self.title, self.url, problem, "It is a standby, or was set so: has the primary moved?")
 
 
 def _tls(url: str, ca_file: str | None) -> dict[str, Any]:

@@ -34,6 +34,7 @@ from ninjait_pipelines.resources.message_queue import QUEUES, Depth, Message, Me
 from ninjait_pipelines.resources.rabbitmq_errors import TITLE, differences, errors
 from ninjait_pipelines.resources.rabbitmq_messages import (
     DELIVERY_ID,
+    anew,
     dead_letter,
     delivered,
     letter_properties,
@@ -148,6 +149,11 @@ class RabbitMQ(MessageQueue):
 
     def takes(self, message: Outgoing) -> bool:
         return fits(message.queue, message.routing_key)
+
+    def publish_anew(self, queue: str, deliveries: Iterable[Delivery]) -> None:
+        """Publishes delivered messages as the same copies, by the way that they came."""
+        fresh = (anew(delivery) for delivery in deliveries)
+        self._send(Envelope(EVENTS, key, body, properties, queue) for key, body, properties in fresh)
 
     def bury(self, message: Message, reason: str) -> None:
         """Publishes a message to the dead letters, with what `dead_letters` gives back."""
@@ -414,7 +420,7 @@ class Publisher(Link):
             f"no queue takes a message with the routing key {text(method.routing_key)} ({text(method.reply_text)})"
         )
         advice = "Are the queues declared? ninjait migrate up."
-        self._returned[properties.headers[DELIVERY_ID]] = StoreFailed(TITLE, self.url, problem, advice)
+        self._returned[_mark(properties)] = StoreFailed(TITLE, self.url, problem, advice)
 
     def _on_confirm(self, frame: Any) -> None:
         method = frame.method
@@ -424,7 +430,7 @@ class Publisher(Link):
             tags = [method.delivery_tag]
         for tag in tags:
             chunk, envelope = self._unconfirmed.pop(tag)
-            problem = self._returned.pop(envelope.properties.headers[DELIVERY_ID], None)
+            problem = self._returned.pop(_mark(envelope.properties), None)
             if isinstance(method, pika.spec.Basic.Nack):
                 words = f"the queue {envelope.queue} takes no more: it holds {self._max_length} messages"
                 words += ", or its nodes are down"
@@ -510,6 +516,20 @@ class RabbitConsumer:
         with suppress(StoreUnavailable):
             self._settle(messages, again=True)
 
+    def spare(self) -> None:
+        """Published anew, behind the others, and then acknowledged: the broker counts every return.
+
+        Dying in between, both are there, with the same delivery_id. What a lost connection held is given back already.
+        """
+        self.stop()
+        session = self._session
+        if session is None or session.lost:
+            return
+        with errors(self._broker.url):
+            last = session.last_chances()
+            self._broker.publish_anew(self._queue, last.values())
+            session.settle(set(last), again=False)
+
     def reject(self, message: Message, reason: str) -> None:
         """Published to the dead letters, then acknowledged.
 
@@ -569,6 +589,8 @@ class Session(Link):
         self._come: list[Message] = []
         self._bytes = 0  # of what has come
         self._held: dict[str, None] = {}  # receipts, in order; touched by the caller only
+        self._last: dict[str, Delivery] = {}  # by receipt: what becomes a dead letter where it is given back
+        self._delivery_limit = broker.delivery_limit
         self._changed = threading.Condition()
         self._wanted = 1
         self.connection_class = functools.partial(ReceivingConnection, self._on_deliveries)
@@ -606,7 +628,13 @@ class Session(Link):
     def _on_deliveries(self, deliveries: list[Delivery]) -> None:
         come = [delivered(self._queue, self.generation, one) for one in deliveries]
         size = sum(len(message.body) for message in come)
+        last = {
+            message.receipt: delivery
+            for message, delivery in zip(come, deliveries, strict=True)
+            if message.deliveries > self._delivery_limit
+        }
         with self._changed:
+            self._last |= last
             self._come += come
             self._bytes += size
             if len(self._come) >= self._wanted:
@@ -650,6 +678,13 @@ class Session(Link):
         self._held.update(dict.fromkeys(message.receipt for message in taken))
         return taken
 
+    def last_chances(self) -> dict[str, Delivery]:
+        """What is held for the last time, by receipt; what has come, and nobody has taken yet, is held from now on."""
+        with self._changed:
+            self._held.update(dict.fromkeys(message.receipt for message in self._come))
+            self._come.clear()
+            return {receipt: delivery for receipt, delivery in self._last.items() if receipt in self._held}
+
     def _wait_for(self, count: int, seconds: float) -> None:
         self._wanted = count
         self._changed.wait_for(lambda: len(self._come) >= count or self.lost, seconds)
@@ -685,6 +720,11 @@ def known(queue: str) -> str:
     if queue not in QUEUES:
         raise ValueError(f"there is no queue {queue!r}; the queues are {', '.join(QUEUES)}")
     return queue
+
+
+def _mark(properties: Any) -> str:
+    """The copy's own id; what somebody else published has none, and is only ever published anew."""
+    return str((properties.headers or {}).get(DELIVERY_ID, ""))
 
 
 def dead_queue(queue: str) -> str:

@@ -19,6 +19,7 @@ DELIVERY_ID, PUBLISHED_MS = "ninjait-delivery-id", "ninjait-published-ms"
 REASON, DELIVERIES = "ninjait-reason", "ninjait-deliveries"
 OLD_ROUTING_KEY = "ninjait-routing-key"  # of dead letters that 0.3.0 made, whose envelope names their queue
 UNREADABLE = "ninjait-unreadable"  # never sent: what `_Properties` puts there
+_NOT_KEPT = {"CC", "BCC", UNREADABLE}
 MOST_REASON = 1_000  # characters; all headers go into one frame
 # What `properties_of` makes of a message, as it is encoded, unless its content type or id is an odd one.
 _OURS = re.compile(
@@ -45,6 +46,26 @@ def letter_properties(message: Message, reason: str) -> pika.BasicProperties:
         value and value.encode()[:255].decode(errors="ignore") for value in (message.content_type, message.message_id)
     )
     return _properties(content_type or "", message_id, message.delivery_id, message.published_at, headers)
+
+
+def anew(delivery: Delivery) -> tuple[str, bytes, pika.BasicProperties]:
+    """(routing key, body, properties) that publish a delivered message once more as the same copy, delivered never.
+
+    All that its identity is made from stays as it came. What the broker has added goes, and so does what would have the
+    broker do something else with it than keep it: other queues to copy it to, an expiry, a user that it is checked for.
+    """
+    _, _, routing_key, encoded, body = delivery
+    came = _Properties().decode(encoded)
+    headers = {name: value for name, value in (came.headers or {}).items() if name not in _NOT_KEPT}
+    properties = pika.BasicProperties(
+        content_type=came.content_type,
+        content_encoding=came.content_encoding,
+        headers={name: value for name, value in headers.items() if not str(name).startswith("x-")},
+        delivery_mode=2,
+        message_id=came.message_id,
+        timestamp=came.timestamp,
+    )
+    return text(routing_key), body, properties
 
 
 def _properties(

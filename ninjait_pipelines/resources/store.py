@@ -89,6 +89,26 @@ def tls_failure(title: str, url: str, error: BaseException, setting: str, ca_set
     return None
 
 
+class OutOfSpace(StoreUnavailable):
+    """The store answers, and has no disk space left to write to. Worth a retry: it passes once somebody makes room."""
+
+    def __init__(self, store: str, url: str, problem: object) -> None:
+        advice = "Make room on its disk; what was not written is kept where it came from, and is written then."
+        super().__init__(store, url, f"it is out of disk space: {problem}", advice)
+
+
+_OUT_OF_SPACE = re.compile(
+    r"no space left|not enough space|disk (?:is |quota )?(?:full|exceeded)|disk full|out of disk|NOT_ENOUGH_SPACE"
+    r"|OutOfDiskSpace|StorageFull|InsufficientStorage|low on disk",
+    re.I,
+)
+
+
+def is_out_of_space(problem: object) -> bool:
+    """Whether a store's words say that its disk is full, in the words of whichever store."""
+    return bool(_OUT_OF_SPACE.search(str(problem)))
+
+
 # How long an optional store that was away is left alone.
 PAUSE_SECONDS = 30.0
 
@@ -179,6 +199,10 @@ class Store(dg.ConfigurableResource, ABC):
         """The oldest version that is supported of the product whose version this is."""
         return self.oldest
 
+    def probe(self) -> None:
+        """Writes next to nothing, and raises a StoreError where the store takes no write: one that is out of disk space
+        still answers every question. Here nothing, for stores that no drain writes to."""
+
     def close(self) -> None:
         """Closes the connections, if any were opened. May be called twice."""
         client, self._client = self._client, None
@@ -212,13 +236,20 @@ class Store(dg.ConfigurableResource, ABC):
         self.close()
 
     def status(self, clock: Callable[[], float] = time.perf_counter) -> StoreStatus:
-        """The store's health; a store that is away is a status, not an exception."""
+        """The store's health; a store that is away, or takes no writes, is a status, not an exception."""
         started = clock()
         try:
             version, size = self._ping()
         except StoreError as error:
             return StoreStatus(self.title, self.address, ok=False, problem=str(error))
         latency, oldest = clock() - started, self.oldest_of(version)
-        return StoreStatus(
+        found = StoreStatus(
             self.title, self.address, True, version, latency_seconds=latency, size_bytes=size, oldest=oldest
         )
+        try:
+            self.probe()
+        except StoreFailed:  # the schema is not there yet, which `migrate status` is for
+            return found
+        except StoreError as error:
+            return msgspec.structs.replace(found, ok=False, problem=f"It answers, and takes no writes. {error}")
+        return found

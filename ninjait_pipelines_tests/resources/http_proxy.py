@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
-# Request's method and path -> status and headers that it answers with instead of the server, or None.
-Answer = tuple[int, dict[str, str]]
+# Request's method and path -> status, headers and perhaps the content that it answers with instead of the server, or
+# None.
+Answer = tuple[int, dict[str, str]] | tuple[int, dict[str, str], bytes]
 
 
 class HttpProxy:
@@ -53,7 +54,8 @@ class HttpProxy:
         body = request.rfile.read(int(request.headers.get("Content-Length", 0)))
         self.requests.append((request.command, request.path))
         if answer := self.instead(request.command, request.path):
-            self._answer(request, *answer, b"")
+            status, headers, *content_ = answer
+            self._answer(request, status, headers, b"".join(content_))
             return
         server = http.client.HTTPConnection(self._target.hostname or "", self._target.port, timeout=30)
         try:

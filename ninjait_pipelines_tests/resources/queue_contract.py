@@ -317,6 +317,25 @@ class QueueContract:
         )
         assert queue.depth(QUEUE).outstanding == 0
 
+    def test_what_is_spared_at_its_last_delivery_begins_anew_as_the_same_copy(self, queue: MessageQueue) -> None:
+        """A store was away, and what its drains gave back for the last time became dead letters."""
+        queue.publish([outgoing(1)])
+        seen: list[Message] = []
+        while len(seen) < DELIVERY_LIMIT + 1:
+            with queue.consume(QUEUE, prefetch=5) as consumer:
+                seen += consumer.receive(5, wait_seconds=2)
+                queue.publish([outgoing(len(seen) + 1)])  # what came less often stays as it is
+                consumer.spare()
+        with queue.consume(QUEUE, prefetch=500) as consumer:
+            got: list[Message] = []
+            while more := consumer.receive(500, wait_seconds=0.5):
+                got += more
+        spared = [message for message in got if bodies([message]) == [1]]
+        assert sorted(bodies(got)) == [1, 2, 3, 4, 5]
+        assert [message.deliveries for message in spared] == [1]
+        assert (spared[0].delivery_id, spared[0].published_at) == (seen[0].delivery_id, seen[0].published_at)
+        assert queue.depth(QUEUE).dead == 0
+
     def test_a_rejected_message_is_a_dead_letter_until_it_is_discarded(self, queue: MessageQueue) -> None:
         queue.publish([outgoing(1), outgoing(2), outgoing(3)])
         with queue.consume(QUEUE, prefetch=3) as consumer:

@@ -367,7 +367,9 @@ def test_a_full_disk_leaves_the_archive_as_it_was(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", FILL, archive.url], capture_output=True, text=True)
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
-    assert re.search(r"StoreFailed: Archive at file:///.*: no room for 'reports/week.json'.*Make room", last)
+    assert re.search(
+        r"OutOfSpace: Archive at file:///.*: it is out of disk space: no room for 'reports/week.json'.*Make room", last
+    )
     assert archive.read("reports/week.json") == b"old"
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["week.json"]
 

@@ -1,0 +1,227 @@
+"""Outages are not the messages' fault: whatever a store does, good messages become no dead letters and end written."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import pytest
+from tenacity import wait_none
+
+from ninjait_pipelines.ingest.decode import Decoded
+from ninjait_pipelines.resources import Stores, open_stores
+from ninjait_pipelines.resources.store import OutOfSpace, StoreError, StoreFailed, StoreUnavailable
+from ninjait_pipelines.settings import Settings
+from ninjait_pipelines_tests.ingest.conftest import idle_seconds, make_drain, metrics_url, sink_of
+from ninjait_pipelines_tests.ingest.samples import EVENTS, metrics, outgoing, sample
+from ninjait_pipelines_tests.ingest.test_drain import Broken, held, ledger, outstanding, poisoned
+from ninjait_pipelines_tests.resources.http_proxy import Answer, HttpProxy
+from ninjait_pipelines_tests.resources.queue_contract import eventually
+
+NO_SPACE = b"Code: 243. DB::Exception: Cannot reserve 1.00 MiB, not enough space. (NOT_ENOUGH_SPACE) (version 25.8)"
+FULL = {
+    "INFLUXDB_URL": (500, {}, b'{"code":"internal error","message":"write /wal/1: no space left on device"}'),
+    "CLICKHOUSE_URL": (500, {"X-ClickHouse-Exception-Code": "243"}, NO_SPACE),
+}
+
+
+def is_write(method: str, path: str) -> bool:
+    return path.startswith("/api/v2/write") or "INSERT" in path
+
+
+@contextmanager
+def failing(settings: Settings, name: str, answer: Answer | None = None) -> Iterator[tuple[Stores, HttpProxy]]:
+    """The stores, one of them by way of a proxy, which answers all writes itself."""
+    with HttpProxy(settings[name]).running() as proxy, open_stores(Settings(settings | {name: proxy.url})) as stores:
+        proxy.instead = lambda method, path: (answer or FULL[name]) if is_write(method, path) else None
+        yield stores, proxy
+
+
+def published(stores: Stores, count: int = 100) -> None:
+    stores.message_queue.publish([outgoing("agent.metrics", metrics(sample(n))) for n in range(1, count + 1)])
+
+
+def drain(stores: Stores, **changes: Any) -> Any:
+    return make_drain(stores, **changes).run(idle_seconds=idle_seconds(stores))
+
+
+def all_written(stores: Stores, count: int) -> None:
+    assert eventually(lambda: outstanding(stores) == (count, 0)), "dead letters were made, or messages lost"
+    assert drain(stores).messages == count
+    assert (ledger(stores), outstanding(stores)) == ({"written": count}, (0, 0))
+
+
+@pytest.mark.parametrize("of", ["metrics store", "ClickHouse"])
+def test_six_drains_against_a_store_that_answers_and_takes_no_writes_take_nothing(
+    fleet: Stores, settings: Settings, of: str
+) -> None:
+    """InfluxDB answered 500 to writes and ClickHouse had no disk space; both answered the question whether they are
+    there. Six drains made dead letters of all that waited, which a person had to replay."""
+    published(fleet)
+    name = metrics_url(settings) if of == "metrics store" else "CLICKHOUSE_URL"
+    with failing(settings, name) as (stores, _):
+        for _ in range(6):
+            with pytest.raises(OutOfSpace, match=r"out of disk space.*Make room"):
+                drain(stores)
+    with fleet.message_queue.consume("agent.metrics", 100) as consumer:
+        assert {message.deliveries for message in consumer.receive(100, 2)} == {1}
+    all_written(fleet, 100)
+
+
+def test_the_store_of_log_entries_takes_no_writes(fleet: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MongoDB's disk was full: its index was there already, so the drain began."""
+    fleet.message_queue.publish([outgoing("platform.logs", EVENTS["platform.logs"])])
+
+    def full(self: Any) -> None:
+        raise OutOfSpace("MongoDB", "mongodb://h", "code 14031")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(fleet.mongodb), "probe", full)
+        for _ in range(6):
+            with pytest.raises(OutOfSpace):
+                drain(fleet, queue="platform.logs")
+    assert drain(fleet, queue="platform.logs").messages == 1
+
+
+@pytest.mark.parametrize("of", ["metrics store", "ClickHouse"])
+def test_eight_drains_that_fail_under_way_make_no_dead_letters(
+    fleet: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch, of: str
+) -> None:
+    """The small write before a drain may pass where the large one does not: then all that came was given back, and at
+    the sixth time it became dead letters."""
+    published(fleet, 30)
+    name = metrics_url(settings) if of == "metrics store" else "CLICKHOUSE_URL"
+    with monkeypatch.context() as patch:
+        for store in (fleet.metrics_store, fleet.clickhouse):
+            patch.setattr(type(store), "probe", lambda _: None)
+        patch.setattr("ninjait_pipelines.resources.store.wait_exponential_jitter", lambda **_: wait_none())
+        with failing(settings, name) as (stores, _):
+            for _ in range(8):
+                with pytest.raises(StoreUnavailable):
+                    drain(stores)
+    all_written(fleet, 30)
+
+
+def test_a_store_that_fails_under_way_is_waited_for(
+    fleet: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the messages in hand: nothing is given back, and nothing more is received than had been sent."""
+    monkeypatch.setattr("ninjait_pipelines.ingest.drain.BATCH_MESSAGES", 10)
+    monkeypatch.setattr("ninjait_pipelines.ingest.drain.PREFETCH", 40)
+    published(fleet, 80)
+    name, waits = metrics_url(settings), []
+    with failing(settings, name) as (stores, proxy):
+        refuse, proxy.instead = proxy.instead, lambda method, path: None
+        slow = make_drain(stores, hold_seconds=60, sleep=waits.append)
+
+        def fails_from_now_on(decoded: Sequence[Decoded]) -> None:
+            if not waits:
+                proxy.instead = refuse
+            if len(waits) == 3:
+                proxy.instead = lambda method, path: None
+
+        first = Broken(sink_of(stores, "agent.metrics"), fails_from_now_on)  # type: ignore[arg-type]
+        done = make_drain(stores, sink=first, hold_seconds=60, sleep=slow.sleep).run(idle_seconds=idle_seconds(stores))
+    assert len(waits) == 3
+    assert 10 <= done.messages <= 60
+    with fleet.message_queue.consume("agent.metrics", 100) as consumer:
+        assert {message.deliveries for message in consumer.receive(100, 2)} == {1}
+    assert eventually(lambda: outstanding(fleet) == (80 - done.messages, 0))
+    assert drain(fleet).messages == 80 - done.messages
+    assert ledger(fleet) == {"written": 80}
+
+
+def often_delivered(stores: Stores, count: int, often: int = 2) -> None:
+    """Publishes messages, and has them come back so often that they are suspects."""
+    published(stores, count)
+
+    def away(_: Sequence[Decoded]) -> None:
+        raise StoreUnavailable("InfluxDB", "http://h", "silent", "Wait.")
+
+    for _ in range(often):
+        with suppress(StoreUnavailable):
+            drain(stores, sink=Broken(sink_of(stores, "agent.metrics"), away))  # type: ignore[arg-type]
+        assert eventually(lambda: outstanding(stores) == (count, 0))
+
+
+@pytest.mark.parametrize("error", [StoreFailed, StoreUnavailable])
+def test_suspects_for_which_a_store_fails_for_a_moment_are_not_rejected(fleet: Stores, error: type[StoreError]) -> None:
+    """The first group went through, then the store refused everything for a minute: each of the others was taken for
+    the culprit, as it had failed where another one had gone through."""
+    often_delivered(fleet, 70)  # two groups: 64 and 6
+    calls: list[int] = []
+
+    def for_a_moment(decoded: Sequence[Decoded]) -> None:
+        calls.append(len(decoded))
+        if 2 <= len(calls) < 9:
+            raise error("InfluxDB", "http://h", "engine is closed", "Wait.")
+
+    done = drain(fleet, sink=Broken(sink_of(fleet, "agent.metrics"), for_a_moment))  # type: ignore[arg-type]
+    assert (done.messages, outstanding(fleet)) == (70, (0, 0))
+    assert ledger(fleet) == {"written": 70}
+
+
+def test_an_outage_among_the_suspects_is_an_outage(fleet: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    often_delivered(fleet, 70)
+    calls: list[int] = []
+
+    def after_the_first(decoded: Sequence[Decoded]) -> None:
+        calls.append(len(decoded))
+        if len(calls) > 1:
+            monkeypatch.setattr(type(fleet.clickhouse), "probe", failed)
+            failed()
+
+    def failed(*_: Any) -> None:
+        raise StoreFailed("ClickHouse", "http://h", "Code: 4711", "Read ClickHouse's words above.")
+
+    with monkeypatch.context(), pytest.raises(StoreFailed):
+        drain(fleet, sink=Broken(sink_of(fleet, "agent.metrics"), after_the_first))  # type: ignore[arg-type]
+    assert len(calls) == 2, "it goes on asking a store that takes nothing"
+    monkeypatch.undo()
+    assert eventually(lambda: outstanding(fleet) == (6, 0))
+
+
+@pytest.mark.parametrize("error", [StoreFailed, StoreUnavailable])
+@pytest.mark.parametrize("culprit", [0, 9])
+def test_one_message_that_a_store_always_fails_for_is_found_out(
+    fleet: Stores, error: type[StoreError], culprit: int
+) -> None:
+    """It must not stop the queue for ever, nor take others along."""
+
+    def refuses(decoded: Sequence[Decoded]) -> None:
+        if any(13.0 in one.columns.get("cpu", []) for one in decoded):
+            raise error("InfluxDB", "http://h", "panic: index out of range", "Read InfluxDB's words above.")
+
+    bodies = [metrics(sample(n + 1, cpu=13 if n == culprit else 5)) for n in range(10)]
+    fleet.message_queue.publish([outgoing("agent.metrics", body) for body in bodies])
+    sink = Broken(sink_of(fleet, "agent.metrics"), refuses)  # type: ignore[arg-type]
+    for _ in range(5):
+        with suppress(error):
+            drain(fleet, sink=sink)
+        with suppress(StoreError):
+            fleet.message_queue.publish([outgoing("agent.metrics", metrics(sample(30)))])
+    assert eventually(lambda: outstanding(fleet)[0] <= 1)
+    drain(fleet)
+    (document,) = held(fleet)
+    assert "panic: index out of range" in document["reasons"][0]["value"]
+    assert ledger(fleet)["dead_lettered"] == 1
+
+
+def test_a_bug_of_ours_is_still_found_out(fleet: Stores) -> None:
+    """An error that is none of a store's goes the way that it went."""
+    fleet.message_queue.publish([outgoing("agent.metrics", metrics(sample(n, cpu=n))) for n in range(10, 20)])
+    sink = Broken(sink_of(fleet, "agent.metrics"), poisoned)  # type: ignore[arg-type]
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            drain(fleet, sink=sink)
+    assert drain(fleet, sink=sink).messages == 9
+    assert eventually(lambda: outstanding(fleet) == (0, 1))
+
+
+def test_status_says_that_a_store_takes_no_writes(settings: Settings, fleet: Stores) -> None:
+    """`store_health` said that all was well while every write was answered with 500."""
+    for name in {metrics_url(settings), "CLICKHOUSE_URL"}:
+        with failing(settings, name) as (stores, _):
+            status = (stores.clickhouse if name == "CLICKHOUSE_URL" else stores.metrics_store).status()
+        assert (status.ok, bool(status.version)) == (False, True)
+        assert "takes no writes" in status.problem
+        assert "out of disk space" in status.problem
