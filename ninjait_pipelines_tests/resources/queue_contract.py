@@ -321,11 +321,12 @@ class QueueContract:
         """A store was away, and what its drains gave back for the last time became dead letters."""
         queue.publish([outgoing(1)])
         seen: list[Message] = []
-        while len(seen) < DELIVERY_LIMIT + 1:
-            with queue.consume(QUEUE, prefetch=5) as consumer:
-                seen += consumer.receive(5, wait_seconds=2)
-                queue.publish([outgoing(len(seen) + 1)])  # what came less often stays as it is
+        for time_ in range(1, DELIVERY_LIMIT + 2):
+            with queue.consume(QUEUE, prefetch=1) as consumer:
+                seen += consumer.receive(1, wait_seconds=2)
+                queue.publish([outgoing(time_ + 1)])  # what came less often stays as it is
                 consumer.spare()
+        assert [(bodies([one]), one.deliveries) for one in seen] == [([1], n) for n in range(1, DELIVERY_LIMIT + 2)]
         with queue.consume(QUEUE, prefetch=500) as consumer:
             got: list[Message] = []
             while more := consumer.receive(500, wait_seconds=0.5):
