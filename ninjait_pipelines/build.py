@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import dagster as dg
 
 from ninjait_pipelines import archive, billing, cache, ingest, operations, reference, reports, rollup, tickets
+from ninjait_pipelines.partitions import AUTOMATION
 from ninjait_pipelines.resources import stores_from
 from ninjait_pipelines.settings import validate
 
@@ -44,6 +45,7 @@ def _conditions() -> dg.AutomationConditionSensorDefinition:
         target=dg.AssetSelection.all(),
         default_status=dg.DefaultSensorStatus.RUNNING,
         minimum_interval_seconds=30,
+        run_tags=AUTOMATION,
     )
 
 

@@ -10,6 +10,7 @@ import dagster as dg
 from pydantic import Field
 
 from ninjait_pipelines.ingest.drain import Drain
+from ninjait_pipelines.ingest.outages import STORE_FAILED
 from ninjait_pipelines.ingest.sinks import EventsSink, LogsSink, MetricsSink, Sink
 from ninjait_pipelines.resources.clickhouse import ClickHouse, column_schema
 from ninjait_pipelines.resources.dragonfly import Dragonfly
@@ -17,6 +18,7 @@ from ninjait_pipelines.resources.message_queue import MessageQueue
 from ninjait_pipelines.resources.metrics_store import MetricsStore
 from ninjait_pipelines.resources.mongodb import MongoDB
 from ninjait_pipelines.resources.postgres import Postgres
+from ninjait_pipelines.resources.store import StoreError
 
 QUEUE = "ninjait/queue"
 
@@ -70,7 +72,11 @@ def _drain_asset(
             log=context.log, metrics_store=metrics_store, dragonfly=dragonfly, clickhouse=clickhouse, mongodb=mongodb
         )
         drain = Drain(sink, message_queue, postgres, clickhouse, mongodb, context.run_id, clock, context.log)
-        summary = drain.run(config.most_messages, config.most_seconds, config.idle_seconds)
+        try:
+            summary = drain.run(config.most_messages, config.most_seconds, config.idle_seconds)
+        except StoreError:  # what becomes a dead letter by it is replayed automatically
+            context.instance.add_run_tags(context.run_id, {STORE_FAILED: "true"})
+            raise
         seconds = time.perf_counter() - begun
         depth, counts = message_queue.depth(queue), asdict(summary)
         hours = {hour for _, hour in counts.pop("hours")}

@@ -1,29 +1,37 @@
 """What starts the drains: a sensor for each queue, which looks at its depth and touches no message.
 
-Beside them the sensor that replays what came from a host before PostgreSQL knew it.
+Beside them two that replay: what came from a host before PostgreSQL knew it, and dead letters of an outage.
 """
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Any
 
 import dagster as dg
 
-from ninjait_pipelines.ingest import quarantine
+from ninjait_pipelines.ingest import outages, quarantine
 from ninjait_pipelines.ingest.assets import BY_QUEUE
 from ninjait_pipelines.ingest.contract import Refused
 from ninjait_pipelines.ingest.decode import HOST_REASONS, Registry, device_of, organization_of
 from ninjait_pipelines.ingest.drain import load_registry
 from ninjait_pipelines.ingest.reasons import read_hosts
+from ninjait_pipelines.resources.clickhouse import ClickHouse
 from ninjait_pipelines.resources.message_queue import Depth, MessageQueue
+from ninjait_pipelines.resources.metrics_store import MetricsStore
 from ninjait_pipelines.resources.mongodb import MongoDB
 from ninjait_pipelines.resources.postgres import Postgres
+from ninjait_pipelines.resources.store import StoreError
 
-# A drain that failed most often failed because a store is away, and would fail again at once.
+# A drain that failed most often failed because a store is away, and would fail again at once. After each further
+# failure the next one waits twice as long.
 WAIT_AFTER_FAILURE = timedelta(seconds=60)
+LONGEST_WAIT = timedelta(minutes=5)
+FAILURES_COUNTED = 4
 # Far beyond its bound of 45 seconds: a worker that hangs, or whose machine is gone, makes room for the next drain.
 MOST_RUN_SECONDS = 300
+# Of all queued runs a drain starts first: it takes seconds, and messages wait for it.
+PRIORITY = "10"
 # Copies that one tick replays, a few milliseconds each.
 MOST_REPLAYED = 500
 # Without NOT_STARTED: a run that died before it was queued keeps that for ever, and two drains at once do no harm.
@@ -42,12 +50,12 @@ def drain_job(asset: dg.AssetsDefinition) -> dg.JobDefinition:
         f"drain_{name}",
         selection=dg.AssetSelection.assets(asset),
         executor_def=dg.in_process_executor,
-        tags={"dagster/max_runtime_seconds": str(MOST_RUN_SECONDS)},
+        tags={"dagster/max_runtime_seconds": str(MOST_RUN_SECONDS), "dagster/priority": PRIORITY},
         description=f"One bounded drain into {name}.",
     )
 
 
-def decide(depth: Depth, active: bool, failed_at: datetime | None, now: datetime) -> str | None:
+def decide(depth: Depth, active: bool, failed_at: datetime | None, now: datetime, failures: int = 1) -> str | None:
     """Why no drain is to start now; None where one is.
 
     Messages that a dead consumer holds count too: only a drain can take them over from it.
@@ -56,8 +64,10 @@ def decide(depth: Depth, active: bool, failed_at: datetime | None, now: datetime
         return "the queue is empty"
     if active:
         return "a drain is under way"
-    if failed_at and now - failed_at < WAIT_AFTER_FAILURE:
-        return f"the last drain failed at {failed_at:%H:%M:%S} UTC; the next one starts a minute later"
+    wait = min(WAIT_AFTER_FAILURE * 2 ** (failures - 1), LONGEST_WAIT)
+    if failed_at and now - failed_at < wait:
+        seconds = int(wait.total_seconds())
+        return f"the last drain failed at {failed_at:%H:%M:%S} UTC; the next one starts {seconds} seconds later"
     return None
 
 
@@ -76,21 +86,22 @@ def drain_sensor(queue: str, job: dg.JobDefinition) -> dg.SensorDefinition:
     ) -> dg.RunRequest | dg.SkipReason:
         message_queue.declare()  # a stack that was never published to has no queues yet
         depth = message_queue.depth(queue)
-        active, failed_at = last_drain(context.instance, job.name)
-        reason = decide(depth, active, failed_at, datetime.now(UTC))
+        active, failed_at, failures = last_drain(context.instance, job.name)
+        reason = decide(depth, active, failed_at, datetime.now(UTC), failures)
         return dg.SkipReason(reason) if reason else dg.RunRequest()
 
     return by_depth
 
 
-def last_drain(instance: dg.DagsterInstance, job_name: str) -> tuple[bool, datetime | None]:
-    """(whether a drain is queued or running, when the last one failed if it did)."""
+def last_drain(instance: dg.DagsterInstance, job_name: str) -> tuple[bool, datetime | None, int]:
+    """(whether a drain is queued or running, when the last one failed if it did, how many failed in a row)."""
     if instance.get_runs_count(dg.RunsFilter(job_name=job_name, statuses=UNDER_WAY)):
-        return True, None
-    last = instance.get_run_records(dg.RunsFilter(job_name=job_name), limit=1)
-    if last and last[0].dagster_run.is_failure and last[0].end_time:
-        return False, datetime.fromtimestamp(last[0].end_time, UTC)
-    return False, None
+        return True, None, 0
+    last = instance.get_run_records(dg.RunsFilter(job_name=job_name), limit=FAILURES_COUNTED)
+    failed = list(takewhile(lambda record: record.dagster_run.is_failure and record.end_time, last))
+    if not failed:
+        return False, None, 0
+    return False, datetime.fromtimestamp(failed[0].end_time or 0, UTC), len(failed)
 
 
 @dg.sensor(minimum_interval_seconds=30, default_status=dg.DefaultSensorStatus.RUNNING)
@@ -107,6 +118,31 @@ def registered_hosts(
     """
     replayed = replay_registered(mongodb, message_queue, load_registry(postgres), datetime.now(UTC))
     return dg.SkipReason(f"replayed {replayed} messages" if replayed else "nothing is held for a host that is known")
+
+
+@dg.sensor(minimum_interval_seconds=60, default_status=dg.DefaultSensorStatus.RUNNING)
+def after_outage(
+    context: dg.SensorEvaluationContext,
+    message_queue: dg.ResourceParam[MessageQueue],
+    metrics_store: dg.ResourceParam[MetricsStore],
+    clickhouse: ClickHouse,
+    mongodb: MongoDB,
+) -> dg.SkipReason:
+    """Replays the dead letters that an outage made, once all stores take writes again; each message twice at most.
+
+    There is no cursor, as above.
+    """
+    names = {queue: job.name for queue, job in jobs.items()}
+    found = list(islice(outages.waiting(mongodb, context.instance, names), MOST_REPLAYED))
+    if not found:
+        return dg.SkipReason("no dead letter is held that an outage made")
+    try:
+        for store in (metrics_store, clickhouse, mongodb):
+            store.probe()
+    except StoreError as error:
+        return dg.SkipReason(f"{len(found)} or more wait, and the outage lasts: {error}")
+    replayed = quarantine.replay(mongodb, message_queue, found, outages.WHO, datetime.now(UTC))
+    return dg.SkipReason(f"replayed {replayed} messages")
 
 
 def replay_registered(mongodb: MongoDB, queue: MessageQueue, registry: Registry, now: datetime) -> int:

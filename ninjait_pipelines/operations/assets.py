@@ -1,16 +1,18 @@
 """`store_health`: what an on-call engineer asks first, in the UI and with its history."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime
 
 import dagster as dg
 import msgspec
 
-from ninjait_pipelines.ingest.quarantine import delete_settled, move_spooled
+from ninjait_pipelines.ingest.outages import REASON as DEAD_LETTER
+from ninjait_pipelines.ingest.quarantine import Wanted, count, delete_settled, move_spooled
 from ninjait_pipelines.operations.health import check_all
 from ninjait_pipelines.resources import Stores
+from ninjait_pipelines.resources.message_queue import QUEUES, MessageQueue
 from ninjait_pipelines.resources.mongodb import MongoDB
 from ninjait_pipelines.resources.store import StoreError, StoreStatus
 
@@ -26,7 +28,13 @@ STORES = [field.name for field in fields(Stores)]
             asset="store_health",
             description="Fails naming the stores that are down, as a warning where all of them are optional, and where "
             "the quarantine is full. It also warns of what waits in its spool, and when it is 80 % full.",
-        )
+        ),
+        dg.AssetCheckSpec(
+            "no_dead_letters_wait",
+            asset="store_health",
+            description="Fails while dead letters wait, in the broker or in quarantine. Those that an outage made are "
+            "replayed automatically when it is over; the others wait for a person: ninjait quarantine list.",
+        ),
     ],
     automation_condition=dg.AutomationCondition.on_cron("*/15 * * * *"),
     kinds={"python"},
@@ -39,7 +47,8 @@ def store_health(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
     A store that is down fails the check, not the asset.
     """
     started = time.perf_counter()
-    moved, deleted = _tidy_quarantine(context, context.resources.mongodb)
+    mongodb = context.resources.mongodb
+    moved, deleted = _tidy_quarantine(context, mongodb)
     statuses = check_all({name: getattr(context.resources, name) for name in STORES})
     return dg.MaterializeResult(
         metadata={
@@ -49,7 +58,30 @@ def store_health(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
             "settled_copies_deleted": deleted,
             "duration_seconds": time.perf_counter() - started,
         },
-        check_results=[stores_are_up(statuses)],
+        check_results=[stores_are_up(statuses), _dead_letters(context.resources.message_queue, mongodb)],
+    )
+
+
+def _dead_letters(message_queue: MessageQueue, mongodb: MongoDB) -> dg.AssetCheckResult:
+    try:
+        message_queue.declare()
+        waiting = {queue: message_queue.depth(queue).dead for queue in QUEUES}
+        return no_dead_letters_wait(waiting, count(mongodb, wanted=Wanted(reason=DEAD_LETTER)))
+    except StoreError as error:
+        return dg.AssetCheckResult(
+            check_name="no_dead_letters_wait", passed=False, description=f"They could not be counted: {error}"
+        )
+
+
+def no_dead_letters_wait(in_broker: Mapping[str, int], held: int) -> dg.AssetCheckResult:
+    """Red while one waits: it is a message that somebody sent, and that is in no store."""
+    queues = [f"{count} in {queue}.dead" for queue, count in in_broker.items() if count]
+    where = [*queues, *([f"{held} in quarantine"] if held else [])]
+    return dg.AssetCheckResult(
+        check_name="no_dead_letters_wait",
+        passed=not where,
+        description=f"Dead letters wait: {', '.join(where)}. See: ninjait quarantine list" if where else "None waits.",
+        metadata={"in_broker": sum(in_broker.values()), "held": held},
     )
 
 

@@ -27,8 +27,8 @@ DATABASE = "ninjait"
 IDS_A_QUERY = 1000
 PROBES = "write_probes"
 OUT_OF_DISK_SPACE = 14031
-# Codes of what passes: no primary for now, shutting down, a time limit, a write that too few members have confirmed.
-PASSING = {50, 64, 89, 91, 133, 189, 262, 9001, 10107, 11600, 11602, 13388, 13435, 13436}
+# Codes of what passes: no primary for now, shutting down, a time limit.
+PASSING = {50, 89, 91, 133, 189, 262, 9001, 10107, 11600, 11602, 13388, 13435, 13436}
 
 
 class MongoDB(Store):

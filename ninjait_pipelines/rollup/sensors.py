@@ -11,7 +11,7 @@ from dagster._core.storage.tags import (
     PARTITION_NAME_TAG,
 )
 
-from ninjait_pipelines.partitions import HOURLY, START
+from ninjait_pipelines.partitions import AUTOMATION, HOURLY, START
 from ninjait_pipelines.resources.clickhouse import ClickHouse, sql
 from ninjait_pipelines.resources.metrics_store import RETENTION, Tier
 from ninjait_pipelines.rollup.assets import LOOKBACK, device_metrics_1h, device_metrics_5m, device_metrics_hourly
@@ -28,11 +28,13 @@ ROLLUP = (device_metrics_5m, device_metrics_1h, device_metrics_hourly)
 roll_up_late_hours = dg.define_asset_job(
     "roll_up_late_hours",
     selection=dg.AssetSelection.assets(*ROLLUP),
+    tags=AUTOMATION,
     description="Rolls up again the hours that something arrived for after their roll-up.",
 )
 check_last_week = dg.define_asset_job(
     "check_last_week",
     selection=dg.AssetSelection.checks(hour_is_accounted_for),
+    tags=AUTOMATION,
     description="Compares ledger, metrics store and device_metrics_hourly once more, hour by hour.",
 )
 

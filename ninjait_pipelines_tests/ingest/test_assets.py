@@ -208,6 +208,14 @@ def test_when_a_drain_starts(depth: Depth, active: bool, failed_seconds_ago: int
     assert bool(sensors.decide(depth, active, failed_at, NOW)) == bool(reason)
 
 
+@pytest.mark.parametrize(("failures", "seconds"), [(1, 60), (2, 120), (3, 240), (4, 300)])
+def test_drains_that_fail_one_after_another_start_less_and_less_often(failures: int, seconds: int) -> None:
+    def starts(after: int) -> bool:
+        return not sensors.decide(Depth(5, 0, 0), False, NOW - timedelta(seconds=after), NOW, failures)
+
+    assert (starts(seconds - 1), starts(seconds)) == (False, True)
+
+
 def test_a_sensor_starts_a_drain_skips_while_one_runs_and_waits_after_a_failure(fleet: Stores) -> None:
     sensor = sensors.drain_sensors[list(assets.BY_QUEUE).index("agent.metrics")]
     with (
@@ -229,6 +237,8 @@ def test_a_sensor_starts_a_drain_skips_while_one_runs_and_waits_after_a_failure(
         assert tick() == (1, None)
         instance.report_run_failed(instance.create_run_for_job(job))
         assert tick()[0] == 0
+        instance.report_run_failed(instance.create_run_for_job(job))
+        assert sensors.last_drain(instance, job.name)[2] == 2
         assert sensors.last_drain(instance, job.name)[1] > datetime.now(UTC) - timedelta(seconds=30)  # type: ignore[operator]
     assert sensor.default_status is dg.DefaultSensorStatus.RUNNING
     assert sensor.minimum_interval_seconds == 10

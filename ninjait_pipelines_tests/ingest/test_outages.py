@@ -4,9 +4,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
+import dagster as dg
 import pytest
 from tenacity import wait_none
 
+from ninjait_pipelines.ingest import outages, reasons, sensors
+from ninjait_pipelines.ingest.assets import agent_metrics
 from ninjait_pipelines.ingest.decode import Decoded
 from ninjait_pipelines.resources import Stores, open_stores
 from ninjait_pipelines.resources.store import OutOfSpace, StoreError, StoreFailed, StoreUnavailable
@@ -202,7 +205,7 @@ def test_one_message_that_a_store_always_fails_for_is_found_out(
     assert eventually(lambda: outstanding(fleet)[0] <= 1)
     drain(fleet)
     (document,) = held(fleet)
-    assert "panic: index out of range" in document["reasons"][0]["value"]
+    assert "panic: index out of range" in reasons.entries(reasons.read(document))[0].value
     assert ledger(fleet)["dead_lettered"] == 1
 
 
@@ -225,3 +228,84 @@ def test_status_says_that_a_store_takes_no_writes(settings: Settings, fleet: Sto
         assert (status.ok, bool(status.version)) == (False, True)
         assert "takes no writes" in status.problem
         assert "out of disk space" in status.problem
+
+
+JOB = sensors.jobs["agent.metrics"].name
+
+
+def rejected(stores: Stores, reason: str, cpu: float = 5) -> None:
+    """A good message among the dead letters of the broker, and then in quarantine."""
+    stores.message_queue.publish([outgoing("agent.metrics", metrics(sample(cpu=cpu)))])
+    with stores.message_queue.consume("agent.metrics", 10) as consumer:
+        for message in consumer.receive(10, 2):
+            consumer.reject(message, reason)
+    assert eventually(lambda: outstanding(stores) == (0, 1))
+    assert drain(stores).dead_letters == 1
+
+
+def tick(stores: Stores, instance: dg.DagsterInstance) -> str:
+    with dg.build_sensor_context(instance=instance, resources=stores.all()) as context:
+        return str(sensors.after_outage.evaluate_tick(context).skip_message)
+
+
+def test_what_an_outage_made_dead_letters_of_is_replayed_when_it_is_over(fleet: Stores, settings: Settings) -> None:
+    rejected(fleet, "StoreFailed: ClickHouse at http://h: Code: 243, not enough space")
+    with dg.DagsterInstance.ephemeral() as instance:
+        with failing(settings, metrics_url(settings)) as (stores, _):
+            assert "1 or more wait, and the outage lasts" in tick(stores, instance)
+        assert tick(fleet, instance) == "replayed 1 messages"
+        assert tick(fleet, instance).startswith("no dead letter")
+    assert drain(fleet).points_written == 1
+    (copy,) = fleet.mongodb.database.quarantine.find()
+    assert (copy["state"], copy["trail"][0]["who"]) == ("replayed", "after_outage")
+
+
+def test_what_is_to_blame_after_all_is_not_replayed_for_ever(fleet: Stores) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        said = []
+        for _ in range(4):
+            with fleet.message_queue.consume("agent.metrics", 10) as consumer:
+                for message in consumer.receive(10, 0.3):
+                    consumer.acknowledge([message])
+            rejected(fleet, "StoreUnavailable: InfluxDB at http://h: panic")
+            said.append(tick(fleet, instance))
+    assert said[:2] == ["replayed 1 messages"] * 2
+    assert all(one.startswith("no dead letter") for one in said[2:])
+    assert len(held(fleet)) == 2
+
+
+@pytest.mark.parametrize("reason", ["ZeroDivisionError: a bug of ours", "tried it"])
+def test_what_no_outage_made_dead_letters_of_waits_for_a_person(fleet: Stores, reason: str) -> None:
+    rejected(fleet, reason)
+    with dg.DagsterInstance.ephemeral() as instance:
+        failed_for_a_store(instance)
+        assert tick(fleet, instance).startswith("no dead letter")
+
+
+@dg.job(name=JOB)
+def stand_in() -> None:
+    """A job with the drain's name, of which runs are made up."""
+
+
+def failed_for_a_store(instance: dg.DagsterInstance) -> None:
+    instance.report_run_failed(instance.create_run_for_job(stand_in, tags={outages.STORE_FAILED: "true"}))
+
+
+@pytest.mark.parametrize("outage", [True, False])
+def test_what_the_broker_counted_out_is_replayed_if_drains_failed_for_a_store(fleet: Stores, outage: bool) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        if outage:
+            failed_for_a_store(instance)
+        rejected(fleet, "delivered 6 times and never settled; the limit is 5")
+        assert tick(fleet, instance) == (
+            "replayed 1 messages" if outage else "no dead letter is held that an outage made"
+        )
+
+
+def test_a_drain_that_fails_for_a_store_says_so_in_its_run(fleet: Stores, settings: Settings) -> None:
+    with failing(settings, metrics_url(settings)) as (stores, _), dg.DagsterInstance.ephemeral() as instance:
+        job = dg.Definitions(assets=[agent_metrics], jobs=[sensors.jobs["agent.metrics"]], resources=stores.all())
+        done = job.resolve_job_def(JOB).execute_in_process(instance=instance, raise_on_error=False)
+        assert not done.success
+        (run,) = instance.get_runs()
+    assert run.tags[outages.STORE_FAILED] == "true"

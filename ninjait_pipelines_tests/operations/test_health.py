@@ -24,9 +24,17 @@ from ninjait_pipelines.operations.health import check_all
 from ninjait_pipelines.resources import Stores, open_stores
 from ninjait_pipelines.resources.dragonfly import Dragonfly
 from ninjait_pipelines.resources.dragonfly_queue import DragonflyQueue
+from ninjait_pipelines.resources.message_queue import Outgoing
 from ninjait_pipelines.resources.mongodb import MongoDB
 from ninjait_pipelines.settings import REQUIRED, Settings
+from ninjait_pipelines_tests.resources.queue_contract import eventually
 from ninjait_pipelines_tests.runs import passed, run
+
+
+def up(result: dg.ExecuteInProcessResult) -> dg.AssetCheckEvaluation:
+    """What `stores_are_up` says."""
+    (found,) = [one for one in result.get_asset_check_evaluations() if one.check_name == "stores_are_up"]
+    return found
 
 
 @pytest.fixture
@@ -76,9 +84,29 @@ def test_a_quarantine_that_cannot_be_counted_in_time_costs_no_more_than_the_wait
 
 def test_the_asset_shows_all_and_its_check_passes(stores: Stores) -> None:
     result = run(stores, store_health)
-    assert passed(result) == {"stores_are_up": True}
+    assert passed(result) == {"stores_are_up": True, "no_dead_letters_wait": True}
     table: Any = result.asset_materializations_for_node("store_health")[0].metadata["stores"]
     assert len(table.records) == 7
+
+
+@pytest.mark.parametrize("where", ["the broker", "quarantine"])
+def test_the_check_is_red_while_dead_letters_wait(stores: Stores, where: str) -> None:
+    """100 good messages waited among the dead letters for a person, and `store_health` said that all was well."""
+    queue = stores.message_queue
+    if where == "quarantine":
+        reasons = [{"reason": "dead_letter", "value": "delivered 6 times", "index": None, "field": None}]
+        stores.mongodb.database.quarantine.insert_one({"_id": "queue/9", "state": "held", "reasons": reasons})
+    else:
+        queue.publish([Outgoing("platform.logs", "log.info", b"{}")])
+        with queue.consume("platform.logs", 1) as consumer:
+            (message,) = consumer.receive(1, 2)
+            consumer.reject(message, "tried it")
+        assert eventually(lambda: queue.depth("platform.logs").dead == 1)
+    result = run(stores, store_health)
+    assert passed(result) == {"stores_are_up": True, "no_dead_letters_wait": False}
+    found = {one.check_name: one.description for one in result.get_asset_check_evaluations()}
+    assert ("1 in quarantine" if where == "quarantine" else "1 in platform.logs.dead") in found["no_dead_letters_wait"]
+    stores.mongodb.database.quarantine.delete_many({})
 
 
 def test_store_health_deletes_what_was_settled_long_ago(stores: Stores) -> None:
@@ -95,7 +123,7 @@ def test_store_health_deletes_what_was_settled_long_ago(stores: Stores) -> None:
 def test_a_store_that_is_down_fails_the_check_and_not_the_asset(settings: Settings) -> None:
     with open_stores(with_dragonfly_at(settings, 1)) as stores:
         result = run(stores, store_health)
-    [evaluation] = result.get_asset_check_evaluations()
+    evaluation = up(result)
     severity = dg.AssetCheckSeverity.WARN if "RABBITMQ_URL" in settings else dg.AssetCheckSeverity.ERROR
     assert (evaluation.passed, evaluation.severity) == (False, severity), "it is needed where it is the queue"
     assert "Dragonfly at redis://127.0.0.1:1/0" in str(evaluation.description)
@@ -116,12 +144,12 @@ def test_what_waits_in_the_spool_is_moved_by_store_health_once_mongodb_is_back(s
     with open_stores(away) as stores:
         impatient = replace(stores, mongodb=stores.mongodb.model_copy(update={"timeout_seconds": 1}))
         result = run(impatient, store_health)
-    [evaluation] = result.get_asset_check_evaluations()
+    evaluation = up(result)
     assert (evaluation.passed, evaluation.severity) == (False, dg.AssetCheckSeverity.WARN)
     assert "MongoDB at mongodb://127.0.0.1:1/" in str(evaluation.description)
     assert "2 copies wait there" in str(evaluation.description)
     with open_stores(spooling) as stores:
-        assert passed(run(stores, store_health)) == {"stores_are_up": True}
+        assert passed(run(stores, store_health))["stores_are_up"] is True
         assert stores.mongodb.count_ids("quarantine", ["queue/1", "queue/2"]) == 2
         stores.mongodb.database.quarantine.delete_many({})
         assert Spool(stores.mongodb).waiting() == (0, 0)
@@ -135,7 +163,7 @@ def test_what_cannot_be_moved_is_a_warning_although_all_stores_answer(spooling: 
     with open_stores(spooling) as stores:
         (file,) = Spool(stores.mongodb).files()
         file.write_bytes(b"damaged")
-        [evaluation] = run(stores, store_health).get_asset_check_evaluations()
+        evaluation = up(run(stores, store_health))
     assert (evaluation.passed, evaluation.severity) == (False, dg.AssetCheckSeverity.WARN)
     assert "Not yet moved from the spool" in str(evaluation.description)
 

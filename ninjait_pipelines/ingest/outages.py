@@ -1,0 +1,63 @@
+"""Dead letters that an outage made are replayed automatically once the stores take writes again.
+
+Nothing is wrong with them: a drain recorded a store's error as their reason, or the broker counted them out while
+drains of their queue failed for a store. Whatever else made a dead letter waits for a person. A message is replayed
+MOST_REPLAYS times at most, so that one which is to blame after all does not go round for ever.
+"""
+
+import re
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from typing import Any
+
+import dagster as dg
+
+from ninjait_pipelines.ingest import quarantine, reasons
+from ninjait_pipelines.resources.mongodb import MongoDB
+
+# The tag of a drain's run that failed for a store.
+STORE_FAILED = "ninjait/store_failed"
+WHO = "after_outage"
+REASON = "dead_letter"
+MOST_REPLAYS = 2
+# While a store is away a drain fails for it every few minutes, and the first one that succeeds moves the dead letters.
+BEFORE = timedelta(hours=6)
+_BY_A_STORE = re.compile(r"(Store(Unavailable|Refused|Failed)|OutOfSpace|TransferDamaged): ")
+_COUNTED_OUT = re.compile(r"delivered \d+ times and never settled")
+
+
+def waiting(mongodb: MongoDB, instance: dg.DagsterInstance, jobs: dict[str, str]) -> Iterator[dict[str, Any]]:
+    """The held copies that an outage made dead letters of, the oldest first; `jobs` names each queue's drain.
+
+    Without those that a person began to replay with changes: only that person knows whether to go on.
+    """
+    shown = dict.fromkeys(("queue", "routing_key", "message_id", "reasons", "intent", "quarantined_at"), 1)
+    with mongodb.errors():
+        held = mongodb.database[quarantine.COLLECTION].find({"state": "held", "reasons.reason": REASON}, shown)
+        for copy in held.sort("quarantined_at", 1):
+            changed = (copy.get("intent") or {}).get("changes")
+            if not changed and _is_of_outage(copy, instance, jobs) and _replayed(mongodb, copy) < MOST_REPLAYS:
+                yield {"_id": copy["_id"]}
+
+
+def _is_of_outage(copy: dict[str, Any], instance: dg.DagsterInstance, jobs: dict[str, str]) -> bool:
+    words = next((value for kind in reasons.read(copy) if kind.reason == REASON for _, value in kind.examples), "")
+    if _BY_A_STORE.match(words):
+        return True
+    return bool(_COUNTED_OUT.match(words)) and drain_failed_for_a_store(
+        instance, jobs[copy["queue"]], copy["quarantined_at"]
+    )
+
+
+def drain_failed_for_a_store(instance: dg.DagsterInstance, job: str, before: datetime) -> bool:
+    """Whether a drain failed for a store in the hours before."""
+    of_job = dg.RunsFilter(
+        job_name=job, tags={STORE_FAILED: "true"}, created_after=before - BEFORE, created_before=before
+    )
+    return bool(instance.get_runs(of_job, limit=1))
+
+
+def _replayed(mongodb: MongoDB, copy: dict[str, Any]) -> int:
+    """How often the message was replayed automatically already, as whatever copy."""
+    same = {name: copy[name] for name in ("queue", "routing_key", "message_id")}
+    return mongodb.database[quarantine.COLLECTION].count_documents({**same, "state": "replayed", "trail.who": WHO})
