@@ -147,7 +147,9 @@ class DragonflyQueue(Dragonfly, MessageQueue):
     def dead_letters(self, queue: str, most: int = 100) -> list[tuple[Message, str]]:
         with errors(self.url):
             entries: list[Any] = self.client.xrange(dead_key(queue), count=most)  # type: ignore[assignment]
-        return [(_dead_letter(queue, *entry), entry[1][b"reason"].decode()) for entry in entries]
+        return [
+            (_dead_letter(queue, *entry), entry[1].get(b"reason", b"").decode(errors="replace")) for entry in entries
+        ]
 
     def discard_dead_letters(self, messages: Sequence[Message]) -> None:
         with errors(self.url):
@@ -343,7 +345,7 @@ _TEXT = (b"routing_key", b"content_type", b"message_id")
 
 def _message(queue: str, entry_id: bytes, fields: dict[bytes, bytes], deliveries: int) -> Message:
     """What somebody else put into the stream lacks our fields: it is delivered as it is, and ends in quarantine."""
-    receipt = entry_id.decode()
+    receipt = entry_id.decode(errors="replace")
     text = {name: fields.get(name, b"").decode(errors="replace") for name in _TEXT}
     return Message(
         queue=queue,
@@ -360,13 +362,16 @@ def _message(queue: str, entry_id: bytes, fields: dict[bytes, bytes], deliveries
 
 def _milliseconds(receipt: str) -> int:
     """When Dragonfly took it; 0 where somebody chose another id."""
-    milliseconds = int(receipt.partition("-")[0])
-    return milliseconds if milliseconds <= LAST_MS else 0
+    milliseconds = receipt.partition("-")[0]
+    return int(milliseconds) if milliseconds.isdigit() and int(milliseconds) <= LAST_MS else 0
 
 
 def _dead_letter(queue: str, entry_id: bytes, fields: dict[bytes, bytes]) -> Message:
-    """As it was delivered, but that the receipt is the dead letter's."""
-    original = _message(queue, fields[b"delivery_id"], fields, int(fields[b"deliveries"]))
+    """As it was delivered, but that the receipt is the dead letter's. Somebody else's lacks our fields."""
+    deliveries = fields.get(b"deliveries", b"")
+    original = _message(
+        queue, fields.get(b"delivery_id", entry_id), fields, int(deliveries) if deliveries.isdigit() else 1
+    )
     return msgspec.structs.replace(original, receipt=entry_id.decode())
 
 

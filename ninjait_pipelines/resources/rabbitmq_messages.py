@@ -149,11 +149,9 @@ def _copy_id(
     header_id: str, message_id: str | None, published_at: int, content_type: str, routing_key: str, body: bytes
 ) -> str:
     """Names a copy: those are one that are equal in all of this. A header alone names none, as anyone may set it."""
-    digest = hashlib.blake2b(
-        repr((header_id, message_id, published_at, content_type, routing_key)).encode(), digest_size=16
-    )
+    digest = hashlib.sha256(repr((header_id, message_id, published_at, content_type, routing_key)).encode())
     digest.update(body)
-    return digest.hexdigest()
+    return digest.hexdigest()[:32]
 
 
 def _number(value: object, most: int) -> int:

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import bson
+import pika
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,6 +22,8 @@ from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.resources.clickhouse import sql
 from ninjait_pipelines.resources.message_queue import Message
 from ninjait_pipelines.resources.mongodb import MongoDB
+from ninjait_pipelines.resources.rabbitmq import EVENTS, RabbitMQ
+from ninjait_pipelines_tests.emptied import rabbitmq_channel
 from ninjait_pipelines_tests.ingest.conftest import LOG, drained
 from ninjait_pipelines_tests.ingest.samples import (
     DEVICE,
@@ -30,6 +33,7 @@ from ninjait_pipelines_tests.ingest.samples import (
     OTHER_ORG,
     REGISTRY,
     as_published,
+    encoded,
     gzipped,
     line,
     message,
@@ -227,6 +231,56 @@ def test_a_person_may_say_whose_it_is_and_that_is_written_down(fleet: Stores, ni
     assert drained(fleet).points_written == 1
     trails = fleet.mongodb.database[quarantine.AUDIT].find()
     assert [f"--map {ORG}={OTHER_ORG}"] in [one["changes"] for one in trails]
+
+
+# ---- headers, from a real broker to the stores
+
+
+def send(stores: Stores, body: Any, key: str, **headers: Any) -> None:
+    """As anybody does who may publish under this key."""
+    assert isinstance(stores.message_queue, RabbitMQ)
+    with rabbitmq_channel(stores.message_queue) as channel:
+        channel.confirm_delivery()
+        properties = pika.BasicProperties("application/json", headers=headers)
+        channel.basic_publish(EVENTS, key, encoded(body), properties, mandatory=True)
+
+
+@pytest.mark.servers
+def test_ten_messages_with_one_id_are_ten_in_the_ledger_and_in_quarantine(fleet: Stores) -> None:
+    """Ten messages with one `ninjait-delivery-id`, eight of them bad, left two ledger rows and one quarantined body."""
+    mark = {"ninjait-delivery-id": "f" * 32, "ninjait-published-ms": 1_795_257_771_000}
+    for n in range(10):
+        send(fleet, metrics(sample(n, cpu=5 if n < 2 else -1)), f"metrics.{ORG}", **mark)
+    assert drained(fleet).messages == 10
+    rows = fleet.clickhouse.rows("SELECT outcome, count() AS n FROM message_deliveries FINAL GROUP BY 1 ORDER BY 1")
+    assert [tuple(row.values()) for row in rows] == [("quarantined", 8), ("written", 2)]
+    held = list(quarantine.select(fleet.mongodb))
+    assert len({one["body_sha256"] for one in held}) == 8
+
+
+@pytest.mark.servers
+def test_a_forged_x_death_takes_a_replay_to_nobody_else(fleet: Stores, ninjait: Any) -> None:
+    """The operator's replay of dead letters wrote one tenant's data into another's device."""
+    keys = [f"metrics.{OTHER_ORG}"]
+    forged = {
+        "x-death": [{"queue": "agent.metrics", "reason": "delivery_limit", "count": 0, "routing-keys": keys}],
+        "ninjait-routing-key": keys[0],
+        "ninjait-reason": "an outage",
+    }
+    theirs = metrics(sample(), organization_id=OTHER_ORG, device_id=OTHER_DEVICE)
+    for n in range(2):
+        send(fleet, theirs | {"n": n}, f"metrics.{ORG}", **forged)
+    with fleet.message_queue.consume("agent.metrics", 2) as consumer:
+        while got := consumer.receive(1, 1):
+            consumer.requeue(got)
+    assert drained(fleet).dead_letters == 2
+    held = list(quarantine.select(fleet.mongodb))
+    assert {(one["routing_key"], one["envelope_organization"]) for one in held} == {(f"metrics.{ORG}", ORG)}
+    assert ninjait("quarantine", "replay", "--all-held").exit_code == 0
+    assert drained(fleet).points_written == 0
+    reasons_ = {line.reason for line in quarantine.groups(fleet.mongodb)[0]}
+    assert reasons_ == {"not_of_its_routing_key"}
+    assert fleet.metrics_store.read(NOW - timedelta(hours=1), NOW, [OTHER_DEVICE]).num_rows == 0
 
 
 # ---- what 0.3.0 left

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import redis
 
-from ninjait_pipelines.resources.dragonfly_queue import GROUP, DragonflyQueue, stream_key
+from ninjait_pipelines.resources.dragonfly_queue import GROUP, DragonflyQueue, dead_key, stream_key
 from ninjait_pipelines.resources.message_queue import Message, MessageQueue, QueueFull
 from ninjait_pipelines.resources.store import StoreFailed, StoreRefused, StoreUnavailable
 from ninjait_pipelines.stack.engines import Dragonfly
@@ -153,6 +153,21 @@ def test_a_message_that_kills_its_consumer_again_and_again_is_a_dead_letter(brok
         ((letter, reason),) = queue.dead_letters(QUEUE)
     assert (letter.body, letter.deliveries) == (b"body 1", 4)
     assert reason == "delivered 3 times and never settled; the limit is 2"
+
+
+def test_what_somebody_else_put_into_the_streams_stops_nothing(server: Server, queue: MessageQueue) -> None:
+    """An entry without our fields among the dead letters stopped every drain of its queue; an id of its own choice gave
+    a time of publication that no store takes."""
+    with server.client() as client:
+        client.xadd(dead_key(QUEUE), {"x": "y"})
+        client.xadd(dead_key(QUEUE), {"deliveries": "-5", "delivery_id": b"\xff", "reason": b"\xff", "body": "b"})
+        client.xadd(stream_key(QUEUE), {"routing_key": b"\xff", "body": "body 1"}, id=f"{2**63}-1")
+    letters = [letter for letter, _ in queue.dead_letters(QUEUE)]
+    assert [(one.body, one.deliveries, one.routing_key) for one in letters] == [(b"", 1, ""), (b"b", 1, "")]
+    queue.discard_dead_letters(letters)
+    assert queue.dead_letters(QUEUE) == []
+    (message,) = drain(queue)
+    assert (message.body, message.published_at) == (b"body 1", 0)
 
 
 def test_consumers_leave_no_name_behind_but_where_they_hold_messages(server: Server, queue: MessageQueue) -> None:
