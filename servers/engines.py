@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 import venv
+from importlib.util import find_spec
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -39,8 +40,11 @@ def install(requirements: Path) -> bool:
     print(f"{requirements.stem}, 150 MB to fetch, 500 MB on disk ...", flush=True)
     FOLDER.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=FOLDER) as draft:
-        venv.create(f"{draft}/venv", with_pip=True)
-        command = [f"{draft}/venv/bin/python", "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile"]
+        python = sys.executable
+        if find_spec("pip") is None:
+            venv.create(f"{draft}/venv", with_pip=True)
+            python = f"{draft}/venv/bin/python"
+        command = [python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile"]
         command += ["--only-binary=:all:", "--require-hashes", "-r", str(requirements), "--target", f"{draft}/packages"]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:

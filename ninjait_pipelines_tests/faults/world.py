@@ -165,8 +165,8 @@ class Drain:
         self.process: ForkServerProcess = _context.Process(target=_drain, args=arguments)
         self.process.start()
 
-    def began(self, seconds: float = 60) -> "Drain":
-        """Returns once it has written its first batch."""
+    def began(self, seconds: float = 150) -> "Drain":
+        """Returns once it has written its first batch; a process that begins takes long on a busy machine."""
         assert self._began.wait(seconds), "the drain wrote nothing"
         return self
 
