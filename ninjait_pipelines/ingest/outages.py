@@ -29,14 +29,16 @@ _COUNTED_OUT = re.compile(r"delivered \d+ times and never settled")
 def waiting(mongodb: MongoDB, instance: dg.DagsterInstance, jobs: dict[str, str]) -> Iterator[dict[str, Any]]:
     """The held copies that an outage made dead letters of, the oldest first; `jobs` names each queue's drain.
 
-    Without those that a person began to replay with changes: only that person knows whether to go on.
+    Without those that a person began to replay with changes: only that person knows whether to go on. And without those
+    of 0.3.0, whose routing keys may be what their senders wrote: they need a person too.
     """
-    shown = dict.fromkeys(("queue", "routing_key", "message_id", "reasons", "intent", "quarantined_at"), 1)
+    names = ("queue", "routing_key", "envelope_organization", "message_id", "reasons", "intent", "quarantined_at")
+    shown = dict.fromkeys(names, 1)
     with mongodb.errors():
         held = mongodb.database[quarantine.COLLECTION].find({"state": "held", "reasons.reason": REASON}, shown)
         for copy in held.sort("quarantined_at", 1):
-            changed = (copy.get("intent") or {}).get("changes")
-            if not changed and _is_of_outage(copy, instance, jobs) and _replayed(mongodb, copy) < MOST_REPLAYS:
+            needs_a_person = (copy.get("intent") or {}).get("changes") or "envelope_organization" not in copy
+            if not needs_a_person and _is_of_outage(copy, instance, jobs) and _replayed(mongodb, copy) < MOST_REPLAYS:
                 yield {"_id": copy["_id"]}
 
 

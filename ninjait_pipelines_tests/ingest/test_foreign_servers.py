@@ -161,7 +161,7 @@ def check_readings(decoded: list[Decoded], device: str) -> None:
 def check_counters(decoded: list[Decoded], device: str, before: dict, after: dict) -> set[str]:
     """The counters of every interface lie between what psutil read before and after; which interfaces there were."""
     rows = [row for one in decoded if one.counters for row in zip(*one.counters.values(), strict=True)]
-    readings = sorted((row[2:] for row in rows if row[1] == device), key=lambda row: row[:2])
+    readings = sorted((row[3:] for row in rows if row[1] == device), key=lambda row: row[:2])
     assert readings
     for interface, _, received, sent in readings:
         assert before[interface].bytes_recv <= received <= after[interface].bytes_recv

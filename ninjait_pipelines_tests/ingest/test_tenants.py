@@ -7,12 +7,13 @@ from datetime import timedelta
 from typing import Any
 
 import bson
+import dagster as dg
 import pika
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ninjait_pipelines.ingest import quarantine, reasons
+from ninjait_pipelines.ingest import outages, quarantine, reasons
 from ninjait_pipelines.ingest.decode import Decoded, Period, Rejection, decode, decode_nothing
 from ninjait_pipelines.ingest.ledger import BODY_NOT_KEPT
 from ninjait_pipelines.ingest.sensors import held_for_known_hosts
@@ -299,7 +300,9 @@ def as_0_3_0(stores: Stores, one: Message, decoded: Decoded, **fields: Any) -> s
 def test_a_dead_letter_of_0_3_0_is_replayed_only_as_a_person_says(fleet: Stores, ninjait: Any) -> None:
     """Its routing key may be what its sender wrote into `x-death`."""
     one = message("agent.metrics", metrics(sample(), organization_id=OTHER_ORG, device_id=OTHER_DEVICE))
-    copy = as_0_3_0(fleet, one, decode_nothing(one, "dead_letter", "words"))
+    copy = as_0_3_0(fleet, one, decode_nothing(one, "dead_letter", "StoreUnavailable: no answer"))
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert list(outages.waiting(fleet.mongodb, instance, {})) == []
     assert [row["reason"] for row in json.loads(ninjait("quarantine", "list", "--json").stdout)] == ["dead_letter"]
     done = ninjait("quarantine", "replay", "--all-held")
     assert (done.exit_code, fleet.message_queue.depth("agent.metrics").outstanding) == (1, 0)
