@@ -98,7 +98,7 @@ def organization_summaries(clickhouse: ClickHouse, postgres: Postgres, dragonfly
 
 @dg.asset(**COMMON, deps=["device_metrics_hourly"])
 def uptime_leaderboard(clickhouse: ClickHouse, postgres: Postgres, dragonfly: Dragonfly) -> dg.MaterializeResult:
-    """uptime:leaderboard: share of expected samples over the last seven days of data, of every active device."""
+    """uptime:leaderboard: share of the last seven days of data that samples cover, of every active device."""
     started = time.perf_counter()
     as_of = clickhouse.now()
     window = reads.rolled_up_window(clickhouse, WEEK_HOURS)

@@ -12,7 +12,7 @@ import msgspec
 from ninjait_pipelines.cache.keys import device_latest, member
 from ninjait_pipelines.resources.dragonfly import as_of_text
 from ninjait_pipelines.resources.metrics_store import FIELDS
-from ninjait_pipelines.rollup.hours import EXPECTED_SAMPLES, HOUR
+from ninjait_pipelines.rollup.hours import HOUR
 
 UNKNOWN = "unknown"
 PRIORITIES = ("urgent", "high", "normal", "low")
@@ -35,12 +35,13 @@ class Device(msgspec.Struct, frozen=True):
 class Window(msgspec.Struct, frozen=True):
     """The last `length` hours of data: those of them that were rolled up, in order (none before the first roll-up).
 
-    samples: (organization, device) -> samples in them. Samples that name another organization's device are nobody's.
+    shares: (organization, device) -> hours of them that its samples cover, the sum of its sample_share. Those that name
+    another organization's device are nobody's.
     """
 
     length: int
     hours: Sequence[datetime]
-    samples: Mapping[tuple[UUID, UUID], int]
+    shares: Mapping[tuple[UUID, UUID], float]
 
     @property
     def completeness(self) -> float:
@@ -48,12 +49,12 @@ class Window(msgspec.Struct, frozen=True):
         return len(self.hours) / self.length
 
     def due(self, device: Device) -> int:
-        """Samples due from a device: 120 for each rolled-up hour that began after its registration."""
-        return EXPECTED_SAMPLES * (len(self.hours) - bisect_left(self.hours, device.registered_at))
+        """Hours due from a device: the rolled-up ones that began after its registration."""
+        return len(self.hours) - bisect_left(self.hours, device.registered_at)
 
-    def arrived(self, device: Device) -> int:
-        """Samples that came from a device, of those that were due."""
-        return min(self.samples.get((device.organization_id, device.device_id), 0), self.due(device))
+    def covered(self, device: Device) -> float:
+        """Hours that a device's samples cover, of those that were due."""
+        return min(self.shares.get((device.organization_id, device.device_id), 0.0), float(self.due(device)))
 
     def document(self) -> dict[str, str | None]:
         """The window as it stands in a document: to the end of the newest rolled-up hour."""
@@ -101,8 +102,8 @@ def summary(
 ) -> dict[str, Any]:
     """The dashboard's figures; cpu_avg (percent) and memory_avg (MiB) are means of the window's samples.
 
-    completeness is the share of the window's hours that were rolled up, sample_share that of the expected samples in
-    them, null while none is due.
+    completeness is the share of the window's hours that were rolled up, sample_share that of the due hours that samples
+    cover, null while none is due.
     """
     due = sum(map(window.due, devices))
     return {
@@ -113,16 +114,19 @@ def summary(
         "devices": {"total": len(devices), **Counter(device.status for device in devices)},
         "cpu_avg": means.get("cpu_avg"),
         "memory_avg": means.get("memory_avg"),
-        "sample_share": sum(map(window.arrived, devices)) / due if due else None,
+        "sample_share": sum(map(window.covered, devices)) / due if due else None,
         "open_tickets": {level: open_work.get(("ticket", level), 0) for level in PRIORITIES},
         "open_alerts": {level: open_work.get(("alert", level), 0) for level in SEVERITIES},
     }
 
 
 def uptime_scores(devices: Iterable[Device], window: Window) -> dict[str, float]:
-    """The leaderboard: member -> share of expected samples, 0 to 1. A device of which none is due yet is not in it."""
+    """The leaderboard: member -> share of its hours that samples cover, 0 to 1.
+
+    A device of which none is due yet is not in it.
+    """
     return {
-        member(device.organization_id, device.device_id): window.arrived(device) / due
+        member(device.organization_id, device.device_id): window.covered(device) / due
         for device in devices
         if (due := window.due(device))
     }

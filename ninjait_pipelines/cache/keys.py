@@ -14,7 +14,7 @@ WEEKLY_REPORT_TTL = timedelta(hours=24)
 UNFINISHED_TTL = timedelta(hours=1)
 
 # Sorted set, no expiry, by `uptime_leaderboard`: member "{organization_id}:{device_id}" (see `member`), score the share
-# of expected samples over seven days, 0 to 1.
+# of seven days that its samples cover, 0 to 1.
 UPTIME_LEADERBOARD = "uptime:leaderboard"
 # JSON string, no expiry, switched together with it: as_of, window, completeness and the number of devices. The only
 # key without an organization_id: like the leaderboard it spans all of them, and names none.

@@ -47,8 +47,8 @@ def latest_readings(dragonfly: Dragonfly, devices: Sequence[Device]) -> dict[UUI
 def rolled_up_window(clickhouse: ClickHouse, hours: int) -> Window:
     """The last `hours` hours of data."""
     rolled_up = [row["hour"] for row in clickhouse.rows(sql("cache/rolled_up"), hours=hours)]
-    rows = clickhouse.rows(sql("cache/samples"), hours=rolled_up)
-    return Window(hours, rolled_up, {(row["organization_id"], row["device_id"]): row["samples"] for row in rows})
+    rows = clickhouse.rows(sql("cache/shares"), hours=rolled_up)
+    return Window(hours, rolled_up, {(row["organization_id"], row["device_id"]): row["share"] for row in rows})
 
 
 def means_by_organization(clickhouse: ClickHouse, window: Window) -> dict[UUID, dict[str, float | None]]:

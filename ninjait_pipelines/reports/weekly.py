@@ -55,7 +55,7 @@ def report(own: Rows, week: date, as_of: datetime, complete: float) -> Report:
         "devices": {
             "reporting": devices.get("reporting", 0),
             **{name: devices.get(name) for name in ("cpu_avg", "cpu_max", "memory_avg", "memory_max")},
-            "sample_share": min(1.0, devices.get("samples", 0) / expected) if expected else None,
+            "sample_share": min(1.0, devices.get("share", 0.0) / expected) if expected else None,
             "busiest": _plain(own["busiest"], "device_id", "hostname", "cpu_avg"),
         },
         "tickets": {name: tickets.get(name, 0) for name in ("opened", "closed", *breaches)},

@@ -7,7 +7,11 @@ from typing import Any
 import pyarrow as pa
 
 from ninjait_pipelines.resources.clickhouse import ClickHouse
+from ninjait_pipelines.resources.counters import Readings, increases
+from ninjait_pipelines.resources.coverage import MINUTES
+from ninjait_pipelines.resources.first_tier import first_tier, whole_hours, widths
 from ninjait_pipelines.resources.metrics_store import (
+    ASSUMED_MINUTES,
     COUNTER_GAP,
     COUNTERS,
     FIELDS,
@@ -17,11 +21,10 @@ from ninjait_pipelines.resources.metrics_store import (
     MetricsStore,
     Refusal,
     Tier,
-    added,
     check_window,
-    increases,
 )
 from ninjait_pipelines.resources.store import StoreFailed
+from ninjait_pipelines.resources.volumes import disk_windows, with_disks
 
 # Aggregates of a field over its samples, and over windows of it. All of them pass over nulls.
 OF_SAMPLES = {
@@ -38,6 +41,9 @@ OF_WINDOWS = {
     "max": "max({field}_max)",
     "last": "argMax({field}_last, time)",
 }
+# What samples cover, of windows; before 0.4.0 these did not say, and each sample stood for half a minute.
+_MOST = f"greatest({', '.join(f'ifNull({field}_count, 0)' for field in FIELDS)})"
+COVERED = f"sum(ifNull(covered, if({_MOST} > 0, {_MOST}, samples) * {ASSUMED_MINUTES}))"
 TABLES = (*Tier, "interface_counters", "volumes")
 # ClickHouse orders UUIDs by their second half, people and InfluxDB by their text.
 KEY = "toString(organization_id) AS organization, toString(device_id) AS device"
@@ -108,25 +114,68 @@ class ClickHouseMetrics(ClickHouse, MetricsStore):
             GROUP BY organization_id, device_id
             ORDER BY organization, device
         """  # noqa: S608
-        return self._table(query, POINTS, start=start, stop=stop)
+        found = self._table(query, POINTS, start=start, stop=stop)
+        return with_disks(found, self._last_of_volumes(start, stop))
+
+    def _last_of_volumes(self, start: datetime, stop: datetime) -> pa.Table:
+        """One row a volume (schema VOLUMES) with its last values."""
+        query = f"""
+            SELECT {KEY}, source, disk, volume, max(time) AS newest,
+                argMax(used, time), argMax(total, time), argMax(free, time)
+            FROM volumes FINAL
+            WHERE {BETWEEN}
+            GROUP BY organization_id, device_id, source, disk, volume
+        """  # noqa: S608
+        return self._table(query, VOLUMES, start=start, stop=stop)
 
     def aggregate(self, tier: Tier, start: datetime, stop: datetime, every: timedelta) -> pa.Table:
         check_window(start, stop, every)
+        if tier is Tier.RAW:
+            first, last = whole_hours(start, stop)
+            width, of_disks = widths(every)
+            points = Readings(self._windows(tier, first, last, width), self._minutes(first, last))
+            counters = self._retried(lambda: increases(self._counters(first, last), first, width))
+            volumes = self._retried(lambda: disk_windows(self._volumes(first, last), of_disks))
+            return first_tier(points, counters, volumes, start, stop, every)
+        return self._windows(tier, start, stop, every)
+
+    def _windows(self, tier: Tier, start: datetime, stop: datetime, every: timedelta) -> pa.Table:
+        """The windows of one tier's own rows; what samples cover is 0 in those of the first."""
         of = OF_SAMPLES if tier is Tier.RAW else OF_WINDOWS
-        samples = "toFloat64(count())" if tier is Tier.RAW else "sum(samples)"
+        samples = "sum(samples)", COVERED, "max(ifNull(several_senders, 0))"
+        samples = ("toFloat64(count())", "0", "0") if tier is Tier.RAW else samples
         columns = ", ".join(expression.format(field=field) for field in FIELDS for expression in of.values())
         query = f"""
             SELECT {KEY}, toStartOfInterval(time, toIntervalMicrosecond({{every:Int64}}), 'UTC') AS window,
-                {samples}, {columns}
+                {", ".join(samples)}, {columns}
             FROM {tier} FINAL
             WHERE {BETWEEN}
             GROUP BY organization_id, device_id, window
             ORDER BY organization, device, window
         """  # noqa: S608
-        windows = self._table(query, WINDOWS, start=start, stop=stop, every=every // timedelta(microseconds=1))
-        if tier is Tier.RAW:
-            windows = added(windows, self._retried(lambda: increases(self._counters(start, stop), start, every)))
-        return windows
+        return self._table(query, WINDOWS, start=start, stop=stop, every=every // timedelta(microseconds=1))
+
+    def _minutes(self, start: datetime, stop: datetime) -> pa.Table:
+        """The minutes (schema MINUTES) that have samples."""
+        bit = "bitShiftLeft(toUInt64(1), toMinute(time, 'UTC'))"
+        query = f"""
+            SELECT {KEY}, intDiv(toUnixTimestamp(time), 3600) AS hour,
+                groupBitOrIf({bit}, toSecond(time) < 30), groupBitOrIf({bit}, toSecond(time) >= 30)
+            FROM {Tier.RAW}
+            WHERE {BETWEEN}
+            GROUP BY organization_id, device_id, hour
+        """  # noqa: S608
+        return self._table(query, MINUTES, start=start, stop=stop)
+
+    def _volumes(self, start: datetime, stop: datetime) -> Iterator[pa.Table]:
+        """All readings of volumes in [start, stop), in parts, those of a device together, in order of time."""
+        query = f"""
+            SELECT {KEY}, source, disk, volume, time, used, total, free
+            FROM volumes FINAL
+            WHERE {BETWEEN}
+            ORDER BY device_id, time
+        """  # noqa: S608
+        return self._stream(query, VOLUMES, start, stop)
 
     def _counters(self, start: datetime, stop: datetime) -> Iterator[pa.Table]:
         """All readings that increases in [start, stop) are made from, in parts, those of a device together."""
@@ -136,10 +185,13 @@ class ClickHouseMetrics(ClickHouse, MetricsStore):
             WHERE {BETWEEN}
             ORDER BY device_id
         """  # noqa: S608
-        parameters = {"start": start - COUNTER_GAP, "stop": stop}
+        return self._stream(query, COUNTERS, start - COUNTER_GAP, stop)
+
+    def _stream(self, query: str, schema: pa.Schema, start: datetime, stop: datetime) -> Iterator[pa.Table]:
+        parameters = {"start": start, "stop": stop}
         with self.client.query_arrow_stream(query, parameters=parameters, use_strings=True) as parts:
             for part in parts:
-                yield pa.Table.from_batches([part]).rename_columns(COUNTERS.names).cast(COUNTERS)
+                yield pa.Table.from_batches([part]).rename_columns(schema.names).cast(schema)
 
     def delete(self, device_ids: Sequence[str]) -> None:
         """Rewrites the parts that have these devices, so that nothing of them is left on the disk either."""

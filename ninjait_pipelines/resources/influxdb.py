@@ -33,6 +33,9 @@ from influxdb_client.service.write_service import WriteService
 from isal import igzip
 from pydantic import Field, PrivateAttr
 
+from ninjait_pipelines.resources.counters import Readings, increases
+from ninjait_pipelines.resources.coverage import MINUTES, minutes_of
+from ninjait_pipelines.resources.first_tier import first_tier, whole_hours, widths
 from ninjait_pipelines.resources.line_protocol import held, lines, text_of, whole
 from ninjait_pipelines.resources.metrics_store import (
     COUNTER_GAP,
@@ -41,6 +44,7 @@ from ninjait_pipelines.resources.metrics_store import (
     MARGIN,
     POINTS,
     RETENTION,
+    SAMPLE,
     VOLUMES,
     WINDOWS,
     MetricsStore,
@@ -48,7 +52,6 @@ from ninjait_pipelines.resources.metrics_store import (
     Tier,
     added,
     check_window,
-    increases,
     of_points,
     of_windows,
 )
@@ -62,6 +65,7 @@ from ninjait_pipelines.resources.store import (
     retrying,
     tls_failure,
 )
+from ninjait_pipelines.resources.volumes import disk_windows, with_disks
 
 T = TypeVar("T")
 MEASUREMENT = "device_metrics"
@@ -227,21 +231,33 @@ class InfluxDB(MetricsStore):
         newest = self._retried(lambda: self._rows(["samples"], start, stop, "last"))
         values = self._retried(lambda: self._rows([*FIELDS], start, stop, "last"))
         found = newest.join(values.drop_columns("time"), [*TAGS])
-        return found.select(POINTS.names).sort_by([(name, "ascending") for name in TAGS]).cast(POINTS)
+        found = found.select(POINTS.names).sort_by([(name, "ascending") for name in TAGS]).cast(POINTS)
+        volumes = self._retried(lambda: list(self._readings(VOLUME_MEASUREMENT, VOLUMES, start, stop, "last")))
+        return with_disks(found, pa.concat_tables([VOLUMES.empty_table(), *volumes]))
 
     def aggregate(self, tier: Tier, start: datetime, stop: datetime, every: timedelta) -> pa.Table:
         check_window(start, stop, every)
-        names = ["samples", *FIELDS] if tier is Tier.RAW else WINDOWS.names[3:]
-        gathered = of_points if tier is Tier.RAW else of_windows
+        if tier is Tier.RAW:
+            first, last = whole_hours(start, stop)
+            width, of_disks = widths(every)
+            points = self._retried(lambda: self._points(first, last, width))
+            counters = self._retried(lambda: increases(self._counters(first - COUNTER_GAP, last), first, width))
+            volumes = self._retried(lambda: disk_windows(self._volumes(first, last), of_disks))
+            return first_tier(points, counters, volumes, start, stop, every)
 
         def read() -> pa.Table:
-            parts = self._tables(tier, MEASUREMENT, names, start, stop)
-            return pa.concat_tables([WINDOWS.empty_table(), *(gathered(part, every) for part in parts)])
+            parts = map(_sampled, self._tables(tier, MEASUREMENT, WINDOWS.names[3:], start, stop))
+            return pa.concat_tables([WINDOWS.empty_table(), *(of_windows(part, every) for part in parts)])
 
-        windows, counters = self._retried(read), WINDOWS.empty_table()
-        if tier is Tier.RAW:
-            counters = self._retried(lambda: increases(self._counters(start - COUNTER_GAP, stop), start, every))
-        return added(windows, counters)
+        return added(self._retried(read))
+
+    def _points(self, start: datetime, stop: datetime, every: timedelta) -> Readings:
+        """The samples as windows, and their minutes; a part at a time."""
+        windows, minutes = [WINDOWS.empty_table()], [MINUTES.empty_table()]
+        for part in map(_sampled, self._tables(Tier.RAW, MEASUREMENT, ["samples", *FIELDS], start, stop)):
+            windows.append(of_points(part, every))
+            minutes.append(minutes_of(part.select(SAMPLE)))
+        return Readings(pa.concat_tables(windows), pa.concat_tables(minutes))
 
     def delete(self, device_ids: Sequence[str]) -> None:
         """By one request a device and bucket: InfluxDB's predicates know no `or`. Verified by reading."""
@@ -417,11 +433,17 @@ class InfluxDB(MetricsStore):
         """All readings, those of a device together."""
         return self._readings(COUNTER_MEASUREMENT, COUNTERS, start, stop)
 
-    def _readings(self, measurement: str, schema: pa.Schema, start: datetime, stop: datetime) -> Iterator[pa.Table]:
+    def _volumes(self, start: datetime, stop: datetime) -> Iterator[pa.Table]:
+        """All readings, those of a device together."""
+        return self._readings(VOLUME_MEASUREMENT, VOLUMES, start, stop)
+
+    def _readings(
+        self, measurement: str, schema: pa.Schema, start: datetime, stop: datetime, function: str = ""
+    ) -> Iterator[pa.Table]:
         """All rows of a measurement that has text as tags, those of a device together."""
         of_text = [name for name in schema.names if name in TEXT_TAGS]
         names = [field.name for field in schema if pa.types.is_floating(field.type)]
-        for part in self._tables(Tier.RAW, measurement, names, start, stop, tags=(*TAGS, *of_text)):
+        for part in self._tables(Tier.RAW, measurement, names, start, stop, function, tags=(*TAGS, *of_text)):
             for name in of_text:
                 text = text_of(pc.cast(part[name], pa.string()).combine_chunks())
                 part = part.set_column(part.schema.get_field_index(name), name, text)
@@ -535,6 +557,11 @@ class InfluxDB(MetricsStore):
             if failed := tls_failure(self.title, self.url, error, "INFLUXDB_URL", "INFLUXDB_CA_FILE"):
                 raise failed from error
             raise StoreUnavailable(self.title, self.url, error, "See what runs with: ninjait status.") from error
+
+
+def _sampled(rows: pa.Table) -> pa.Table:
+    """The rows without what somebody else has written: that has no samples."""
+    return rows.filter(pc.is_valid(rows["samples"]))
 
 
 def _held(rows: pa.Table) -> pa.Table:

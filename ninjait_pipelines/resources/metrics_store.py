@@ -12,11 +12,13 @@ The contract, which `ninjait_pipelines_tests/resources/metrics_contract.py` hold
 - The tiers below the first hold aggregates that compose: aggregating the 5-minute tier over an hour gives exactly what
   aggregating the raw points would have given (sums to the last bits of floating point). Only `last` of a window that
   `late_windows` added to is not exact: it is the value of the row that is stamped last.
+- The increases of counters, the values of disks and the minutes that samples cover are of an hour of a device, by the
+  rules of counters.py, volumes.py and coverage.py: the hour's 5-minute windows have their parts of it.
 - Windows are half open, UTC, aligned to their width; a window without a sample has no row.
 """
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
 
@@ -24,6 +26,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ninjait_pipelines.resources.coverage import covered_by
 from ninjait_pipelines.resources.store import Store
 
 # The metrics of the contract and their units; others are counted and left out.
@@ -69,17 +72,29 @@ _KEY = [
 # One row a sample: what `write` takes and `read` gives.
 POINTS = pa.schema([*_KEY, *(pa.field(name, pa.float64()) for name in FIELDS)])
 # One row a device and window, `time` being the window's start: what `aggregate` gives and `write_aggregates` takes.
-# `samples` counts the samples whatever fields they carry; `<field>_count` those that carry the field.
+# `samples` counts the samples whatever fields they carry; `<field>_count` those that carry the field. `covered` is the
+# minutes that samples cover (see coverage.py); `several_senders` is 1 where several machines or agents write as this
+# device in the hour (see counters.py), else 0.
 WINDOWS = pa.schema(
     [
         *_KEY,
         pa.field("samples", pa.float64(), nullable=False),
+        pa.field("covered", pa.float64(), nullable=False),
+        pa.field("several_senders", pa.float64(), nullable=False),
         *(pa.field(f"{name}_{aggregate}", pa.float64()) for name in FIELDS for aggregate in AGGREGATES),
     ]
 )
 # Which agent a reading came from: two agents on one device read one counter at different moments. "" in rows that were
 # written before 0.4.0.
 _SOURCE = pa.field("source", pa.string(), nullable=False)
+SAMPLE = ["organization_id", "device_id", "time"]
+# How windows become one; what a device's hour alone can say is among them in parts.
+TOGETHER = [("samples", "sum"), ("covered", "sum"), ("several_senders", "max")] + [
+    (f"{name}_{aggregate}", "sum" if aggregate == "count" else aggregate) for name in FIELDS for aggregate in AGGREGATES
+]
+_OF_HOURS = ("covered", "several_senders")
+# Before 0.4.0 a sample stood for half a minute, however often its sender sent.
+ASSUMED_MINUTES = 0.5
 # One row a reading of an interface: bytes received and sent since its device booted. Full resolution only.
 COUNTERS = pa.schema(
     [
@@ -191,7 +206,8 @@ def late_windows(points: pa.Table) -> pa.Table:
     Each is stamped up to LATEST_STAMP microseconds after its own time, by the fields that it carries: so it lies beside
     the aggregate of its window, which is stamped with the window's start, and beside the other parts of its own
     reading, and replaces neither. Samples have milliseconds, so no two instants ever meet. Parts of one reading are a
-    sample each; a field that two parts carry in different company counts twice.
+    sample each; a field that two parts carry in different company counts twice. What a sample covers is told by
+    those that are here.
     """
     stamp = pa.array([1] * len(points), pa.int64())
     for number, name in enumerate(FIELDS):
@@ -199,6 +215,8 @@ def late_windows(points: pa.Table) -> pa.Table:
     later = pc.add(points["time"], pc.cast(stamp, pa.duration("us")))
     columns = {"organization_id": points["organization_id"], "device_id": points["device_id"], "time": later}
     columns["samples"] = pa.array([1.0] * len(points), pa.float64())
+    columns["covered"] = covered_by(points)
+    columns["several_senders"] = pa.array([0.0] * len(points), pa.float64())
     for name in FIELDS:
         value = points[name]
         columns |= {f"{name}_{aggregate}": value for aggregate in AGGREGATES}
@@ -206,112 +224,46 @@ def late_windows(points: pa.Table) -> pa.Table:
     return pa.table([columns[name] for name in WINDOWS.names], schema=WINDOWS)
 
 
-def increases(readings: Iterable[pa.Table], start: datetime, every: timedelta) -> pa.Table:
-    """What readings of counters add to the windows of width `every` (schema WINDOWS), the first of which is at `start`.
-
-    readings: in parts (schema COUNTERS), all those of a device together; a field that is null was not read. They begin
-    COUNTER_GAP before `start`, where a first increase may have its baseline. A reading below the one before it was
-    reset by a reboot and is all increase. Readings of several interfaces at one instant are one sample of their sum.
-
-    Only a part and one device are in memory beside the result. The stores give every reading: no aggregate that they
-    could push down tells an increase from a reset, and the one reading that went down decides over the whole window.
-    """
-    found = [_windows_of_increases(part, start, every) for part in _whole_devices(readings)]
-    return pa.concat_tables([WINDOWS.empty_table(), *found])
-
-
-def _whole_devices(readings: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """The same rows, cut between devices."""
-    open_: list[pa.Table] = []
-    for part in readings:
-        if not len(part):
-            continue
-        newest = pc.equal(part["device_id"], part["device_id"][-1])
-        if not pc.all(newest).as_py() or (open_ and open_[-1]["device_id"][-1] != part["device_id"][-1]):
-            yield pa.concat_tables([*open_, part.filter(pc.invert(newest))])
-            open_ = []
-        open_.append(part.filter(newest))
-    if open_:
-        yield pa.concat_tables(open_)
-
-
-_SAMPLE = ["organization_id", "device_id", "time"]
-
-
-def _windows_of_increases(readings: pa.Table, start: datetime, every: timedelta) -> pa.Table:
-    readings = readings.sort_by([(name, "ascending") for name in ("organization_id", "device_id", "interface", "time")])
-    each = [_of_counter(readings, name) for name in ("network_in", "network_out")]
-    samples = pa.concat_tables(each, promote_options="default").group_by(_SAMPLE, use_threads=False)
-    summed = samples.aggregate([("network_in", "sum"), ("network_out", "sum")]).sort_by("time")
-    summed = summed.filter(pc.greater_equal(summed["time"], pa.scalar(start, summed["time"].type)))
-    wanted: list[tuple[str | list[str], str]] = [([], "count_all")]
-    columns = ["samples"]
-    for name in ("network_in", "network_out"):
-        wanted += [(f"{name}_sum", aggregate) for aggregate in AGGREGATES]
-        columns += [f"{name}_{aggregate}" for aggregate in AGGREGATES]
-    found = _by_window(summed, every).aggregate(wanted)
-    return filled(found.rename_columns([*_SAMPLE, *columns]))
-
-
-def _of_counter(readings: pa.Table, name: str) -> pa.Table:
-    """The readings of one counter as increases over the reading before; null where they only begin a series."""
-    read = readings.filter(pc.is_valid(readings[name])).select(
-        ["organization_id", "device_id", "interface", "time", name]
-    )
-    if not len(read):
-        return read.select([*_SAMPLE, name])
-    before = pa.concat_tables([read.slice(0, 1), read.slice(0, len(read) - 1)])
-    of_one_series = pc.less_equal(pc.subtract(read["time"], before["time"]), pa.scalar(COUNTER_GAP, pa.duration("us")))
-    for key in ("organization_id", "device_id", "interface"):
-        of_one_series = pc.and_(of_one_series, pc.equal(read[key], before[key]))
-    first = pa.chunked_array([[True], [False] * (len(read) - 1)])
-    of_one_series = pc.and_not(of_one_series, first)
-    value, earlier = read[name], before[name]
-    increase = pc.if_else(pc.greater_equal(value, earlier), pc.subtract(value, earlier), value)
-    increase = pc.if_else(of_one_series, increase, pa.scalar(None, pa.float64()))
-    return read.select(_SAMPLE).append_column(name, increase)
-
-
 def of_points(points: pa.Table, every: timedelta) -> pa.Table:
     """Points (schema POINTS, and the number of `samples` of each) as windows (schema WINDOWS), in any order.
 
-    Those of a device are in order of time: `last` is the last value that is there.
+    What they cover is not told: it is 0. Those of a device are in order of time: `last` is the last that is there.
     """
     of = [("samples", "sum"), *((name, aggregate) for name in FIELDS for aggregate in AGGREGATES)]
-    return _gathered(points, every, of)
+    names = [name for name in WINDOWS.names if name not in _OF_HOURS]
+    return filled(by_window(points, every).aggregate(of).rename_columns(names))
 
 
 def of_windows(windows: pa.Table, every: timedelta) -> pa.Table:
-    """Windows (schema WINDOWS) as wider ones, in any order. Those of a device are in order of time."""
-    return _gathered(windows, every, _TOGETHER)
+    """Windows (schema WINDOWS) as wider ones, in any order. Those of a device are in order of time.
+
+    Windows that were written before 0.4.0 do not say what they cover: half a minute for each sample, by the field that
+    most of them carry, as was taken then.
+    """
+    counts = pc.max_element_wise(*(windows[f"{name}_count"] for name in FIELDS))
+    most = pc.if_else(pc.greater(pc.fill_null(counts, 0.0), 0.0), counts, windows["samples"])
+    column = pc.coalesce(windows["covered"], pc.multiply(most, ASSUMED_MINUTES))
+    windows = windows.set_column(windows.schema.get_field_index("covered"), "covered", column)
+    return filled(by_window(windows, every).aggregate(TOGETHER).rename_columns(WINDOWS.names))
 
 
-def _gathered(rows: pa.Table, every: timedelta, of: Sequence[tuple[str, str]]) -> pa.Table:
-    rows = rows.filter(pc.is_valid(rows["samples"]))  # what somebody else has written has none
-    return filled(_by_window(rows, every).aggregate(of).rename_columns(WINDOWS.names))
-
-
-def _by_window(rows: pa.Table, every: timedelta) -> pa.TableGroupBy:
-    """Rows grouped by device and window, `time` being the window's start: a multiple of `every` since 1970."""
+def by_window(rows: pa.Table, every: timedelta, key: Sequence[str] = SAMPLE[:2]) -> pa.TableGroupBy:
+    """Rows grouped by key and window, `time` being the window's start: a multiple of `every` since 1970."""
     width = every // timedelta(microseconds=1)
     start = pc.multiply(pc.divide(pc.cast(rows["time"], pa.int64()), width), width)
     index = rows.schema.get_field_index("time")
-    return rows.set_column(index, "time", pc.cast(start, POINTS.field("time").type)).group_by(
-        _SAMPLE, use_threads=False
-    )
+    rows = rows.set_column(index, "time", pc.cast(start, POINTS.field("time").type))
+    return rows.group_by([*key, "time"], use_threads=False)
 
 
-_TOGETHER = [("samples", "sum")] + [
-    (f"{name}_{aggregate}", "sum" if aggregate == "count" else aggregate) for name in FIELDS for aggregate in AGGREGATES
-]
-
-
-def added(windows: pa.Table, more: pa.Table) -> pa.Table:
-    """Both tables (schema WINDOWS) as one, in order of the key; of windows in both, `last` is that of the second."""
-    if len(more):
-        both = pa.concat_tables([windows, more]).group_by(_SAMPLE, use_threads=False)
-        windows = both.aggregate(_TOGETHER).rename_columns(WINDOWS.names).cast(WINDOWS)
-    return windows.sort_by([(name, "ascending") for name in _SAMPLE])
+def added(*windows: pa.Table) -> pa.Table:
+    """Tables (schema WINDOWS) as one, in order of the key; of windows in several, `last` is that of the last one."""
+    some = [of for of in windows if len(of)]
+    found = some[0] if some else WINDOWS.empty_table()
+    if len(some) > 1:
+        both = pa.concat_tables(some).group_by(SAMPLE, use_threads=False)
+        found = both.aggregate(TOGETHER).rename_columns(WINDOWS.names).cast(WINDOWS)
+    return found.sort_by([(name, "ascending") for name in SAMPLE])
 
 
 def filled(windows: pa.Table) -> pa.Table:
@@ -319,5 +271,6 @@ def filled(windows: pa.Table) -> pa.Table:
     columns = {name: windows[name] for name in windows.column_names}
     for name in WINDOWS.names:
         column = columns.get(name, pa.nulls(len(windows), pa.float64()))
-        columns[name] = pc.fill_null(pc.cast(column, pa.float64()), 0.0) if name.endswith("_count") else column
+        never_null = name.endswith("_count") or name in _OF_HOURS or name == "samples"
+        columns[name] = pc.fill_null(pc.cast(column, pa.float64()), 0.0) if never_null else column
     return pa.table([columns[name] for name in WINDOWS.names], names=WINDOWS.names).cast(WINDOWS)

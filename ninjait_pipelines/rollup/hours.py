@@ -11,11 +11,9 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ninjait_pipelines.resources.metrics_store import COUNTER_GAP, FIELDS, MARGIN, RETENTION, Tier, tier_of
+from ninjait_pipelines.resources.metrics_store import COUNTER_GAP, MARGIN, RETENTION, Tier, tier_of
 
 HOUR = timedelta(hours=1)
-# Agents send a sample every 30 seconds.
-EXPECTED_SAMPLES = 120
 # Two hours by one query cost InfluxDB a tenth less than by two; three, hardly less than two.
 HOURS_AT_ONCE = 2
 
@@ -65,26 +63,31 @@ def hourly_rows(windows: pa.Table, tier: Tier) -> pa.Table:
         "hour": pc.cast(windows["time"], pa.timestamp("s", "UTC")),
         "cpu_avg": _mean(windows, "cpu"),
         "cpu_max": windows["cpu_max"],
+        "cpu_count": pc.cast(windows["cpu_count"], pa.uint32()),
         "memory_avg": _mean(windows, "memory"),
         "memory_max": windows["memory_max"],
-        "disk_usage": windows["disk_used_last"],
+        "memory_count": pc.cast(windows["memory_count"], pa.uint32()),
+        "memory_total": windows["memory_total_last"],
+        "disk_usage": _disk_usage(windows),
+        "disk_total": windows["disk_total_last"],
+        "disk_free": windows["disk_free_last"],
         "network_in": windows["network_in_sum"],
         "network_out": windows["network_out_sum"],
         "uptime": windows["uptime_last"],
         "sample_count": pc.cast(windows["samples"], pa.uint32()),
-        "sample_share": _share(windows),
+        "sample_share": pc.min_element_wise(pc.divide(windows["covered"], 60.0), 1.0),
+        "several_senders": pc.greater(windows["several_senders"], 0.0),
         "source_tier": pa.array([str(tier)] * windows.num_rows, pa.string()),
     }
     return pa.table(columns)
 
 
-def _share(windows: pa.Table) -> pa.ChunkedArray:
-    """The share of the expected samples, by the field that most samples carry: an agent that sends each field at an
-    instant of its own has more samples than readings. Some have readings of counters only that begin a series; these
-    count as samples of theirs."""
-    most = pc.max_element_wise(*(windows[f"{name}_count"] for name in FIELDS))
-    most = pc.if_else(pc.greater(most, 0.0), most, windows["samples"])
-    return pc.min_element_wise(pc.divide(most, float(EXPECTED_SAMPLES)), 1.0)
+def _disk_usage(windows: pa.Table) -> pa.ChunkedArray:
+    """What is in use, or what is not free where a sender says only that."""
+    not_free = pc.max_element_wise(
+        pc.subtract(windows["disk_total_last"], windows["disk_free_last"]), 0.0, skip_nulls=False
+    )
+    return pc.coalesce(windows["disk_used_last"], not_free)
 
 
 def _mean(windows: pa.Table, field: str) -> pa.ChunkedArray:

@@ -1,7 +1,9 @@
 """What every `MetricsStore` promises. An implementation subclasses `MetricsContract` and brings the fixture `store`."""
 
+import itertools
 import math
 import random
+import statistics
 import struct
 import uuid
 from collections import defaultdict
@@ -99,25 +101,59 @@ def _aggregates(group: list[dict[str, float]]) -> dict[str, float | None]:
 
 
 def increases_of(readings: Iterable[Reading]) -> list[Sample]:
-    """What readings of counters are worth as samples, in plain Python."""
+    """What readings of counters are worth as samples, in plain Python: each in its hour, of which a series is read with
+    the hour before."""
     samples: dict[Key, dict[str, float]] = {}
-    last: dict[tuple[str, ...], tuple[datetime, float]] = {}
+    series: dict[tuple[Any, ...], list[tuple[datetime, float, bool]]] = defaultdict(list)
     for organization, device, interface, moment, *values in sorted(readings, key=lambda reading: reading[3]):
-        sample = samples.setdefault((organization, device, moment), {})
+        samples.setdefault((organization, device, moment), {})
+        own = moment.replace(minute=0, second=0, microsecond=0)
         for name, value in zip(("network_in", "network_out"), values, strict=True):
-            if value is None:
-                continue
-            series = (organization, device, interface, name)
-            then, before = last.get(series, (datetime.min.replace(tzinfo=UTC), 0.0))
-            if moment - then <= COUNTER_GAP:
-                sample[name] = sample.get(name, 0.0) + (value - before if value >= before else value)
-            last[series] = (moment, value)
+            for hour in (own, own + HOUR):
+                if value is not None:
+                    series[organization, device, interface, name, hour].append((moment, value, hour == own))
+    for (organization, device, _, name, _), rows in series.items():
+        for moment, increase in _increases_in_an_hour(rows):
+            sample = samples[organization, device, moment]
+            sample[name] = sample.get(name, 0.0) + increase
     return [(*key, fields) for key, fields in samples.items()]
 
 
+def _increases_in_an_hour(rows: list[tuple[datetime, float, bool]]) -> list[tuple[datetime, float]]:
+    """Of the rows that are the hour's own (the others are of the hour before), by the rules of contracts.md."""
+    found: list[tuple[datetime, float]] = []
+    resets = 0
+    chains: list[list[tuple[datetime, float, bool]]] = []
+    for row in rows:
+        if not chains or row[0] - chains[-1][-1][0] > COUNTER_GAP:
+            chains.append([])
+        chains[-1].append(row)
+    for chain in chains:
+        rises = [(b - a) / (t - s).total_seconds() for (s, a, _), (t, b, _) in itertools.pairwise(chain) if b > a]
+        most = max(4 * statistics.median(rises), 2**17) if rises else 2**17
+        baseline = chain[0][1]
+        for (then, _, _), (moment, value, own), later in zip(chain, chain[1:], [*chain[2:], None], strict=False):
+            through = value + 2**32 - baseline
+            near = 3 * 2**30 <= baseline < 2**32 and value < 2**30
+            again = later is not None and later[1] >= baseline
+            if value >= baseline:
+                increase, baseline = value - baseline, value
+            elif near and not again and through <= most * (moment - then).total_seconds():
+                increase, baseline = through, value
+            elif value < baseline / 2 or value < 1024:
+                increase, baseline = value, value
+                resets += own
+            else:
+                increase = 0.0
+            if own:
+                found.append((moment, increase))
+    return [(moment, 0.0 if resets > 3 else increase) for moment, increase in found]
+
+
 def by_key(windows: pa.Table, organization: str | None = None) -> dict[Key, dict[str, Any]]:
-    """The windows (of one organization) in their order, in the form of `windows_of`."""
+    """The windows (of one organization) in their order, in the form of `windows_of`, which knows nothing of hours."""
     assert windows.schema == WINDOWS
+    windows = windows.drop_columns(["covered", "several_senders"])
     rows = {(row.pop("organization_id"), row.pop("device_id"), row.pop("time")): row for row in windows.to_pylist()}
     assert len(rows) == windows.num_rows
     assert list(rows) == sorted(rows)
@@ -346,7 +382,7 @@ class MetricsContract:
         assert {row["uptime"] for row in rows} == {None}
 
     def test_counters_become_increases(self, store: MetricsStore) -> None:
-        """A baseline before the window, two interfaces at one instant, a reboot, a gap; and sums add to points'."""
+        """A baseline before the window, two interfaces at one instant, a reboot, a gap; beside points."""
         start, organization, device = yesterday() + HOUR, new_id(), new_id()
         readings: list[Reading] = [
             (organization, device, "eth0", start - MINUTE, 100.0, 10.0),
@@ -360,11 +396,11 @@ class MetricsContract:
         ]
         for _ in range(2):  # the second time changes nothing
             assert store.write_counters(counters(readings)) == []
-        sample: Sample = (organization, device, start + 9 * SECOND, {"cpu": 1.0, "network_in": 5.0})
+        sample: Sample = (organization, device, start + 9 * SECOND, {"cpu": 1.0})
         store.write(points([sample]))
         expected = windows_of([*increases_of(readings), sample], HOUR)
         first = expected[organization, device, start]
-        assert (first["samples"], first["network_in_sum"], first["network_out_sum"]) == (4.0, 66.0, 4.0)
+        assert (first["samples"], first["network_in_sum"], first["network_out_sum"]) == (4.0, 61.0, 4.0)
         got = by_key(store.aggregate(Tier.RAW, start, start + 4 * HOUR, HOUR))
         del expected[organization, device, start - HOUR]
         assert without_last(got) == without_last(expected)
@@ -388,6 +424,123 @@ class MetricsContract:
         store.write_counters(counters(readings))
         got = by_key(store.aggregate(Tier.RAW, start, start + HOUR, HOUR))
         assert got == windows_of(increases_of(readings), HOUR)
+
+    def test_of_two_agents_on_one_device_one_counts(self, store: MetricsStore) -> None:
+        """Telegraf rounds a reading's time down, collectd does not: in order of time their one counter went down every
+        30 s, and each fall was 9 GB. And an agent of ours that sends increases was added to both."""
+        start, organization, device = yesterday(), new_id(), new_id()
+        for source, late, behind in (("telegraf", 0, 0), ("collectd", 300, 600)):
+            readings: list[Reading] = [
+                (
+                    organization,
+                    device,
+                    "eth0",
+                    start + n * 30 * SECOND + late * MILLISECOND,
+                    9e9 + n * 30_000 - behind,
+                    None,
+                )
+                for n in range(20)
+            ]
+            store.write_counters(counters(readings, source))
+        store.write(points((organization, device, start + n * MINUTE, {"network_in": 7.0}) for n in range(10)))
+        five = store.aggregate(Tier.RAW, start, start + HOUR, FIVE_MINUTES)
+        assert (five["network_in_sum"].to_pylist(), five["several_senders"].to_pylist()) == (
+            [270_000.0, 300_000.0],
+            [1.0, 1.0],
+        )
+        assert five["samples"].to_pylist() == [25.0, 25.0], "whoever counts, every instant is a sample"
+        (row,) = store.aggregate(Tier.RAW, start, start + HOUR, HOUR).to_pylist()
+        assert (row["network_in_sum"], row["several_senders"]) == (570_000.0, 1.0)
+
+    def test_an_agent_that_sends_more_increases_counts_instead_of_counters(self, store: MetricsStore) -> None:
+        start, organization, device = yesterday(), new_id(), new_id()
+        store.write(points((organization, device, start + n * MINUTE, {"network_in": 7.0}) for n in range(10)))
+        readings: list[Reading] = [
+            (organization, device, "eth0", start + n * MINUTE, n * 100.0, n * 100.0) for n in range(5)
+        ]
+        store.write_counters(counters(readings))
+        (row,) = store.aggregate(Tier.RAW, start, start + HOUR, HOUR).to_pylist()
+        assert (row["network_in_sum"], row["network_out_sum"], row["samples"]) == (70.0, None, 15.0)
+
+    def test_what_was_written_without_a_source_goes_on(self, store: MetricsStore) -> None:
+        """Rows of 0.3.0 have none: in the hour of the upgrade they are the same agent's."""
+        start, organization, device = yesterday(), new_id(), new_id()
+        readings: list[Reading] = [
+            (organization, device, "eth0", start + n * MINUTE, n * 100.0, None) for n in range(10)
+        ]
+        store.write_counters(counters(readings[:5], ""))
+        store.write_counters(counters(readings[5:]))
+        (row,) = store.aggregate(Tier.RAW, start, start + HOUR, HOUR).to_pylist()
+        assert (row["network_in_sum"], row["several_senders"]) == (900.0, 0.0)
+
+    def test_two_machines_under_one_name_make_no_gigabytes(self, store: MetricsStore) -> None:
+        """Their counters in turn are a reset each time: 30 an hour are none, and the device has several senders."""
+        start, organization, device = yesterday(), new_id(), new_id()
+        readings: list[Reading] = [
+            (organization, device, "eth0", start + n * 30 * SECOND, (9e9, 1e9)[n % 2] + n * 1000.0, None)
+            for n in range(60)
+        ]
+        store.write_counters(counters(readings))
+        for every in (HOUR, FIVE_MINUTES):
+            found = store.aggregate(Tier.RAW, start, start + HOUR, every)
+            assert set(found["network_in_sum"].to_pylist()) == {0.0}
+            assert set(found["several_senders"].to_pylist()) == {1.0}
+
+    def test_what_samples_cover(self, store: MetricsStore) -> None:
+        """At 10 s for 20 minutes, at 5 minutes all the hour, of counters only: in windows of every tier."""
+        start, organization = yesterday(), new_id()
+        fast, slow, counted = sorted(new_id() for _ in range(3))
+        store.write(points((organization, fast, start + n * 10 * SECOND, {"cpu": 1.0}) for n in range(120)))
+        store.write(points((organization, slow, start + MINUTE + n * FIVE_MINUTES, {"memory": 1.0}) for n in range(12)))
+        store.write_counters(counters((organization, counted, "eth0", start + n * MINUTE, 1.0, 1.0) for n in range(30)))
+        store.write_aggregates(Tier.FIVE_MINUTES, store.aggregate(Tier.RAW, start, start + HOUR, FIVE_MINUTES))
+        store.write_aggregates(Tier.ONE_HOUR, store.aggregate(Tier.FIVE_MINUTES, start, start + HOUR, HOUR))
+        for tier in Tier:
+            assert store.aggregate(tier, start, start + HOUR, HOUR)["covered"].to_pylist() == [20.0, 60.0, 30.0]
+
+    def test_volumes_are_one_disk(self, store: MetricsStore) -> None:
+        """Each disk once, a round that a boundary cuts as a whole, and every tier alike; a device that says itself what
+        its disks hold is believed."""
+        start, organization = yesterday(), new_id()
+        device, direct = sorted([new_id(), new_id()])
+        readings = [
+            (organization, one, "telegraf", disk, volume, moment, used, total, None)
+            for one in (device, direct)
+            for moment, used in ((start, 10.0), (start + FIVE_MINUTES - SECOND, 12.0), (start + FIVE_MINUTES, 14.0))
+            for disk, volume, total in (("sda1", "/", 100.0), ("sda1", "/mnt", 100.0), ("", "C:, \\a=1 %", 50.0))
+            if moment < start + FIVE_MINUTES or volume == "/"
+        ]
+        for _ in range(2):
+            assert store.write_volumes(volumes(readings)) == []
+        store.write(points([(organization, direct, start, {"disk_used": 7.0, "memory_total": 9.0})]))
+        five = store.aggregate(Tier.RAW, start, start + HOUR, FIVE_MINUTES)
+        assert five.filter(pc.equal(five["device_id"], device))["disk_used_last"].to_pylist() == [24.0, 26.0]
+        store.write_aggregates(Tier.FIVE_MINUTES, five)
+        store.write_aggregates(Tier.ONE_HOUR, store.aggregate(Tier.FIVE_MINUTES, start, start + HOUR, HOUR))
+        whole = store.aggregate(Tier.RAW, start, start + HOUR, HOUR)
+        for tier in Tier:
+            assert by_key(store.aggregate(tier, start, start + HOUR, HOUR)) == by_key(whole)
+        one, other = whole.to_pylist()
+        assert (one["samples"], one["disk_used_min"], one["disk_used_last"], one["disk_total_last"]) == (
+            3.0,
+            24.0,
+            26.0,
+            150.0,
+        )
+        assert one["disk_free_last"] is None
+        assert (other["samples"], other["disk_used_last"], other["disk_total_last"]) == (4.0, 7.0, None)
+
+    def test_the_latest_has_disks_of_volumes(self, store: MetricsStore) -> None:
+        start, organization, device = yesterday(), new_id(), new_id()
+        store.write(points([(organization, device, start, {"cpu": 1.0})]))
+        readings = [
+            (organization, device, "collectd", "", volume, start + n * SECOND, n + 1.0, None, 9.0)
+            for n in range(3)
+            for volume in ("root", "data")
+        ]
+        store.write_volumes(volumes(readings))
+        (row,) = store.latest(start, start + HOUR).to_pylist()
+        assert (row["cpu"], row["disk_used"], row["disk_total"], row["disk_free"]) == (1.0, 6.0, 24.0, 18.0)
 
     @few_examples
     @given(history=steps, hours=st.integers(1, 7), every=st.sampled_from([FIVE_MINUTES, HOUR]))
@@ -551,7 +704,7 @@ class MetricsContract:
         assert max(stamped) < moment + MILLISECOND
 
     def test_counters_of_a_device_with_many_interfaces(self, store: MetricsStore) -> None:
-        """Equal readings are an increase of nothing; one that wrapped at 32 bits counts as booted."""
+        """Equal readings are an increase of nothing; a wrap at 32 bits is one."""
         start, organization, device = yesterday(), new_id(), new_id()
         readings: list[Reading] = [
             (organization, device, f"veth{number}", start + n * MINUTE, value, None)
@@ -561,7 +714,7 @@ class MetricsContract:
         store.write_counters(counters(readings))
         (row,) = store.aggregate(Tier.RAW, start, start + HOUR, HOUR).to_pylist()
         assert (row["samples"], row["network_in_count"], row["network_out_count"]) == (4.0, 3.0, 0.0)
-        assert (row["network_in_sum"], row["network_in_min"], row["network_in_last"]) == (300 * 12.0, 0.0, 300 * 5.0)
+        assert (row["network_in_sum"], row["network_in_min"], row["network_in_last"]) == (300 * 13.0, 0.0, 300 * 6.0)
 
     def test_late_samples_on_the_boundaries_stay_in_their_windows(self, store: MetricsStore) -> None:
         start, organization, device = yesterday(), new_id(), new_id()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ninjait_pipelines.resources.metrics_store import FIELDS, WINDOWS, Tier, late_windows
+from ninjait_pipelines.resources.metrics_store import FIELDS, WINDOWS, Tier, late_windows, of_windows
 from ninjait_pipelines.rollup.hours import (
     HourExpired,
     LateRange,
@@ -72,31 +72,36 @@ def test_a_field_that_no_sample_carries_is_null_and_divides_nothing() -> None:
     assert row["cpu_avg"] is None
     assert row["cpu_max"] is None
     assert row["uptime"] is None
-    assert (row["memory_avg"], row["sample_count"], row["sample_share"]) == (1000.0, 1, 1 / 120)
+    assert (row["memory_avg"], row["sample_count"], row["sample_share"]) == (1000.0, 1, 1 / 60)
 
 
 def test_no_window_is_no_row() -> None:
     assert hourly_rows(WINDOWS.empty_table(), Tier.RAW).num_rows == 0
 
 
-def test_a_device_that_sends_more_often_has_no_share_above_one() -> None:
-    often = _with(_with(window(), "samples", 360.0), "cpu_count", 360.0)
-    row = hourly_rows(often, Tier.RAW).to_pylist()[0]
-    assert (row["sample_count"], row["sample_share"]) == (360, 1.0)
+def test_the_share_is_what_samples_cover_and_never_more_than_the_hour() -> None:
+    """An agent every 10 s had all of an hour's 120 samples in 20 minutes, and a share of 1."""
+    for covered, share in ((20.0, 20 / 60), (60.0, 1.0), (65.0, 1.0)):
+        row = hourly_rows(_with(window(), "covered", covered), Tier.RAW).to_pylist()[0]
+        assert row["sample_share"] == share
 
 
-def test_a_reading_that_is_spread_over_several_points_counts_once() -> None:
-    """cpu at one instant, memory milliseconds later, and so on: 360 points are 120 readings, of which 90 came."""
-    spread = _with(window(), "samples", 360.0)
-    for name, count in zip(FIELDS, (30.0, 90.0, 60.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0), strict=True):
-        spread = _with(spread, f"{name}_count", count)
-    row = hourly_rows(spread, Tier.RAW).to_pylist()[0]
-    assert (row["sample_count"], row["sample_share"]) == (360, 0.75)
+def test_windows_of_earlier_versions_count_half_a_minute_a_sample() -> None:
+    """By the field that most of them carry; readings of counters only that begin a series count as samples."""
+    spread = _with(_with(window(), "samples", 360.0), "covered", 0.0)
+    spread = spread.set_column(spread.schema.get_field_index("covered"), "covered", pa.nulls(1, pa.float64()))
+    for counts, covered in (((30.0, 90.0, 60.0, *[0.0] * 6), 45.0), ([0.0] * 9, 180.0)):
+        for name, count in zip(FIELDS, counts, strict=True):
+            column = pa.array([count])
+            spread = spread.set_column(spread.schema.get_field_index(f"{name}_count"), f"{name}_count", column)
+        assert of_windows(spread, HOUR)["covered"].to_pylist() == [covered]
 
 
-def test_a_device_of_which_only_a_baseline_came_has_a_share_above_zero() -> None:
-    empty = window(**{name: [None] for name in FIELDS})
-    assert hourly_rows(empty, Tier.RAW).to_pylist()[0]["sample_share"] == 1 / 120
+def test_a_disk_of_which_only_the_free_space_is_sent_has_its_use() -> None:
+    windows = window(disk_used=[None], disk_total=[100.0], disk_free=[30.0])
+    row = hourly_rows(windows, Tier.RAW).to_pylist()[0]
+    assert (row["disk_usage"], row["disk_total"], row["disk_free"]) == (70.0, 100.0, 30.0)
+    assert hourly_rows(window(disk_used=[None], disk_total=[None]), Tier.RAW).to_pylist()[0]["disk_usage"] is None
 
 
 def test_contiguous_hours_are_one_range_with_the_newest_arrival() -> None:

@@ -1,7 +1,7 @@
 -- Grain: one device, the five of each organization with the highest mean CPU use in [start, stop), highest first.
 SELECT usage.organization_id AS organization_id, device_id, devices.hostname AS hostname, usage.cpu_avg AS cpu_avg
 FROM (
-    SELECT organization_id, device_id, sum(cpu_avg * sample_count) / sum(sample_count) AS cpu_avg
+    SELECT organization_id, device_id, sum(cpu_avg * ifNull(cpu_count, sample_count)) / sum(ifNull(cpu_count, sample_count)) AS cpu_avg
     FROM device_metrics_hourly AS hourly
     WHERE hour >= {start:DateTime('UTC')} AND hour < {stop:DateTime('UTC')} AND hourly.cpu_avg IS NOT NULL
     GROUP BY organization_id, device_id

@@ -1,6 +1,6 @@
--- Grain: one organization with devices. 120 samples for each rolled-up hour of [start, stop) that began while the device
--- was registered: what was never rolled up is no device's fault, and completeness says it.
-SELECT organization_id, 120 * count() AS expected
+-- Grain: one organization with devices. The device-hours of [start, stop): rolled-up hours that began while the device was
+-- registered: what was never rolled up is no device's fault, and completeness says it.
+SELECT organization_id, count() AS expected
 FROM devices
 CROSS JOIN (
     SELECT hour FROM rolled_up_hours FINAL WHERE hour >= {start:DateTime('UTC')} AND hour < {stop:DateTime('UTC')}

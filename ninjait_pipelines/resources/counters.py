@@ -1,0 +1,306 @@
+"""Increases of counters of bytes, from their readings. Pure: tables in, tables out, no store.
+
+The rules, for the readings of one interface by one agent in order of time:
+
+- The highest value is the baseline; what goes beyond it is the increase. A reading of which the one before is older
+  than COUNTER_GAP only begins anew.
+- A value below half of the baseline, or near zero, is a reset (the device booted): all of it is increase. A smaller
+  fall adds nothing and leaves the baseline: a driver or a stepped clock gave readings in another order.
+- From near 2^32 to a small value is a wrap of a counter of 32 bits, unless the bytes in between are beyond belief (more
+  than four times the series' usual rate, and more than a megabit a second), or the value is up again at once: then the
+  device booted, or two machines write.
+- More than FEW resets in an hour are none: several machines write as one device. Their counters add nothing in it.
+- Of several agents on one device, the one with the most increases in the hour counts, else the first by name.
+
+An hour is made from its own readings and those of the hour before, in which baselines are, whatever else is read with
+it: so it is the same hour in whichever run.
+"""
+
+import statistics
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime, timedelta
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ninjait_pipelines.resources.coverage import MINUTES, Integers, devices_of, distinct, minutes_of, starts_of
+from ninjait_pipelines.resources.metrics_store import COUNTER_GAP, WINDOWS, filled
+
+Floats = npt.NDArray[np.float64]
+FEW = 3  # resets of an interface in an hour, or falls of any size before a device is said to have several senders
+NEAR_ZERO = 1024.0  # bytes
+WRAP = 2.0**32
+NEAR_WRAP, AFTER_WRAP = 0.75 * WRAP, 0.25 * WRAP
+USUAL_RATES = 4  # times the usual rate
+SLOW = 131_072.0  # bytes a second
+DIRECTIONS = ("network_in", "network_out")
+_KEY = ["organization_id", "device_id", "time"]
+_HOUR_US = 3_600_000_000
+_GAP_US = COUNTER_GAP // timedelta(microseconds=1)
+
+
+class Readings(NamedTuple):
+    """What readings are worth: windows (schema WINDOWS, `covered` 0) and their minutes (schema MINUTES)."""
+
+    windows: pa.Table
+    minutes: pa.Table
+
+
+def increases(readings: Iterable[pa.Table], start: datetime, every: timedelta) -> Readings:
+    """What readings of counters add to the windows of width `every`, an hour at most; `start` is that of an hour.
+
+    readings: in parts (schema COUNTERS), all those of a device together; a field that is null was not read. They begin
+    COUNTER_GAP before `start`. Readings of several interfaces at one instant are one sample of their sum; readings that
+    only begin a series, or are of another agent than the one that counts, are samples of no increase.
+
+    Only a part and one device are in memory beside the result. The stores give every reading: no aggregate that they
+    could push down tells an increase from a reset.
+    """
+    found = [_readings_of(part, start, every) for part in whole_devices(readings)]
+    windows = pa.concat_tables([WINDOWS.empty_table(), *(one.windows for one in found)])
+    return Readings(windows, pa.concat_tables([MINUTES.empty_table(), *(one.minutes for one in found)]))
+
+
+def whole_devices(readings: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows, cut between devices."""
+    open_: list[pa.Table] = []
+    for part in readings:
+        if not len(part):
+            continue
+        newest = pc.equal(part["device_id"], part["device_id"][-1])
+        if not pc.all(newest).as_py() or (open_ and open_[-1]["device_id"][-1] != part["device_id"][-1]):
+            yield pa.concat_tables([*open_, part.filter(pc.invert(newest))])
+            open_ = []
+        open_.append(part.filter(newest))
+    if open_:
+        yield pa.concat_tables(open_)
+
+
+class _Rows(NamedTuple):
+    """Readings by series and time, in numbers: once in their own hour, and once, not `own`, in front of the hour after.
+
+    `row` is the place among the readings; `device`, `source` and `series` are codes, those of sources in order of name.
+    """
+
+    row: Integers
+    time: Integers
+    hour: Integers
+    device: Integers
+    source: Integers
+    series: Integers
+    own: npt.NDArray[np.bool_]
+
+    def at(self, places: npt.NDArray[Any]) -> "_Rows":
+        return _Rows(*(of[places] for of in self))
+
+
+def _readings_of(readings: pa.Table, start: datetime, every: timedelta) -> Readings:
+    rows = _rows(readings, start)
+    grown: list[Floats] = []
+    several = np.zeros(len(rows.row), bool)
+    for name in DIRECTIONS:
+        increase, falls = _increases(rows, readings[name].to_numpy()[rows.row])
+        grown.append(increase)
+        several |= falls
+    places = np.flatnonzero(rows.own)
+    rows, several = rows.at(places), several[places]
+    others, many = _other_sources(rows, ~(np.isnan(grown[0]) & np.isnan(grown[1]))[places])
+    grown = [np.where(others, np.nan, of[places]) for of in grown]
+    windows = _windows(readings, rows, grown, several | many, every)
+    return Readings(windows, minutes_of(readings.take(pa.array(rows.row))))
+
+
+def _rows(readings: pa.Table, start: datetime) -> _Rows:
+    time = pc.cast(readings["time"], pa.int64()).to_numpy()
+    hour = time // _HOUR_US
+    first = int(start.timestamp()) // 3600
+    own, before = np.flatnonzero(hour >= first), np.flatnonzero(hour < hour.max(initial=0))
+    row = np.concatenate([own, before])
+    hours = np.concatenate([hour[own], hour[before] + 1])
+    device, _ = devices_of(readings)
+    source, names = _ranked(readings["source"])
+    interface, _ = _ranked(readings["interface"])
+    rows = _Rows(row, time[row], hours, device[row], source[row], interface[row], np.arange(len(row)) < len(own))
+    if names[:1] == [""]:
+        rows = rows._replace(source=_adopted(rows))
+    rows = rows._replace(series=(rows.device * len(names) + rows.source) * (interface.max(initial=0) + 1) + rows.series)
+    return rows.at(np.lexsort((rows.time, rows.hour, rows.series)))
+
+
+def _adopted(rows: _Rows) -> Integers:
+    """The sources, where "" is the device's only named one in the hour: the readings go on that an earlier version
+    wrote without a name. Of two, nobody knows whose they were."""
+    group, most = _device_hour(rows), int(rows.source.max()) + 1
+    pairs = distinct(group * most + rows.source)
+    pairs = pairs[pairs % most > 0]
+    starts = starts_of(pairs // most)
+    alone = np.diff(np.append(starts, len(pairs))) == 1
+    only = pairs[starts][alone]
+    place = np.searchsorted(only // most, group)
+    known = place < len(only)
+    known[known] = (only // most)[place[known]] == group[known]
+    known &= rows.source == 0
+    source = rows.source.copy()
+    source[known] = (only % most)[place[known]]
+    return source
+
+
+def _increases(rows: _Rows, value: Floats) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    """Each reading's increase over those before, null where it begins a series; and whether several devices write."""
+    places = np.flatnonzero(~np.isnan(value))
+    increase, several = np.full(len(value), np.nan), np.zeros(len(value), bool)
+    rows, value = rows.at(places), value[places]
+    if not len(places):
+        return increase, several
+    begins = np.ones(len(places), bool)
+    begins[1:] = (np.diff(rows.series) != 0) | (np.diff(rows.hour) != 0) | (np.diff(rows.time) > _GAP_US)
+    grown = np.append(0.0, np.diff(value))
+    fell = (grown < 0) & ~begins
+    grown[begins] = np.nan
+    if fell.any():
+        group = np.cumsum((np.diff(rows.series, prepend=-1) != 0) | (np.diff(rows.hour, prepend=-1) != 0)) - 1
+        reset = _through_falls(rows.time, value, grown, np.append(np.flatnonzero(begins), len(value)), fell)
+        resets, falls = (np.bincount(group, of & rows.own)[group] for of in (reset, fell))
+        grown[(resets > FEW) & ~np.isnan(grown)] = 0.0
+        several[places] = falls > FEW
+    increase[places] = grown
+    return increase, several
+
+
+def _through_falls(
+    time: Integers, value: Floats, grown: Floats, bounds: Integers, fell: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.bool_]:
+    """Puts into `grown` the increases of those series that fall somewhere; which readings are resets."""
+    reset = np.zeros(len(value), bool)
+    for place in distinct(np.searchsorted(bounds, np.flatnonzero(fell), "right") - 1).tolist():
+        first, end = bounds[place], bounds[place + 1]
+        found, resets = increases_of((time[first:end] / 1e6).tolist(), value[first:end].tolist())
+        grown[first + 1 : end] = found
+        reset[first + 1 : end] = resets
+    return reset
+
+
+def increases_of(seconds: Sequence[float], values: Sequence[float]) -> tuple[list[float], list[bool]]:
+    """What each reading but the first adds, by the rules above, and whether it is a reset."""
+    usual = _usual_rate(seconds, values)
+    highest = values[0]
+    found: list[float] = []
+    resets: list[bool] = []
+    for at in range(1, len(values)):
+        value, wrapped = values[at], values[at] + WRAP - highest
+        reset = False
+        if value >= highest:
+            added = value - highest
+        elif (
+            NEAR_WRAP <= highest < WRAP
+            and value < AFTER_WRAP
+            and wrapped <= max(USUAL_RATES * usual, SLOW) * (seconds[at] - seconds[at - 1])
+            and not (at + 1 < len(values) and values[at + 1] >= highest)
+        ):
+            added = wrapped
+        elif value < highest / 2 or value < NEAR_ZERO:
+            added, reset = value, True
+        else:
+            found.append(0.0)
+            resets.append(False)
+            continue
+        highest = value
+        found.append(added)
+        resets.append(reset)
+    return found, resets
+
+
+def _usual_rate(seconds: Sequence[float], values: Sequence[float]) -> float:
+    """The median of the bytes a second at which it rose; 0 where it never did."""
+    steps = pairwise(zip(seconds, values, strict=True))
+    rates = [(value - before) / (now - then) for (then, before), (now, value) in steps if value > before and now > then]
+    return statistics.median(rates) if rates else 0.0
+
+
+def _other_sources(rows: _Rows, counts: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Which readings are of another agent than the one that counts in its device's hour, and which hours have any."""
+    nothing = np.zeros(len(rows.row), bool)
+    most = int(rows.source.max(initial=0)) + 1
+    if most == 1:
+        return nothing, nothing
+    group = _device_hour(rows)
+    order = np.lexsort((rows.time, rows.source, group))
+    instant = starts_of(group[order], rows.source[order], rows.time[order])
+    useful = np.maximum.reduceat(counts[order].astype(np.int64), instant)
+    instant = order[instant]
+    agent = starts_of(group[instant], rows.source[instant])
+    useful = np.add.reduceat(useful, agent)
+    agent = instant[agent]
+    best = np.lexsort((rows.source[agent], -useful, group[agent]))
+    first = starts_of(group[agent][best])
+    place = np.searchsorted(group[agent][best][first], group)
+    sizes = np.diff(np.append(first, len(best)))
+    return rows.source != rows.source[agent][best][first][place], sizes[place] > 1
+
+
+def _windows(
+    readings: pa.Table, rows: _Rows, grown: Sequence[Floats], several: npt.NDArray[np.bool_], every: timedelta
+) -> pa.Table:
+    """The increases of each instant, added up over interfaces, as windows."""
+    order = np.lexsort((rows.time, rows.device))
+    row, time, device = rows.row[order], rows.time[order], rows.device[order]
+    several = _anywhere(device * 2**24 + time // _HOUR_US, several[order])
+    instants = starts_of(device, time)
+    sums = [_sums(of[order], instants) for of in grown]
+    row, time, device, several = row[instants], time[instants], device[instants], several[instants]
+    width = every // timedelta(microseconds=1)
+    starts = starts_of(device, time // width)
+    where = pa.array(row[starts])
+    columns: dict[str, Any] = {name: pc.cast(readings[name].take(where), pa.string()) for name in _KEY[:2]}
+    columns["time"] = pa.array(time[starts] // width * width).cast(WINDOWS.field("time").type)
+    columns["samples"] = np.diff(np.append(starts, len(time))).astype(np.float64)
+    columns["several_senders"] = several[starts].astype(np.float64)
+    for name, of in zip(DIRECTIONS, sums, strict=True):
+        columns |= {f"{name}_{aggregate}": values for aggregate, values in _aggregates(of, starts).items()}
+    return filled(pa.table(columns))
+
+
+def _anywhere(group: Integers, flag: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Whether a flag is set anywhere in the row's group; the groups are in order."""
+    starts = starts_of(group)
+    if not len(starts):
+        return flag
+    return np.repeat(np.logical_or.reduceat(flag, starts), np.diff(np.append(starts, len(group))))
+
+
+def _sums(values: Floats, starts: Integers) -> Floats:
+    """Sums of runs; null where all of a run is."""
+    if not len(starts):
+        return values
+    there = np.add.reduceat((~np.isnan(values)).astype(np.int64), starts)
+    return np.where(there > 0, np.add.reduceat(np.nan_to_num(values), starts), np.nan)
+
+
+def _aggregates(values: Floats, starts: Integers) -> dict[str, Any]:
+    """The aggregates of runs; null where there is no value."""
+    if not len(starts):
+        return {}
+    valid = ~np.isnan(values)
+    count = np.add.reduceat(valid.astype(np.float64), starts)
+    last = np.maximum.reduceat(np.where(valid, np.arange(len(values)), -1), starts)
+    found = {
+        "sum": np.add.reduceat(np.where(valid, values, 0.0), starts),
+        "min": np.minimum.reduceat(np.where(valid, values, np.inf), starts),
+        "max": np.maximum.reduceat(np.where(valid, values, -np.inf), starts),
+        "last": values[last],
+    }
+    return {name: pa.array(of, mask=count == 0) for name, of in found.items()} | {"count": count}
+
+
+def _device_hour(rows: _Rows) -> Integers:
+    return rows.device * 2**24 + rows.hour
+
+
+def _ranked(column: pa.ChunkedArray) -> tuple[Integers, list[str]]:
+    """Each value's place among all of them in order of their names, and these."""
+    names = sorted(pc.unique(column).to_pylist())
+    return pc.index_in(column, pa.array(names, column.type)).to_numpy().astype(np.int64), names

@@ -1,0 +1,136 @@
+"""The rules of counters of bytes, without a store; whole tables are held to plain Python by the metrics contract."""
+
+from datetime import UTC, datetime, timedelta
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ninjait_pipelines.resources.counters import Readings, increases, increases_of
+from ninjait_pipelines.resources.metrics_store import COUNTERS
+
+HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
+START = datetime(2026, 11, 1, tzinfo=UTC)
+GIB = 2.0**30
+WRAP = 2.0**32
+
+
+def read(
+    *values: float | None, every: timedelta = MINUTE, source: str = "telegraf", interface: str = "eth0"
+) -> pa.Table:
+    """Readings of one interface from the start of an hour on."""
+    rows = [
+        {"organization_id": "o", "device_id": "d", "source": source, "interface": interface}
+        | {"time": START + n * every, "network_in": value, "network_out": None}
+        for n, value in enumerate(values)
+    ]
+    return pa.Table.from_pylist(rows, schema=COUNTERS)
+
+
+def hour(*parts: pa.Table, start: datetime = START) -> tuple[float | None, float]:
+    """network_in and several_senders of an hour."""
+    found = increases([pa.concat_tables(parts)], start, HOUR)
+    assert isinstance(found, Readings)
+    (row,) = [row for row in found.windows.to_pylist() if row["time"] == start]
+    return row["network_in_sum"], row["several_senders"]
+
+
+@pytest.mark.parametrize(
+    ("values", "added"),
+    [
+        ([100, 150, 150, 170], 70),
+        ([10**10, 10**10 + 700, 10**10 - 5_095, 10**10 + 1_000], 1_000),
+        ([10**10, 6 * 10**9, 6 * 10**9 + 500, 10**10 + 7], 7),
+        ([10**10, 3_000, 5_000], 5_000),
+        ([10**10, 0, 5_000], 5_000),
+        ([1_500, 900, 1_000], 1_000),
+        ([0, 7], 7),
+        ([10**10, 4 * 10**9, 4 * 10**9 + 1], 4 * 10**9 + 1),
+    ],
+    ids=["rises", "a little less", "less, but not half", "a boot", "a boot to 0", "near zero", "from 0", "below half"],
+)
+def test_a_fall_below_half_is_a_reset_and_a_smaller_one_adds_nothing(values: list[float], added: float) -> None:
+    """Each decrease counted as a reset: a router's counter that went down by 5,095 made 3.7 GB of 736 kB."""
+    assert hour(read(*values)) == (added, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("values", "added"),
+    [
+        ([WRAP - 20_000, WRAP - 10_000, 500, 10_500], 30_500),
+        # At 5 MB/s, every 60 s: 300 MB between two readings.
+        ([WRAP - 8e8, WRAP - 5e8, WRAP - 2e8, 1e8, 4e8], 1.2e9),
+        # A quiet device (1 kB a reading) booted 200 MB before the wrap: 1 MB since, and not 201 MB.
+        ([WRAP - 2e8 - 2_000, WRAP - 2e8 - 1_000, WRAP - 2e8, 1e6, 1e6 + 1_000], 2_000 + 1e6 + 1_000),
+        # A counter of 64 bits that is beyond 2^32 never wraps.
+        ([WRAP + 100, 50], 50),
+        # Far from the wrap it is a boot.
+        ([2 * GIB, 2 * GIB + 3e8, 100], 3e8 + 100),
+    ],
+    ids=["quiet", "busy", "booted near the wrap", "64 bits", "booted far from it"],
+)
+def test_a_wrap_at_32_bits(values: list[float], added: float) -> None:
+    """A wrap counted as a boot, and lost what was left to 2^32."""
+    assert hour(read(*values)) == (added, 0.0)
+
+
+def test_a_wrap_is_none_where_the_value_is_up_again_at_once() -> None:
+    found, resets = increases_of([0, 30, 60, 90], [WRAP - 100, 10, WRAP - 90, WRAP - 80])
+    assert (found, resets) == ([10, WRAP - 100, 10], [True, False, False])
+
+
+def test_a_few_boots_are_boots_and_more_are_several_machines() -> None:
+    boots = [value for _ in range(4) for value in (5e9, 1_000.0)]
+    assert hour(read(*boots[:-2])) == (3 * 1_000.0 + 2 * (5e9 - 1_000), 0.0)
+    assert hour(read(*boots)) == (0.0, 1.0)
+
+
+def test_a_clock_that_is_stepped_back_makes_no_gigabytes() -> None:
+    """Readings of two minutes come among those of the two minutes before."""
+    ahead = read(*(9e9 + n * 1_000 for n in range(10)))
+    again = read(*(9e9 + 4_500 + n * 1_000 for n in range(5)), every=timedelta(seconds=61))
+    added, _ = hour(ahead, again)
+    assert added == 9_000
+
+
+def test_two_agents_alike_that_read_one_counter_at_other_moments_are_shown() -> None:
+    """Two Telegrafs, one of which rounds its times: many small falls add nothing, and say that there are two."""
+    one = read(*(9e9 + 900 + n * 30_000 for n in range(20)), every=timedelta(seconds=30))
+    other = read(*(9e9 + 300 + n * 30_000 for n in range(20)), every=timedelta(seconds=30))
+    time = pa.array([moment + timedelta(seconds=0.3) for moment in other["time"].to_pylist()], other["time"].type)
+    added, several = hour(one, other.set_column(4, COUNTERS.field("time"), time))
+    assert (added, several) == (570_000.0, 1.0)
+
+
+@given(st.lists(st.floats(0, 2.0**53, width=64), min_size=1, max_size=40))
+def test_no_series_adds_more_than_its_values_allow(values: list[float]) -> None:
+    """Nothing below zero; without a fall, the last less the first; never more than each reading could have brought."""
+    found, resets = increases_of(list(range(0, 30 * len(values), 30)), values)
+    assert len(found) == len(resets) == len(values) - 1
+    assert all(added >= 0 for added in found)
+    assert all(added <= value + WRAP for added, value in zip(found, values[1:], strict=True))
+    if sorted(values) == values:
+        assert sum(found) == pytest.approx(values[-1] - values[0])
+        assert not any(resets)
+
+
+@given(st.lists(st.integers(0, 10**6), min_size=1, max_size=60), st.integers(0, 59), st.integers(1, 5_000))
+def test_what_comes_in_disorder_adds_no_more_than_the_counter_grew(growth: list[int], at: int, back: int) -> None:
+    """A counter that goes back a little, wherever, and goes on: what it grew, but for what went back at the end."""
+    values = [10**10 + sum(growth[: n + 1]) for n in range(len(growth))]
+    dented = [value - (back if n == at else 0) for n, value in enumerate(values)]
+    found, resets = increases_of(list(range(0, 30 * len(values), 30)), dented)
+    assert not any(resets)
+    assert sum(found) == max(dented) - dented[0]
+
+
+@given(st.integers(0, 3), st.lists(st.integers(0, 10**9), min_size=2, max_size=30))
+def test_an_hour_is_the_same_however_many_are_read_with_it(hours: int, values: list[int]) -> None:
+    readings = read(*values, every=timedelta(minutes=11))
+    whole = increases([readings], START, HOUR).windows
+    last = START + hours * HOUR
+    lead = readings.filter(pa.array([last - HOUR <= time < last + HOUR for time in readings["time"].to_pylist()]))
+    alone = increases([lead], last, HOUR).windows
+    of_hour = [row for row in whole.to_pylist() if row["time"] == last]
+    assert [row for row in alone.to_pylist() if row["time"] == last] == of_hour
