@@ -51,6 +51,7 @@ class Platform:
     def samples(self, organization: uuid.UUID, device: int, hours: Iterable[datetime]) -> None:
         """One row of device_metrics_hourly in each of these hours."""
         names = ("cpu_avg", "cpu_max", "memory_avg", "memory_max", "disk_usage", "network_in", "network_out", "uptime")
+        names += ("cpu_count", "memory_count", "memory_total", "disk_total", "disk_free", "several_senders")
         row = {"organization_id": organization, "device_id": uuid.uuid5(organization, str(device))}
         row |= {**dict.fromkeys(names), "sample_count": 120, "sample_share": 1.0, "source_tier": "metrics"}
         self._insert("device_metrics_hourly", [{**row, "hour": hour} for hour in hours])
