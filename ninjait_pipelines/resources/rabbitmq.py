@@ -198,15 +198,15 @@ class RabbitMQ(MessageQueue):
     def discard_dead_letters(self, messages: Sequence[Message]) -> None:
         """Dying in between: what has not been acknowledged is given back, and is a dead letter still."""
         with self._questions() as link:
-            for queue, letters in groupby(messages, key=lambda message: message.queue):
-                wanted = {letter.receipt for letter in letters}
+            for queue, of_queue in groupby(messages, key=lambda message: message.queue):
+                letters = list(of_queue)
+                wanted, left = {letter.receipt for letter in letters}, len(letters)  # several may be one copy
                 # They are the oldest, which were looked at; those of another who looks at once may stand before them.
-                for method, properties, body in link.gets(dead_queue(queue), len(wanted) + 100):
-                    receipt = dead_letter(queue, method, properties, body, self.delivery_limit)[0].receipt
-                    if receipt in wanted:
-                        wanted.remove(receipt)
+                for method, properties, body in link.gets(dead_queue(queue), left + 100):
+                    if dead_letter(queue, method, properties, body, self.delivery_limit)[0].receipt in wanted:
+                        left -= 1
                         link.tell("basic_ack", method.delivery_tag)
-                    if not wanted:
+                    if not left:
                         break
                 link.tell("basic_nack", 0, multiple=True, requeue=True)
 

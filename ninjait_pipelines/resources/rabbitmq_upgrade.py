@@ -65,7 +65,7 @@ def moving(queue: str) -> str:
 
 def _exchange(queue: str) -> str:
     """An exchange that leads to this queue, whatever the routing key, which so stays what it was."""
-    return f"to.{queue}"
+    return f"ninjait.to.{queue}"
 
 
 @contextmanager

@@ -600,7 +600,8 @@ FORGED = {
     "ninjait-reason": "an outage",
     "ninjait-routing-key": "metrics.victim",
     "ninjait-deliveries": -5,
-    "CC": [],
+    "CC": ["metrics.victim", "metrics.other"],
+    "BCC": ["metrics.victim"],
 }
 
 
@@ -619,6 +620,17 @@ def test_a_dead_letter_is_of_whom_the_broker_let_publish_it(queue: RabbitMQ, raw
     assert reason == "too much" if way == "rejected by us" else reason.startswith("delivered 4 times")
     queue.discard_dead_letters([letter])
     assert queue.depth(QUEUE).dead == 0
+
+
+def test_dead_letters_that_are_one_copy_go_together(queue: RabbitMQ, raw: Any) -> None:
+    """Equal to the last byte and header: one by one they kept the others waiting."""
+    for _ in range(10):
+        raw.basic_publish(EVENTS, "metrics.a", b"body 1")
+    with queue.consume(QUEUE, 10) as consumer:
+        for message in held(consumer, 10):
+            consumer.reject(message, "why")
+    queue.discard_dead_letters([letter for letter, _ in queue.dead_letters(QUEUE)])
+    assert queue.dead_letters(QUEUE) == []
 
 
 def test_whatever_its_routing_key_a_dead_letter_has_a_place(queue: RabbitMQ, raw: Any) -> None:
