@@ -82,6 +82,7 @@ def agent(
     Example: ninjait agent --organization aoraki --register --once
     """
     from ninjait_pipelines.fleet import agent as fleet_agent
+    from ninjait_pipelines.ingest.interfaces import patterns_of
     from ninjait_pipelines.settings import LOCAL_STACK
 
     stop = threading.Event()
@@ -98,7 +99,8 @@ def agent(
             if device_id is None:
                 fail("name this device with --device, or let --register make it one")
             folder = spool or LOCAL_STACK / "agent" / str(device_id)
-            me = fleet_agent.Agent(owner, device_id)
+            machine = fleet_agent.Machine(patterns_of(stores.postgres.interfaces_left_out))
+            me = fleet_agent.Agent(owner, device_id, machine)
             with fleet_agent.Spool(folder, spool_mib * fleet_agent.MIB) as opened:
                 if once:
                     delivered = fleet_agent.run_once(me, opened, stores.message_queue, stop, _report, _now)

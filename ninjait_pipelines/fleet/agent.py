@@ -13,7 +13,7 @@ import platform
 import socket
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from itertools import islice
@@ -24,9 +24,12 @@ from typing import Any, BinaryIO
 import msgspec
 import psutil
 
+from ninjait_pipelines.ingest.interfaces import LEFT_OUT, is_left_out
+from ninjait_pipelines.ingest.volumes import Place, place_of
 from ninjait_pipelines.resources.message_queue import MessageQueue, Outgoing
 from ninjait_pipelines.resources.postgres import Postgres
 from ninjait_pipelines.resources.store import StoreError
+from ninjait_pipelines.resources.volumes import Volume, disk_of
 
 HEARTBEAT_EVERY = timedelta(minutes=2)
 # CPU and network are measured between two readings, so the first needs a moment behind it.
@@ -35,6 +38,7 @@ MIB = 1024 * 1024
 _PUBLISHED_AT_ONCE = 500
 
 Report = Callable[[str], None]
+Counters = Mapping[str, tuple[int, int]]  # interface -> bytes received and sent since boot
 
 
 class SpoolFull(Exception):
@@ -151,25 +155,34 @@ def _write_synced(file: BinaryIO, content: bytes) -> None:
 
 
 class Machine:
-    """This machine, by psutil. Rates are since the previous reading, so one is taken (and thrown away) at the start."""
+    """This machine, by psutil. Rates are since the previous reading, so one is taken (and thrown away) at the start.
 
-    def __init__(self) -> None:
+    interfaces_left_out: patterns of the interfaces whose bytes do not count, as everywhere.
+    """
+
+    def __init__(self, interfaces_left_out: Sequence[str] = LEFT_OUT) -> None:
         psutil.cpu_percent()
-        self._network = psutil.net_io_counters()
+        self._left_out = interfaces_left_out
+        self._network = _network()
 
     def sample(self, now: datetime) -> dict[str, Any]:
         """One sample of ninjait.metrics.v1; a field that this machine cannot tell is left out."""
-        before, self._network = self._network, psutil.net_io_counters()
+        before, self._network = self._network, _network()
+        received, sent = increase(before, self._network, self._left_out) or (None, None)
+        memory = psutil.virtual_memory()
+        disk_used, disk_total, disk_free = disk_of(_volumes())
         values = {
             "cpu": psutil.cpu_percent(),
-            "memory": psutil.virtual_memory().used / MIB,
-            "disk_used": _disk_used() / MIB,
-            "network_in": self._network.bytes_recv - before.bytes_recv if self._network and before else None,
-            "network_out": self._network.bytes_sent - before.bytes_sent if self._network and before else None,
+            "memory": memory.used / MIB,
+            "disk_used": disk_used,
+            "network_in": received,
+            "network_out": sent,
             "uptime": self.uptime(now),
+            "memory_total": memory.total / MIB,
+            "disk_total": disk_total,
+            "disk_free": disk_free,
         }
-        # A counter runs backwards when an interface goes away: unknown, rather than negative.
-        known = {name: round(value, 3) for name, value in values.items() if value is not None and value >= 0}
+        known = {name: round(value, 3) for name, value in values.items() if value is not None}
         return {"timestamp": _rfc3339(now), **known}
 
     @staticmethod
@@ -306,10 +319,44 @@ def register(
     return device["organization_id"], row["id"]
 
 
-def _disk_used() -> int:
-    """Bytes in use on the disks of this machine; in a container, which shows none, on the one it stands on."""
-    mounts = {partition.device: partition.mountpoint for partition in psutil.disk_partitions()}
-    return sum(psutil.disk_usage(mount).used for mount in mounts.values() or ["/"])
+def _network() -> Counters:
+    """Bytes received and sent since boot, by interface."""
+    counters = psutil.net_io_counters(pernic=True)
+    return {name: (one.bytes_recv, one.bytes_sent) for name, one in counters.items()}
+
+
+def increase(before: Counters, now: Counters, left_out: Sequence[str]) -> tuple[int, int] | None:
+    """Bytes received and sent in between, by the interfaces that count; None where there is none.
+
+    An interface that has come only begins; one whose counter ran backwards was taken away meanwhile.
+    """
+    counted = [name for name in now if not is_left_out(name, left_out)]
+    both = [(before[name], now[name]) for name in counted if name in before]
+    received, sent = (sum(max(new[way] - old[way], 0) for old, new in both) for way in (0, 1))
+    return (received, sent) if counted else None
+
+
+def _volumes() -> Iterator[Volume]:
+    """Each fixed local volume, in MiB; in a container, which shows none, the one that it stands on."""
+    shown = False
+    for one in psutil.disk_partitions():
+        place = place_of(one.mountpoint, one.device, one.fstype)
+        try:
+            usage = psutil.disk_usage(one.mountpoint) if place else None
+        except OSError:  # a drive without a disc, or a folder that is not for us
+            continue
+        if place and usage:
+            shown = True
+            yield volume_of(place, usage.used, usage.total, usage.free)
+    if not shown:
+        usage = psutil.disk_usage("/")
+        yield Volume("", "/", usage.used / MIB, usage.total / MIB, usage.free / MIB)
+
+
+def volume_of(place: Place, used: int, total: int, free: int) -> Volume:
+    """A volume of so many bytes; where it shares its room with others, only what it uses is its own."""
+    known = (used,) if place.shares_room else (used, total, free)
+    return Volume(place.disk, place.volume, *(one / MIB for one in known))
 
 
 def _rfc3339(moment: datetime) -> str:

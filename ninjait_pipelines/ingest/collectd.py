@@ -1,5 +1,6 @@
 """collectd's JSON, as its amqp and write_http plugins write it: a list of value lists."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,30 +12,45 @@ from ninjait_pipelines.ingest.foreign import (
     BYTES_OUT,
     CPU,
     CPU_IDLE,
-    DISK_USED,
+    FREE,
     MEMORY,
+    MOST_ENTRIES,
+    UPTIME,
+    USED,
     Format,
     Reading,
     Target,
     counted,
-    is_loopback,
 )
+from ninjait_pipelines.ingest.parts import ALL_CORES, MEMORY_STATES, VOLUME_STATES, Number
+from ninjait_pipelines.ingest.volumes import Place, place_of
 
-# (plugin, plugin_instance, type, type_instance) -> data source -> ours; an interface has any name. The cpu plugin says
-# "percent" without an instance only where it adds up the cores.
-TABLE: Mapping[tuple[str, str, str, str], Mapping[str, Target]] = {
-    ("cpu", "", "percent", "idle"): {"value": CPU_IDLE},
-    ("cpu", "", "percent", "active"): {"value": CPU},
-    ("memory", "", "memory", "used"): {"value": MEMORY},
-    ("df", "root", "df_complex", "used"): {"value": DISK_USED},
-    ("interface", "*", "if_octets", ""): {"rx": BYTES_IN, "tx": BYTES_OUT},
+# (plugin, type, type_instance) -> data source -> ours; the plugin's instance says which core, volume or interface
+TABLE: Mapping[tuple[str, str, str], Mapping[str, Target]] = {
+    ("cpu", "percent", "idle"): {"value": CPU_IDLE},
+    ("cpu", "percent", "active"): {"value": CPU},
+    ("aggregation", "percent", "idle"): {"value": CPU_IDLE},
+    ("aggregation", "percent", "active"): {"value": CPU},
+    ("memory", "memory", "used"): {"value": MEMORY},
+    ("df", "df_complex", "used"): {"value": USED},
+    ("df", "df_complex", "free"): {"value": FREE},
+    ("interface", "if_octets", ""): {"rx": BYTES_IN, "tx": BYTES_OUT},
+    ("uptime", "uptime", ""): {"value": UPTIME},
 }
+# A value list has about 16: of its names, types and values.
+_MOST_COMMAS = 20 * MOST_ENTRIES
 _COUNTERS = {"counter", "derive"}
 _TEXT = {str}
+_NUMBER = re.compile(r"\d{1,6}", re.ASCII)
+# The root's mount point, as collectd's df writes it; of a container's layers and shared memory it has no better name.
+_ROOT = "root"
+_OF_CONTAINERS = re.compile(r".*-(?:merged|shm)", re.DOTALL)
 
 
 def entries(text: str) -> Sequence[Any]:
     """The value lists."""
+    if text.count(",") > _MOST_COMMAS:  # told before anything is made of them
+        raise Refused("too_many_readings")
     try:
         body = msgspec.json.decode(text)
     except ValueError:
@@ -55,31 +71,60 @@ def read(entry: Any) -> Reading:
         raise Refused("bad_value_list")
     if not len(names) == len(values) == len(types) or not _TEXT.issuperset(map(type, names + types)):
         raise Refused("bad_value_list")
-    plugin, instance = entry.get("plugin", ""), entry.get("plugin_instance", "")
-    interface = None
-    if plugin == "interface":
-        interface = "" if instance is None else instance  # null names no interface, and is refused like no name
-    try:
-        what = (plugin, instance if interface is None else "*", entry.get("type", ""), entry.get("type_instance", ""))
-        known = TABLE.get(what, {})
-    except TypeError:  # a list or an object in the place of a name
-        raise Refused("bad_value_list") from None
-    if interface is not None and (is_loopback(interface) or not _COUNTERS.issuperset(types)):
-        known = {}
     named, seconds = dict(zip(names, values, strict=True)), entry.get("time")
+    parts = [entry.get(name, "") for name in ("plugin", "type", "type_instance", "plugin_instance")]
+    if any(isinstance(part, list | dict) for part in (parts[:3] if parts[0] == "interface" else parts)):
+        raise Refused("bad_value_list")
+    plugin, kind, state, instance = parts
+    known, where = _meaning(plugin, kind, state, instance, types)
     taken = [(target, named[name]) for name, target in known.items() if named.get(name) is not None]
-    if not taken:
-        return _left_out(entry, names)
     time = round(seconds * 1000) if isinstance(seconds, int | float) and abs(seconds) < MOST_NUMBER else None
-    return Reading(len(named) - len(taken), entry.get("host"), time, taken, interface)
+    if "state" in where:
+        where["state"] = (state, named.get("value"))
+    what, of, example = (part if isinstance(part, str) else "" for part in parts[:3])
+    where |= {"measurement": f"{what}/{of}", "example": example or "".join(names[:1])}
+    return Reading(len(named) - len(taken), entry.get("host"), time, taken, **where)
 
 
-def _left_out(entry: Mapping[str, Any], names: Sequence[str]) -> Reading:
-    """A value list without anything for us, called plugin/type; where these are no names it is called nothing."""
-    plugin, kind, example = (
-        name if isinstance(name := entry.get(key), str) else "" for key in ("plugin", "type", "type_instance")
-    )
-    return Reading(len(names), entry.get("host"), measurement=f"{plugin}/{kind}", example=example or "".join(names[:1]))
+def _meaning(
+    plugin: Any, kind: Any, state: Any, instance: Any, types: Sequence[str]
+) -> tuple[Mapping[str, Target], dict[str, Any]]:
+    """Which of its data sources a value list's are of ours, and of which part of the device they are."""
+    known = TABLE.get((plugin, kind, state), {})
+    if plugin == "interface":
+        # null names no interface, and is refused like no name
+        return (known if _COUNTERS.issuperset(types) else {}), {"interface": "" if instance is None else instance}
+    if plugin == "df" and kind == "df_complex" and state in VOLUME_STATES:
+        place = _place_of(instance)
+        return (known, {"place": place, "state": state}) if place else ({}, {})
+    if plugin == "memory" and kind == "memory" and state in MEMORY_STATES and instance == "":
+        return known, {"state": state}
+    if plugin in ("cpu", "aggregation") and known:
+        core = _core_of(plugin, instance)
+        return (known, {"core": core}) if core is not None else ({}, {})
+    return (known if instance == "" else {}), {}
+
+
+def _core_of(plugin: str, instance: Any) -> Number | None:
+    """The cpu plugin says "percent" without an instance only where it adds up the cores."""
+    if plugin == "aggregation":
+        return ALL_CORES if instance == "cpu-average" else None
+    if instance == "":
+        return ALL_CORES
+    return (int(instance),) if isinstance(instance, str) and _NUMBER.fullmatch(instance) else None
+
+
+def _place_of(instance: Any) -> Place | None:
+    """A volume by its mount point, in which collectd writes dashes for slashes, or by its device (ReportByDevice)."""
+    if not isinstance(instance, str) or not instance or _OF_CONTAINERS.fullmatch(instance):
+        return None
+    path = "/" if instance == _ROOT else "/" + instance.replace("-", "/")
+    return Place("", instance) if place_of(path, instance) else None
+
+
+def names_of(field: str) -> set[str]:
+    """The data sources that are our field."""
+    return {name for known in TABLE.values() for name, target in known.items() if target.field == field}
 
 
 COLLECTD = Format(entries, read, msgspec.json.encode, lambda entry: entry, "collectd")

@@ -6,7 +6,8 @@ accepted + rejected = sent, for every message. Of a JSON object that names a key
 import json
 import re
 import uuid
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
@@ -19,10 +20,30 @@ from ninjait_pipelines.ingest import contract as rules
 from ninjait_pipelines.ingest import telegraf
 from ninjait_pipelines.ingest.collectd import COLLECTD
 from ninjait_pipelines.ingest.contract import CONTRACTS, METRICS, Contract, Field, Refused
-from ninjait_pipelines.ingest.foreign import MOST_ENTRIES, Format, Reading, text_of
+from ninjait_pipelines.ingest.foreign import (
+    BYTE_ORDER_MARK,
+    MEMORY_TOTAL,
+    MOST_BYTES,
+    MOST_ENTRIES,
+    TOTAL,
+    Format,
+    Reading,
+    text_of,
+)
+from ninjait_pipelines.ingest.forms import form_of
+from ninjait_pipelines.ingest.interfaces import LEFT_OUT, is_left_out
+from ninjait_pipelines.ingest.parts import (
+    ALL_CORES,
+    Core,
+    mean,
+    memory_total,
+    volume_total,
+    whole_processors,
+)
 from ninjait_pipelines.ingest.telegraf import LINE_PROTOCOL
+from ninjait_pipelines.ingest.volumes import Place
 from ninjait_pipelines.resources.message_queue import JSON, Message, identity
-from ninjait_pipelines.resources.metrics_store import COUNTERS, FIELDS, POINTS
+from ninjait_pipelines.resources.metrics_store import COUNTERS, FIELDS, POINTS, VOLUMES
 
 Columns = Mapping[str, Sequence[Any]]  # name -> a value a row
 # Python refuses to read longer integers, which are infinite to every store.
@@ -37,15 +58,24 @@ NOBODY = str(uuid.UUID(int=0))
 _UNREADABLE: dict[type, str] = {UnicodeDecodeError: "invalid_utf8", RecursionError: "nested_too_deeply"}
 AGENTS = {"telegraf": LINE_PROTOCOL, "collectd": COLLECTD}
 _HOST_IN, _LOOKED_THROUGH = re.compile(rb"""\bhost"?[=:]\s?"?([^"\s,=]+)"""), 4096
-_LIST_OF_OBJECTS = re.compile(rb"\s*\[\s*\{")
+_LIST_OF_OBJECTS = re.compile(rb"(?:\xef\xbb\xbf)?\s*\[\s*\{")
+# What a message is refused for that cannot be read as what it should be, and the forms that would be no news then.
+_NOT_READ = {"invalid_utf8", "not_json", "not_line_protocol", "not_a_list", "not_an_object", "wrong_schema"}
+_NOT_READ |= {"unknown_content_type"}
+_OUR_FORMS = {"ninjait_json", "json"}
+_FORMS = {id(LINE_PROTOCOL): {"line_protocol"}, id(COLLECTD): {"collectd_json", "json"}}
 _metrics = msgspec.json.Decoder(rules.Metrics)
 _values = msgspec.structs.astuple
 _agent_version = partial(rules.text, most=100)
 # Shared by all messages of our own agents: empty ones of their own would make the garbage collector run more often.
 _NO_COLUMNS: Columns = MappingProxyType({})
 # Asking a schema for its names takes as long as a row.
-_GAUGES, _COUNTERS = tuple(POINTS.names), tuple(COUNTERS.names)
-_TIME, _COUNTER_TIME = _GAUGES.index("time"), _COUNTERS.index("time")
+_GAUGES = tuple(POINTS.names)
+_NAMES = (_GAUGES, tuple(COUNTERS.names), tuple(VOLUMES.names))
+_GAUGE, _COUNTER, _VOLUME = range(3)
+_TIME_IN = tuple(names.index("time") for names in _NAMES)
+_FIRST_VALUE = tuple(time + 1 for time in _TIME_IN)
+_CPU = list(FIELDS).index("cpu")
 _ID = Field(rules.identifier)
 _SAMPLES = Field(rules.samples)
 _NAME = Field(rules.name)
@@ -54,14 +84,24 @@ _NAME = Field(rules.name)
 class Registry(msgspec.Struct, frozen=True):
     """Who may send: the organizations, the organization of each device, and the devices of each host name.
 
-    Ids in canonical spelling. `hosts` is for agents that know no ids: host name -> organization -> device. A
-    routing key without an organization is refused unless `hosts_without_organization`: it speaks for every host.
+    Ids in canonical spelling. `hosts` is for agents that know no ids: host name -> organization -> device; `folded` are
+    the same names without upper and lower case, each with all its devices. A routing key without an organization is
+    refused unless `hosts_without_organization`: it speaks for every host. `interfaces_left_out` are the patterns of the
+    interfaces whose bytes do not count.
     """
 
     organizations: frozenset[str]
     devices: Mapping[str, str]
     hosts: Mapping[str, Mapping[str, str]] = {}
     hosts_without_organization: bool = False
+    interfaces_left_out: Sequence[str] = LEFT_OUT
+    folded: Mapping[str, Sequence[tuple[str, str]]] = {}
+
+    def __post_init__(self) -> None:
+        folded: dict[str, list[tuple[str, str]]] = {}
+        for host, owners in self.hosts.items():
+            folded.setdefault(host.casefold(), []).extend(owners.items())
+        msgspec.structs.force_setattr(self, "folded", folded)
 
     def refusal(self, organization: str | None) -> str | None:
         """Why what another agent sends under a key that names this organization, or none, is not to be taken."""
@@ -210,59 +250,97 @@ def decode_good_metrics(message: Message, registry: Registry, period: Period) ->
 
 def decode_good_lines(message: Message, registry: Registry, period: Period) -> Decoded | None:
     """Decodes a message of line protocol in which every line is plain and good; None where any is not."""
-    gauges: list[list[Any]] = []
-    counters: list[list[Any]] = []
-    rows: list[int] = []
-    counter_rows: list[int] = []
+    tables: tuple[list[list[Any]], ...] = ([], [], [])
+    indexes: tuple[list[int], ...] = ([], [], [])
+    cores: list[tuple[int, str, str, str]] = []
     named = taken = 0
     try:
-        _check_size(message)
+        _check_size(message, MOST_BYTES)
         lines = telegraf.plain(text_of(message.body))
         organization = organization_of(message.routing_key)
         if not 0 < len(lines) <= MOST_ENTRIES or registry.refusal(organization):
             return None
-        all_series = _AllSeries(_Devices(organization, registry))
+        all_series = _AllSeries(_Devices(organization, registry), registry.interfaces_left_out)
         for index, line in enumerate(lines):
             key, fields, time = telegraf.cut(line)
-            start, is_counter, known, others = all_series[key]
+            start, table, known, more, others = all_series[key]
             named += fields.count("=")
-            if others is not None:
-                others.readings += 1
-                others.example = others.example or _cut(fields[1 : fields.index("=")])
+            if not start:
+                if others is None:
+                    cores.append((index, key, fields, time))
+                else:
+                    others.readings += 1
+                    others.example = others.example or _cut(fields[1 : fields.index("=")])
                 continue
             row = start.copy()
+            before = taken
             for name, place, convert in known:
                 _, found, text = fields.rpartition(name)
                 if found:
                     text = text.partition(",")[0]
                     row[place] = convert(int(text[:-1]) if text[-1] == "i" else float(text))
                     taken += 1
-            if row == start:
+            if more and taken - before < len(known):
+                taken += _derive(row, table, more, fields)
+            if taken == before and row == start:
                 all_series.left_out.add(telegraf.series(key), fields[1 : fields.index("=")])
                 continue
-            row[_COUNTER_TIME if is_counter else _TIME] = int(time) // telegraf.NANOSECONDS
-            (counters if is_counter else gauges).append(row)
-            (counter_rows if is_counter else rows).append(index)
+            row[_TIME_IN[table]] = int(time) // telegraf.NANOSECONDS
+            tables[table].append(row)
+            indexes[table].append(index)
+        for whole, values in all_series.processors(cores, len(lines)) if cores else ():
+            tables[_GAUGE].append(_row_of_cores(whole))
+            indexes[_GAUGE].append(_index_of(whole))
+            taken += values
     except ValueError:
         return None
-    columns, read = _columns(_GAUGES, gauges), _columns(_COUNTERS, counters)
-    for part, oldest in ((columns, period.oldest), (read, period.oldest_counter)):
+    columns = [_columns(names, rows) for names, rows in zip(_NAMES, tables, strict=True)]
+    for part, oldest in zip(columns, (period.oldest, period.oldest_counter, period.oldest_counter), strict=True):
         if part and (min(part["time"]) < oldest or max(part["time"]) > period.newest):
             return None
-    seen = {row[0] for row in (*gauges, *counters)}
-    return Decoded(
-        message_id=identity(message.queue, message.body, message.message_id),
-        organization_id=seen.pop() if len(seen) == 1 else organization,
-        points=len(rows) + len(counter_rows),
-        columns=columns,
-        counters=read,
-        rows=rows,
-        counter_rows=counter_rows,
-        unknown_fields=named - taken,
-        agent=LINE_PROTOCOL.source,
-        host=all_series.host,
-        left_out=list(all_series.left_out.values()),
-    )
+    decoded = Decoded(message_id=identity(message.queue, message.body, message.message_id))
+    _fill(decoded, columns, indexes)
+    decoded.organization_id = decoded.organization_id or organization
+    decoded.unknown_fields = named - taken
+    decoded.agent, decoded.host = LINE_PROTOCOL.source, all_series.host
+    decoded.left_out = list(all_series.left_out.values())
+    return decoded
+
+
+def _fill(decoded: Decoded, columns: Sequence[Columns], indexes: Sequence[list[int]]) -> None:
+    """Puts the columns of the three tables into it, and whose they are if they are one organization's."""
+    decoded.columns, decoded.counters, decoded.volumes = columns
+    decoded.rows, decoded.counter_rows, decoded.volume_rows = indexes
+    decoded.points = sum(map(len, indexes)) + len(decoded.rejections)
+    seen = {one for part in columns if part for one in part["organization_id"]}
+    decoded.organization_id = seen.pop() if len(seen) == 1 else None
+
+
+def _derive(row: list[Any], table: int, series: telegraf.Series, fields: str) -> int:
+    """Adds to the row what follows from several fields of its line, and returns how many of them it is the only use of.
+    Raises ValueError."""
+
+    def number(name: str) -> float | None:
+        _, found, text = fields.rpartition(name)
+        return telegraf.number_of(text.partition(",")[0]) if found else None
+
+    names = _NAMES[table]
+    there = {name for name, value in zip(names, row, strict=True) if value is not None}
+    used: set[str] = set()
+    for target, value, sources in telegraf.derived(series, there, number):
+        row[names.index(target.field)] = target.convert(value)
+        used.update(sources)
+    return len(used - {name for name, _ in series.known})
+
+
+def _row_of_cores(cores: Sequence[Core]) -> list[Any]:
+    """The row of POINTS that all cores of a device make together."""
+    values = {"cpu": mean(cores)}
+    return [*cores[0].device, cores[0].time, *map(values.get, FIELDS)]
+
+
+def _index_of(cores: Sequence[Core]) -> int:
+    return max(core.index for core in cores)
 
 
 def decode_by_rules(message: Message, registry: Registry, period: Period) -> Decoded:
@@ -278,7 +356,7 @@ def decode_by_rules(message: Message, registry: Registry, period: Period) -> Dec
         else:
             _decode_event(body, contract, decoded, period)
     except Refused as refused:
-        return _refuse(message, body, refused)
+        return _refuse(message, body, _named(refused, message.body, _OUR_FORMS))
     return decoded
 
 
@@ -305,32 +383,39 @@ def organization_of(routing_key: str) -> str | None:
 def device_of(host: str, organization: str | None, registry: Registry) -> tuple[str, str]:
     """(organization, device) of a host name, within the organization if one is given. Raises Refused.
 
-    Without one, where that is allowed, the name has to be that of a single device of all: nobody may guess whose
+    Upper and lower case count only where there are several such names: Windows writes one name in both. Without an
+    organization, where that is allowed, the name has to be that of a single device of all: nobody may guess whose
     readings they are.
     """
     if organization is None and not registry.hosts_without_organization:
         raise Refused("no_organization_in_key", "routing_key")
-    known = registry.hosts.get(host, {})
-    if organization is None and len(known) > 1:
-        raise Refused("ambiguous_host", "host")
-    owner = next(iter(known), None) if organization is None else organization
-    if owner is None or owner not in known:
+    exact = registry.hosts.get(host, {})
+    found = [one for one in exact.items() if organization in (None, one[0])]
+    if not found:
+        found = [one for one in registry.folded.get(host.casefold(), ()) if organization in (None, one[0])]
+    if not found:
         raise Refused("unknown_host", "host")
-    return owner, known[owner]
+    if len(found) > 1:
+        raise Refused("ambiguous_host", "host")
+    return found[0]
 
 
 def decode_foreign(message: Message, foreign: Format, registry: Registry, period: Period) -> Decoded:
     """Decodes a message of another agent. A point is an entry that holds a reading, or cannot be read."""
     organization = organization_of(message.routing_key)
     refusal = registry.refusal(organization)
+    text = ""
     try:
-        _check_size(message)
-        entries = foreign.entries(text_of(message.body))
+        _check_size(message, MOST_BYTES)
+        text = text_of(message.body)
+        entries = foreign.entries(text)
         if refusal:
             raise Refused(refusal, "routing_key")
     except (Refused, UnicodeDecodeError, RecursionError) as error:
         refused = error if isinstance(error, Refused) else Refused(_UNREADABLE[type(error)])
-        decoded = _refuse(message, {"routing_key": message.routing_key}, refused)
+        unpacked = error.object if isinstance(error, UnicodeDecodeError) else text.encode()
+        named = _named(refused, unpacked, _FORMS[id(foreign)])
+        decoded = _refuse(message, {"routing_key": message.routing_key}, named)
         decoded.host = _host_in(message.body)
     else:
         decoded = Decoded(message_id=identity(message.queue, message.body, message.message_id))
@@ -338,6 +423,12 @@ def decode_foreign(message: Message, foreign: Format, registry: Registry, period
     decoded.agent = foreign.source
     decoded.organization_id = decoded.organization_id or (None if refusal else organization)
     return decoded
+
+
+def _named(refused: Refused, body: bytes, expected: Collection[str]) -> Refused:
+    """The reason of a message that cannot be read: the form that it is in, where that is none of those expected."""
+    form = form_of(body) if str(refused) in _NOT_READ else None
+    return Refused(form, refused.field) if form and form not in expected else refused
 
 
 def decode_nothing(message: Message, reason: str, words: str = "") -> Decoded:
@@ -368,8 +459,8 @@ def _load(message: Message) -> dict[str, Any]:
     return body
 
 
-def _check_size(message: Message) -> None:
-    if len(message.body) > rules.MOST_BYTES:
+def _check_size(message: Message, most: int = rules.MOST_BYTES) -> None:
+    if len(message.body) > most:
         raise Refused("too_large")
 
 
@@ -379,6 +470,7 @@ def _is_json(content_type: str | None) -> bool:
 
 def read_json(body: bytes) -> Any:
     """JSON as widely as Python reads it, with integers of any length. Raises ValueError or RecursionError."""
+    body = body.removeprefix(BYTE_ORDER_MARK)
     try:
         return msgspec.json.decode(body)  # four times as fast, but for strict JSON only
     except ValueError:
@@ -504,38 +596,145 @@ def _decode_entries(
     registry: Registry,
     period: Period,
 ) -> None:
-    gauges: list[tuple[Any, ...]] = []
-    counters: list[tuple[Any, ...]] = []
-    rows: list[int] = []
-    counter_rows: list[int] = []
+    found = _Found(foreign.source, _Devices(organization, registry), period, registry.interfaces_left_out)
     rejections: list[Rejection] = []
-    devices = _Devices(organization, registry)
-    left_out = _LeftOut(devices)
-    read, unknown = foreign.read, 0
     for index, entry in enumerate(entries):
         reading = None
         try:
-            reading = read(entry)
-            unknown += reading.unknown
-            if not decoded.host and isinstance(reading.host, str):
-                decoded.host = _cut(reading.host)
-            if not reading.values:
-                if reading.unknown:
-                    left_out.add(reading, reading.example)
-                continue
-            row = _row(reading, foreign.source, devices, period)
+            reading = foreign.read(entry)
+            found.add(index, reading)
         except Refused as refused:
             rejections.append(_foreign_rejection(index, refused, foreign.shown(entry), reading))
-        else:
-            (gauges if reading.interface is None else counters).append(row)
-            (rows if reading.interface is None else counter_rows).append(index)
-    decoded.rejections, decoded.rows, decoded.counter_rows = rejections, rows, counter_rows
-    decoded.points, decoded.unknown_fields = len(rejections) + len(rows) + len(counter_rows), unknown
-    decoded.columns = _columns(_GAUGES, gauges)
-    decoded.counters = _columns(_COUNTERS, counters)
-    decoded.left_out = list(left_out.values())
-    seen = {row[0] for row in (*gauges, *counters)}
-    decoded.organization_id = seen.pop() if len(seen) == 1 else None
+    for index, reading in found.lone_cores():
+        try:
+            found.add_core(index, reading)
+        except Refused as refused:
+            rejections.append(_foreign_rejection(index, refused, foreign.shown(entries[index]), reading))
+    found.finish(len(entries))
+    decoded.rejections = sorted(rejections, key=lambda one: one.index or 0)
+    decoded.unknown_fields, decoded.host, decoded.left_out = found.unknown, found.host, list(found.left_out.values())
+    _fill(decoded, [_columns(names, rows) for names, rows in zip(_NAMES, found.tables, strict=True)], found.indexes)
+
+
+class _Found:
+    """What is found in the entries of a message, one after the other: the rows of the three tables."""
+
+    def __init__(self, source: str, devices: "_Devices", period: Period, interfaces_left_out: Sequence[str]) -> None:
+        self._source, self._devices, self._period = source, devices, period
+        self._interfaces_left_out = interfaces_left_out
+        self.tables: tuple[list[list[Any]], ...] = ([], [], [])
+        self.indexes: tuple[list[int], ...] = ([], [], [])
+        self.unknown = 0
+        self.host = ""  # the first one
+        self.left_out = _LeftOut(devices)
+        self._cores: list[tuple[int, Reading]] = []
+        self._whole: set[str] = set()  # hosts that say what all their cores do together
+        self._made: dict[int, Core] = {}
+        # By host, instant and place: the states that may make a total, and the row that it is for.
+        self._states: dict[tuple[Any, ...], list[Reading]] = defaultdict(list)
+        self._rows: dict[tuple[Any, ...], list[Any]] = {}
+
+    def add(self, index: int, reading: Reading) -> None:
+        """Takes a reading. Raises Refused, with the field."""
+        self.unknown += reading.unknown
+        if not self.host and isinstance(reading.host, str):
+            self.host = _cut(reading.host)
+        if reading.core == ALL_CORES:
+            self._whole.add(_folded(reading.host))
+        elif reading.core is not None:
+            self._cores.append((index, reading))
+            return
+        if reading.interface is not None and _is_left_out(reading.interface, self._interfaces_left_out):
+            self._leave_out(reading)
+        elif reading.values:
+            self._add_row(index, reading)
+        elif reading.state is not None:
+            self._states[_key(reading)].append(reading)
+        elif reading.unknown:
+            self.left_out.add(reading, reading.example)
+
+    def _leave_out(self, reading: Reading) -> None:
+        self.unknown += len(reading.values)
+        self.left_out.add(reading, reading.example)
+
+    def _add_row(self, index: int, reading: Reading) -> None:
+        row, table = _row(reading, self._source, self._devices, self._period), _table_of(reading)
+        if reading.state is not None:
+            self._states[_key(reading)].append(reading)
+            if self._is_put_into_another(reading, row):
+                return
+        self.tables[table].append(row)
+        self.indexes[table].append(index)
+
+    def _is_put_into_another(self, reading: Reading, row: list[Any]) -> bool:
+        """Whether the volume's row of this instant, which another value list began, has the value now."""
+        first = self._rows.setdefault(_key(reading), row)
+        if first is row or reading.place is None:
+            return False
+        at = _NAMES[_VOLUME].index(reading.values[0][0].field)
+        if first[at] is not None:
+            return False
+        first[at] = row[at]
+        return True
+
+    def lone_cores(self) -> Iterator[tuple[int, Reading]]:
+        """The readings of cores of the hosts that say nothing of all of them together."""
+        self.unknown += sum(len(one.values) for _, one in self._cores if _folded(one.host) in self._whole)
+        self._cores = [one for one in self._cores if _folded(one[1].host) not in self._whole]
+        yield from (one for one in self._cores if one[1].values)
+
+    def add_core(self, index: int, reading: Reading) -> None:
+        """Takes what one core says. Raises Refused, with the field."""
+        organization, device, time, *values = _row(reading, self._source, self._devices, self._period)
+        self._made[index] = Core(index, (organization, device), time, reading.core or (), values[_CPU])
+
+    def finish(self, entries: int) -> None:
+        """Adds what several entries of the message make together, of which there were so many."""
+        wholes = whole_processors([*self._made.values()], entries)
+        for whole in wholes:
+            self.tables[_GAUGE].append(_row_of_cores(whole))
+            self.indexes[_GAUGE].append(_index_of(whole))
+        taken = {core.index for whole in wholes for core in whole}
+        for index, reading in self._cores:
+            if index not in taken and (index in self._made or not reading.values):
+                self._leave_out(reading)
+        for key, states in self._states.items():
+            alone = [one for one in states if not one.values]
+            if _add_total(self._rows.get(key), states):
+                self.unknown -= len(alone)
+            else:
+                for one in alone:
+                    self.left_out.add(one, one.example)
+
+
+def _add_total(row: list[Any] | None, states: Sequence[Reading]) -> bool:
+    """Puts the total of the states into the row, and says whether they make one."""
+    amounts = dict(one.state for one in states if one.state)
+    is_volume = states[0].place is not None
+    total, target = (volume_total(amounts), TOTAL) if is_volume else (memory_total(amounts), MEMORY_TOTAL)
+    if row is None or total is None:
+        return False
+    try:
+        row[_NAMES[_table_of(states[0])].index(target.field)] = target.convert(total)
+    except Refused:  # beyond any memory or disk
+        return False
+    return True
+
+
+def _folded(host: Any) -> str:
+    return host.casefold() if isinstance(host, str) else repr(host)
+
+
+def _key(reading: Reading) -> tuple[Any, ...]:
+    return _folded(reading.host), reading.time, reading.place
+
+
+def _is_left_out(interface: Any, patterns: Sequence[str]) -> bool:
+    return isinstance(interface, str) and is_left_out(interface, patterns)
+
+
+def _table_of(reading: Reading) -> int:
+    return _COUNTER if reading.interface is not None else _GAUGE if reading.place is None else _VOLUME
 
 
 class _Devices(dict[str, tuple[str, str]]):
@@ -548,6 +747,10 @@ class _Devices(dict[str, tuple[str, str]]):
         found = device_of(_value("host", _NAME, {"host": host}), self._organization, self._registry)
         self[host] = found
         return found
+
+
+Known = Sequence[tuple[str, int, rules.Rule]]
+_OfKey = tuple[list[Any], int, Known, telegraf.Series | None, LeftOut | None]
 
 
 class _LeftOut(dict[tuple[str, str], LeftOut]):
@@ -578,36 +781,86 @@ class _LeftOut(dict[tuple[str, str], LeftOut]):
         one.example = one.example or _cut(example)
 
 
-class _AllSeries(dict[str, tuple[list[Any], bool, Sequence[tuple[str, int, rules.Rule]], LeftOut | None]]):
-    """Of the key of a plain line: a row without its time and values, whether it is one of counters, which fields are
-    taken (name after a comma, place in the row, conversion), or what counts its lines where none is.
+class _AllSeries(dict[str, _OfKey]):
+    """Of the key of a plain line: a row without its time and values, of which table; which fields are taken: name after
+    a comma, place in the row, conversion; the series where something may follow from other fields. Where the row is
+    empty nothing is taken, and what counts such lines stands last; None for the key of a single core.
     Raises Refused for a key that is not good.
     """
 
-    def __init__(self, devices: "_Devices") -> None:
+    def __init__(self, devices: "_Devices", interfaces_left_out: Sequence[str]) -> None:
         self._devices = devices
+        self._interfaces_left_out = interfaces_left_out
+        self._whole: set[str] = set()
         self.host = ""  # the first one
         self.left_out = _LeftOut(devices)
 
-    def __missing__(self, key: str) -> tuple[list[Any], bool, Sequence[tuple[str, int, rules.Rule]], LeftOut | None]:
+    def __missing__(self, key: str) -> _OfKey:
         series = telegraf.series(key)
-        start: list[Any] = []
-        names = _GAUGES
-        if series.known:
-            start += self._devices[_value("host", _NAME, {"host": series.host})]
-            if series.interface is not None:
-                start += [LINE_PROTOCOL.source, rules.name(series.interface)]
-                names = _COUNTERS
-            start += [None] * (len(names) - len(start))
-        known = [(name, names.index(target.field), target.convert) for name, target in series.known]
         self.host = self.host or _cut(series.host or "")
-        others = None if known else self.left_out[series.host or "", series.measurement]
-        self[key] = found = start, names is _COUNTERS, known, others
+        if series.core:
+            found: _OfKey = [], _GAUGE, (), None, None
+        elif not self._is_taken(series):
+            found = [], _GAUGE, (), None, self.left_out[series.host or "", series.measurement]
+        else:
+            found = self._taken(series)
+        self[key] = found
         return found
 
+    def _is_taken(self, series: telegraf.Series) -> bool:
+        if series.interface is not None and is_left_out(series.interface, self._interfaces_left_out):
+            return False
+        return bool(series.known or series.derived)
 
-def _row(reading: Reading, source: str, devices: _Devices, period: Period) -> tuple[Any, ...]:
-    """A row of POINTS, or of COUNTERS where the reading is of an interface. Raises Refused, with the field."""
+    def _taken(self, series: telegraf.Series) -> _OfKey:
+        if series.core == ALL_CORES:
+            self._whole.add(_folded(series.host))
+        table = _COUNTER if series.interface is not None else _GAUGE if series.place is None else _VOLUME
+        start: list[Any] = [*self._devices[_value("host", _NAME, {"host": series.host})]]
+        if series.interface is not None:
+            start += [LINE_PROTOCOL.source, rules.name(series.interface)]
+        if series.place is not None:
+            start += [LINE_PROTOCOL.source, *_names_of(series.place)]
+        names = _NAMES[table]
+        start += [None] * (len(names) - len(start))
+        known = [(name, names.index(target.field), target.convert) for name, target in series.known]
+        return start, table, known, series if series.derived else None, None
+
+    def processors(self, lines: Iterable[tuple[int, str, str, str]], entries: int) -> Iterator[tuple[list[Core], int]]:
+        """The cores that make wholes, of the lines of single cores (index, key, fields, time), and how many values they
+        take; what makes none is left out. Raises ValueError."""
+        lines = [line for line in lines if _folded(telegraf.series(line[1]).host) not in self._whole]
+        cores: list[Core] = []
+        values: dict[int, int] = {}
+        for index, key, fields, time in lines:
+            series, busy, values[index] = telegraf.series(key), None, 0
+            for name, target in series.known:
+                _, found, text = fields.rpartition(name)
+                if found:
+                    text = text.partition(",")[0]
+                    busy = target.convert(int(text[:-1]) if text[-1] == "i" else float(text))
+                    values[index] += 1
+            if busy is not None:
+                device = self._devices[_value("host", _NAME, {"host": series.host})]
+                cores.append(Core(index, device, int(time) // telegraf.NANOSECONDS, series.core or (), busy))
+        wholes = whole_processors(cores, entries)
+        taken = {core.index for whole in wholes for core in whole}
+        for index, key, fields, _ in lines:
+            if index not in taken:
+                self.left_out.add(telegraf.series(key), fields[1 : fields.index("=")])
+        yield from ((whole, sum(values[core.index] for core in whole)) for whole in wholes)
+
+
+def _names_of(place: Place) -> tuple[str, str]:
+    """Disk and volume, as they are stored. Raises Refused."""
+    return rules.name(place.disk) if place.disk else "", rules.name(place.volume)
+
+
+def _row(reading: Reading, source: str, devices: _Devices, period: Period) -> list[Any]:
+    """A row of POINTS, of COUNTERS where the reading is of an interface, of VOLUMES where it is of a volume.
+
+    Raises Refused, with the field.
+    """
     host, time, interface = reading.host, reading.time, reading.interface
     organization, device = devices[host] if isinstance(host, str) else devices.__missing__(host)
     if time is None:
@@ -618,16 +871,18 @@ def _row(reading: Reading, source: str, devices: _Devices, period: Period) -> tu
         for target, value in reading.values:
             field = target.field
             values[field] = target.convert(value)
+        where: list[str] = []
         if interface is not None:
             field = "interface"
-            interface = rules.name(interface)
+            where = [source, rules.name(interface)]
+        if reading.place is not None:
+            field = "volume"
+            where = [source, *_names_of(reading.place)]
         field = "time"
-        time = period.check(time) if interface is None else period.check_counter(time)
+        time = period.check_counter(time) if where else period.check(time)
     except Refused as refused:
         raise Refused(str(refused), field) from None
-    if interface is None:
-        return (organization, device, time, *map(values.get, FIELDS))
-    return (organization, device, source, interface, time, values.get("network_in"), values.get("network_out"))
+    return [organization, device, *where, time, *map(values.get, _NAMES[_table_of(reading)][3 + len(where) :])]
 
 
 def _columns(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> dict[str, list[Any]]:

@@ -40,6 +40,8 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exp
 
 from ninjait_pipelines.ingest import quarantine
 from ninjait_pipelines.ingest.decode import HOST_REASONS, Decoded, Period, Registry, decode, decode_nothing
+from ninjait_pipelines.ingest.foreign import size_of
+from ninjait_pipelines.ingest.interfaces import patterns_of
 from ninjait_pipelines.ingest.ledger import Batch, ledger_rows, outcome_of
 from ninjait_pipelines.ingest.sinks import Hour, Record, Sink
 from ninjait_pipelines.resources.clickhouse import ClickHouse
@@ -157,11 +159,13 @@ class Drain:
                     break
                 suspects = [message for message in messages if message.deliveries > SUSPECT_AFTER_DELIVERIES]
                 others = [message for message in messages if message.deliveries <= SUSPECT_AFTER_DELIVERIES]
-                if others:
+                for part in _parts(others):
+                    while stages.under_way and stages.full:
+                        self._acknowledge(consumer, *stages.take(), summary)
                     now = self.clock()
-                    batch, registry = self._decode_all(others, registry, now)
+                    batch, registry = self._decode_all(part, registry, now)
                     stages.put(batch, now)
-                elif stages.under_way:
+                if not others and stages.under_way:
                     self._acknowledge(consumer, *stages.take(), summary)
                 while stages.under_way and (suspects or stages.full):
                     self._acknowledge(consumer, *stages.take(), summary)
@@ -457,7 +461,24 @@ def _groups(suspects: Sequence[Message]) -> Iterator[Sequence[Message]]:
         some = [message for message in suspects if message.deliveries == came][:: 1 if came % 2 else -1]
         least, groups = SUSPECTS.get(came, LATER_SUSPECTS)
         together = max(least, math.ceil(len(some) / groups))
-        yield from (some[first : first + together] for first in range(0, len(some), together))
+        for first in range(0, len(some), together):
+            yield from _parts(some[first : first + together])
+
+
+def _parts(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
+    """The messages in as few parts as hold BATCH_BYTES each, or a single message: what is packed is large once it is
+    read, and a hundred messages come at once."""
+    part: list[Message] = []
+    size = 0
+    for message in messages:
+        room = size_of(message.body)
+        if part and size + room > BATCH_BYTES:
+            yield part
+            part, size = [], 0
+        part.append(message)
+        size += room
+    if part:
+        yield part
 
 
 def _is_unregistered(decoded: Decoded) -> bool:
@@ -476,6 +497,7 @@ def load_registry(postgres: Postgres) -> Registry:
         devices={row["id"]: row["organization_id"] for row in devices},
         hosts=hosts,
         hosts_without_organization=postgres.hosts_without_organization == "on",
+        interfaces_left_out=patterns_of(postgres.interfaces_left_out),
     )
 
 
@@ -488,7 +510,7 @@ def _receive(consumer: Consumer, most: int, idle_seconds: float) -> list[Message
         asked = min(most - len(batch), RECEIVE_MESSAGES)
         received = consumer.receive(asked, 0 if batch else idle_seconds)
         batch += received
-        size += sum(len(message.body) for message in received)
+        size += sum(size_of(message.body) for message in received)
         if len(received) < asked:
             break
     return batch

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -10,7 +10,7 @@ import msgspec
 from ninjait_pipelines.ingest import collectd, telegraf
 from ninjait_pipelines.ingest.contract import Refused
 from ninjait_pipelines.ingest.decode import format_of
-from ninjait_pipelines.ingest.foreign import Format, Target, text_of
+from ninjait_pipelines.ingest.foreign import Format, text_of
 from ninjait_pipelines.ingest.mend import TAG, spans_of, unescaped
 from ninjait_pipelines.ingest.reasons import Entry, entries, read
 
@@ -116,11 +116,11 @@ def _in_value_list(text: str, entry: Member, field: str | None) -> Span:
     if field is None:
         return entry[0]
     members = dict(_members(text, entry[1]))
-    name = {"interface": "plugin_instance"}.get(field, field)
+    name = {"interface": "plugin_instance", "volume": "plugin_instance"}.get(field, field)
     if name in members:
         return members[name][0]
     names = msgspec.json.decode(text[entry[1] : entry[0][1]])["dsnames"]
-    index = max(names.index(name) for name in _theirs(collectd.TABLE.values(), field) & set(names))
+    index = max(names.index(name) for name in collectd.names_of(field) & set(names))
     return dict(_members(text, members["values"][1]))[index][0]
 
 
@@ -133,11 +133,8 @@ def _in_line(line: re.Match[str], field: str | None) -> Span:
     if field == "time":
         return time if time[1] > 0 else whole
     tags = {unescaped(tag[1]): (tag.start() + 1, tag.end()) for tag in TAG.finditer(line.string, *key)}
-    fields = {unescaped(found[1]): found.span() for found in _FIELD.finditer(line.string, *values)}
-    theirs = _theirs((names for _, names in telegraf.TABLE.values()), field)
-    return next((fields[name] for name in sorted(theirs & fields.keys())), tags.get(field, whole))
-
-
-def _theirs(tables: Iterable[Mapping[str, Target]], field: str) -> set[str]:
-    """What the other agent calls our field."""
-    return {name for names in tables for name, target in names.items() if target.field == field}
+    fields = {unescaped(one[1]): one.span() for one in _FIELD.finditer(line.string, *values)}
+    theirs = telegraf.names_of(field)
+    named = {"volume": ("path", "instance"), "interface": ("interface", "instance")}.get(field, (field,))
+    found = [fields[name] for name in sorted(theirs & fields.keys())] + [tags[name] for name in named if name in tags]
+    return found[0] if found else whole

@@ -205,6 +205,10 @@ def unescaped(text: str) -> str:
 
 
 def _escaped(value: str) -> str:
-    if not value or "\\" in value or not value.isprintable():
+    try:
+        is_name = bool(rules.name(value))
+    except Refused:
+        is_name = False
+    if not is_name or "\\" in value:
         raise CannotChange(f"{value!r} cannot be a tag's value")
     return _TO_BE_ESCAPED.sub(r"\\\g<0>", value)

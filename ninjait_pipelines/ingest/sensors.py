@@ -3,6 +3,7 @@
 Beside them two that replay: what came from a host before PostgreSQL knew it, and dead letters of an outage.
 """
 
+from ast import literal_eval
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import islice, takewhile
@@ -157,7 +158,6 @@ def held_for_known_hosts(mongodb: MongoDB, registry: Registry) -> Iterator[dict[
     In one walk, with the hosts compared here: to ask for each host by itself is to read all that is held each time.
     Without those that a person began to replay with changes: only that person knows whether to go on.
     """
-    names = {repr(host): host for host in registry.hosts}
     # `$or`, where `$in` would be shorter: the local stack's MongoDB does not look into arrays with `$in`.
     waiting = {"state": "held", "$or": [{"reasons.reason": reason} for reason in HOST_REASONS]}
     shown = {"routing_key": 1, "hosts": 1, "reasons": 1, "intent": 1}
@@ -165,15 +165,17 @@ def held_for_known_hosts(mongodb: MongoDB, registry: Registry) -> Iterator[dict[
         for copy in mongodb.database[quarantine.COLLECTION].find(waiting, shown).sort("quarantined_at", 1):
             if (copy.get("intent") or {}).get("changes"):
                 continue
-            hosts = {names.get(name) for name in read_hosts(copy)}
+            hosts = set(read_hosts(copy))
             if any(_is_known(host, copy["routing_key"], registry) for host in hosts):
                 yield {"_id": copy["_id"]}
 
 
-def _is_known(host: str | None, routing_key: str, registry: Registry) -> bool:
+def _is_known(shown: str, routing_key: str, registry: Registry) -> bool:
+    """Whether the host is a device's by now; `shown` is its repr, as rejections have it."""
     try:
-        return host is not None and bool(device_of(host, organization_of(routing_key), registry))
-    except Refused:
+        host = literal_eval(shown)
+        return isinstance(host, str) and bool(device_of(host, organization_of(routing_key), registry))
+    except (Refused, ValueError, SyntaxError):
         return False
 
 

@@ -75,6 +75,7 @@ def stores_from(value: Callable[[str], Any], given: Container[str] = ()) -> Stor
             url=value("DATABASE_URL"),
             ca_file=authority("DATABASE"),
             hosts_without_organization=optional("HOSTS_WITHOUT_ORGANIZATION") or "off",
+            interfaces_left_out=optional("INTERFACES_LEFT_OUT"),
         ),
         mongodb=MongoDB(
             url=value("MONGODB_URL"),

@@ -54,6 +54,9 @@ class Postgres(Store):
     hosts_without_organization: str = Field(
         default="off", description="on: hosts are found among those of all organizations where a message names none"
     )
+    interfaces_left_out: str | None = Field(
+        default=None, description="Shell patterns, separated by commas, of the interfaces whose bytes do not count"
+    )
     statement_timeout_seconds: int = Field(default=40, description="Longest run of one statement, seconds")
     lock_timeout_seconds: int = Field(default=20, description="Longest wait of a statement for a lock, seconds")
     answer_timeout_seconds: float = Field(

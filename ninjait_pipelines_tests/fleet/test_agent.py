@@ -18,20 +18,26 @@ import pytest
 
 from ninjait_pipelines.fleet import agent as agent_module
 from ninjait_pipelines.fleet.agent import (
+    MIB,
     Agent,
     Spool,
     SpoolFull,
     SpoolInUse,
+    increase,
     keep_and_deliver,
     register,
     run,
+    volume_of,
 )
 from ninjait_pipelines.fleet.seed import seed
 from ninjait_pipelines.ingest.decode import Period, Registry, decode
+from ninjait_pipelines.ingest.interfaces import LEFT_OUT
+from ninjait_pipelines.ingest.volumes import Place, place_of
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.resources.dragonfly_queue import DragonflyQueue
 from ninjait_pipelines.resources.message_queue import Message, Outgoing
 from ninjait_pipelines.resources.store import StoreUnavailable
+from ninjait_pipelines.resources.volumes import disk_of
 from ninjait_pipelines.settings import Settings
 
 ORGANIZATION, DEVICE = uuid.UUID(int=1), uuid.UUID(int=2)
@@ -79,9 +85,41 @@ def test_what_it_reads_is_what_the_contract_wants() -> None:
         assert decoded.rejections == []
         assert (decoded.points_accepted, str(decoded.message_id)) == (1, sent.message_id)
     sample = json.loads(agent.metrics(now()).body)["samples"][0]
-    assert set(sample) == {"timestamp", "cpu", "memory", "disk_used", "network_in", "network_out", "uptime"}
-    assert 0 < sample["memory"] < 1e8
+    fields = {
+        "cpu",
+        "memory",
+        "memory_total",
+        "disk_used",
+        "disk_total",
+        "disk_free",
+        "network_in",
+        "network_out",
+        "uptime",
+    }
+    assert set(sample) == {"timestamp", *fields}
+    assert 0 < sample["memory"] < sample["memory_total"] < 1e8
+    assert 0 < sample["disk_used"] < sample["disk_total"]
     assert sample["uptime"] > 0
+
+
+def test_loopback_and_what_is_stacked_is_not_traffic() -> None:
+    """206 MB were reported of a machine whose eth0 had 28 kB: two processes spoke to each other."""
+    before = {"lo": (0, 0), "eth0": (1_000, 100), "docker0": (5, 5), "eth0.20": (0, 0), "wlan0": (900, 90)}
+    now = {"lo": (10**9, 10**9), "eth0": (29_000, 600), "docker0": (99, 99), "eth0.20": (9_000, 9)}
+    assert increase(before, now | {"wlan0": (7, 7)}, LEFT_OUT) == (28_000, 500)  # a dongle that was put in again
+    assert increase(before, now | {"eth1": (10**9, 10**9)}, LEFT_OUT) == (28_000, 500)  # it only begins
+    assert increase(before, now, ("eth0",)) == (10**9 + 94 + 9_000, 10**9 + 94 + 9)
+    assert increase({}, {"lo": (1, 1), "br0": (5, 5)}, LEFT_OUT) is None
+
+
+def test_each_disk_counts_once_and_a_pool_says_only_what_it_uses() -> None:
+    """By the decoders' rule of what counts, and the roll-up's of how it adds up."""
+    mounted = [("/", "/dev/sda1", "ext4"), ("/var/lib/docker", "/dev/sda1", "ext4"), ("/run", "tmpfs", "tmpfs")]
+    places = [place for one in mounted if (place := place_of(*one))]
+    volumes = [volume_of(place, 50 * MIB, 100 * MIB, 45 * MIB) for place in places]
+    assert disk_of(volumes) == (50.0, 100.0, 45.0)
+    pool = volume_of(Place("tank/home", "/home", True), 30 * MIB, 80 * MIB, 50 * MIB)
+    assert disk_of([*volumes, pool]) == (80.0, None, None)
 
 
 def test_while_the_broker_is_away_readings_wait_on_disk_and_come_in_order(stores: Stores, tmp_path: Path) -> None:

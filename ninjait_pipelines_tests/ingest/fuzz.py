@@ -35,7 +35,7 @@ from ninjait_pipelines.ingest.decode import (
 )
 from ninjait_pipelines.ingest.telegraf import LINE_PROTOCOL
 from ninjait_pipelines.resources.message_queue import Message
-from ninjait_pipelines.resources.metrics_store import COUNTERS, FIELDS, POINTS
+from ninjait_pipelines.resources.metrics_store import COUNTERS, FIELDS, POINTS, VOLUMES
 from ninjait_pipelines_tests.ingest.samples import (
     ANYBODY,
     DEVICE,
@@ -54,6 +54,7 @@ from ninjait_pipelines_tests.ingest.samples import (
 )
 
 PERIOD = Period.at(NOW)
+MEMORY_STATES = ("used", "buffered", "cached", "free", "slab_unrecl", "slab_recl")
 # JSON of values that senders get wrong, and of some that lie at an edge; not all of it is JSON.
 WORDS = "null true false 0 -0 -0.0 0.1 1 -1 100 100.00000000000001 1e15 1000000000000001 1e-320 5e-324 1e308 1e999"
 WORDS += (
@@ -78,10 +79,13 @@ KEYS += [f"metrics.{OTHER_ORG}", f"metrics.collectd.{ORG}", f"usage.{ORG}", "met
 # What collectd sends of ours, and a line of Telegraf's at its simplest: written down once more, not taken from the
 # tables by which the decoder reads.
 READINGS = {"cpu/percent/idle/": ("value",), "cpu/percent/active/": ("value",), "memory/memory/used/": ("value",)}
-READINGS |= {"df/df_complex/used/root": ("value",), "interface/if_octets/": ("rx", "tx")}
+READINGS |= {"uptime/uptime//": ("value",), "interface/if_octets/": ("rx", "tx")}
+READINGS |= {f"aggregation/percent/{state}/cpu-average": ("value",) for state in ("idle", "active")}
+# Of these one reading may be spread over several value lists.
+SPREAD = re.compile(r"cpu/percent/(idle|active)/\d+|df/df_complex/(used|free)/.+", re.ASCII | re.DOTALL)
 _SIMPLE_READING = re.compile(
     r"(cpu,cpu=cpu-total,host=[a-z0-9-]+ usage_idle=|mem,host=[a-z0-9-]+ used=|disk,host=[a-z0-9-]+,path=/ used="
-    r"|net,host=[a-z0-9-]+,interface=eth\d (bytes_recv|bytes_sent)=)[^ ]+ [0-9]{19}"
+    r"|system,host=[a-z0-9-]+ uptime=|net,host=[a-z0-9-]+,interface=eth\d (bytes_recv|bytes_sent)=)[^ ]+ [0-9]{19}"
 )
 
 
@@ -95,11 +99,12 @@ def check(incoming: Message) -> Decoded:
         assert len(rejection.value) <= (1000 if rejection.reason in HOST_REASONS else 200)
     rows = _rows(result.columns, result.rows)
     counter_rows = _rows(result.counters, result.counter_rows)
-    assert len(rows) + len(counter_rows) == result.points_accepted
+    volume_rows = _rows(result.volumes, result.volume_rows)
+    assert len(rows) + len(counter_rows) + len(volume_rows) == result.points_accepted
     if result.whole:
         assert indexes == {None}
     elif incoming.queue == "agent.metrics":
-        taken = {*rows, *counter_rows}
+        taken = {*rows, *counter_rows, *volume_rows}
         assert len(taken) == result.points_accepted  # no row is of the same sample as another one
         assert not taken & indexes
         assert len(taken | indexes) == result.points
@@ -130,15 +135,18 @@ def _check_count(incoming: Message, result: Decoded) -> None:
     """
     foreign = format_of(incoming.queue, incoming.routing_key, incoming.content_type, incoming.body)
     handled = {*_rows(result.columns, result.rows), *_rows(result.counters, result.counter_rows)}
+    handled |= {*_rows(result.volumes, result.volume_rows)}
     handled |= {rejection.index for rejection in result.rejections if rejection.index is not None}
     if foreign and result.whole:
         assert result.points == 0
     elif foreign is LINE_PROTOCOL:
         assert _simple_readings(_unpacked(incoming.body)) <= handled
     elif foreign:
-        assert handled == {at for at, one in enumerate(json.loads(_unpacked(incoming.body))) if _is_point(one)}
+        kinds = [_kind_of(one) for one in json.loads(_unpacked(incoming.body))]
+        assert {at for at, kind in enumerate(kinds) if kind == "point"} <= handled
+        assert handled <= {at for at, kind in enumerate(kinds) if kind != "nothing"}
     elif not result.whole or result.rejections[0].field:  # a body that has fields was read
-        body = json.loads(incoming.body.decode(), parse_int=float)
+        body = json.loads(incoming.body.decode("utf-8-sig"), parse_int=float)
         samples = body.get("samples") if incoming.queue == "agent.metrics" else [body]
         assert result.points == (len(samples) if isinstance(samples, list) else 0)
         assert result.whole or incoming.queue != "agent.metrics" or handled == {*range(result.points)}
@@ -147,7 +155,7 @@ def _check_count(incoming: Message, result: Decoded) -> None:
 
 
 def _unpacked(body: bytes) -> str:
-    return (gzip.decompress(body) if body.startswith(b"\x1f\x8b") else body).decode()
+    return (gzip.decompress(body) if body.startswith(b"\x1f\x8b") else body).decode().removeprefix("\ufeff")
 
 
 def _simple_readings(text: str) -> set[int]:
@@ -159,25 +167,32 @@ def _simple_readings(text: str) -> set[int]:
     return {at for at, one in enumerate(lines) if _SIMPLE_READING.fullmatch(one)}
 
 
-def _is_point(value_list: Any) -> bool:
-    """Whether a value list of collectd's holds a reading that we know, or cannot be read."""
+def _kind_of(value_list: Any) -> str:
+    """What a value list of collectd's is: a "point", which is a reading that we know, or what cannot be read; a "part"
+    of one, which may be in another's; "nothing"."""
     if not isinstance(value_list, dict):
-        return True
+        return "point"
     parts = [value_list.get(name) for name in ("dsnames", "values", "dstypes")]
     if not all(isinstance(part, list) for part in parts) or len({len(part) for part in parts}) > 1:
-        return True
+        return "point"
     names, values, types = parts
     what = [value_list.get(name, "") for name in ("plugin", "type", "type_instance", "plugin_instance")]
     network = what[0] == "interface"
     if not all(isinstance(one, str) for one in names + types):
-        return True
+        return "point"
     if any(isinstance(one, list | dict) for one in (what[:3] if network else what)):
-        return True
-    wanted = READINGS.get("/".join(map(str, what[:3] if network else what)), ())
-    if network and (what[3] in ("lo", "lo0") or not {*types} <= {"counter", "derive"}):
-        return False
-    last = dict(zip(names, values, strict=True))
-    return any(last.get(name) is not None for name in wanted)
+        return "point"
+    key, last = "/".join(map(str, what[:3] if network else what)), dict(zip(names, values, strict=True))
+    if SPREAD.fullmatch(key):
+        return "part" if last.get("value") is not None else "nothing"
+    if network and (is_stacked(what[3]) or not {*types} <= {"counter", "derive"}):
+        return "nothing"
+    return "point" if any(last.get(name) is not None for name in READINGS.get(key, ())) else "nothing"
+
+
+def is_stacked(interface: Any) -> bool:
+    """Of the interfaces that these tests know."""
+    return isinstance(interface, str) and bool(re.fullmatch(r"lo\d*|br\d+|docker.*|.*\.20", interface, re.IGNORECASE))
 
 
 def _is_line_protocol(incoming: Message) -> bool:
@@ -200,7 +215,7 @@ def _rows(columns: Mapping[str, Sequence[Any]], rows: Sequence[int]) -> Sequence
 
 
 def _check_metrics(incoming: Message, result: Decoded) -> None:
-    for columns, schema in ((result.columns, POINTS), (result.counters, COUNTERS)):
+    for columns, schema in ((result.columns, POINTS), (result.counters, COUNTERS), (result.volumes, VOLUMES)):
         if not columns:
             continue
         assert list(columns) == schema.names
@@ -211,8 +226,11 @@ def _check_metrics(incoming: Message, result: Decoded) -> None:
         assert organization is None or set(columns["organization_id"]) == {organization}
         oldest = PERIOD.oldest if schema is POINTS else PERIOD.oldest_counter
         assert all(type(moment) is int and oldest <= moment <= PERIOD.newest for moment in columns["time"])
-        fields = [columns[name] for name in FIELDS if name in columns]
+        fields = [columns[name] for name in schema.names[schema.get_field_index("time") + 1 :]]
         assert (None,) * len(fields) not in zip(*fields, strict=True)
+        if schema is VOLUMES:
+            assert all(_number(value, MOST_NUMBER) for values in fields for value in values)
+            assert all(columns["volume"])
         for name, values in zip(FIELDS, fields, strict=False) if schema is POINTS else ():
             assert all(_number(value, 100 if name == "cpu" else MOST_NUMBER) for value in values)
         for values in fields if schema is COUNTERS else ():
@@ -247,10 +265,19 @@ def seeds() -> list[Message]:
     """Good messages of every queue and format."""
     ours = [sample(90), sample(60, timestamp=int(NOW.timestamp() * 1000)), sample(30, cpu=None), {"memory": 1, "x": 2}]
     lines = [line("cpu", "usage_idle=97.5", cpu="cpu-total"), line("mem", "used=4294967296i,free=1i")]
-    lines += [line("disk", "free=1u,used=1i", path="/")]
-    lines += [line("net", 'bytes_recv=5i,bytes_sent=6i,s="a,b"', interface="eth0")]
-    lists = [value_list("memory", "memory", 2**30, type_instance="used"), value_list("cpu", "percent", 12.5)]
-    lists += [value_list("interface", "if_octets", 5, 6, plugin_instance="eth0")]
+    lines += [line("disk", "free=1u,used=1i", path="/"), line("mem", "total=9i,available_percent=40.5", 50)]
+    lines += [line("net", 'bytes_recv=5i,bytes_sent=6i,s="a,b"', interface="eth0"), line("system", "uptime=420i")]
+    lines += [line("cpu", f"usage_idle={30 * core}", 40, host="lap-1", cpu=f"cpu{core}") for core in range(3)]
+    lines += [line("disk", "free=5i,total=9i,used=1i", path="/", device="disk3s1s1", fstype="apfs", mode="ro")]
+    lines += [line("win_disk", "Free_Megabytes=9,Percent_Free_Space=45.5", instance="C:", objectname="LogicalDisk")]
+    lines += [line("win_cpu", "Percent_Idle_Time=97.5", instance=f"0\\,{core}") for core in range(2)]
+    lists = [value_list("memory", "memory", 2**30, type_instance=state) for state in MEMORY_STATES]
+    lists += [value_list("interface", "if_octets", 5, 6, plugin_instance="eth0"), value_list("cpu", "percent", 12.5)]
+    lists += [value_list("cpu", "percent", 12.5, plugin_instance=f"{n}", type_instance="idle") for n in range(2)]
+    lists += [
+        value_list("df", "df_complex", 2**30, plugin_instance="root", type_instance=state)
+        for state in ("used", "free", "reserved")
+    ]
     found = [message("agent.metrics", metrics(*ours[:count])) for count in (1, 2, 4)]
     found += [message(queue, body) for queue, body in EVENTS.items()]
     for make, parts in ((telegraf, lines), (collectd, lists)):

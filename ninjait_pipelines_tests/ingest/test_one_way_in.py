@@ -151,6 +151,8 @@ def one_line(place: int, fate: str) -> str:
             "",
             line("system", 'load1=1,up="1 day"'),
             line("cpu", "usage_idle=1"),
+            line("net", "bytes_recv=1i", interface="br0"),
+            line("disk", "used=1i", path="/run", fstype="tmpfs"),
         ],
     }
     return other[fate][place % len(other[fate])] if fate in other else line("mem", f"used={place}i", place + 1)
@@ -238,7 +240,7 @@ def one_value(name: str, text: str) -> Message:
     return message("agent.metrics", body.replace('"HERE"', text).encode())
 
 
-BAD_NUMBERS = ["true", "false", '"1"', '""', "[]", "{}", "NaN", "Infinity", "-Infinity", "1e999", "-1e-9", "-1", "01"]
+BAD_NUMBERS = ["true", "false", '"1"', '""', "[]", "{}", "NaN", "Infinity", "-Infinity", "1e999", "-1.5", "-1", "01"]
 BAD_NUMBERS += ["1.", ".5", "+1", "0x1", "1_0", "9" * 30, "9" * 5000, "1000000000000001", "1e15000", "nul", "1 2", ""]
 BAD_TIMES = ["true", "null", "1.5", '"1767225600000"', '"yesterday"', '""', "[]", "1e12", "-1", "9" * 30, "0"]
 BAD_TIMES += ['"2026-01-01T00:00:00"', '"2026-01-01"', '"2026-02-30T00:00:00Z"', '"2026-01-01T24:00:01Z"']
@@ -249,7 +251,7 @@ BAD_TIMES += [f'"{ago(days=-1)}"', f'"{ago(days=731)}"', str(PERIOD.newest + 1),
     ("name", "text"),
     [
         *itertools.product(["cpu", "uptime"], BAD_NUMBERS),
-        ("cpu", "100.00000000000001"),
+        *(("cpu", text) for text in ("-1.0000000000000002", "101.00000000000001", "-1", "101")),
         *(("timestamp", text) for text in BAD_TIMES),
     ],
 )
@@ -257,6 +259,15 @@ def test_the_fast_path_takes_nothing_that_the_rules_refuse(name: str, text: str)
     incoming = one_value(name, text)
     assert decode_good_metrics(incoming, ANYBODY, PERIOD) is None
     assert decode_by_rules(incoming, ANYBODY, PERIOD).rejections
+
+
+@pytest.mark.parametrize(
+    ("text", "taken"), [("-0.9999", 0.0), ("-1e-9", 0.0), ("100.00000000000001", 100.0), ("100.9", 100.0)]
+)
+def test_a_percentage_beyond_its_bounds_is_left_to_the_rules_which_mend_it(text: str, taken: float) -> None:
+    incoming = one_value("cpu", text)
+    assert decode_good_metrics(incoming, ANYBODY, PERIOD) is None
+    assert list(check(incoming).columns["cpu"]) == [taken]
 
 
 GOOD_NUMBERS = ["0", "-0", "-0.0", "1", "99.99999999999999", "1e1", "1E+1", "5e-324", "1e-400", "100", "null"]
@@ -363,14 +374,11 @@ def test_the_largest_counters_increase_by_a_single_byte(fleet: Stores) -> None:
 
 
 # What other agents know of our fields, and how much of their unit is one of ours.
-THEIRS = {"cpu": 1, "memory": MEBIBYTE, "disk_used": MEBIBYTE}
+THEIRS = {"cpu": 1, "memory": MEBIBYTE, "uptime": 1}
 SERIES = {
     "cpu": ("cpu,cpu=cpu-total,host=lap-1 usage_active=", value_list("cpu", "percent", type_instance="active")),
     "memory": ("mem,host=lap-1 used=", value_list("memory", "memory", type_instance="used")),
-    "disk_used": (
-        "disk,host=lap-1,path=/ used=",
-        value_list("df", "df_complex", plugin_instance="root", type_instance="used"),
-    ),
+    "uptime": ("system,host=lap-1 uptime=", value_list("uptime", "uptime")),
 }
 
 

@@ -1,0 +1,56 @@
+"""Which network interfaces count: those through which bytes leave the device, each byte once. Pure.
+
+A bridge, a bond, a VLAN or a tunnel carries the bytes of the interface beneath it once more, and loopback carries none
+that ever leave. What is left out is known by its name, for the decoders and for our own agent alike.
+"""
+
+import re
+from collections.abc import Sequence
+from fnmatch import translate
+from functools import lru_cache
+
+# Shell patterns, upper and lower case alike. A pattern without a space matches names without a space only: those of
+# Linux, BSD and macOS never have one, and no `*.[0-9]` takes a "Realtek 2.5" of Windows for a VLAN.
+# Not among them, because they are the only way out of their device: eth, en, wl, wwan, usb, rmnet, ib, venet, and ap,
+# which serves others over the air.
+LEFT_OUT = (
+    # loopback
+    *("lo", "lo[0-9]*", "loopback*", "loopback* *", "npcap loopback*"),
+    # bonds, bridges and switches over other interfaces
+    *("bond*", "team*", "lagg*", "br[0-9]*", "br-*", "bridge*", "virbr*", "vmbr*", "fwbr*", "fwpr*", "fwln*", "ovs*"),
+    *("microsoft network adapter multiplexor*", "vethernet (*", "hyper-v virtual*", "vswitch (*"),
+    # VLANs
+    *("vlan*", "*[0-9a-z].[0-9]", "*[0-9a-z].[0-9][0-9]", "*[0-9a-z].[0-9][0-9][0-9]"),
+    *("*[0-9a-z].[0-9][0-9][0-9][0-9]", "macvlan*", "macvtap*", "ipvlan*"),
+    # containers and virtual machines
+    *("docker*", "podman*", "veth*", "epair*", "cni*", "flannel*", "cali*", "cilium*", "lxc*", "lxdbr*", "vnet[0-9]*"),
+    *("kube-*", "nodelocaldns", "weave*", "vxlan*", "geneve*", "vboxnet*", "vmnet*", "vmenet*", "feth*"),
+    *("virtualbox host-only*", "vmware network adapter*"),
+    # tunnels
+    *("tun", "tun[0-9l]*", "tap", "tap[0-9]*", "wg", "wg[0-9]*", "tailscale*", "zt[0-9a-z]*", "ppp[0-9]*", "ipsec*"),
+    *("utun*", "gif[0-9]*", "stf[0-9]*", "sit[0-9]*", "gre[0-9]*", "gretap*", "erspan*", "ip6*", "ip_vti*", "ovpn*"),
+    *("tap-windows adapter*", "wintun *", "wireguard *", "openvpn *", "wan miniport*", "isatap*", "microsoft isatap*"),
+    *("teredo*", "teredo* *", "6to4*", "6to4* *", "microsoft 6to4*", "microsoft ip-https*"),
+    # what only listens, shapes or filters
+    *("dummy*", "ifb[0-9]*", "nlmon*", "pflog*", "pfsync*", "enc0", "pktap*", "awdl*", "llw*", "anpi*"),
+    *("*-qos packet scheduler*", "*-wfp *", "*-npcap *", "* filter-[0-9]*", "* filter driver-[0-9]*"),
+)
+
+
+def is_left_out(interface: str, patterns: Sequence[str] = LEFT_OUT) -> bool:
+    """Whether the bytes of this interface do not count."""
+    without_space, with_space = _compiled(tuple(patterns))
+    return bool((with_space if " " in interface else without_space).fullmatch(interface))
+
+
+def patterns_of(setting: str | None) -> tuple[str, ...]:
+    """The patterns of the setting INTERFACES_LEFT_OUT: separated by commas, the default list where it is not set."""
+    return tuple(filter(None, map(str.strip, setting.split(",")))) if setting else LEFT_OUT
+
+
+@lru_cache(maxsize=16)
+def _compiled(patterns: tuple[str, ...]) -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """One expression for names without a space, and one for names with one."""
+    parts = [[one for one in patterns if (" " in one) is spaced] for spaced in (False, True)]
+    without, with_ = (re.compile("|".join(map(translate, some)) or r"(?!)", re.IGNORECASE) for some in parts)
+    return without, with_

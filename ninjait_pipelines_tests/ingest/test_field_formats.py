@@ -1,0 +1,99 @@
+"""Cases from the field that are about what other agents send: from the queue to the hourly row."""
+
+from datetime import datetime
+from typing import Any
+
+from ninjait_pipelines.ingest import quarantine
+from ninjait_pipelines.resources import Stores
+from ninjait_pipelines_tests.ingest.field_cases import (
+    SECOND,
+    device_of,
+    hour_before,
+    message_of,
+    messages,
+    register_hosts,
+    rolled_up,
+    rows_of,
+    take,
+)
+
+
+def row_of(stores: Stores, case: str, host: str) -> dict[str, Any]:
+    return rows_of(stores, case, host)[host]
+
+
+def test_bonds_bridges_and_vlans_do_not_multiply_traffic(stores: Stores) -> None:
+    """60,000 bytes through one port were 240,000: the bond, the bridge and the VLAN over it counted once more each."""
+    row = row_of(stores, "07-bond-bridge-vlan", "c07")
+    assert (row["network_in"], row["network_out"]) == (60_000, 6_000)
+
+
+def test_a_host_s_name_is_the_same_in_upper_and_in_lower_case(stores: Stores) -> None:
+    """Windows sends one name in both, and half of such a device's readings waited in quarantine."""
+    row = row_of(stores, "08-windows-host-name-case", "PC-7F3A21X")
+    assert (row["memory_avg"], row["memory_max"], row["sample_count"]) == (1.5, 2.0, 2)
+
+
+def test_windows_performance_counters_are_the_device_s_figures(stores: Stores) -> None:
+    """A fleet with Telegraf's default configuration for Windows had no row at all."""
+    row = row_of(stores, "10-windows-perf-counters", "c10")
+    assert (row["cpu_avg"], row["uptime"], row["disk_free"]) == (2.5, 123_456, 56_789)
+    assert (round(row["disk_usage"]), round(row["disk_total"])) == (67_748, 124_537)
+
+
+def test_the_disk_of_a_mac_is_what_people_keep_on_it(stores: Stores) -> None:
+    """/ is the sealed system: 16 GB were shown of 707 in use."""
+    row = row_of(stores, "12-apfs", "c12")
+    assert (round(row["disk_usage"]), round(row["disk_total"])) == (724_173, 948_584)
+
+
+def test_a_busy_hour_does_not_look_idler(stores: Stores) -> None:
+    """The busiest four of ten readings missed 100 % by up to 0.4 and were refused; -1305 says nothing and is."""
+    hour = hour_before()
+    register_hosts(stores, "c11")
+    summary = take(stores, messages("11-idle-below-zero", hour))
+    assert (summary.points_written, summary.points_quarantined) == (10, 1)
+    row = rolled_up(stores, hour)[device_of("c11")]
+    assert (row["cpu_max"], row["sample_count"]) == (100.0, 10)
+    assert row["cpu_avg"] > 94
+
+
+def test_the_mean_of_the_cores_and_uptime_come_from_collectd(stores: Stores) -> None:
+    """With ValuesPercentage and the default ReportByCpu nothing of a host was understood."""
+    row = row_of(stores, "14-collectd-per-cpu-percent", "c14")
+    assert (round(row["cpu_avg"], 1), row["uptime"], row["disk_usage"]) == (25.4, 86_400, 102_400)
+
+
+def test_uptime_comes_from_telegraf_s_system(stores: Stores) -> None:
+    """The contract had the field, and Telegraf sends it."""
+    assert row_of(stores, "23-uptime", "c23")["uptime"] == 420
+
+
+def test_whatever_the_stores_can_hold_is_a_name(stores: Stores) -> None:
+    """A no-break space (French Windows) and an emoji with a joiner cost their interface."""
+    hour = hour_before()
+    register_hosts(stores, "c24")
+    text = messages("24-zwj-nbsp", hour)[0].body.decode()
+    later = text.replace("1i", "1001i").replace(stamp(hour, 10), stamp(hour, 20))
+    summary = take(stores, [message_of(text, hour), message_of(later, hour)])
+    assert (summary.points_written, summary.points_quarantined) == (6, 0)
+    assert rolled_up(stores, hour)[device_of("c24")]["network_in"] == 3_000
+
+
+def stamp(hour: datetime, seconds: int) -> str:
+    """Nanoseconds, as a line has them."""
+    return f"{round((hour + seconds * SECOND).timestamp())}000000000"
+
+
+def test_a_batch_of_more_than_a_mebibyte_is_taken(stores: Stores) -> None:
+    """1,000 lines, which is Telegraf's batch, with labels of containers on each: held as too large, for ever."""
+    hour = hour_before()
+    register_hosts(stores, "c19")
+    label = "x" * 1_150
+    lines = [f"mem,container={label},host=c19 used={number << 20}i @ns({number})\n" for number in range(1_000)]
+    body = message_of("".join(lines), hour)
+    assert len(body.body) > 2**20
+    summary = take(stores, [body])
+    assert (summary.messages, summary.points_written, summary.points_quarantined) == (1, 1_000, 0)
+    assert rolled_up(stores, hour)[device_of("c19")]["memory_max"] == 999
+    assert not list(quarantine.select(stores.mongodb))
