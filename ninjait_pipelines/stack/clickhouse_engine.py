@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -16,7 +17,14 @@ from typing import Any, BinaryIO
 
 import chdb
 
-from ninjait_pipelines.stack.clickhouse_sql import READS, first_word, quote_name, quote_string
+from ninjait_pipelines.stack.clickhouse_sql import (
+    READS,
+    first_word,
+    forbidden_call,
+    may_call_forbidden,
+    quote_name,
+    quote_string,
+)
 
 COPY_BYTES = 1 << 20
 MEMORY_PER_QUERY = 4 << 30
@@ -86,13 +94,43 @@ class Statement:
         return first_word(self.sql) in ("SELECT", "WITH") and self.format.upper() in STREAMABLE
 
 
+# What the one user may do: all that people and the pipeline do in databases. Missing are the sources, with which a
+# statement reads and writes files of this process and asks other servers: file(), url(), s3(), remote(), their table
+# engines, dictionaries, backups, functions from files. chDB by itself confines none of them.
+GRANTS = (
+    "SHOW, SELECT, INSERT, ALTER, CREATE DATABASE, CREATE TABLE, CREATE VIEW, DROP DATABASE, DROP TABLE, DROP VIEW, "
+    "TRUNCATE, OPTIMIZE, KILL QUERY, SYSTEM FLUSH LOGS, dictGet"
+)
+# Settings that name files, or another parser, which `check` would not understand.
+FIXED_SETTINGS = ("dialect", "format_schema", "output_format_schema")
+
+
+def _write_rules(folder: Path) -> Path:
+    """The engine's configuration: its file."""
+    fixed = "".join(f"<{name}><readonly/></{name}>" for name in FIXED_SETTINGS)
+    users, config = folder / "users.xml", folder / "config.xml"
+    users.write_text(
+        f"<clickhouse><profiles><default><constraints>{fixed}</constraints></default></profiles>"
+        "<quotas><default/></quotas><users><default><password></password><networks><ip>::/0</ip></networks>"
+        "<profile>default</profile><quota>default</quota>"
+        f"<grants><query>GRANT {GRANTS} ON *.*</query></grants></default></users></clickhouse>"
+    )
+    config.write_text(f"<clickhouse><users_config>{users}</users_config></clickhouse>")
+    return config
+
+
 class Engine:
     """The one chDB of this process. A connection costs 0.2 ms, so that every request has its own and no setting,
     database or parameter can reach the next request."""
 
     def __init__(self, folder: Path) -> None:
-        limits = {"max_server_memory_usage": MEMORY_OF_SERVER, "mark_cache_size": MARK_CACHE}
-        self._address = f"{folder}?" + "&".join(f"{name}={value}" for name, value in limits.items())
+        self._rules = tempfile.TemporaryDirectory(prefix="ninjait-clickhouse-")
+        options = {
+            "config-file": _write_rules(Path(self._rules.name)),
+            "max_server_memory_usage": MEMORY_OF_SERVER,
+            "mark_cache_size": MARK_CACHE,
+        }
+        self._address = f"{folder}?" + "&".join(f"{name}={value}" for name, value in options.items())
         # held open for as long as the process lives: the engine closes with its last connection
         self._anchor = self.connect()
         self.version = self.text("SELECT version()")
@@ -111,8 +149,23 @@ class Engine:
     def kill(self, mark: str) -> None:
         self.text(f"KILL QUERY WHERE Settings['log_comment'] = {quote_string(mark)} ASYNC")
 
+    def check(self, sql: str) -> None:
+        """Raises EngineError for a call of one of the functions that no right covers.
+
+        The engine writes the statement anew first, so that comments and quoted names hide nothing.
+        """
+        if not may_call_forbidden(sql):
+            return
+        try:
+            plain = self.text(f"SELECT formatQuerySingleLine({quote_string(sql)})")
+        except RuntimeError as error:
+            raise EngineError.from_engine(error) from None
+        if name := forbidden_call(plain):
+            raise EngineError.of(497, f"The function {name} is not allowed on the local server", "ACCESS_DENIED")
+
     def close(self) -> None:
         self._anchor.close()
+        self._rules.cleanup()
 
 
 class Run:
@@ -136,6 +189,7 @@ class Run:
     def start(self) -> None:
         """Run the statement as far as its first chunk: an error until then can still become an HTTP status."""
         try:
+            self._check()
             self._open()
             if self.statement.data is not None:
                 self._insert(self.statement.data)
@@ -178,6 +232,13 @@ class Run:
             "elapsed_ns": int((time.monotonic() - self._began) * 1e9),
         }
         return json.dumps({name: str(value) for name, value in numbers.items()})
+
+    def _check(self) -> None:
+        statement = self.statement
+        if statement.data is None:
+            self._engine.check(statement.sql)
+        else:
+            self._engine.check(f"{statement.sql} FORMAT {statement.insert_format}")
 
     def _open(self) -> None:
         statement = self.statement

@@ -37,7 +37,14 @@ from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
 from ninjait_pipelines.stack.clickhouse_engine import Engine, EngineError, Run, Statement
-from ninjait_pipelines.stack.clickhouse_sql import first_word, quote_name, refusal, result_format, split_insert
+from ninjait_pipelines.stack.clickhouse_sql import (
+    first_word,
+    quote_name,
+    refusal,
+    result_format,
+    split_insert,
+    values_may_call,
+)
 from ninjait_pipelines.stack.http_codecs import DECODE_ERRORS, DECODERS, ENCODERS, Plain, negotiate
 
 log = logging.getLogger(__name__)
@@ -46,6 +53,10 @@ THREADS = 32
 HEAD_BYTES = 256 << 10
 BODY_IN_MEMORY = 16 << 20
 PIECE = 1 << 20
+VALUES_AS_EXPRESSIONS = (
+    "input_format_values_interpret_expressions",
+    "input_format_values_deduce_templates_of_expressions",
+)
 
 # Parameters of a request that are about HTTP, not settings of the query.
 TRANSPORT = frozenset(
@@ -267,10 +278,27 @@ def build_statement(arguments: dict[str, str], body: BinaryIO, readonly: bool) -
         rest = head[insert.data_at :] if query else b""
         body.seek(0 if query else insert.data_at)
         data = joined(rest, body) if rest.strip() else body
-        return Statement(insert.statement, insert_format=insert.format, data=data, **common)
+        if insert.format.upper() == "VALUES":
+            settings |= only_literals(data, insert.statement)
+        return Statement(checked(insert.statement), insert_format=insert.format, data=data, **common)
     body.seek(0)
+    if insert is not None:
+        only_literals(body, "parameters need " + VALUES_AS_EXPRESSIONS[0])
     text = decode((query + b"\n" if query else b"") + body.read()).strip()
     return Statement(checked(text), result_format(text) or arguments.get("default_format") or "TabSeparated", **common)
+
+
+def only_literals(data: BinaryIO, statement: str) -> dict[str, str]:
+    """Settings with which the VALUES that follow are no expressions, where these might read a file of this process."""
+    start, tail = data.tell(), b""
+    found = False
+    while not found and (piece := data.read(PIECE)):
+        found = values_may_call(tail + piece)
+        tail = (tail + piece)[-HEAD_BYTES:]  # what is cut at a piece's end is seen with the next
+    data.seek(start)
+    if found and "input_format_values" in statement.lower():
+        raise EngineError.of(497, "These VALUES are literals only: file and python are not called", "ACCESS_DENIED")
+    return dict.fromkeys(VALUES_AS_EXPRESSIONS, "0") if found else {}
 
 
 def new_spool(in_memory: int) -> BinaryIO:

@@ -115,6 +115,40 @@ def refusal(sql: str) -> str | None:
     return None
 
 
+# file('/etc/passwd') as an expression, and python('name'), which reads variables of this process, need no right;
+# sqlite() makes its file, and executable() looks for its program, before the engine asks for theirs.
+FORBIDDEN = frozenset({"FILE", "PYTHON", "SQLITE", "EXECUTABLE"})
+_MAYBE_FORBIDDEN = re.compile(r"file|python|sqlite|executable|\\", re.IGNORECASE)
+_CALL = re.compile(
+    rb"(?:file|python)[`\"]?(?:\s|/\*.*?\*/|(?:--|\#)[^\n]*\n)*\(|[`\"][^`\"\n]*\\", re.IGNORECASE | re.DOTALL
+)
+
+
+def may_call_forbidden(sql: str) -> bool:
+    """Whether it is worth asking the engine what it reads there: a quoted name may have escapes."""
+    return _MAYBE_FORBIDDEN.search(sql) is not None
+
+
+def forbidden_call(sql: str) -> str | None:
+    """The first function of FORBIDDEN that a statement calls, in the engine's own spelling of it."""
+    found = list(tokens(sql))
+    for at, token in enumerate(found):
+        name = token.text if token.word else token.text.strip('`"')
+        if name.upper() not in FORBIDDEN:
+            continue
+        before, after = found[max(0, at - 2) : at], found[at + 1 : at + 2]
+        is_called = bool(after) and after[0].text == "("
+        is_table = bool(before) and (before[-1].text == "." or before[-1].is_word("INTO", "TABLE", "VIEW", "EXISTS"))
+        if (is_called and not is_table) or any(one.is_word("APPLY") for one in before):
+            return name
+    return None
+
+
+def values_may_call(data: bytes) -> bool:
+    """Whether the VALUES of an insert, which the engine reads as expressions, may call one of them."""
+    return _CALL.search(data) is not None
+
+
 def quote_string(value: str) -> str:
     return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
 

@@ -274,6 +274,109 @@ def test_reading_writes_no_file_either(raw: Raw, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+# {read} is a file that is there, {write} one that is not.
+READS_OR_WRITES_FILES = """
+SELECT * FROM file('{read}', 'LineAsString')
+SELECT * FROM FILE('{read}', LineAsString)
+SELECT * FROM default.`{read}`
+SELECT * FROM default.`{folder}/*`
+DESCRIBE TABLE file('{read}', 'LineAsString')
+SELECT * FROM fileCluster('default', '{read}', 'LineAsString')
+SELECT * FROM filesystem('{folder}')
+SELECT * FROM sqlite('{write}', 't')
+SELECT * FROM executable('id', 'TSV', 'a String')
+SELECT * FROM python('x')
+SELECT file('{read}')
+SELECT length(`file`('{read}'))
+SELECT `\\x66ile`('{read}')
+SELECT "fi\\x6ce"('{read}')
+SELECT file /* a */ ('{read}')
+SELECT '{read}' AS p, p APPLY(file)
+SELECT arrayMap(f -> file(f), ['{read}'])
+WITH (SELECT file('{read}')) AS f SELECT f
+CREATE VIEW {table}_v (f String) AS SELECT file('{read}') AS f
+ALTER TABLE {table} UPDATE s = file('{read}') WHERE 1
+INSERT INTO {table} SELECT 1, file('{read}')
+INSERT INTO {table} VALUES (1, file('{read}'))
+INSERT INTO {table} VALUES (1, `file` /* a */ ('{read}'))
+INSERT INTO {table} VALUES (1, `f\\x69le`('{read}'))
+INSERT INTO {table} SETTINGS input_format_values_interpret_expressions = 1 VALUES (1, file('{read}'))
+INSERT INTO FUNCTION file('{write}', 'CSV', 'a Int') VALUES (1)
+INSERT INTO FUNCTION file('{write}', 'CSV', 'a Int') SELECT 1
+INSERT INTO {table} FROM INFILE '{read}' FORMAT CSV
+SELECT 1 INTO OUTFILE '{write}'
+CREATE TABLE {table}_f (a Int) ENGINE = File(CSV, '{write}')
+CREATE TABLE {table}_f ENGINE = MergeTree ORDER BY a AS SELECT * FROM file('{read}', 'LineAsString', 'a String')
+CREATE TABLE {table}_f (a Int) ENGINE = MergeTree ORDER BY a SETTINGS disk = disk(type = local, path = '{folder}/')
+CREATE DATABASE {table}_f ENGINE = Filesystem('{folder}')
+CREATE DATABASE {table}_f ENGINE = SQLite('{write}')
+CREATE DICTIONARY {table}_f (a UInt64) PRIMARY KEY a SOURCE(FILE(path '{read}' format 'CSV')) LAYOUT(FLAT()) LIFETIME(0)
+CREATE FUNCTION {table}_f AS (p) -> file(p)
+ATTACH TABLE {table}_f FROM '{folder}' (a Int) ENGINE = MergeTree ORDER BY a
+BACKUP TABLE {table} TO File('{write}')
+SELECT 1 FORMAT Protobuf SETTINGS output_format_schema = '{write}'
+SELECT 1 SETTINGS dialect = 'prql'
+SYSTEM SHUTDOWN
+"""
+ASKS_OTHERS = """
+SELECT * FROM url('http://{host}/', 'CSV', 'a String')
+SELECT * FROM s3('http://{host}/bucket/key', 'CSV', 'a String')
+SELECT * FROM remote('{host}', 'system', 'one')
+SELECT * FROM remoteSecure('{host}', 'system', 'one')
+SELECT * FROM mysql('{host}', 'a', 'b', 'c', 'd')
+SELECT * FROM postgresql('{host}', 'a', 'b', 'c', 'd')
+SELECT * FROM mongodb('{host}', 'a', 'b', 'c', 'd', 'e String')
+SELECT * FROM redis('{host}', 'k', 'k String')
+INSERT INTO FUNCTION url('http://{host}/', 'CSV', 'a Int') SELECT 1
+CREATE TABLE {table}_f (a Int) ENGINE = URL('http://{host}/', 'CSV')
+CREATE DATABASE {table}_f ENGINE = PostgreSQL('{host}', 'a', 'b', 'c')
+"""
+
+
+def test_no_statement_reads_or_writes_files_of_the_process(
+    raw: Raw, client: Client, table: str, tmp_path: Path
+) -> None:
+    """Whoever had the local ClickHouse's password read and wrote as the user who had started it, /etc/passwd and
+    ~/.ssh among them: chDB confines `file()` to nothing."""
+    (tmp_path / "there").write_text("canary\n")
+    places = {"read": tmp_path / "there", "write": tmp_path / "new", "folder": tmp_path, "table": table}
+    for sql in filter(None, READS_OR_WRITES_FILES.format(**places).split("\n")):
+        for method, body, more in (("POST", sql.encode(), {}), ("POST", b"", {"query": sql})):
+            status, headers, answer = raw(method, body, **more)
+            assert status >= 400, sql
+            assert "x-clickhouse-exception-code" in headers
+            assert b"canary" not in answer, sql
+    assert client.command(f"SELECT count() FROM {table} WHERE s != ''") == 0
+    assert (
+        raw("POST", f"INSERT INTO {table} VALUES ({{n:UInt8}}, file('/etc/hostname'))".encode(), param_n="1")[0] >= 400
+    )
+    assert raw(query="SELECT 1", dialect="prql")[0] >= 400
+
+
+def test_no_statement_asks_other_servers(raw: Raw, table: str) -> None:
+    """url() reached whatever listens on loopback: the other engines of the stack, and Dagster."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        host = f"127.0.0.1:{other.getsockname()[1]}"
+        for sql in filter(None, ASKS_OTHERS.format(host=host, table=table).split("\n")):
+            assert raw("POST", sql.encode())[1].get("x-clickhouse-exception-code") == "497", sql
+        other.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            other.accept()
+
+
+def test_what_only_looks_like_a_file_is_let_through(raw: Raw, client: Client, table: str) -> None:
+    for sql in (
+        "SELECT 'file(1)', 'into outfile', file FROM (SELECT 1 AS file)",
+        "SELECT 1 AS profile -- file('x')",
+        "SELECT 'C:\\\\file (1)'",
+        f"INSERT INTO {table} VALUES (1, 'file (1) `\\\\x66`'), (2, 'python(')",
+        f"INSERT INTO {table} VALUES (3, upper('profile')), (toUInt8('4'), 'x')",
+    ):
+        status, _, answer = raw("POST", sql.encode())
+        assert status == 200, (sql, answer)
+    assert client.command(f"SELECT count() FROM {table}") == 4
+
+
 @pytest.mark.parametrize(("name", "compress"), [("gzip", gzip.compress), ("lz4", lz4.frame.compress)])
 def test_a_torn_compressed_body_is_refused_and_frames_in_a_row_are_all_read(
     raw: Raw, client: Client, table: str, name: str, compress: Callable[[bytes], bytes]
