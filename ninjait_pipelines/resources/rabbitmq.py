@@ -41,7 +41,7 @@ from ninjait_pipelines.resources.rabbitmq_messages import (
     properties_of,
     text,
 )
-from ninjait_pipelines.resources.store import StoreError, StoreFailed, StoreUnavailable
+from ninjait_pipelines.resources.store import StoreError, StoreFailed, StoreRefused, StoreUnavailable
 
 EVENTS = "ninjait.events"
 # Each look at a dead letter gives it back. Until RabbitMQ 4.3 that counts as a delivery, and RabbitMQ 4 drops a message
@@ -112,7 +112,7 @@ class RabbitMQ(MessageQueue):
 
     def declare(self) -> None:
         """Bindings are added, never removed. Raises StoreFailed for a queue with other arguments; it stays as it is."""
-        with differences(self.url), self._questions() as link:
+        with self._or_found_declared(), differences(self.url), self._questions() as link:
             link.call("exchange_declare", EVENTS, exchange_type="topic", durable=True)
             for queue, keys in QUEUES.items():
                 # The dead letters' queue first: there is never a queue whose dead letters have nowhere to go.
@@ -120,6 +120,18 @@ class RabbitMQ(MessageQueue):
                 link.call("queue_declare", queue, durable=True, arguments=self.arguments(queue))
                 for key in keys:
                     link.call("queue_bind", queue, EVENTS, key)
+
+    @contextmanager
+    def _or_found_declared(self) -> Iterator[None]:
+        """A user that may not configure, as the pipeline's own in production, is content with what the owner declared.
+        Raises StoreFailed where something is missing."""
+        try:
+            yield
+        except StoreRefused:
+            with self._questions() as link:
+                link.call("exchange_declare", EVENTS, passive=True)
+                for name in (*QUEUES, *map(dead_queue, QUEUES)):
+                    link.call("queue_declare", name, passive=True)
 
     def _declare_dead(self, link: "Link", name: str) -> None:
         """The dead letters of one queue, and the exchange of the same name that leads to them whatever their routing
