@@ -15,8 +15,9 @@ Removing never touches a table that was there before: that is checked before 1.
 
 import hashlib
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import LiteralString
@@ -32,6 +33,7 @@ from ninjait_pipelines.settings import SQL, MendableError
 STORES = ("postgres", "clickhouse")
 # Any number will do, as long as nothing else takes PostgreSQL's advisory lock of this number.
 _LOCK = 6_462_541_093
+LONGEST_STATEMENT_SECONDS = 3600
 _FILE = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
 _SECTION = re.compile(r"^-- migrate: (up|down)[ \t]*$", re.MULTILINE)
 _STATEMENT_END = re.compile(r";[ \t]*$", re.MULTILINE)
@@ -219,7 +221,7 @@ class _ClickHouseTarget:
         except StoreFailed as error:
             if not _no_database(error):
                 raise
-            with self._clickhouse.model_copy(update={"database": "default"}).open() as server:
+            with self._clickhouse.elsewhere(database="default").open() as server:
                 server.command(f"CREATE DATABASE IF NOT EXISTS {self._clickhouse.database}")
             self._create_table()
 
@@ -341,9 +343,8 @@ def migrate_up(
     """
     say = report or (lambda _: None)
     check_versions((postgres, clickhouse), say)
-    targets = _targets(postgres, clickhouse)
     applied: list[str] = []
-    with _locked(postgres, say):
+    with _patient(postgres, clickhouse) as targets, _locked(postgres, say):
         for target in targets.values():
             target.prepare()
         plan = [
@@ -383,8 +384,8 @@ def rollback(
     Raises MigrationError where there is none, where its file is missing or was edited, or where undoing fails.
     """
     say = report or (lambda _: None)
-    with _locked(postgres, say):
-        target, migrations = _targets(postgres, clickhouse)[store], load(folder / store)
+    with _patient(postgres, clickhouse) as targets, _locked(postgres, say):
+        target, migrations = targets[store], load(folder / store)
         records = target.records()
         due(store, migrations, records)
         if not records:
@@ -394,8 +395,24 @@ def rollback(
     return records[-1].name
 
 
-def _targets(postgres: Postgres, clickhouse: ClickHouse) -> dict[str, "_PostgresTarget | _ClickHouseTarget"]:
+_Targets = dict[str, _PostgresTarget | _ClickHouseTarget]
+
+
+def _targets(postgres: Postgres, clickhouse: ClickHouse) -> _Targets:
     return {"postgres": _PostgresTarget(postgres), "clickhouse": _ClickHouseTarget(clickhouse)}
+
+
+@contextmanager
+def _patient(postgres: Postgres, clickhouse: ClickHouse) -> Iterator[_Targets]:
+    """Both stores by connections of their own: rewriting a large table takes longer than a drain may wait.
+
+    Waiting for a table's lock stays as short as it is, because everybody else would wait behind it.
+    """
+    seconds = LONGEST_STATEMENT_SECONDS
+    with ExitStack() as stack:
+        patient = postgres.elsewhere(statement_timeout_seconds=seconds, answer_timeout_seconds=seconds + 5)
+        opened = stack.enter_context(patient.open())
+        yield _targets(opened, stack.enter_context(clickhouse.elsewhere(timeout_seconds=seconds).open()))
 
 
 def _state(store: str, file: Migration | None, record: Record | None) -> State:
@@ -415,9 +432,8 @@ def _locked(postgres: Postgres, say: Report) -> Iterator[None]:
     key = {"key": _LOCK}
     if not postgres.rows("SELECT pg_try_advisory_lock(%(key)s) AS taken", key)[0]["taken"]:
         say("another migration is running: waiting for it")
-        with postgres.transaction() as connection:
-            connection.execute("SET LOCAL statement_timeout = 0")
-            connection.execute("SELECT pg_advisory_lock(%(key)s)", key)
+        while not postgres.rows("SELECT pg_try_advisory_lock(%(key)s) AS taken", key)[0]["taken"]:
+            time.sleep(0.2)
     try:
         yield
     finally:

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -246,7 +247,7 @@ with open_stores(json.loads(sys.stdin.read())) as stores:
 
 
 def _until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 150  # a process that begins takes long on a busy machine
     while not condition():
         assert process.poll() is None, "the migrating process ended before it could be killed"
         assert time.monotonic() < deadline
@@ -258,7 +259,8 @@ def test_a_migration_killed_in_the_middle_is_removed_and_applied_by_the_next(
     pair: Stores, empty: Settings, folder: Path, store: str
 ) -> None:
     migrate_up(pair.postgres, pair.clickhouse, folder=folder)
-    slow = "SELECT pg_sleep(3);" if store == "postgres" else "SELECT sleep(3);"
+    rows = "SELECT sleepEachRow(1) FROM numbers(60) SETTINGS max_block_size = 1;"
+    slow = "SELECT pg_sleep(60);" if store == "postgres" else rows
     create = "CREATE TABLE second (id int);" if store == "postgres" else table("second")
     write(folder, f"{store}/0002_second", f"{create}\n{slow}", "DROP TABLE IF EXISTS second;")
     process = subprocess.Popen([sys.executable, "-c", _MIGRATE, str(folder)], stdin=subprocess.PIPE, text=True)
@@ -271,6 +273,7 @@ def test_a_migration_killed_in_the_middle_is_removed_and_applied_by_the_next(
     process.wait()
     pair.postgres.rows("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%'")
     assert states(pair, folder)[f"{store}/0002_second"] == {"postgres": "pending", "clickhouse": "unfinished"}[store]
+    write(folder, f"{store}/0002_second", create, "DROP TABLE IF EXISTS second;")
     assert migrate_up(pair.postgres, pair.clickhouse, folder=folder) == [f"{store}/0002_second"]
     assert set(states(pair, folder).values()) == {"applied"}
 
@@ -295,6 +298,29 @@ def test_two_at_once_apply_each_migration_once(empty: Settings) -> None:
         applied = sorted(pool.map(migrate, range(2)), key=len)
     assert applied[0] == []
     assert len(applied[1]) == sum(1 for store in migrations.STORES for _ in (SQL / store).glob("*.sql"))
+
+
+def test_a_statement_may_take_longer_than_a_drain_waits(pair: Stores, folder: Path) -> None:
+    """Rewriting a large table is no outage; a migration that was given up half-way would begin again each time."""
+    write(folder, "postgres/0002_second", "SELECT pg_sleep(1.5);", "SELECT 1;")
+    write(folder, "clickhouse/0002_second", "SELECT sleep(1.5);", "SELECT 1;")
+    short = {"statement_timeout_seconds": 1, "answer_timeout_seconds": 1}
+    hasty = pair.clickhouse.elsewhere(timeout_seconds=1)
+    with pair.postgres.elsewhere(**short).open() as postgres, hasty.open() as clickhouse:
+        assert len(migrate_up(postgres, clickhouse, folder=folder)) == 4
+
+
+def test_a_second_migration_waits_as_long_as_the_first_one_takes(pair: Stores, folder: Path) -> None:
+    """With the time-outs of a drain it gave up after 20 seconds, with an error about a lock."""
+    said: list[str] = []
+    pair.postgres.rows("SELECT pg_advisory_lock(%(key)s)", {"key": migrations._LOCK})
+    short = {"statement_timeout_seconds": 1, "answer_timeout_seconds": 1, "lock_timeout_seconds": 1}
+    first_ends = threading.Timer(1.5, pair.postgres.close)
+    with pair.postgres.elsewhere(**short).open() as second:
+        first_ends.start()
+        assert len(migrate_up(second, pair.clickhouse, said.append, folder=folder)) == 2
+    first_ends.join()
+    assert said[0] == "another migration is running: waiting for it"
 
 
 # --- what the migrations declare ---

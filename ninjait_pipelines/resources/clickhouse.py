@@ -110,7 +110,7 @@ class ClickHouse(Store):
 
     def server_version(self) -> str:
         """Of the server; the database need not be there."""
-        with self.model_copy(update={"database": "default"}).open() as server:
+        with self.elsewhere(database="default").open() as server:
             return str(server.scalar("SELECT version()"))
 
     def rows(self, query: str, **parameters: Any) -> list[dict[str, Any]]:

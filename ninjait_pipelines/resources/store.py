@@ -209,6 +209,12 @@ class Store(dg.ConfigurableResource, ABC):
         if client is not None:
             client.close()
 
+    def elsewhere(self, **changes: Any) -> Self:
+        """The same store by a connection of its own, with other settings; open it by `open()`."""
+        other = self.model_copy(update=changes)
+        other._client = None
+        return other
+
     @contextmanager
     def open(self) -> Iterator[Self]:
         """`with ClickHouse(...).open() as clickhouse:` closes the connections at the end, whatever happens."""
