@@ -84,7 +84,7 @@ def _points(bodies: Sequence[bytes]) -> pa.Table:
         name: [message[name] for message, _ in samples] for name in ("organization_id", "device_id")
     }
     columns["time"] = [msgspec.convert(sample["timestamp"], datetime) for _, sample in samples]
-    columns |= {name: [float(sample[name]) for _, sample in samples] for name in FIELDS}
+    columns |= {name: [sample.get(name) for _, sample in samples] for name in FIELDS}
     return pa.table(columns, schema=POINTS)
 
 

@@ -112,7 +112,14 @@ def write_counters(store: InfluxDB, hour: datetime, first: int, readings: int) -
     """Writes a thousand devices' counters."""
     moment = [hour + HOUR / readings * index for index in range(readings)]
     rows = [
-        (str(uuid.UUID(int=first // 1_000)), str(uuid.UUID(int=number)), interface, time_, float(index), float(index))
+        (
+            str(uuid.UUID(int=first // 1_000)),
+            str(uuid.UUID(int=number)),
+            "telegraf",
+            interface,
+            time_,
+            *[float(index)] * 2,
+        )
         for number in range(first, first + 1_000)
         for interface in INTERFACES
         for index, time_ in enumerate(moment)

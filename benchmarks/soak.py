@@ -264,7 +264,7 @@ class Publisher:
             key = (str(tier), envelope["organization_id"], envelope["device_id"], int(second // 3600) * 3600)
             counted = self.points[key]
             counted[0] += 1
-            counted[1] += sum(sample[name] for name in FIELDS)
+            counted[1] += sum(sample.get(name, 0) for name in FIELDS)
 
     def write(self) -> None:
         """What was published so far to a file, so that memory stays what it is."""
@@ -713,7 +713,7 @@ def wrong_points(stores: Stores, expected: pa.Table) -> Iterator[str]:
 def stored(stores: Stores, tier: Tier, hour: datetime) -> dict[tuple[str, str, datetime], Any]:
     """(organization, device, hour) -> points, and the sum of all their fields."""
     windows = stores.metrics_store.aggregate(tier, hour, hour + HOUR, HOUR)
-    total = functools.reduce(pc.add, (windows[f"{name}_sum"] for name in FIELDS)).to_pylist()
+    total = functools.reduce(pc.add, (pc.fill_null(windows[f"{name}_sum"], 0.0) for name in FIELDS)).to_pylist()
     keys = zip(*(windows[name].to_pylist() for name in ("organization_id", "device_id", "time")), strict=True)
     samples = map(int, windows["samples"].to_pylist())
     return dict(zip(keys, zip(samples, total, strict=True), strict=True))

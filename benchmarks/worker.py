@@ -262,7 +262,7 @@ def script(_: Stores, gathering: bool = False) -> dict[str, Any]:
         for sample in message["samples"]:
             point = Point("device_metrics").tag("organization_id", message["organization_id"])
             point = point.tag("device_id", message["device_id"]).time(sample["timestamp"], WritePrecision.MS)
-            for name in FIELDS:
+            for name in FIELDS.keys() & sample.keys():
                 point = point.field(name, float(sample[name]))
             points.append(point)
         for record in [points] if gathering else points:

@@ -148,6 +148,28 @@ def sample_shares_are_shares(context: dg.AssetCheckExecutionContext, clickhouse:
     return check_each(context, examine)
 
 
+@dg.asset_check(asset=device_metrics_hourly, partitions_def=HOURLY)
+def devices_have_one_sender(context: dg.AssetCheckExecutionContext, clickhouse: ClickHouse) -> dg.AssetCheckResult:
+    """Names devices as which several machines or agents write: two under one host name, or two agents on one device.
+
+    A warning: no number is too high for it, but of two machines one has none.
+    """
+    hours = hours_of(context)
+    rows = clickhouse.rows(sql("rollup/several_senders"), start=hours[0], stop=hours[-1] + HOUR)
+    by_hour = {row["hour"]: row for row in rows}
+
+    def examine(hour: datetime, _: datetime) -> dg.AssetCheckResult:
+        row = by_hour.get(hour, {"devices": 0, "examples": []})
+        return dg.AssetCheckResult(
+            passed=not row["devices"],
+            severity=dg.AssetCheckSeverity.WARN,
+            description=f"{row['devices']} devices have several senders {', '.join(map(str, row['examples']))}".strip(),
+            metadata={"devices": row["devices"]},
+        )
+
+    return check_each(context, examine)
+
+
 def hours_of(context: dg.AssetCheckExecutionContext) -> list[datetime]:
     """The starts of the hours of the run, in order."""
     return [HOURLY.time_window_for_partition_key(key).start for key in context.partition_keys]

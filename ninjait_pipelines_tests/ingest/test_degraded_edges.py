@@ -189,6 +189,9 @@ def test_what_telegraf_s_hosts_last_said_reaches_the_cache(fleet: Stores, tmp_pa
             "network_in": None,
             "network_out": None,
             "uptime": None,
+            "memory_total": None,
+            "disk_total": None,
+            "disk_free": None,
         }
     listed = json.loads(str(fleet.dragonfly.client.get(keys.organization_devices(ORG))))  # type: ignore[arg-type]
     [device] = [one for one in listed["devices"] if one["device_id"] == SECOND_DEVICE]

@@ -2,10 +2,13 @@
 
 import json
 
+import dagster as dg
 import pytest
 
 from ninjait_pipelines.cache import assets, keys
 from ninjait_pipelines.resources import Stores
+from ninjait_pipelines.rollup.assets import device_metrics_hourly
+from ninjait_pipelines.rollup.checks import devices_have_one_sender
 from ninjait_pipelines_tests.ingest.field_cases import (
     ORG,
     device_of,
@@ -16,6 +19,7 @@ from ninjait_pipelines_tests.ingest.field_cases import (
     rows_of,
     take,
 )
+from ninjait_pipelines_tests.rollup.data import check, key
 from ninjait_pipelines_tests.runs import run
 
 
@@ -44,6 +48,9 @@ def test_two_machines_under_one_host_name(stores: Stores) -> None:
     take(stores, [message_of("".join(lines), hour)])
     row = rolled_up(stores, hour)[device_of("twin")]
     assert (row["network_in"], row["network_out"], row["several_senders"]) == (0.0, 0.0, True)
+    found = check(stores, [device_metrics_hourly], [devices_have_one_sender], key(hour))["devices_have_one_sender"]
+    assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert device_of("twin") in found.description
 
 
 def test_an_interval_of_ten_seconds(stores: Stores) -> None:

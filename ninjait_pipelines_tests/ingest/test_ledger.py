@@ -1,20 +1,24 @@
 """The ledger: what it says of each copy of a message, of points that came twice, and what its views answer."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import pika
 import pytest
 
+from ninjait_pipelines.ingest.contract import milliseconds
 from ninjait_pipelines.ingest.decode import NOBODY, Decoded, Period, Rejection, decode
 from ninjait_pipelines.ingest.ledger import ledger_rows
+from ninjait_pipelines.ingest.sinks import _reject
 from ninjait_pipelines.resources import Stores
-from ninjait_pipelines.resources.metrics_store import Tier
+from ninjait_pipelines.resources.metrics_store import Refusal, Tier
 from ninjait_pipelines.resources.rabbitmq import EVENTS as EXCHANGE
 from ninjait_pipelines.resources.rabbitmq import RabbitMQ
+from ninjait_pipelines.rollup.assets import device_metrics_hourly
+from ninjait_pipelines.rollup.checks import hour_is_accounted_for
 from ninjait_pipelines_tests.emptied import rabbitmq_channel
-from ninjait_pipelines_tests.ingest.conftest import TABLES, make_drain
+from ninjait_pipelines_tests.ingest.conftest import TABLES, make_drain, sink_of
 from ninjait_pipelines_tests.ingest.samples import (
     DEVICE,
     EVENTS,
@@ -32,6 +36,8 @@ from ninjait_pipelines_tests.ingest.samples import (
     value_list,
 )
 from ninjait_pipelines_tests.ingest.test_drain import ledger, points, publish, run
+from ninjait_pipelines_tests.rollup.data import check, hourly, key, roll_up
+from ninjait_pipelines_tests.runs import passed
 
 PERIOD = Period.at(NOW)
 A, B, C = (str(UUID(int=number)) for number in (1, 2, 3))
@@ -81,6 +87,43 @@ def test_other_agents_points_are_listed_with_their_devices() -> None:
     row = row_of(telegraf(*lines, organization=ORG))
     assert (row["device_id"], row["instants"], row["counter_instants"]) == (NOBODY, [ago(60), ago(40)], [ago(50)])
     assert row["instant_devices"] == [SECOND_DEVICE, DEVICE, SECOND_DEVICE]
+
+
+def volumes_of(*seconds_ago: float) -> Decoded:
+    """A message of nothing but readings of volumes, the rows of which are its entries 2, 4, 6 and so on."""
+    count = len(seconds_ago)
+    columns: dict[str, list[Any]] = {"organization_id": [ORG] * count, "device_id": [DEVICE] * count}
+    columns |= {"source": ["telegraf"] * count, "disk": [""] * count, "volume": [f"v{n}" for n in range(count)]}
+    columns |= {"time": [milliseconds(ago(seconds)) for seconds in seconds_ago]}
+    columns |= {"used": [1.0] * count, "total": [2.0] * count, "free": [None] * count}
+    rows = range(2, 2 * count + 1, 2)
+    return Decoded(message_id=UUID(int=1), organization_id=ORG, points=count, volumes=columns, volume_rows=rows)
+
+
+def test_readings_of_volumes_have_instants_of_their_own_and_what_is_refused_has_none() -> None:
+    delivered, decoded = telegraf(line("mem", "used=1i")), volumes_of(60, 60, 30)
+    row = row_of(delivered, decoded)
+    assert (row["volume_instants"], row["instants"], row["points_written"]) == ([ago(60), ago(60), ago(30)], [], 3)
+    assert row["instant_devices"] == [DEVICE] * 3
+    _reject([volumes_of(50), decoded], "volumes", [Refusal(2, "no room")])
+    assert [one.index for one in decoded.rejections] == [4]
+    row = row_of(delivered, decoded)
+    assert (row["volume_instants"], row["points_written"], row["points_quarantined"]) == ([ago(60), ago(30)], 2, 1)
+
+
+def test_readings_of_volumes_are_accounted_for(stores: Stores) -> None:
+    """In the ledger, in the store and in the hour's row; several of one instant are one sample."""
+    hour = NOW.replace(minute=0, second=0) - timedelta(hours=1)
+    since = (NOW - hour).total_seconds()
+    decoded, moment = volumes_of(since, since, since - 30), datetime.now(UTC)
+    sink_of(stores, "agent.metrics").write([decoded], "run", moment)()
+    stores.clickhouse.insert("message_deliveries", ledger_rows([(telegraf(line("mem", "used=1i")), decoded)], "run"))
+    assert set(passed(roll_up(stores, hour)).values()) == {True}
+    (row,) = hourly(stores)
+    assert (row["sample_count"], row["disk_usage"], row["disk_total"]) == (2, 3.0, 6.0)
+    found = check(stores, [device_metrics_hourly], [hour_is_accounted_for], key(hour))
+    assert found["hour_is_accounted_for"].passed
+    assert stores.clickhouse.scalar("SELECT sum(balance) FROM conservation") == 0
 
 
 def test_an_event_has_one_instant() -> None:

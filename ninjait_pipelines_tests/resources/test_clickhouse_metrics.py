@@ -12,7 +12,7 @@ from ninjait_pipelines.resources.clickhouse_metrics import TABLES, ClickHouseMet
 from ninjait_pipelines.resources.metrics_store import FIELDS, POINTS, WINDOWS, MetricsStore, Tier
 from ninjait_pipelines.resources.store import StoreFailed
 from ninjait_pipelines.settings import SQL
-from ninjait_pipelines_tests.resources.metrics_contract import HOUR, MetricsContract, new_id, points, yesterday
+from ninjait_pipelines_tests.resources.metrics_contract import HOUR, SECOND, MetricsContract, new_id, points, yesterday
 
 DATABASE = "metrics_contract"
 FILES = ("0001_metrics.sql", "0008_counters.sql", "0011_numbers.sql")
@@ -146,3 +146,55 @@ def test_the_migration_to_merging_rows_loses_none_wherever_it_is_killed(database
             rows = store.rows("SELECT cpu, memory FROM metrics FINAL ORDER BY time")
             assert [(row["cpu"], row["memory"]) for row in rows] == [(1.0, 2.0), (None, None), (3.0, None)]
         database.command(f"DROP DATABASE {name}")
+
+
+def test_the_migration_to_sources_keeps_what_is_there(database: ClickHouse) -> None:
+    """A database of 0.3.0 with data: rows of every table that 0011 changes are read as before, and windows that do not
+    say what they cover count half a minute for each sample."""
+    name, files = f"{DATABASE}_of_0_3_0", sorted((SQL / "clickhouse").glob("*.sql"))[:11]
+    start, organization, device = yesterday(), new_id(), new_id()
+    database.command(f"CREATE DATABASE {name}")
+    metrics = ClickHouseMetrics(url=database.url, user=database.user, password=database.password, database=name)
+    with metrics.open() as store:
+        for file in files[:-1]:
+            for statement in parse(file.name, file.read_bytes()).up:
+                store.command(statement)
+        key = {"organization_id": [organization], "device_id": [device]}
+        at = pa.array([start], POINTS.field("time").type)
+        of_time = {**key, "time": at}
+        store.insert("metrics", pa.table({**of_time, "cpu": [5.0]}))
+        counts = {"samples": [120.0], "cpu_sum": [600.0], "cpu_count": [60.0]}
+        for tier in ("metrics_5m", "metrics_1h"):
+            store.insert(tier, pa.table({**of_time, **counts}))
+        for second, value in ((0, 100.0), (60, 150.0)):
+            moment = pa.array([start + second * SECOND], at.type)
+            store.insert(
+                "interface_counters", pa.table({**key, "time": moment, "interface": ["eth0"], "network_in": [value]})
+            )
+        hour = {
+            "hour": pa.array([start], pa.timestamp("s", "UTC")),
+            "sample_count": [120],
+            "sample_share": [0.5],
+            "as_of": at,
+        }
+        store.insert("device_metrics_hourly_versions", pa.table({**key, **hour}))
+        store.insert(
+            "message_deliveries", pa.table({"queue": ["q"], "delivery_id": ["d"], "instants": pa.array([[start]])})
+        )
+        migration = parse(files[-1].name, files[-1].read_bytes())
+        for statement in (*migration.up, *migration.down, *migration.up):
+            store.command(statement)
+        (row,) = store.aggregate(Tier.RAW, start, start + HOUR, HOUR).to_pylist()
+        assert (row["cpu_sum"], row["network_in_sum"], row["samples"], row["covered"]) == (5.0, 50.0, 3.0, 2.0)
+        for tier in (Tier.FIVE_MINUTES, Tier.ONE_HOUR):
+            (row,) = store.aggregate(tier, start, start + HOUR, HOUR).to_pylist()
+            assert (row["cpu_sum"], row["covered"], row["several_senders"]) == (600.0, 30.0, 0.0)
+        (row,) = store.rows("SELECT * FROM device_metrics_hourly")
+        assert (row["sample_count"], row["sample_share"], row["cpu_count"], row["several_senders"]) == (
+            120,
+            0.5,
+            None,
+            None,
+        )
+        assert store.rows("SELECT first_time, volume_instants FROM message_deliveries")[0]["volume_instants"] == []
+    database.command(f"DROP DATABASE {name}")
