@@ -67,6 +67,12 @@ def without_password(url: str) -> str:
     return parts.shown
 
 
+def options_of(url: str) -> dict[str, str]:
+    """The options in a URL's query; none where it is no proper URL."""
+    parts = parse(url)
+    return dict(parse_qsl(parts.query)) if parts else {}
+
+
 def remember(*secrets: str) -> None:
     """Secrets of this process (passwords, tokens, URLs that have one), which `redacted` then takes out of any text."""
     _known.update(filter(None, secrets))

@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
 
 import pymongo
 import pymongo.errors
@@ -22,6 +21,7 @@ from ninjait_pipelines.resources.store import (
     tls_failure,
 )
 from ninjait_pipelines.settings import LOCAL_STACK
+from ninjait_pipelines.urls import options_of, without_password
 
 DATABASE = "ninjait"
 IDS_A_QUERY = 1000
@@ -59,7 +59,7 @@ class MongoDB(Store):
     @property
     def spool(self) -> Path:
         """The spool of this database: never of another one, whose drains may share the folder."""
-        name = urlsplit(self.url).path.strip("/") or DATABASE
+        name = without_password(self.url).partition("://")[2].partition("/")[2].strip("/") or DATABASE
         return Path(self.spool_folder or LOCAL_STACK / "spool").absolute() / name
 
     @property
@@ -136,7 +136,7 @@ class MongoDB(Store):
 
 def _tls(url: str, ca_file: str | None) -> dict[str, Any]:
     """TLS with this authority, unless the URL says tls=false; without one what the URL says."""
-    options = {name.lower(): value.lower() for name, value in parse_qsl(urlsplit(url).query)}
+    options = {name.lower(): value.lower() for name, value in options_of(url).items()}
     if ca_file is None or options.get("tls", options.get("ssl")) == "false":
         return {}
     return {"tlsCAFile": ca_file}

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
 
 import psycopg
 from psycopg.rows import DictRow, dict_row
@@ -19,6 +18,7 @@ from ninjait_pipelines.resources.store import (
     retrying,
     tls_failure,
 )
+from ninjait_pipelines.urls import options_of
 
 
 class BoundedConnection(psycopg.Connection[DictRow]):
@@ -147,7 +147,7 @@ def _tls(url: str, ca_file: str | None) -> dict[str, Any]:
 
     Without one what the URL says; where it says nothing, libpq takes TLS where the server has it, and verifies nothing.
     """
-    options = dict(parse_qsl(urlsplit(url).query))
+    options = options_of(url)
     if ca_file is None or options.get("sslmode") == "disable":
         return {}
     ours = {"sslmode": "verify-full", "sslrootcert": ca_file}

@@ -768,10 +768,10 @@ def parameters(
 ) -> pika.URLParameters:
     """What pika needs to connect. `?cafile=` names the authority that signed an amqps:// server's certificate, as
     `ca_file` does."""
-    parts = urlsplit(url)
-    query = dict(parse_qsl(parts.query))
-    cafile = query.pop("cafile", ca_file)
     try:
+        parts = urlsplit(url)
+        query = dict(parse_qsl(parts.query))
+        cafile = query.pop("cafile", ca_file)
         found = pika.URLParameters(urlunsplit(parts._replace(query=urlencode(query))))
         if cafile and found.ssl_options:
             found.ssl_options = pika.SSLOptions(ssl.create_default_context(cafile=cafile))

@@ -1,19 +1,21 @@
-"""The rights that docs/production.md gives at RabbitMQ: as they stand there, on a real broker."""
+"""The rights that docs/production.md gives: as they stand there, on a real broker and a real Redis."""
 
 import re
 from collections.abc import Iterator
 from urllib.parse import quote, urlsplit
 
 import pytest
+import redis.exceptions
 
 from ninjait_pipelines.resources import Stores
+from ninjait_pipelines.resources.dragonfly import Dragonfly, errors
+from ninjait_pipelines.resources.dragonfly_queue import DragonflyQueue
 from ninjait_pipelines.resources.message_queue import Outgoing
 from ninjait_pipelines.resources.rabbitmq import RabbitMQ
 from ninjait_pipelines.resources.store import StoreError, StoreRefused
 from ninjait_pipelines.settings import ROOT, Settings
 from ninjait_pipelines_tests.conftest import _manage_rabbitmq
 
-pytestmark = pytest.mark.servers
 PAGE = (ROOT / "docs" / "production.md").read_text()
 MINE = "39a970c9-0000-4000-8000-000000000000"
 OTHER = "4b0c81d2-0000-4000-8000-000000000000"
@@ -50,6 +52,7 @@ def by(stack: dict[str, str], settings: Settings, stores: Stores) -> Iterator[di
         _manage_rabbitmq(stack, "DELETE", f"users/{user}")
 
 
+@pytest.mark.servers
 def test_a_sender_writes_to_its_own_keys_and_nothing_else(by: dict[str, RabbitMQ]) -> None:
     sender = by["sender"]
     sender.publish([Outgoing("agent.metrics", f"metrics.{MINE}", b"{}")])
@@ -61,6 +64,7 @@ def test_a_sender_writes_to_its_own_keys_and_nothing_else(by: dict[str, RabbitMQ
         pass
 
 
+@pytest.mark.servers
 def test_the_pipeline_drains_and_replays_and_the_owner_declares(by: dict[str, RabbitMQ]) -> None:
     pipelines = by["pipelines"]
     list(by["owner"].upgrade())
@@ -74,3 +78,32 @@ def test_the_pipeline_drains_and_replays_and_the_owner_declares(by: dict[str, Ra
     assert pipelines.depth("agent.metrics").dead == 1
     pipelines.discard_dead_letters([letter for letter, _ in pipelines.dead_letters("agent.metrics")])
     assert pipelines.depth("agent.metrics").dead == 0
+
+
+def test_dragonfly_lets_each_do_its_work(stack: dict[str, str], settings: Settings) -> None:
+    rules = dict(re.findall(r"ACL SETUSER (\w+) (.*)", PAGE))
+    address = urlsplit(settings["DRAGONFLY_URL"])
+    place = address.netloc.rpartition("@")[2]
+    with Dragonfly(url=settings["DRAGONFLY_URL"]).open() as store:
+        for user, rights in rules.items():
+            store.client.execute_command("ACL", "SETUSER", user, *rights.split())
+        try:
+            urls = {user: address._replace(netloc=f"{user}:password@{place}").geturl() for user in rules}
+            key, value = "org:1:summary", {"as_of": "2026-01-01T00:00:00.000000+00:00"}
+            with Dragonfly(url=urls["ninjait_pipelines"]).open() as pipelines:
+                pipelines.probe()
+                assert pipelines.set_if_newer(key, value)
+                assert pipelines.status().ok
+            with DragonflyQueue(url=urls["ninjait_pipelines"]).open() as queue:
+                queue.declare()
+                queue.publish([Outgoing("agent.metrics", f"metrics.{MINE}", b"{}")])
+                with queue.consume("agent.metrics", 10) as consumer:
+                    consumer.acknowledge(consumer.receive(10, wait_seconds=2))
+                assert queue.depth("agent.metrics").ready == 0
+            with Dragonfly(url=urls["platform_api"]).open() as api, errors(api.url):
+                assert api.client.get(key)
+                for forbidden in (("SET", key, "x"), ("GET", "ninjait:anything"), ("FLUSHDB",)):
+                    with pytest.raises(redis.exceptions.NoPermissionError):
+                        api.client.execute_command(*forbidden)
+        finally:
+            store.client.execute_command("ACL", "DELUSER", *rules)

@@ -113,13 +113,14 @@ def test_a_password_that_is_refused(name: str, stack: dict[str, str]) -> None:
 
 
 @pytest.mark.usefixtures("logs")
-@pytest.mark.parametrize("bad", [f"%zz{CANARY}", f"{CANARY} x", f"{CANARY}/x", f"1/{CANARY}"])
+@pytest.mark.parametrize("bad", [f"%zz{CANARY}", f"{CANARY} x", f"{CANARY}/x", f"1/{CANARY}", f"{CANARY}\u2100"])
 def test_a_password_that_is_not_encoded(bad: str) -> None:
     """`invalid percent-encoded token: "<the password>"` stood in the run's events. Settings refuse it; and a store that
     is made without them says nothing either."""
-    with pytest.raises(SettingsError) as refused:
-        validate(environment("127.0.0.1:1", bad))
-    assert CANARY not in str(refused.value)
+    if bad.isascii():  # what urllib refuses for its letters may be a password all the same
+        with pytest.raises(SettingsError) as refused:
+            validate(environment("127.0.0.1:1", bad))
+        assert CANARY not in str(refused.value)
     stores = stores_from(environment("127.0.0.1:1", bad).__getitem__, Settings(environment("127.0.0.1:1", bad)))
     for name in ("message_queue", "dragonfly", "postgres", "mongodb"):
         assert CANARY not in fail(impatient(stores.all()[name])), name

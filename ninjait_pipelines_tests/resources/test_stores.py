@@ -32,6 +32,7 @@ from ninjait_pipelines.resources.store import (
     StoreUnavailable,
     retrying,
 )
+from ninjait_pipelines.settings import validate
 
 SETTING = {
     "message_queue": "DRAGONFLY_URL",
@@ -404,3 +405,14 @@ def test_an_archive_object_is_whole_or_not_there(tmp_path: Path) -> None:
         archive.delete("a/day=2026-01-01/b.parquet")
         assert archive.list_keys("a") == []
         assert archive.status().size_bytes == len(b"half of")
+
+
+def test_the_second_host_is_asked_where_the_first_is_away(stack: dict[str, str]) -> None:
+    """A URL with several hosts was "not a URL"; a primary and its standbys are named so."""
+    url = urlsplit(stack["DATABASE_URL"])
+    user, _, host = url.netloc.rpartition("@")
+    both = url._replace(netloc=f"{user}@127.0.0.1:1,{host}", query="target_session_attrs=read-write").geturl()
+    settings = validate({**stack, "DATABASE_URL": both})
+    with stores_from(settings.__getitem__, settings).postgres.open() as store:
+        use(store)
+        assert store.address.startswith(f"postgresql://127.0.0.1:1,{host}/")
