@@ -120,11 +120,12 @@ def line_protocol(count: int, lines: int, now: datetime) -> Load:
             Outgoing(QUEUE, f"metrics.telegraf.{ORGANIZATION}", text.encode(), _message_id(rng), "text/plain")
         )
     each = count * moments
-    ours = {("device_metrics", field): each for field in ("cpu", "memory", "disk_used")}
+    ours = {("device_metrics", field): each for field in ("cpu", "memory", "memory_total")}
+    ours |= {("volumes", field): each for field in ("used", "total", "free")}
     ours |= {("interface_counters", field): each for field in ("network_in", "network_out")}
     theirs = {("cpu", "usage_idle"): each, ("mem", "used"): each, ("disk", "used"): each}
     theirs |= {("net", field): each for field in ("bytes_recv", "bytes_sent")}
-    # cpu, memory and disk_used are samples of ours, each for itself
+    # cpu, memory and the volume are samples of ours, each for itself
     return Load(messages, count * lines, count * lines, ours, theirs)
 
 

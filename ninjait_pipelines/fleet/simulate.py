@@ -126,6 +126,8 @@ class Sample(msgspec.Struct):
     network_in: int
     network_out: int
     uptime: int
+    memory_total: int
+    disk_total: int
 
 
 class Draft(NamedTuple):
@@ -258,7 +260,8 @@ class _Device:
         self.ids = {"device_id": device.id, "agent_version": AGENT_VERSION}
         own = random.Random(device.id)  # what a device has stays the same in every window
         self.memory_mib = own.choice((8, 16, 32) if device.kind != "server" else (32, 64, 128)) * 1024
-        self.disk_mib = own.choice((256, 512, 1024)) * 1024 * own.uniform(0.3, 0.85)
+        self.disk_total_mib = own.choice((256, 512, 1024)) * 1024
+        self.disk_mib = self.disk_total_mib * own.uniform(0.3, 0.85)
         self.milliseconds = own.random() < 0.25  # some agents say the time so
         self.phase_ms = own.randrange(self.options.interval * 1000)
         self.early_bird, self.late_worker = own.uniform(-1, 1), own.uniform(-1, 2)
@@ -329,6 +332,8 @@ class _Device:
                     int(traffic * draw()),
                     int(traffic * 0.3 * noise),
                     int(second - self.booted),
+                    self.memory_mib,
+                    self.disk_total_mib,
                 )
             )
             self.last_sample_at = second
