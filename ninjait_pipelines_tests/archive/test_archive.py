@@ -440,14 +440,14 @@ import pyarrow as pa
 from ninjait_pipelines.archive.days import write_day
 from ninjait_pipelines.resources.archive import Archive
 from ninjait_pipelines.resources.archive_errors import ObjectChanged
-from ninjait_pipelines.resources.store import StoreFailed
+from ninjait_pipelines.resources.store import OutOfSpace
 rows = pa.table({"organization_id": ["a"] * 5000, "hour": [n * n % 7919 for n in range(5000)]})
 resource.setrlimit(resource.RLIMIT_FSIZE, (2048, 2048))
 with Archive(url=sys.argv[1]).open() as archive:
     try:
         now = datetime.now(UTC)
         write_day(archive, "device_metrics_hourly", date.fromisoformat(sys.argv[2]), rows, now, 1.0, lambda: now)
-    except StoreFailed as error:
+    except OutOfSpace as error:
         print(error)
 """
 
