@@ -215,8 +215,10 @@ def test_real_agents_are_drained_into_the_stores(fleet: Stores, broker: RabbitMQ
         "SELECT outcome, count() AS n, sum(points) AS points FROM message_ledger GROUP BY 1"
     )
     of_new = [one for one in decoded if one.rejections]
+    understood = sum(1 for one in decoded if one.points and not one.rejections)
     assert {row["outcome"]: row["n"] for row in ledger} == {
-        "written": len(messages) - len(of_new),
+        "written": understood,
+        "not_understood": len(messages) - understood - len(of_new),
         "quarantined": len(of_new),
     }
     assert summary.points == summary.points_written + summary.points_quarantined == sum(one.points for one in decoded)
