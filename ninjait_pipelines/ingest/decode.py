@@ -8,7 +8,6 @@ import re
 import uuid
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from types import MappingProxyType
@@ -269,8 +268,9 @@ def decode_good_lines(message: Message, registry: Registry, period: Period) -> D
                 if others is None:
                     cores.append((index, key, fields, time))
                 else:
+                    if not others.readings:
+                        others.example = _cut(fields[1 : fields.index("=")])
                     others.readings += 1
-                    others.example = others.example or _cut(fields[1 : fields.index("=")])
                 continue
             row = start.copy()
             before = taken
@@ -753,7 +753,7 @@ Known = Sequence[tuple[str, int, rules.Rule]]
 _OfKey = tuple[list[Any], int, Known, telegraf.Series | None, LeftOut | None]
 
 
-class _LeftOut(dict[tuple[str, str], LeftOut]):
+class _LeftOut(dict[tuple[str | None, str], LeftOut]):
     """What is left out of a message, by host and measurement.
 
     A sender may invent a name for each line: beyond the bound they count together, by host while there is room for it.
@@ -761,22 +761,30 @@ class _LeftOut(dict[tuple[str, str], LeftOut]):
 
     def __init__(self, devices: _Devices) -> None:
         self._devices = devices
+        self._owners: dict[str | None, tuple[str, str]] = {}
 
-    def __missing__(self, key: tuple[str, str]) -> LeftOut:
+    def __missing__(self, key: tuple[str | None, str]) -> LeftOut:
         host, measurement = key
-        if len(self) >= MOST_LEFT_OUT and measurement is not OTHERS:
-            return self[host, OTHERS]
-        if len(self) >= 2 * MOST_LEFT_OUT and host is not OTHERS:
-            return self[OTHERS, OTHERS]
-        organization = device = NOBODY
-        with suppress(Refused):
-            organization, device = self._devices[host]
-        self[key] = one = LeftOut(organization, device, _cut(host), _cut(measurement))
+        if len(self) >= MOST_LEFT_OUT:
+            if measurement is not OTHERS:
+                return self[host, OTHERS]
+            if len(self) >= 2 * MOST_LEFT_OUT and host is not OTHERS:
+                return self[OTHERS, OTHERS]
+        owner = self._owners.get(host) or self._find(host)
+        self[key] = one = LeftOut(*owner, host[:_MOST_OF_NAME] if host else "", measurement[:_MOST_OF_NAME])
         return one
+
+    def _find(self, host: str | None) -> tuple[str, str]:
+        try:
+            owner = self._devices[host or ""]
+        except Refused:
+            owner = NOBODY, NOBODY
+        self._owners[host] = owner
+        return owner
 
     def add(self, reading: Reading | telegraf.Series, example: str) -> None:
         """Counts a reading."""
-        one = self[reading.host if isinstance(reading.host, str) else "", reading.measurement]
+        one = self[reading.host if isinstance(reading.host, str) else None, reading.measurement]
         one.readings += 1
         one.example = one.example or _cut(example)
 
@@ -797,11 +805,12 @@ class _AllSeries(dict[str, _OfKey]):
 
     def __missing__(self, key: str) -> _OfKey:
         series = telegraf.series(key)
-        self.host = self.host or _cut(series.host or "")
+        if not self.host and series.host:
+            self.host = _cut(series.host)
         if series.core:
             found: _OfKey = [], _GAUGE, (), None, None
         elif not self._is_taken(series):
-            found = [], _GAUGE, (), None, self.left_out[series.host or "", series.measurement]
+            found = [], _GAUGE, (), None, self.left_out[series.host, series.measurement]
         else:
             found = self._taken(series)
         self[key] = found
