@@ -10,6 +10,7 @@ import msgspec
 import pyarrow as pa
 
 from ninjait_pipelines.ingest.decode import NOBODY, Columns, Decoded, LeftOut
+from ninjait_pipelines.ingest.series import TOO_MANY
 from ninjait_pipelines.resources.message_queue import Message
 from ninjait_pipelines.resources.metrics_store import COUNTERS, FIELDS, VOLUMES
 
@@ -30,6 +31,7 @@ _LEFT_OUT = pa.struct(
     dict.fromkeys(("device_id", "host", "measurement", "example"), pa.string()) | {"readings": pa.uint32()}
 )
 _left_out = attrgetter(*_LEFT_OUT.names)
+REFUSED_BY_SINK = {"refused_by_store", *TOO_MANY.values()}
 _encode = msgspec.msgpack.Encoder().encode
 _values = itemgetter(*FIELDS)
 _readings = itemgetter(*COUNTERS.names)
@@ -106,10 +108,10 @@ def outcome_of(decoded: Decoded) -> str:
 
 
 def _written(decoded: Decoded) -> tuple[Columns, Columns, Columns]:
-    """The columns, counters and volumes without the rows that their store has refused."""
+    """The columns, counters and volumes without the rows that their sink has refused."""
     if not decoded.rejections:
         return decoded.columns, decoded.counters, decoded.volumes
-    refused = {rejection.index for rejection in decoded.rejections if rejection.reason == "refused_by_store"}
+    refused = {rejection.index for rejection in decoded.rejections if rejection.reason in REFUSED_BY_SINK}
     columns = _without(decoded.columns, decoded.rows, refused)
     counters = _without(decoded.counters, decoded.counter_rows, refused)
     return columns, counters, _without(decoded.volumes, decoded.volume_rows, refused)

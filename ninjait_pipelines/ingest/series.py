@@ -65,9 +65,10 @@ class Series:
         missing = sorted(devices - self._known.keys())
         for first in range(0, len(missing), _DEVICES_AT_ONCE):
             some = missing[first : first + _DEVICES_AT_ONCE]
-            self._known.update((device, {}) for device in some)
             ids = {"organizations": sorted({one for one, _ in some}), "devices": [one for _, one in some]}
-            for row in self._clickhouse.rows(sql("ingest/device_series"), since=today - KEPT, **ids):
+            rows = self._clickhouse.rows(sql("ingest/device_series"), since=today - KEPT, **ids)
+            self._known.update((device, {}) for device in some)
+            for row in rows:
                 names = self._known.setdefault((str(row["organization_id"]), str(row["device_id"])), {})
                 names[row["kind"], row["name"]] = row["seen_on"]
 

@@ -104,14 +104,15 @@ class MetricsSink:
         """3a. Points to their tiers, but for series that are too many of their device (see series.py). Dying here:
         written again, they replace themselves.
         """
-        counters, volumes = self._bounded(decoded, now)
+        bounded = self._bounded(decoded, now)
         wanted = self._without_late_duplicates(decoded, now)
         points = _gathered(wanted, "columns", POINTS)
         _reject(wanted, "columns", self._write_points(points, now))
+        counters, volumes = (table for table, _ in bounded.values())
         if len(counters):
-            _reject(wanted, "counters", self._metrics_store.write_counters(counters))
+            _reject(wanted, "counters", _of_rows(bounded["counters"][1], self._metrics_store.write_counters(counters)))
         if len(volumes):
-            _reject(wanted, "volumes", self._metrics_store.write_volumes(volumes))
+            _reject(wanted, "volumes", _of_rows(bounded["volumes"][1], self._metrics_store.write_volumes(volumes)))
         if wanted is not decoded:
             for one, part in zip(decoded, wanted, strict=True):
                 one.rejections = part.rejections
@@ -134,14 +135,19 @@ class MetricsSink:
             self._log.warning("The latest values were not cached: %s", error)
         return set(zip(hours["organization_id"].to_pylist(), hours["hour"].to_pylist(), strict=True))
 
-    def _bounded(self, decoded: Sequence[Decoded], now: datetime) -> tuple[pa.Table, pa.Table]:
-        """The counters and volumes of the messages; those of too many interfaces or volumes are rejected."""
+    def _bounded(self, decoded: Sequence[Decoded], now: datetime) -> dict[Named, tuple[pa.Table, Sequence[int]]]:
+        """The counters and volumes of the messages, and which rows of all these are: those of too many interfaces or
+        volumes are left out and rejected."""
         tables = {kind: _gathered(decoded, kind, schema) for kind, schema in _NAMED.items()}
-        for kind, rows in self._series.refused(tables, now).items():
-            if rows:
-                _leave_out(decoded, kind, rows)
-                tables[kind] = _gathered(decoded, kind, _NAMED[kind])
-        return tables["counters"], tables["volumes"]
+        found: dict[Named, tuple[pa.Table, Sequence[int]]] = {}
+        for kind, refused in self._series.refused(tables, now).items():
+            table, rows = tables[kind], range(len(tables[kind]))
+            found[kind] = table, rows
+            if refused:
+                _reject_names(decoded, kind, refused)
+                kept = sorted(set(rows).difference(refused))
+                found[kind] = table.take(pa.array(kept, pa.int64())), kept
+        return found
 
     def _write_points(self, points: pa.Table, now: datetime) -> Iterator[Refusal]:
         for tier, positions in by_tier(self._chosen_by(points, now), now):
@@ -287,17 +293,18 @@ def _reject(decoded: Sequence[Decoded], kind: Kind, refused: Iterable[Refusal]) 
         one.rejections = one.rejections + [Rejection(row, None, words, "refused_by_store") for row, words in found]
 
 
-def _leave_out(decoded: Sequence[Decoded], kind: Named, refused: Sequence[int]) -> None:
-    """Takes rows out of the messages that they came from, and adds why to their rejections."""
-    name = NAME_OF[kind]
+def _reject_names(decoded: Sequence[Decoded], kind: Named, refused: Sequence[int]) -> None:
+    """Adds to the messages that these rows came from that their names are too many."""
     for one, _, rows in _of_messages(decoded, kind, refused):
-        columns: Columns = getattr(one, kind)
-        index = getattr(one, _ROWS[kind]) or range(len(columns["time"]))
-        reasons = [Rejection(index[row], name, repr(columns[name][row]), TOO_MANY[kind]) for row in rows]
-        kept = sorted(set(range(len(columns["time"]))) - set(rows))
-        setattr(one, kind, {name: [values[row] for row in kept] for name, values in columns.items()} if kept else {})
-        setattr(one, _ROWS[kind], [index[row] for row in kept])
-        one.rejections = one.rejections + reasons
+        index, names = getattr(one, _ROWS[kind]), getattr(one, kind)[NAME_OF[kind]]
+        one.rejections = one.rejections + [
+            Rejection(index[row] if index else row, NAME_OF[kind], repr(names[row]), TOO_MANY[kind]) for row in rows
+        ]
+
+
+def _of_rows(rows: Sequence[int], refused: Iterable[Refusal]) -> Iterator[Refusal]:
+    """Refusals of some rows, by their places among all."""
+    return (Refusal(rows[refusal.row], refusal.words) for refusal in refused)
 
 
 def _of_messages(

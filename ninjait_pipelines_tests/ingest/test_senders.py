@@ -305,8 +305,38 @@ def test_volumes_are_bounded_too(fleet: Stores) -> None:
     assert {rejection.reason for rejection in decoded.rejections} == {"too_many_volumes"}
     assert [rejection.index for rejection in decoded.rejections] == [count - 2, count - 1, count]
     assert decoded.rejections[0].value == repr(names[-3])
-    assert len(decoded.volumes["time"]) == len(decoded.volume_rows) == MOST_NAMES
-    assert decoded.points_accepted == MOST_NAMES + 1
+    row = row_of(telegraf(organization=ORG), decoded)
+    assert (row["points_written"], row["points_quarantined"]) == (MOST_NAMES + 1, 3)
+
+
+def test_a_batch_that_is_written_once_more_is_refused_the_same(fleet: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store fails under way, and the drain tries the same batch again, without the rejections of its first try."""
+    names = [f"if{number}" for number in range(MOST_NAMES + 2)]
+    decoded, sink = decode(interfaces(*names), REGISTRY, PERIOD), sink_of(fleet, "agent.metrics")
+    with monkeypatch.context() as patch:
+        patch.setattr(type(fleet.metrics_store), "write_counters", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            sink.write([decoded], "run", NOW)
+    rows = []
+    for _ in range(2):
+        decoded.rejections = []
+        sink.write([decoded], "run", NOW)
+        rows.append(row_of(interfaces(*names), decoded))
+    assert rows[0] == rows[1]
+    assert (rows[0]["points_written"], rows[0]["points_quarantined"]) == (MOST_NAMES, 2)
+
+
+def test_names_that_could_not_be_read_are_read_again(fleet: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ClickHouse fails under way: a device must not count as one without names, which would double its room."""
+    sink = sink_of(fleet, "agent.metrics")
+    sink_of(fleet, "agent.metrics").write([decode(interfaces("eth0"), REGISTRY, PERIOD)], "run", NOW)
+    decoded = decode(interfaces(*(f"if{number}" for number in range(MOST_NAMES))), REGISTRY, PERIOD)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(fleet.clickhouse), "rows", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            sink.write([decoded], "run", NOW)
+    sink.write([decoded], "run", NOW)
+    assert [rejection.value for rejection in decoded.rejections] == [repr(f"if{MOST_NAMES - 1}")]
 
 
 def test_refusals_of_the_store_are_of_their_own_rows_beside_series_that_are_too_many(
