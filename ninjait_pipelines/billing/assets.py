@@ -81,9 +81,7 @@ def billing_events(context: dg.AssetExecutionContext, postgres: Postgres, clickh
         day = start.date()
         events = list(events_of_day(postgres, clickhouse, day))
         # Dying here, or in it: replace_slice says what is seen; a rerun of the day heals it.
-        count = clickhouse.replace_slice(
-            "billing_events", mart_rows("billing_events", events), "local_day = {day:Date}", as_of, day=day
-        )
+        count = clickhouse.replace_slice("billing_events", mart_rows("billing_events", events), as_of, [day])
         _record(context, key, started, count, {"complete_rows": sum(event["completeness"] == 1 for event in events)})
 
 

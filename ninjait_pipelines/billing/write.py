@@ -11,7 +11,6 @@ from ninjait_pipelines.billing.invoice import Invoice
 from ninjait_pipelines.resources.clickhouse import ClickHouse, mart_rows, sql
 from ninjait_pipelines.resources.postgres import Postgres
 
-SLICE = "period_starts_on = {month:Date}"
 # Any number will do, as long as nothing else takes PostgreSQL's advisory locks of this class.
 _LOCK = 0x1A0E
 
@@ -38,8 +37,8 @@ def save_invoices(
     with postgres.transaction() as connection:
         _refuse_older(connection, month, as_of)
         _replace(connection, month, heads, lines)
-    clickhouse.replace_slice("invoices", mart_rows("invoices", heads), SLICE, as_of, month=month)
-    clickhouse.replace_slice("invoice_lines", mart_rows("invoice_lines", lines), SLICE, as_of, month=month)
+    clickhouse.replace_slice("invoices", mart_rows("invoices", heads), as_of, [month])
+    clickhouse.replace_slice("invoice_lines", mart_rows("invoice_lines", lines), as_of, [month])
 
 
 def _lines(invoice: Invoice) -> list[dict[str, Any]]:

@@ -31,7 +31,7 @@ def reference_copy(table: str, description: str) -> dg.AssetsDefinition:
         as_of = clickhouse.now()
         rows = postgres.rows(sql(f"reference/{table}"))
         # Dying in here: replace_slice says what is seen; the next hour's copy, or a rerun, heals it.
-        count = clickhouse.replace_slice(table, mart_rows(table, rows), "1", as_of)
+        count = clickhouse.replace_slice(table, mart_rows(table, rows), as_of)
         return dg.MaterializeResult(
             metadata={"dagster/row_count": count, "duration_seconds": time.perf_counter() - started},
             data_version=dg.DataVersion(hashlib.sha256(repr(rows).encode()).hexdigest()),

@@ -3,9 +3,9 @@
 import functools
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 from uuid import UUID
@@ -32,6 +32,25 @@ from ninjait_pipelines.resources.store import (
 from ninjait_pipelines.settings import SQL
 
 T = TypeVar("T")
+# The marts, and what a slice of each is: a column or expression; None where a mart is replaced whole. The views of
+# sql/clickhouse hide the rows of a slice that are older than its newest marker.
+SLICES = {
+    "organizations": None,
+    "users": None,
+    "devices": None,
+    "contracts": None,
+    "device_metrics_hourly": "hour",
+    "ticket_events": "toDate(occurred_at)",
+    "ticket_facts": "day",
+    "technician_performance": "day",
+    "billing_events": "local_day",
+    "invoices": "period_starts_on",
+    "invoice_lines": "period_starts_on",
+}
+# Markers of older versions that a slice may have before they are deleted: a deletion costs more than they do.
+MOST_MARKERS = 20
+NOBODY = UUID(int=0)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 WORDS = "Read ClickHouse's words above."
 UNAVAILABLE = (StoreUnavailable, "See what runs with: ninjait status.")
 REFUSED = (StoreRefused, "Check CLICKHOUSE_USER and CLICKHOUSE_PASSWORD.")
@@ -141,15 +160,17 @@ class ClickHouse(Store):
         with self._errors():
             client.command(statement, parameters=parameters)
 
-    def insert(self, table: str, rows: pa.Table) -> None:
+    def insert(self, table: str, rows: pa.Table, at_once: bool = False) -> None:
         """Inserts a table by the names of its columns, UUIDs as text.
 
+        at_once: they become visible together, where the server otherwise writes a million at a time.
         Retried after a time-out that may have come after the write, so `table` must be one in which the same row twice
         is one row. Raises ValueError for a column of bytes: see `check_no_bytes`.
         """
         check_no_bytes(rows.schema)
+        settings = {"min_insert_block_size_rows": 1_000_000_000, "min_insert_block_size_bytes": 0} if at_once else None
         if rows.num_rows:
-            self._retried(lambda: self.client.insert_arrow(table, rows))
+            self._retried(lambda: self.client.insert_arrow(table, rows, settings=settings))
 
     def probe(self) -> None:
         """One row, which replaces itself."""
@@ -159,23 +180,35 @@ class ClickHouse(Store):
         """ClickHouse's clock, UTC, in microseconds: the one clock by which versions and touches are compared."""
         return self.scalar("SELECT now64(6, 'UTC')")
 
-    def replace_slice(self, table: str, rows: pa.Table, where: str, as_of: datetime, **parameters: Any) -> int:
-        """Makes `rows` the whole content of a slice of a mart, and returns how many there are.
+    def replace_slice(self, table: str, rows: pa.Table, as_of: datetime, slices: Sequence[date] = ()) -> int:
+        """Makes `rows` the whole content of some slices of a mart (see SLICES), and returns how many there are.
 
-        table: the mart's name, its storage being `<table>_versions`; where: the slice, with {name:Type} placeholders
-        bound from `parameters`; as_of: the version, taken by `now()` before the sources were read.
+        table: the mart's name, its storage being `<table>_versions`; slices: days or hours, none for a mart that is
+        replaced whole; as_of: the version, taken by `now()` before the sources were read.
 
-        1. Insert the new version. Dying here: the view shows new rows, and ghosts beside them until a rerun.
-        2. Delete rows that the new version has not replaced. Dying before: as above; a rerun's version is newer still.
+        1. Insert the new version, with a marker for each slice, as one block: readers see all of it or nothing of it,
+           and from then on nothing of an older version, even where an older run writes later than this one.
+           Dying before: the old version. Dying after: the new one.
+        2. Delete what no reader sees any more. Dying before: it takes space until the next version.
         """
         storage = f"{table}_versions"
-        versions = pa.array([as_of] * rows.num_rows, pa.timestamp("us", "UTC"))
-        self.insert(storage, rows.append_column("as_of", versions))
-        ghosts = f"({where}) AND as_of < {{as_of:DateTime64(6, 'UTC')}}"
-        parameters["as_of"] = as_of
-        if self.scalar(f"SELECT count() FROM {storage} FINAL WHERE {ghosts}", **parameters):  # noqa: S608
-            self._retried(lambda: self.client.command(f"DELETE FROM {storage} WHERE {ghosts}", parameters=parameters))  # noqa: S608
+        self.insert(storage, _with_markers(table, rows, as_of, slices), at_once=True)
+        where, parameters = _in_slices(table, slices)
+        # Of slices in which a newer run was faster, what this one wrote stays, unseen, until their next version.
+        [found] = self.rows(
+            f"WITH (SELECT min(newest) FROM (SELECT max(as_of) AS newest FROM {storage} "  # noqa: S608
+            f"WHERE {_marker(table)} AND {where} GROUP BY {SLICES[table] or 'tuple()'})) AS fence "
+            f"SELECT fence, countIf({_marker(table)}) AS markers, count() - markers AS rows "
+            f"FROM {storage} FINAL WHERE {where} AND as_of < fence",
+            **parameters,
+        )
+        if found["rows"] or found["markers"] > MOST_MARKERS:
+            self._delete(storage, where, found["fence"], parameters)
         return rows.num_rows
+
+    def _delete(self, table: str, where: str, before: datetime, parameters: Mapping[str, Any]) -> None:
+        statement = f"DELETE FROM {table} WHERE {where} AND as_of < {{before:DateTime64(6, 'UTC')}}"  # noqa: S608
+        self._retried(lambda: self.client.command(statement, parameters={**parameters, "before": before}))
 
     def _query(self, query: str, parameters: Mapping[str, Any]) -> QueryResult:
         return self._retried(lambda: self.client.query(query, parameters=dict(parameters), tz_mode="aware"))
@@ -271,6 +304,15 @@ _ARROW = {
 }
 
 
+_EMPTY: dict[pa.DataType, Any] = {
+    pa.string(): "",
+    pa.bool_(): False,
+    pa.date32(): EPOCH.date(),
+    pa.timestamp("s", "UTC"): EPOCH,
+    pa.timestamp("ms", "UTC"): EPOCH,
+}  # all others: 0
+
+
 def mart_rows(table: str, rows: Iterable[Mapping[str, Any]]) -> pa.Table:
     """Rows (column -> value; ids as UUID or text, money as Decimal) as `replace_slice` takes them for this mart.
 
@@ -278,6 +320,44 @@ def mart_rows(table: str, rows: Iterable[Mapping[str, Any]]) -> pa.Table:
     """
     schema = pa.schema([(name, _arrow_type(type_)) for name, type_, _ in _columns()[table] if name != "as_of"])
     return pa.Table.from_pylist([{name: _plain(row[name]) for name in schema.names} for row in rows], schema=schema)
+
+
+def _with_markers(table: str, rows: pa.Table, as_of: datetime, slices: Sequence[date]) -> pa.Table:
+    """The rows as of a version, and a marker of each slice that says so."""
+    marker = _marker_row({name: type_ for name, type_, _ in _columns()[table]}, rows.schema, as_of)
+    column = re.sub(r"\w+\((\w+)\)", r"\1", SLICES[table] or "")
+    markers = [marker | {column: _as_of_column(rows.schema.field(column).type, slice_)} for slice_ in slices]
+    together = pa.concat_tables([rows, pa.Table.from_pylist(markers or [marker], schema=rows.schema)])
+    return together.append_column("as_of", pa.array([as_of] * len(together), pa.timestamp("us", "UTC")))
+
+
+def _marker_row(columns: Mapping[str, str], schema: pa.Schema, as_of: datetime) -> dict[str, Any]:
+    """Of nobody; its other ids are made from the version, so that markers do not replace each other."""
+    version = str(UUID(int=(as_of - EPOCH) // timedelta(microseconds=1)))
+    row = {one.name: _EMPTY.get(one.type, 0) for one in schema if not columns[one.name].startswith("Nullable")}
+    row |= {name: version for name, of in columns.items() if of == "UUID"}
+    row |= {name: f"version of {as_of:%Y-%m-%d %H:%M:%S.%f}" for name in ("slug", "kind") if name in columns}
+    return row | ({"organization_id": str(NOBODY)} if "organization_id" in columns else {})
+
+
+def _as_of_column(type_: pa.DataType, slice_: date) -> date:
+    """A slice as its column has it: of a day in a column of instants, the first one."""
+    if pa.types.is_timestamp(type_) and not isinstance(slice_, datetime):
+        return datetime.combine(slice_, time(), UTC)
+    return slice_
+
+
+def _marker(table: str) -> str:
+    """The condition that a row of a mart's storage is a marker; as in the views."""
+    return "startsWith(slug, 'version of ')" if table == "organizations" else f"organization_id = toUUID('{NOBODY}')"
+
+
+def _in_slices(table: str, slices: Sequence[date]) -> tuple[str, dict[str, Any]]:
+    """The condition that a row lies in these slices, and its parameters."""
+    if SLICES[table] is None:
+        return "1", {}
+    type_ = "DateTime('UTC')" if isinstance(slices[0], datetime) else "Date"
+    return f"{SLICES[table]} IN {{slices:Array({type_})}}", {"slices": list(slices)}
 
 
 def _arrow_type(type_: str) -> pa.DataType:

@@ -41,6 +41,9 @@ _HOURS_MISSING = _DEPS_MISSING.ignore(dg.AssetSelection.assets("agent_metrics"))
 CATCH_UP = catch_up(LOOKBACK).replace(_DEPS_MISSING, _HOURS_MISSING) & _GRACE
 # A week of hours a run: what one run may lose by dying, and what Dagster records in a few seconds.
 WEEK = dg.BackfillPolicy.multi_run(max_partitions_per_run=168)
+# How often a run fills an hour that another run fills at the same time. If they never miss each other the hour is late.
+MOST_ROUNDS = 3
+NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dg.asset(
@@ -53,9 +56,11 @@ WEEK = dg.BackfillPolicy.multi_run(max_partitions_per_run=168)
     owners=["team:data-engineering"],
     metadata={"dagster/column_schema": column_schema("metrics_5m")},
 )
-def device_metrics_5m(context: dg.AssetExecutionContext, metrics_store: dg.ResourceParam[MetricsStore]) -> None:
+def device_metrics_5m(
+    context: dg.AssetExecutionContext, metrics_store: dg.ResourceParam[MetricsStore], clickhouse: ClickHouse
+) -> None:
     """Full resolution -> 5-minute aggregates. Grain: device and 5 minutes with at least one sample."""
-    _fill(context, metrics_store, Tier.RAW, Tier.FIVE_MINUTES, datetime.now(UTC))
+    _fill(context, metrics_store, clickhouse, Tier.RAW, Tier.FIVE_MINUTES)
 
 
 @dg.asset(
@@ -68,25 +73,72 @@ def device_metrics_5m(context: dg.AssetExecutionContext, metrics_store: dg.Resou
     owners=["team:data-engineering"],
     metadata={"dagster/column_schema": column_schema("metrics_1h")},
 )
-def device_metrics_1h(context: dg.AssetExecutionContext, metrics_store: dg.ResourceParam[MetricsStore]) -> None:
+def device_metrics_1h(
+    context: dg.AssetExecutionContext, metrics_store: dg.ResourceParam[MetricsStore], clickhouse: ClickHouse
+) -> None:
     """5-minute aggregates -> 1-hour aggregates. Grain: device and hour with at least one sample."""
-    _fill(context, metrics_store, Tier.FIVE_MINUTES, Tier.ONE_HOUR, datetime.now(UTC))
+    _fill(context, metrics_store, clickhouse, Tier.FIVE_MINUTES, Tier.ONE_HOUR)
 
 
-def _fill(context: dg.AssetExecutionContext, store: MetricsStore, source: Tier, target: Tier, now: datetime) -> None:
+def _fill(
+    context: dg.AssetExecutionContext, store: MetricsStore, clickhouse: ClickHouse, source: Tier, target: Tier
+) -> None:
     keys = {start: key for key, start, _ in windows(context)}
     started = time.perf_counter()
-    written = fill_tier(store, source, target, list(keys), now)
+    written = bring_up_to_date(store, clickhouse, source, target, list(keys))
     seconds = (time.perf_counter() - started) / len(keys)
     for hour, key in keys.items():
         rows = {"dagster/partition_row_count": written.get(hour, 0), "source_expired": hour not in written}
         context.add_asset_metadata(rows | {"duration_seconds": seconds}, partition_key=key)
 
 
+def bring_up_to_date(
+    store: MetricsStore, clickhouse: ClickHouse, source: Tier, target: Tier, hours: Sequence[datetime]
+) -> dict[datetime, int]:
+    """Fills a tier, and records of what moment it is; returns the rows written of each hour, as `fill_tier` does.
+
+    1. Record that a run begins, before it reads: what comes from now on makes the hours late. Dying here: an hour that
+       another run filled meanwhile is late for a quarter of an hour, because this one may have written over it.
+    2. Read and write. Dying in it: as above; a rerun writes the same windows.
+    3. Record that it ended. Dying before: as above. After: the hours are of this moment.
+    4. Where another run of an hour ended meanwhile, either may have written over the other: the hour is filled again
+       by the one that sees it, the last to end. Dying before: the hour is late.
+    """
+    written: dict[datetime, int] = {}
+    again = hours
+    for _ in range(MOST_ROUNDS):
+        as_of = clickhouse.now()
+        _record_run(clickhouse, again, target, as_of, NEVER)
+        written |= fill_tier(store, source, target, again, as_of)
+        _record_run(clickhouse, again, target, as_of, clickhouse.now())
+        again = _disturbed(clickhouse, again, target, as_of)
+        if not again:
+            break
+    return written
+
+
+def _record_run(
+    clickhouse: ClickHouse, hours: Sequence[datetime], target: Tier, as_of: datetime, done_at: datetime
+) -> None:
+    columns = {
+        "hour": pa.array(hours, pa.timestamp("s", "UTC")),
+        "tier": [str(target)] * len(hours),
+        "as_of": pa.array([as_of] * len(hours), pa.timestamp("us", "UTC")),
+        "done_at": pa.array([done_at] * len(hours), pa.timestamp("us", "UTC")),
+    }
+    clickhouse.insert("rolled_up_tiers", pa.table(columns))
+
+
+def _disturbed(clickhouse: ClickHouse, hours: Sequence[datetime], target: Tier, as_of: datetime) -> list[datetime]:
+    """Those of the hours of which another run ended since this one began."""
+    rows = clickhouse.rows(sql("rollup/disturbed"), hours=list(hours), tier=str(target), as_of=as_of)
+    return [row["hour"] for row in rows]
+
+
 def fill_tier(
     store: MetricsStore, source: Tier, target: Tier, hours: Sequence[datetime], now: datetime
 ) -> dict[datetime, int]:
-    """Aggregates consecutive hours of one tier into the next; returns the rows written of each hour.
+    """Aggregates hours of one tier into the next, oldest first; returns the rows written of each hour.
 
     Dying half-way: a rerun replaces what was written. Hours of which the source has begun to expire are left out, and
     nothing is written of them: half an hour's samples would replace the whole.
@@ -176,8 +228,7 @@ def _roll_up_batch(
     found = per_hour(rows["hour"], rows["sample_count"])
     samples = {hour: found[hour][1] for hour in found}
     _refuse_loss(before, samples, hours, f"{metrics_store.title} ({tier})")
-    window = "hour >= {start:DateTime('UTC')} AND hour < {stop:DateTime('UTC')}"
-    clickhouse.replace_slice("device_metrics_hourly", rows, window, as_of, start=hours[0], stop=stop)
+    clickhouse.replace_slice("device_metrics_hourly", rows, as_of, hours)
     seconds = (time.perf_counter() - started) / len(hours)
     return [RolledUp(hour, tier, *found.get(hour, (0, 0)), seconds) for hour in hours]
 

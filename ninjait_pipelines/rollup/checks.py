@@ -20,23 +20,31 @@ TOUCHED_AFTER_SECONDS = 5.0
 def samples_are_conserved(
     context: dg.AssetCheckExecutionContext, metrics_store: dg.ResourceParam[MetricsStore], clickhouse: ClickHouse
 ) -> dg.AssetCheckResult:
-    """Every sample of the metrics store is counted in its hour; a later arrival is a late hour and no loss."""
+    """Every tier of the metrics store, and ClickHouse, have the same samples of the hour: from the tier on that still
+    takes points of it. A later arrival is a late hour and no loss."""
     now = clickhouse.now()
     hours = hours_of(context)
     unsettled = _Unsettled(clickhouse, hours, now)
     rolled_up = samples_by_hour(clickhouse, hours)
-    in_store: dict[datetime, int] = {}
-    for together in batches(hours, lambda hour: source_tier(hour, now)):
-        in_store |= _stored(metrics_store, source_tier(together[0], now), together)
+    in_tiers = _stored_in_tiers(metrics_store, clickhouse, hours, now)
     unsettled.ask()
 
     def examine(hour: datetime, _: datetime) -> dg.AssetCheckResult:
-        stored, counted = in_store.get(hour, 0), rolled_up.get(hour, 0)
-        late = stored > counted and unsettled.has(hour)
+        counted = rolled_up.get(hour, 0)
+        stored, *lower = in_tiers[hour].values()
+        others = [counted, *lower]
+        passed = all(samples == stored for samples in others)
+        late = not passed and all(samples <= stored for samples in others) and unsettled.has(hour)
+        said = f"{counted} of {stored} samples{_in_tiers(in_tiers[hour])}"
         return dg.AssetCheckResult(
-            passed=stored == counted or late,
-            description=f"{counted} of {stored} samples{', the rest came later' if late else ''}",
-            metadata={"samples_rolled_up": counted, "samples_stored": stored, "late": late},
+            passed=passed or late,
+            description=f"{said}{', the rest came later' if late else ''}",
+            metadata={
+                "samples_rolled_up": counted,
+                "samples_stored": stored,
+                "late": late,
+                **{f"samples_in_{tier}": samples for tier, samples in in_tiers[hour].items()},
+            },
         )
 
     return check_each(context, examine)
@@ -46,7 +54,7 @@ def samples_are_conserved(
 def hour_is_accounted_for(
     context: dg.AssetCheckExecutionContext, metrics_store: dg.ResourceParam[MetricsStore], clickhouse: ClickHouse
 ) -> dg.AssetCheckResult:
-    """The ledger, full resolution and device_metrics_hourly have the same number of points of the hour.
+    """The ledger, all tiers and device_metrics_hourly have the same number of points of the hour.
 
     Of hours that full resolution takes points for; of older ones the stores have no points any more, but aggregates.
     A ledger row that is missing is found by its points, so only if it alone brought them: not the row of a duplicate,
@@ -56,25 +64,27 @@ def hour_is_accounted_for(
     now = clickhouse.now()
     hours = hours_of(context)
     unsettled = _Unsettled(clickhouse, hours, now)
-    in_store: dict[datetime, int] = {}
+    in_tiers: dict[datetime, dict[Tier, int]] = {}
     in_ledger: dict[datetime, dict[str, int]] = {}
     # The store last, because it is written first: it lacks nothing that the others have, unless it lost it.
     rolled_up = samples_by_hour(clickhouse, hours)
     for together in batches(hours, lambda hour: tier_of(hour, now)):
         if tier_of(together[0], now) is Tier.RAW:
             in_ledger |= dict(_recorded(clickhouse, together))
-            in_store |= dict.fromkeys(together, 0) | _stored(metrics_store, Tier.RAW, together)
+            in_tiers |= _stored_in_tiers(metrics_store, clickhouse, together, now)
     unsettled.ask()
 
     def examine(hour: datetime, _: datetime) -> dg.AssetCheckResult:
-        if hour not in in_store:
+        if hour not in in_tiers:
             return dg.AssetCheckResult(passed=True, description="older than full resolution: not compared")
         of_ledger = in_ledger.get(hour, {"points": 0, "messages_without_instants": 0})
-        recorded, stored, counted = of_ledger["points"], in_store[hour], rolled_up.get(hour, 0)
+        stored, *lower = in_tiers[hour].values()
+        recorded, counted = of_ledger["points"], rolled_up.get(hour, 0)
         unknown = of_ledger["messages_without_instants"]
-        compared = {counted} if unknown else {counted, recorded}
+        compared = {counted, *lower} | ({recorded} if not unknown else set())
         late = stored > min(compared) and stored >= max(compared) and unsettled.has(hour)
         said = f"{recorded} points in the ledger, {stored} in {metrics_store.title}, {counted} in device_metrics_hourly"
+        said += _in_tiers(in_tiers[hour])
         if unknown:
             said += f"; {unknown} messages were recorded before the ledger kept instants: it was not compared"
         return dg.AssetCheckResult(
@@ -90,6 +100,32 @@ def _stored(metrics_store: MetricsStore, tier: Tier, hours: list[datetime]) -> d
     """The samples that a tier has of each of these consecutive hours that has any."""
     windows = metrics_store.aggregate(tier, hours[0], hours[-1] + HOUR, HOUR)
     return {hour: samples for hour, (_, samples) in per_hour(windows["time"], windows["samples"]).items()}
+
+
+def _stored_in_tiers(
+    metrics_store: MetricsStore, clickhouse: ClickHouse, hours: list[datetime], now: datetime
+) -> dict[datetime, dict[Tier, int]]:
+    """The samples that each tier has of each of these hours, from the one on that still takes points of it.
+
+    Without the lower tiers that nobody has filled yet.
+    """
+    query = "SELECT DISTINCT hour, tier FROM rolled_up_tiers WHERE hour IN {hours:Array(DateTime('UTC'))}"
+    filled = {(row["hour"], row["tier"]) for row in clickhouse.rows(query, hours=hours)}
+    found: dict[datetime, dict[Tier, int]] = {hour: {} for hour in hours}
+    for together in batches(hours, lambda hour: source_tier(hour, now)):
+        source, *lower = list(Tier)[list(Tier).index(source_tier(together[0], now)) :]
+        for tier in (source, *lower):
+            stored = _stored(metrics_store, tier, together)
+            for hour in together:
+                if tier is source or hour in stored or (hour, str(tier)) in filled:
+                    found[hour][tier] = stored.get(hour, 0)
+    return found
+
+
+def _in_tiers(stored: dict[Tier, int]) -> str:
+    """The tiers that have not what the first one has, for people."""
+    first = next(iter(stored.values()))
+    return "".join(f", {samples} in {tier}" for tier, samples in stored.items() if samples != first)
 
 
 def _recorded(clickhouse: ClickHouse, hours: list[datetime]) -> Iterator[tuple[datetime, dict[str, int]]]:

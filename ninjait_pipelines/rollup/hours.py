@@ -96,9 +96,9 @@ def _mean(windows: pa.Table, field: str) -> pa.ChunkedArray:
 
 
 def batches(hours: Sequence[datetime], kind: Callable[[datetime], object]) -> Iterator[list[datetime]]:
-    """Consecutive hours of one kind in groups of at most HOURS_AT_ONCE: each is read by one query."""
-    for _, alike in itertools.groupby(hours, kind):
-        together = list(alike)
+    """Hours that follow each other and are of one kind, at most HOURS_AT_ONCE: each group is read by one query."""
+    for _, alike in itertools.groupby(enumerate(hours), lambda pair: (kind(pair[1]), pair[1] - pair[0] * HOUR)):
+        together = [hour for _, hour in alike]
         for first in range(0, len(together), HOURS_AT_ONCE):
             yield together[first : first + HOURS_AT_ONCE]
 

@@ -1,0 +1,153 @@
+"""Versions of a slice are fenced: two runs of one slice, however their steps interleave and wherever they die."""
+
+import itertools
+import uuid
+from collections.abc import Sequence
+from datetime import UTC, date, datetime, timedelta
+
+import pyarrow as pa
+import pytest
+
+from ninjait_pipelines.resources import Stores
+from ninjait_pipelines.resources.clickhouse import SLICES, ClickHouse, mart_rows
+from ninjait_pipelines_tests.emptied import module_stores, settings, stores  # noqa: F401
+from ninjait_pipelines_tests.interleaved import Paused
+
+DAY = date(2026, 11, 1)
+ORGANIZATION = uuid.UUID(int=7)
+BEFORE = datetime(2026, 11, 2, tzinfo=UTC)
+
+
+def facts(*tickets: int, day: date = DAY) -> pa.Table:
+    """Facts of these tickets, in ClickHouse's columns."""
+    row = {"organization_id": ORGANIZATION, "number": 1, "priority": "low", "status": "open", "assignee_id": None}
+    row |= {"created_at": BEFORE, "first_response_breached": False, "resolution_breached": False}
+    row |= dict.fromkeys(
+        (
+            "first_responded_at",
+            "closed_at",
+            "closed_assignee_id",
+            "first_response_minutes",
+            "hours_to_close",
+            "first_response_target_minutes",
+            "resolution_target_minutes",
+        )
+    )
+    return mart_rows("ticket_facts", [row | {"day": day, "ticket_id": uuid.UUID(int=one)} for one in tickets])
+
+
+def seen(clickhouse: ClickHouse, day: date = DAY) -> tuple[int, ...]:
+    rows = clickhouse.rows("SELECT ticket_id FROM ticket_facts WHERE day = {day:Date} ORDER BY ticket_id", day=day)
+    return tuple(row["ticket_id"].int for row in rows)
+
+
+class Run(Paused):
+    """A run that replaces the slice, step by step."""
+
+    def __init__(self, clickhouse: ClickHouse, day: date, as_of: datetime, tickets: Sequence[int]) -> None:
+        super().__init__(self._replace)
+        self.clickhouse = clickhouse
+        self.day = day
+        self.tickets = tickets
+        self.as_of = as_of
+        self.written = False
+
+    def _replace(self, run: Paused) -> None:
+        clickhouse = run.pausing(self.clickhouse, "insert", "rows", "_delete")
+        clickhouse.replace_slice("ticket_facts", facts(*self.tickets, day=self.day), self.as_of, [self.day])
+
+    def step(self, alive: bool = True) -> None:
+        super().step(alive)
+        self.written |= self.last == "insert"
+
+
+STEPS = 3  # the block, what is hidden, the deletion
+ORDERS = [tuple(int(at not in first) for at in range(6)) for first in itertools.combinations(range(6), STEPS)]
+DAYS = [DAY - timedelta(days=number) for number in range(len(ORDERS))]
+FIRST = (1, 2, 3, 4)
+
+
+@pytest.fixture
+def clickhouse(stores: Stores) -> ClickHouse:  # noqa: F811
+    """With four facts on each day."""
+    clickhouse = stores.clickhouse
+    clickhouse.replace_slice("ticket_facts", pa.concat_tables([facts(*FIRST, day=day) for day in DAYS]), BEFORE, DAYS)
+    return clickhouse
+
+
+def two_runs(clickhouse: ClickHouse, day: date) -> tuple[Run, Run]:
+    """An older one and a newer one."""
+    older, newer = (BEFORE + timedelta(seconds=second) for second in (1, 2))
+    return Run(clickhouse, day, older, (3, 4, 5, 6)), Run(clickhouse, day, newer, (5, 6, 7, 8))
+
+
+def newest(runs: Sequence[Run]) -> tuple[int, ...]:
+    """What readers have to see: the newest version that is there."""
+    return next((tuple(run.tickets) for run in reversed(runs) if run.written), FIRST)
+
+
+def test_however_two_runs_interleave_readers_see_one_whole_version_and_never_an_older_one(
+    clickhouse: ClickHouse,
+) -> None:
+    """A run that was slow brought back four rows that had ended, beside the four of a newer run."""
+    for day, order in zip(DAYS, ORDERS, strict=True):
+        runs = two_runs(clickhouse, day)
+        for which in order:
+            runs[which].step()
+            assert runs[which].last == "rows" or seen(clickhouse, day) == newest(runs), order
+        assert all(run.over for run in runs), "a run has more steps than the test interleaves"
+
+
+@pytest.mark.parametrize("dies", range(2))
+def test_wherever_one_of_two_runs_dies_the_other_ones_version_stands(clickhouse: ClickHouse, dies: int) -> None:
+    for at, day in enumerate(DAYS[:STEPS]):
+        runs = two_runs(clickhouse, day)
+        for step, which in itertools.product(range(STEPS), (0, 1)):
+            runs[which].step(alive=which != dies or step < at)
+            assert runs[which].last == "rows" or seen(clickhouse, day) == newest(runs), at
+        clickhouse.replace_slice("ticket_facts", facts(9, day=day), clickhouse.now(), [day])
+        assert seen(clickhouse, day) == (9,), "a rerun heals it"
+
+
+def test_an_empty_version_hides_the_rows_of_an_older_run(clickhouse: ClickHouse) -> None:
+    clickhouse.replace_slice("ticket_facts", facts(), BEFORE + timedelta(seconds=2), [DAY])
+    clickhouse.replace_slice("ticket_facts", facts(1, 2), BEFORE + timedelta(seconds=1), [DAY])
+    assert seen(clickhouse) == ()
+
+
+def test_of_a_range_only_what_a_newer_run_wrote_is_hidden(clickhouse: ClickHouse) -> None:
+    """A month is computed again while one of its days is repaired: the other days are the month's."""
+    other = DAY + timedelta(days=1)
+    clickhouse.replace_slice("ticket_facts", facts(3), BEFORE + timedelta(seconds=2), [DAY])
+    both = pa.concat_tables([facts(1, 2), facts(1, 2, day=other)])
+    clickhouse.replace_slice("ticket_facts", both, BEFORE + timedelta(seconds=1), [DAY, other])
+    assert (seen(clickhouse), seen(clickhouse, other)) == ((3,), (1, 2))
+
+
+def test_rows_of_before_the_fences_are_seen_until_their_slice_is_computed_again(clickhouse: ClickHouse) -> None:
+    old = facts(1, 2, day=DAY + timedelta(days=1)).append_column(
+        "as_of", pa.array([BEFORE] * 2, pa.timestamp("us", "UTC"))
+    )
+    before = DAY + timedelta(days=1)
+    clickhouse.insert("ticket_facts_versions", old)
+    assert seen(clickhouse, before) == (1, 2)
+    clickhouse.replace_slice("ticket_facts", facts(2, day=before), clickhouse.now(), [before])
+    assert seen(clickhouse, before) == (2,)
+
+
+def test_markers_of_old_versions_do_not_pile_up(clickhouse: ClickHouse) -> None:
+    for second in range(30):
+        clickhouse.replace_slice("ticket_facts", facts(1), BEFORE + timedelta(seconds=second), [DAY])
+    markers = (
+        "SELECT count() FROM ticket_facts_versions FINAL WHERE day = {day:Date} AND organization_id = toUUID({id:UUID})"
+    )
+    assert clickhouse.scalar(markers, day=DAY, id=uuid.UUID(int=0)) < 25
+
+
+@pytest.mark.parametrize("mart", SLICES)
+def test_every_mart_takes_and_hides_markers(stores: Stores, mart: str) -> None:  # noqa: F811
+    clickhouse = stores.clickhouse
+    slices = [datetime(2026, 11, 1, 5, tzinfo=UTC) if SLICES[mart] == "hour" else DAY] if SLICES[mart] else []
+    assert clickhouse.replace_slice(mart, mart_rows(mart, []), clickhouse.now(), slices) == 0
+    assert clickhouse.scalar(f"SELECT count() FROM {mart}_versions") == 1
+    assert clickhouse.rows(f"SELECT * FROM {mart}") == []

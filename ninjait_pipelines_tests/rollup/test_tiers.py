@@ -1,0 +1,160 @@
+"""Each tier has its own watermark: whatever comes between two steps, or from two runs at once, reaches all tiers."""
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+
+import dagster as dg
+import pytest
+
+from ninjait_pipelines.resources import Stores
+from ninjait_pipelines.resources.metrics_store import Tier
+from ninjait_pipelines.rollup import assets, checks
+from ninjait_pipelines.rollup.assets import device_metrics_1h, device_metrics_5m, device_metrics_hourly
+from ninjait_pipelines_tests.interleaved import Paused
+from ninjait_pipelines_tests.rollup.data import (
+    CHECKS,
+    HOUR,
+    ROLLUP,
+    check,
+    hourly,
+    key,
+    midnight,
+    points,
+    roll_up,
+    touch,
+)
+from ninjait_pipelines_tests.rollup.test_late_hours import tick
+from ninjait_pipelines_tests.runs import passed, run
+
+H = midnight(2)
+QUARTER = timedelta(seconds=15)
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield instance
+
+
+@pytest.fixture(autouse=True)
+def _no_drain_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "TOUCHED_AFTER_SECONDS", 0.0)
+
+
+def samples(stores: Stores, hour: datetime = H) -> list[int]:
+    """Of the hour, in each tier and in ClickHouse."""
+    tiers = [stores.metrics_store.aggregate(tier, hour, hour + HOUR, HOUR)["samples"].to_pylist() for tier in Tier]
+    rows = [row["sample_count"] for row in hourly(stores) if row["hour"] == hour]
+    return [int(sum(found)) for found in [*tiers, rows]]
+
+
+def late(stores: Stores) -> list[datetime]:
+    return [row["hour"] for row in stores.clickhouse.rows("SELECT hour FROM late_hours ORDER BY hour")]
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_points_that_come_between_two_steps_of_a_roll_up_reach_every_tier(
+    stores: Stores, instance: dg.DagsterInstance, steps: int
+) -> None:
+    """They were in full resolution and in ClickHouse, in neither tier for ever, and late_hours was empty."""
+    stores.metrics_store.write(points(H, 60))
+    touch(stores, H)
+    run(stores, *ROLLUP[:steps], key=key(H))
+    stores.metrics_store.write(points(H + QUARTER, 40))
+    touch(stores, H)
+    result = run(stores, *ROLLUP[steps:], *CHECKS, key=key(H))
+    assert samples(stores)[0] == samples(stores)[-1] == 100
+    assert samples(stores)[1] == 60
+    assert passed(result)["samples_are_conserved"], "it repairs itself"
+    assert late(stores) == [H]
+    [request] = tick(stores, instance).run_requests
+    assert request.tags["dagster/asset_partition_range_start"] == key(H)
+    roll_up(stores, H)
+    assert samples(stores) == [100] * 4
+    assert late(stores) == []
+
+
+def test_tiers_that_lack_points_which_nobody_announced_fail_the_check(stores: Stores) -> None:
+    stores.metrics_store.write(points(H, 60))
+    roll_up(stores, H)
+    stores.metrics_store.write(points(H + QUARTER, 40))
+    run(stores, device_metrics_hourly, key=key(H))
+    assert samples(stores) == [100, 60, 60, 100]
+    found = check(stores, ROLLUP, [checks.samples_are_conserved, checks.hour_is_accounted_for], key(H))
+    assert {name: one.passed for name, one in found.items()} == dict.fromkeys(found, False)
+    assert "60 in metrics_5m" in found["samples_are_conserved"].description
+
+
+def test_an_older_hour_is_compared_from_the_tier_that_takes_its_points(stores: Stores) -> None:
+    old = midnight(9)
+    stores.metrics_store.write_aggregates(
+        Tier.FIVE_MINUTES, stores.metrics_store.aggregate(Tier.RAW, H, H + HOUR, timedelta(minutes=5)).slice(0, 0)
+    )
+    assert passed(roll_up(stores, old))["samples_are_conserved"]
+
+
+def test_a_tier_that_was_filled_after_the_next_one_read_it_makes_the_hour_late(stores: Stores) -> None:
+    stores.metrics_store.write(points(H, 60))
+    touch(stores, H)
+    roll_up(stores, H)
+    stores.metrics_store.write(points(H + QUARTER, 40))
+    run(stores, device_metrics_5m, key=key(H))
+    assert late(stores) == [H]
+    run(stores, device_metrics_1h, device_metrics_hourly, key=key(H))
+    assert late(stores) == []
+    assert samples(stores) == [100] * 4
+
+
+def fill(stores: Stores) -> Paused:
+    """A run that fills the 5-minute tier of H, step by step."""
+
+    def fill_tier(run: Paused) -> None:
+        metrics = run.pausing(stores.metrics_store, "aggregate", "write_aggregates")
+        clickhouse = run.pausing(stores.clickhouse, "insert", "rows")
+        assets.bring_up_to_date(metrics, clickhouse, Tier.RAW, Tier.FIVE_MINUTES, [H])
+
+    return Paused(fill_tier)
+
+
+STEPS = 5  # record, read, write, record, look for others
+
+
+@pytest.fixture
+def rolled_up(stores: Stores) -> Stores:
+    stores.metrics_store.write(points(H, 30))
+    touch(stores, H)
+    roll_up(stores, H)
+    return stores
+
+
+@pytest.mark.parametrize("first", range(STEPS))
+def test_two_runs_of_one_hour_end_as_one_after_the_other(rolled_up: Stores, first: int) -> None:
+    """The older one, held up before its write, put its windows over the newer one's: points were gone from the tier."""
+    count = 30
+    for second in range(STEPS):
+        runs = fill(rolled_up), fill(rolled_up)
+        for _ in range(first):
+            runs[0].step()
+        count += 1
+        rolled_up.metrics_store.write(points(H + timedelta(seconds=count), 1))
+        touch(rolled_up, H)
+        for _ in range(second):
+            runs[1].step()
+        for one in runs:
+            one.finish()
+        assert samples(rolled_up)[1] == count, f"{first} steps of the one, {second} of the other"
+
+
+@pytest.mark.parametrize("at", range(STEPS))
+def test_a_run_that_dies_beside_another_leaves_the_hour_right_or_late(rolled_up: Stores, at: int) -> None:
+    slow, fast = fill(rolled_up), fill(rolled_up)
+    for _ in range(min(at, 2)):
+        slow.step()
+    rolled_up.metrics_store.write(points(H + QUARTER, 40))
+    touch(rolled_up, H)
+    fast.finish()
+    for _ in range(2, at):
+        slow.step()
+    slow.step(alive=False)
+    run(rolled_up, device_metrics_1h, device_metrics_hourly, key=key(H))
+    assert samples(rolled_up) == [70] * 4 or late(rolled_up) == [H]
