@@ -9,6 +9,7 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
+from ninjait_pipelines.ingest.clocks import compare_clocks
 from ninjait_pipelines.ingest.drain import Drain
 from ninjait_pipelines.ingest.outages import STORE_FAILED
 from ninjait_pipelines.ingest.sinks import EventsSink, LogsSink, MetricsSink, Sink
@@ -68,6 +69,7 @@ def _drain_asset(
         mongodb: MongoDB,
     ) -> dg.MaterializeResult:
         begun, started_at = time.perf_counter(), clickhouse.now()
+        compare_clocks(clock(), clickhouse, postgres)
         sink = make_sink(
             log=context.log, metrics_store=metrics_store, dragonfly=dragonfly, clickhouse=clickhouse, mongodb=mongodb
         )

@@ -1,0 +1,37 @@
+"""A drain and its stores agree on the time, or nothing is taken.
+
+By its clock a drain chooses the tier of a point and says what lies in the future; by the stores' clocks hours are found
+late and tiers expire. Eight days ahead, it wrote hours beside their windows, where they counted twice.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+
+from ninjait_pipelines.resources.clickhouse import ClickHouse
+from ninjait_pipelines.resources.postgres import Postgres
+
+# Far more than clocks that are kept by NTP differ, and far less than what is believed to be of the future.
+MOST_APART = timedelta(seconds=60)
+OURS = "this machine"
+
+
+class ClocksDiffer(Exception):
+    """Clocks are too far apart to work by; nothing was taken from the queue."""
+
+
+def compare_clocks(ours: datetime, clickhouse: ClickHouse, postgres: Postgres) -> None:
+    """Raises ClocksDiffer, naming both clocks, where ours and the stores' are more than MOST_APART from each other."""
+    [row] = postgres.rows("SELECT clock_timestamp() AS now")
+    refuse_apart({OURS: ours, clickhouse.title: clickhouse.now(), postgres.title: row["now"]})
+
+
+def refuse_apart(clocks: Mapping[str, datetime]) -> None:
+    """As `compare_clocks`, of clocks by name that were read at one moment."""
+    first, last = min(clocks, key=lambda name: clocks[name]), max(clocks, key=lambda name: clocks[name])
+    apart = clocks[last] - clocks[first]
+    if apart > MOST_APART:
+        said = "; ".join(f"{name} says {moment:%Y-%m-%d %H:%M:%S} UTC" for name, moment in clocks.items())
+        raise ClocksDiffer(
+            f"The clock of {last} is {apart} ahead of that of {first} (at most {MOST_APART.seconds} s are allowed): "
+            f"{said}. Nothing was taken from the queue. Set the wrong one right (NTP), and the drain goes on."
+        )

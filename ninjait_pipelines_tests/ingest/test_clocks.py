@@ -1,0 +1,49 @@
+"""A drain whose clock is wrong takes nothing, and says which clocks differ."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from ninjait_pipelines.ingest import assets
+from ninjait_pipelines.ingest.clocks import MOST_APART, ClocksDiffer, refuse_apart
+from ninjait_pipelines.resources import Stores
+from ninjait_pipelines_tests.ingest.samples import metrics, outgoing, register, sample
+from ninjait_pipelines_tests.runs import run
+
+NOON = datetime(2026, 11, 30, 12, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("clocks", "words"),
+    [
+        ({"this machine": 61, "ClickHouse": 0, "PostgreSQL": 0}, "this machine is 0:01:01 ahead of that of ClickHouse"),
+        (
+            {"this machine": -61, "ClickHouse": 0, "PostgreSQL": 0},
+            "ClickHouse is 0:01:01 ahead of that of this",
+        ),
+        ({"this machine": 0, "ClickHouse": 1, "PostgreSQL": 90}, "PostgreSQL is 0:01:30 ahead of that of this machine"),
+        ({"this machine": 0, "ClickHouse": -40, "PostgreSQL": 40}, "PostgreSQL is 0:01:20 ahead of that of ClickHouse"),
+    ],
+)
+def test_both_clocks_are_named(clocks: dict[str, int], words: str) -> None:
+    with pytest.raises(ClocksDiffer, match=words):
+        refuse_apart({name: NOON + timedelta(seconds=seconds) for name, seconds in clocks.items()})
+
+
+def test_clocks_within_the_bound_are_taken_for_equal() -> None:
+    refuse_apart({"this machine": NOON, "ClickHouse": NOON + MOST_APART, "PostgreSQL": NOON})
+
+
+@pytest.mark.parametrize("days", [8, 400, -1])
+def test_a_drain_with_a_wrong_clock_takes_nothing(stores: Stores, monkeypatch: pytest.MonkeyPatch, days: int) -> None:
+    """Ahead, it wrote an hour into the wrong tier, where it counted twice; behind, it quarantined everything."""
+    register(stores.postgres)
+    stores.message_queue.publish([outgoing("agent.metrics", metrics(sample(60)))])
+    monkeypatch.setattr(assets, "clock", lambda: datetime.now(UTC) + timedelta(days=days))
+    with pytest.raises(ClocksDiffer, match="this machine"):
+        run(stores, assets.agent_metrics)
+    assert stores.message_queue.depth("agent.metrics").outstanding == 1
+    assert stores.clickhouse.scalar("SELECT count() FROM message_deliveries") == 0
+    monkeypatch.undo()
+    run(stores, assets.agent_metrics)
+    assert stores.clickhouse.scalar("SELECT count() FROM message_deliveries WHERE outcome = 'written'") == 1
