@@ -179,7 +179,9 @@ class Drain:
         Whether it answers is not enough: one that is out of disk space does. Without MongoDB the drain goes on, unless
         its sink needs it: its quarantine has a spool.
         """
-        self.message_queue.declare()
+        self.message_queue.declare(
+            self.sink.queue
+        )  # not the others: one that is declared otherwise stops its own drain
         organizations = {row["id"] for row in self.postgres.rows("SELECT id::text AS id FROM organizations")}
         self._ask_to_write()
         self.room.begin(quarantine.prepare(self.mongodb, self.clock(), self.log), organizations)

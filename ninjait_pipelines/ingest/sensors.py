@@ -85,7 +85,7 @@ def drain_sensor(queue: str, job: dg.JobDefinition) -> dg.SensorDefinition:
     def by_depth(
         context: dg.SensorEvaluationContext, message_queue: dg.ResourceParam[MessageQueue]
     ) -> dg.RunRequest | dg.SkipReason:
-        message_queue.declare()  # a stack that was never published to has no queues yet
+        message_queue.declare(queue)  # a stack that was never published to has no queues yet
         depth = message_queue.depth(queue)
         active, failed_at, failures = last_drain(context.instance, job.name)
         reason = decide(depth, active, failed_at, datetime.now(UTC), failures)

@@ -93,11 +93,11 @@ class DragonflyQueue(Dragonfly, MessageQueue):
 
     _text = False
 
-    def declare(self) -> None:
+    def declare(self, queue: str | None = None) -> None:
         with errors(self.url):
-            for queue in QUEUES:
+            for name in [queue] if queue else QUEUES:
                 try:
-                    self.client.xgroup_create(stream_key(queue), GROUP, id="0", mkstream=True)
+                    self.client.xgroup_create(stream_key(name), GROUP, id="0", mkstream=True)
                 except redis.exceptions.ResponseError as error:
                     if not str(error).startswith("BUSYGROUP"):
                         raise

@@ -138,8 +138,8 @@ class MessageQueue(Store):
     """The broker: durable queues named in QUEUES, confirmed publishing, settled consuming."""
 
     @abstractmethod
-    def declare(self) -> None:
-        """Creates what is missing of the queues, for as long as the broker lives. Safe to repeat."""
+    def declare(self, queue: str | None = None) -> None:
+        """Creates what is missing of the queues, or of one with its dead letters. Safe to repeat."""
 
     def upgrade(self) -> Iterator[str]:
         """Declares what is missing, and puts what an earlier version declared otherwise into today's form, without

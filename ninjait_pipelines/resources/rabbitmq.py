@@ -110,19 +110,19 @@ class RabbitMQ(MessageQueue):
         with self._questions() as link:
             return link.server_version, None
 
-    def declare(self) -> None:
+    def declare(self, queue: str | None = None) -> None:
         """Bindings are added, never removed. Raises StoreFailed for a queue with other arguments; it stays as it is."""
-        with self._or_found_declared(), differences(self.url), self._questions() as link:
+        with self._or_found_declared(queue), differences(self.url), self._questions() as link:
             link.call("exchange_declare", EVENTS, exchange_type="topic", durable=True)
-            for queue, keys in QUEUES.items():
+            for name in [queue] if queue else QUEUES:
                 # The dead letters' queue first: there is never a queue whose dead letters have nowhere to go.
-                self._declare_dead(link, dead_queue(queue))
-                link.call("queue_declare", queue, durable=True, arguments=self.arguments(queue))
-                for key in keys:
-                    link.call("queue_bind", queue, EVENTS, key)
+                self._declare_dead(link, dead_queue(name))
+                link.call("queue_declare", name, durable=True, arguments=self.arguments(name))
+                for key in QUEUES[name]:
+                    link.call("queue_bind", name, EVENTS, key)
 
     @contextmanager
-    def _or_found_declared(self) -> Iterator[None]:
+    def _or_found_declared(self, queue: str | None) -> Iterator[None]:
         """A user that may not configure, as the pipeline's own in production, is content with what the owner declared.
         Raises StoreFailed where something is missing."""
         try:
@@ -130,8 +130,9 @@ class RabbitMQ(MessageQueue):
         except StoreRefused:
             with self._questions() as link:
                 link.call("exchange_declare", EVENTS, passive=True)
-                for name in (*QUEUES, *map(dead_queue, QUEUES)):
+                for name in [queue] if queue else QUEUES:
                     link.call("queue_declare", name, passive=True)
+                    link.call("queue_declare", dead_queue(name), passive=True)
 
     def _declare_dead(self, link: "Link", name: str) -> None:
         """The dead letters of one queue, and the exchange of the same name that leads to them whatever their routing
