@@ -1,11 +1,13 @@
 """The billing assets: billable quantities by local day, invoices by local month."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from typing import Any
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 import dagster as dg
 
@@ -13,6 +15,7 @@ from ninjait_pipelines import partitions
 from ninjait_pipelines.billing.invoice import KINDS, Contract, Invoice, invoice, term_within
 from ninjait_pipelines.billing.local_time import DAY, day_window, hours_of, next_month
 from ninjait_pipelines.billing.write import save_invoices
+from ninjait_pipelines.left_out import LeftOut
 from ninjait_pipelines.resources.clickhouse import ClickHouse, column_schema, mart_rows, sql
 from ninjait_pipelines.resources.postgres import Postgres
 
@@ -72,17 +75,24 @@ def billing_events(context: dg.AssetExecutionContext, postgres: Postgres, clickh
     """Measures the local day of each organization and replaces the day's rows.
 
     A day in the west ends up to 12 hours after the UTC day of its name: until then its completeness is below 1, and
-    each further hour that is rolled up computes it again. API calls and usage reports that arrive later than the
-    hours are counted at the day's next run.
+    each further hour that is rolled up computes it again. For API calls and usage reports that come after the day was
+    over everywhere, the sensor late_billing_days does.
     """
     for key, start, _ in partitions.windows(context):
         started = time.perf_counter()
         as_of = clickhouse.now()
         day = start.date()
-        events = list(events_of_day(postgres, clickhouse, day))
+        left_out = LeftOut()
+        events = list(events_of_day(postgres, clickhouse, day, left_out))
         # Dying here, or in it: replace_slice says what is seen; a rerun of the day heals it.
         count = clickhouse.replace_slice("billing_events", mart_rows("billing_events", events), as_of, [day])
-        _record(context, key, started, count, {"complete_rows": sum(event["completeness"] == 1 for event in events)})
+        _record(
+            context,
+            key,
+            started,
+            count,
+            {"complete_rows": sum(event["completeness"] == 1 for event in events), **left_out.metadata()},
+        )
 
 
 @dg.asset(
@@ -104,21 +114,38 @@ def invoices(context: dg.AssetExecutionContext, postgres: Postgres, clickhouse: 
     for key, start, _ in partitions.windows(context):
         started = time.perf_counter()
         as_of = clickhouse.now()
-        drafts = invoices_of_month(postgres, clickhouse, start.date())
+        left_out = LeftOut()
+        drafts = invoices_of_month(postgres, clickhouse, start.date(), left_out)
         save_invoices(postgres, clickhouse, start.date(), drafts, as_of)
-        _record(context, key, started, len(drafts), {"lines": sum(len(draft.lines) for draft in drafts)})
+        _record(
+            context,
+            key,
+            started,
+            len(drafts),
+            {"lines": sum(len(draft.lines) for draft in drafts), **left_out.metadata()},
+        )
 
 
-def contracts_in_force(postgres: Postgres, first_day: date, end_day: date) -> list[Contract]:
+def contracts_in_force(
+    postgres: Postgres, first_day: date, end_day: date, left_out: LeftOut | None = None
+) -> list[Contract]:
     """The contracts in force on a local day of [first_day, end_day), from the system of record itself: its hourly copy
-    may be of before a correction."""
+    may be of before a correction. An organization without a time zone that there is has no local days: it is left out.
+    """
     rows = postgres.rows(sql("billing/contracts"), {"first_day": first_day, "end_day": end_day})
-    return [Contract(*(row[name] for name in Contract._fields)) for row in rows]
+    return list((left_out or LeftOut()).each(rows, lambda row: f"organization {row['organization_id']}", _contract))
 
 
-def events_of_day(postgres: Postgres, clickhouse: ClickHouse, day: date) -> Iterator[dict[str, Any]]:
+def _contract(row: Mapping[str, Any]) -> Contract:
+    ZoneInfo(row["time_zone"])
+    return Contract(*(row[name] for name in Contract._fields))
+
+
+def events_of_day(
+    postgres: Postgres, clickhouse: ClickHouse, day: date, left_out: LeftOut | None = None
+) -> Iterator[dict[str, Any]]:
     """The rows of billing_events, without as_of, of the local day of every organization with a contract in force."""
-    in_force = contracts_in_force(postgres, day, day + DAY)
+    in_force = contracts_in_force(postgres, day, day + DAY, left_out)
     for batch in (in_force[i : i + BATCH] for i in range(0, len(in_force), BATCH)):
         windows = [day_window(day, contract.time_zone) for contract in batch]
         measured = _measure(clickhouse, batch, windows)
@@ -164,14 +191,24 @@ def _measure(
     return {row["organization_id"]: row for row in rows}
 
 
-def invoices_of_month(postgres: Postgres, clickhouse: ClickHouse, month: date) -> list[Invoice]:
+def invoices_of_month(
+    postgres: Postgres, clickhouse: ClickHouse, month: date, left_out: LeftOut | None = None
+) -> list[Invoice]:
     """The drafts of every contract that is in force on a day of the local month; month: its first day."""
-    in_force = contracts_in_force(postgres, month, next_month(month))
-    drafts = []
+    left_out = left_out or LeftOut()
+    in_force = contracts_in_force(postgres, month, next_month(month), left_out)
+    drafts: list[Invoice] = []
     for batch in (in_force[i : i + BATCH] for i in range(0, len(in_force), BATCH)):
         used = _usage(clickhouse, batch, month)
-        drafts += [invoice(contract, month, *used.get(contract.id, ({}, 0))) for contract in batch]
+        draw_up = partial(_draft, month, used)
+        drafts += left_out.each(batch, lambda contract: f"organization {contract.organization_id}", draw_up)
     return drafts
+
+
+def _draft(month: date, used: Mapping[UUID, tuple[dict[str, Decimal], int]], contract: Contract) -> Invoice:
+    draft = invoice(contract, month, *used.get(contract.id, ({}, 0)))
+    mart_rows("invoices", [draft._asdict()])  # an amount that no column holds
+    return draft
 
 
 def _usage(
@@ -194,6 +231,6 @@ def _usage(
     return usage
 
 
-def _record(context: dg.AssetExecutionContext, key: str, started: float, count: int, more: dict[str, int]) -> None:
+def _record(context: dg.AssetExecutionContext, key: str, started: float, count: int, more: dict[str, Any]) -> None:
     metadata = {"dagster/partition_row_count": count, "duration_seconds": time.perf_counter() - started, **more}
     context.add_asset_metadata(metadata, partition_key=key)

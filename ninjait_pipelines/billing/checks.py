@@ -8,12 +8,16 @@ from uuid import UUID
 import dagster as dg
 
 from ninjait_pipelines import partitions
-from ninjait_pipelines.billing.assets import billing_events, contracts_in_force, invoices
+from ninjait_pipelines.billing.assets import billing_events, contracts_in_force, events_of_day, invoices
 from ninjait_pipelines.billing.invoice import KINDS
 from ninjait_pipelines.billing.local_time import DAY
+from ninjait_pipelines.late_days import is_late
+from ninjait_pipelines.left_out import nothing_is_left_out
 from ninjait_pipelines.resources.clickhouse import ClickHouse, sql
 from ninjait_pipelines.resources.postgres import Postgres
 
+billing_events_left_nothing_out = nothing_is_left_out(billing_events)
+invoices_left_nothing_out = nothing_is_left_out(invoices)
 # Invoice id -> (total, sum of its lines), in one store.
 Totals = Mapping[UUID, tuple[Decimal, Decimal]]
 
@@ -22,7 +26,8 @@ Totals = Mapping[UUID, tuple[Decimal, Decimal]]
     asset=billing_events,
     partitions_def=partitions.DAILY,
     blocking=True,
-    description="Every organization with a contract in force has all its quantities for the day, and no other has any.",
+    description="Every organization with a contract in force has all its quantities for the day, and no other has any. "
+    "Without those that were left out.",
 )
 def every_contract_is_measured(
     context: dg.AssetCheckExecutionContext, postgres: Postgres, clickhouse: ClickHouse
@@ -41,6 +46,36 @@ def every_contract_is_measured(
             if wrong
             else "None.",
             metadata={"organizations_with_contract": len(expected), "organizations_measured": len(found)},
+        )
+
+    return partitions.check_each(context, examine)
+
+
+@dg.asset_check(
+    asset=billing_events,
+    partitions_def=partitions.DAILY,
+    description="Measured once more, a past day has what is billed. What came later is late, and no loss.",
+)
+def past_days_are_measured(
+    context: dg.AssetCheckExecutionContext, postgres: Postgres, clickhouse: ClickHouse
+) -> dg.AssetCheckResult:
+    """Compares quantity by quantity, of the organizations that have both."""
+
+    def examine(start: datetime, _: datetime) -> dg.AssetCheckResult:
+        day = start.date()
+        query = "SELECT organization_id, kind, quantity FROM billing_events WHERE local_day = {day:Date}"
+        billed = {(row["organization_id"], row["kind"]): row["quantity"] for row in clickhouse.rows(query, day=day)}
+        wrong = [
+            f"{row['organization_id']} {row['kind']}: {billed[key]} billed, {row['quantity']} measured"
+            for row in events_of_day(postgres, clickhouse, day)
+            if (key := (row["organization_id"], row["kind"])) in billed and billed[key] != row["quantity"]
+        ]
+        late = bool(wrong) and is_late(clickhouse, "billing_events", day)
+        said = f"{len(wrong)} quantities differ: {_some(wrong)}" if wrong else "Equal."
+        return dg.AssetCheckResult(
+            passed=not wrong or late,
+            description=f"{said}{' It came later; the day repairs itself.' if late else ''}",
+            metadata={"quantities": len(billed), "differing": len(wrong), "late": late},
         )
 
     return partitions.check_each(context, examine)

@@ -17,6 +17,7 @@ from ninjait_pipelines.ingest.contract import milliseconds
 from ninjait_pipelines.ingest.decode import NOBODY, Columns, Decoded, Rejection
 from ninjait_pipelines.ingest.quarantine import insert_new
 from ninjait_pipelines.ingest.series import NAME_OF, TOO_MANY, Named, Series
+from ninjait_pipelines.late_days import note_events
 from ninjait_pipelines.resources.clickhouse import ClickHouse, mart_rows, sql
 from ninjait_pipelines.resources.dragonfly import Dragonfly
 from ninjait_pipelines.resources.metrics_store import (
@@ -48,6 +49,8 @@ MOST_IDS = 1_000
 # made from it again for MARGIN less an hour or two, and a repair takes its time.
 STILL_MADE = MARGIN - timedelta(hours=6)
 DEVICES_AT_ONCE = 100
+# Events that days are computed from: see the view late_days.
+NOTED = ("api_calls", "usage_reports")
 _TOUCHED = pa.schema(
     [
         ("organization_id", pa.string()),
@@ -215,8 +218,19 @@ class EventsSink:
         """Nothing to add: every drain asks ClickHouse whether it takes a write."""
 
     def write(self, decoded: Sequence[Decoded], run_id: str, now: datetime) -> Record:
-        self._clickhouse.insert(f"{self._table}_versions", mart_rows(self._table, events(decoded)))
-        return _NO_HOURS
+        rows = events(decoded)
+        self._clickhouse.insert(f"{self._table}_versions", mart_rows(self._table, rows))
+        return partial(self._note, rows, run_id) if self._table in NOTED else _NO_HOURS
+
+    def _note(self, rows: Sequence[Mapping[str, Any]], run_id: str) -> set[Hour]:
+        """3b. The hours that they touch, once they are stored. Dying before: they come again, and are noted then."""
+        moments = [(str(row["organization_id"]), _moment(row["timestamp"])) for row in rows]
+        note_events(self._clickhouse, self._table, moments, run_id)
+        return set()
+
+
+def _moment(milliseconds_: int) -> datetime:
+    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=milliseconds_)
 
 
 class LogsSink:

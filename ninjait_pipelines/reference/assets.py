@@ -5,7 +5,8 @@ import time
 
 import dagster as dg
 
-from ninjait_pipelines.resources.clickhouse import ClickHouse, column_schema, mart_rows, sql
+from ninjait_pipelines.left_out import LeftOut
+from ninjait_pipelines.resources.clickhouse import ClickHouse, column_schema, convertible, mart_rows, sql
 from ninjait_pipelines.resources.postgres import Postgres
 
 
@@ -31,9 +32,14 @@ def reference_copy(table: str, description: str) -> dg.AssetsDefinition:
         as_of = clickhouse.now()
         rows = postgres.rows(sql(f"reference/{table}"))
         # Dying in here: replace_slice says what is seen; the next hour's copy, or a rerun, heals it.
-        count = clickhouse.replace_slice(table, mart_rows(table, rows), as_of)
+        left_out = LeftOut()
+        count = clickhouse.replace_slice(table, mart_rows(table, convertible(table, rows, left_out)), as_of)
         return dg.MaterializeResult(
-            metadata={"dagster/row_count": count, "duration_seconds": time.perf_counter() - started},
+            metadata={
+                "dagster/row_count": count,
+                "duration_seconds": time.perf_counter() - started,
+                **left_out.metadata(),
+            },
             data_version=dg.DataVersion(hashlib.sha256(repr(rows).encode()).hexdigest()),
         )
 

@@ -2,11 +2,13 @@
 
 import time
 from datetime import timedelta
+from functools import partial
 
 import dagster as dg
 
+from ninjait_pipelines.left_out import LeftOut
 from ninjait_pipelines.partitions import RUNNING, WEEKLY, catch_up, news, windows
-from ninjait_pipelines.reports.weekly import WEEK, completeness, publish, read_week, report
+from ninjait_pipelines.reports.weekly import WEEK, completeness, name_of, publish, read_week, report
 from ninjait_pipelines.resources.archive import Archive
 from ninjait_pipelines.resources.clickhouse import ClickHouse, sql
 from ninjait_pipelines.resources.dragonfly import Dragonfly
@@ -44,7 +46,8 @@ def weekly_reports(
         started = time.perf_counter()
         as_of = clickhouse.now()
         complete = completeness(clickhouse.scalar(sql("rollup/rolled_up"), start=start, stop=end), start, as_of)
-        week = [report(own, start.date(), as_of, complete) for own in read_week(clickhouse, start, end)]
+        left_out, write = LeftOut(), partial(report, week=start.date(), as_of=as_of, complete=complete)
+        week = list(left_out.each(read_week(clickhouse, start, end), name_of, write))
         # The API shows the latest week. A backfill of an older one must not bring it back, not even to an expired key.
         recent = as_of < end + WEEK
         published = sum(publish(archive, dragonfly, one, cached=recent) for one in week)
@@ -53,6 +56,7 @@ def weekly_reports(
                 "dagster/partition_row_count": len(week),
                 "published": published,
                 "completeness": complete,
+                **left_out.metadata(),
                 "duration_seconds": time.perf_counter() - started,
             },
             partition_key=key,

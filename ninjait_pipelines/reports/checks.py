@@ -4,11 +4,14 @@ from datetime import datetime
 
 import dagster as dg
 
+from ninjait_pipelines.left_out import nothing_is_left_out
 from ninjait_pipelines.partitions import WEEKLY, check_each
 from ninjait_pipelines.reports.assets import weekly_reports
 from ninjait_pipelines.reports.weekly import Report, read_report, report_key
 from ninjait_pipelines.resources.archive import Archive
 from ninjait_pipelines.resources.clickhouse import ClickHouse, sql
+
+weekly_reports_left_nothing_out = nothing_is_left_out(weekly_reports)
 
 
 @dg.asset_check(asset=weekly_reports, partitions_def=WEEKLY)

@@ -31,6 +31,11 @@ def read_week(clickhouse: ClickHouse, start: datetime, stop: datetime) -> list[R
     return [own for own in found.values() if own["organizations"]]
 
 
+def name_of(own: Rows) -> str:
+    """Whose report it is."""
+    return f"organization {own['organizations'][0]['organization_id']}"
+
+
 def completeness(rolled_up_hours: int, start: datetime, as_of: datetime) -> float:
     """The share of the week's hours over by `as_of` that were rolled up; 0 while none is over."""
     elapsed = min(as_of - start, WEEK) // HOUR

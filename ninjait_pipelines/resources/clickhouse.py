@@ -13,11 +13,13 @@ from uuid import UUID
 import clickhouse_connect
 import dagster as dg
 import pyarrow as pa
+import pyarrow.compute as pc
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError, DatabaseError
 from clickhouse_connect.driver.query import QueryResult
 from pydantic import Field, PrivateAttr
 
+from ninjait_pipelines.left_out import LeftOut
 from ninjait_pipelines.resources.store import (
     OutOfSpace,
     Store,
@@ -304,6 +306,12 @@ _ARROW = {
 }
 
 
+# The first and last value of a column of ClickHouse, of those whose Arrow type holds more.
+HELD: dict[pa.DataType, tuple[Any, Any]] = {
+    pa.date32(): (date(1970, 1, 1), date(2149, 6, 6)),
+    pa.timestamp("s", "UTC"): (EPOCH, datetime(2106, 2, 7, 6, 28, 15, tzinfo=UTC)),
+    pa.timestamp("ms", "UTC"): (datetime(1900, 1, 1, tzinfo=UTC), datetime(2299, 12, 31, 23, 59, 59, tzinfo=UTC)),
+}
 _EMPTY: dict[pa.DataType, Any] = {
     pa.string(): "",
     pa.bool_(): False,
@@ -316,10 +324,39 @@ _EMPTY: dict[pa.DataType, Any] = {
 def mart_rows(table: str, rows: Iterable[Mapping[str, Any]]) -> pa.Table:
     """Rows (column -> value; ids as UUID or text, money as Decimal) as `replace_slice` takes them for this mart.
 
-    Raises KeyError for a column that a row lacks, pyarrow.ArrowInvalid for a Decimal with more places than the column.
+    Raises KeyError for a column that a row lacks, and ValueError (pyarrow.ArrowInvalid is one) for a value that the
+    column does not hold, as a Decimal with more places.
     """
     schema = pa.schema([(name, _arrow_type(type_)) for name, type_, _ in _columns()[table] if name != "as_of"])
-    return pa.Table.from_pylist([{name: _plain(row[name]) for name in schema.names} for row in rows], schema=schema)
+    return _held([{name: _plain(row[name]) for name in schema.names} for row in rows], schema)
+
+
+def convertible(table: str, rows: Iterable[Mapping[str, Any]], left_out: LeftOut) -> list[Mapping[str, Any]]:
+    """The rows that `mart_rows` takes; the others are left out."""
+    rows = list(rows)
+    try:
+        mart_rows(table, rows)
+    except Exception:  # noqa: BLE001 -- each row by itself says which it is
+        key = next(name for name in ("id", "event_id", "ticket_id") if name in rows[0])
+
+        def converted(row: Mapping[str, Any]) -> Mapping[str, Any]:
+            mart_rows(table, [row])
+            return row
+
+        return list(left_out.each(rows, lambda row: f"{table} {row[key]}", converted))
+    return rows
+
+
+def _held(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
+    """The rows in the columns' types. ClickHouse's dates begin in 1970, and an Arrow of a date knows no end."""
+    made = pa.Table.from_pylist(rows, schema=schema)
+    for field in schema:
+        first, last = HELD.get(field.type, (None, None))
+        if first and len(made):
+            found = pc.min_max(made[field.name]).as_py()
+            if found["min"] is not None and not first <= found["min"] <= found["max"] <= last:
+                raise ValueError(f"{field.name} from {found['min']} to {found['max']}: it holds {first} to {last}")
+    return made
 
 
 def _with_markers(table: str, rows: pa.Table, as_of: datetime, slices: Sequence[date]) -> pa.Table:

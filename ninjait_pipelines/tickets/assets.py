@@ -11,7 +11,9 @@ from uuid import UUID
 import dagster as dg
 
 from ninjait_pipelines import partitions
-from ninjait_pipelines.resources.clickhouse import ClickHouse, column_schema, mart_rows, sql
+from ninjait_pipelines.late_days import record_day
+from ninjait_pipelines.left_out import LeftOut
+from ninjait_pipelines.resources.clickhouse import ClickHouse, column_schema, convertible, mart_rows, sql
 from ninjait_pipelines.resources.postgres import Postgres
 from ninjait_pipelines.tickets.facts import Event, Fact, Target, Ticket, fact
 
@@ -36,10 +38,13 @@ def ticket_events(context: dg.AssetExecutionContext, postgres: Postgres, clickho
     for key, start, end in partitions.windows(context):
         started = time.perf_counter()
         as_of = clickhouse.now()
-        rows = postgres.rows(sql("tickets/events"), {"start": start, "end": end})
+        left_out = LeftOut()
+        events = postgres.rows(sql("tickets/events"), {"start": start, "end": end})
+        rows = mart_rows("ticket_events", convertible("ticket_events", events, left_out))
         # Dying here, or in it: replace_slice says what is seen; a rerun of the day heals it. As in all assets below.
-        count = clickhouse.replace_slice("ticket_events", mart_rows("ticket_events", rows), as_of, [start.date()])
-        _record(context, key, count, started)
+        count = clickhouse.replace_slice("ticket_events", rows, as_of, [start.date()])
+        record_day(clickhouse, "ticket_events", start.date(), as_of)
+        _record(context, key, count, started, left_out)
 
 
 @dg.asset(
@@ -58,8 +63,12 @@ def ticket_facts(context: dg.AssetExecutionContext, postgres: Postgres, clickhou
         started = time.perf_counter()
         as_of = clickhouse.now()
         day = start.date()
-        rows = mart_rows("ticket_facts", ({"day": day, **f._asdict()} for f in facts_of_day(postgres, start, end)))
-        _record(context, key, clickhouse.replace_slice("ticket_facts", rows, as_of, [day]), started)
+        left_out = LeftOut()
+        facts = ({"day": day, **one._asdict()} for one in facts_of_day(postgres, start, end, left_out))
+        rows = mart_rows("ticket_facts", convertible("ticket_facts", facts, left_out))
+        count = clickhouse.replace_slice("ticket_facts", rows, as_of, [day])
+        record_day(clickhouse, "ticket_facts", day, as_of)
+        _record(context, key, count, started, left_out)
 
 
 @dg.asset(
@@ -86,7 +95,7 @@ def technician_performance(context: dg.AssetExecutionContext, clickhouse: ClickH
         _record(context, key, count, started)
 
 
-def facts_of_day(postgres: Postgres, start: datetime, end: datetime) -> Iterator[Fact]:
+def facts_of_day(postgres: Postgres, start: datetime, end: datetime, left_out: LeftOut | None = None) -> Iterator[Fact]:
     """The facts at `end` of every ticket with an event in [start, end)."""
     targets: defaultdict[UUID, dict[str, Target]] = defaultdict(dict)
     for row in postgres.rows(sql("tickets/targets")):
@@ -94,17 +103,18 @@ def facts_of_day(postgres: Postgres, start: datetime, end: datetime) -> Iterator
             row["first_response_minutes"], row["resolution_minutes"]
         )
     rows = postgres.rows(sql("tickets/histories"), {"start": start, "end": end})
-    for _, history in itertools.groupby(rows, key=lambda row: row["id"]):
-        events = list(history)
+
+    def compute(events: list[dict[str, Any]]) -> Fact:
         ticket = Ticket(*(events[0][name] for name in Ticket._fields))
-        yield fact(
-            ticket,
-            [Event(*(event[name] for name in Event._fields)) for event in events],
-            end,
-            targets[ticket.organization_id],
-        )
+        history = [Event(*(event[name] for name in Event._fields)) for event in events]
+        return fact(ticket, history, end, targets[ticket.organization_id])
+
+    histories = (list(history) for _, history in itertools.groupby(rows, key=lambda row: row["id"]))
+    return (left_out or LeftOut()).each(histories, lambda events: f"ticket {events[0]['id']}", compute)
 
 
-def _record(context: dg.AssetExecutionContext, key: str, count: int, started: float) -> None:
-    seconds = time.perf_counter() - started
-    context.add_asset_metadata({"dagster/partition_row_count": count, "duration_seconds": seconds}, partition_key=key)
+def _record(
+    context: dg.AssetExecutionContext, key: str, count: int, started: float, left_out: LeftOut | None = None
+) -> None:
+    metadata = {"dagster/partition_row_count": count, "duration_seconds": time.perf_counter() - started}
+    context.add_asset_metadata(metadata | (left_out or LeftOut()).metadata(), partition_key=key)

@@ -10,6 +10,7 @@ import pytest
 from ninjait_pipelines.billing import assets, checks
 from ninjait_pipelines.billing.local_time import DAY, HOUR, day_window, hours_of
 from ninjait_pipelines.resources.clickhouse import ClickHouse, mart_rows
+from ninjait_pipelines.resources.store import StoreError
 from ninjait_pipelines_tests.billing.conftest import SINCE, Platform, hours_between, today
 from ninjait_pipelines_tests.runs import Killed, content, killed, passed, run
 
@@ -187,15 +188,33 @@ def test_more_organizations_than_fit_into_one_query(platform: Platform, monkeypa
     assert [number for number, id_ in enumerate(ids) if result[id_]["devices"]] == [0, 199]
 
 
-def test_an_unknown_time_zone_writes_nothing(platform: Platform) -> None:
+def test_an_organization_with_an_unknown_time_zone_stops_only_itself(platform: Platform) -> None:
+    """`Europe/Zurch` stopped everybody's billing; rows like it are older than the constraint that refuses them."""
     _small(platform)
     key = (today() - 3 * DAY).isoformat()
-    run(platform.stores, assets.billing_events, key=key)
-    first = content(platform.stores, "billing_events")
-    platform.contract(platform.organization("lost", "Europe/Atlantis"), LONG_AGO)
-    with pytest.raises(KeyError, match="Atlantis"):
-        run(platform.stores, assets.billing_events, key=key)
-    assert content(platform.stores, "billing_events") == first
+    lost = platform.organization("lost", "UTC")
+    platform.contract(lost, LONG_AGO)
+    with platform.stores.postgres.transaction() as connection:
+        connection.execute("ALTER TABLE organizations DISABLE TRIGGER ALL")
+        connection.execute("UPDATE organizations SET time_zone = 'Europe/Zurch' WHERE id = %s", (lost,))
+        connection.execute("ALTER TABLE organizations ENABLE TRIGGER ALL")
+    result = run(platform.stores, assets.billing_events, *CHECKS, checks.billing_events_left_nothing_out, key=key)
+    assert len(content(platform.stores, "billing_events")) == 8
+    [event] = result.asset_materializations_for_node("billing_events")
+    assert event.metadata["left_out"].value == 1
+    assert str(lost) in event.metadata["left_out_names"].value
+    assert passed(result)["every_contract_is_measured"]
+    [failed] = [one for one in result.get_asset_check_evaluations() if one.check_name.endswith("left_nothing_out")]
+    assert not failed.passed
+    assert f"organization {lost} (ZoneInfoNotFoundError" in str(failed.description)
+    month = run(platform.stores, assets.invoices, checks.invoices_left_nothing_out, key=f"{key[:7]}-01")
+    assert passed(month) == {"invoices_left_nothing_out": False}
+    assert platform.stores.clickhouse.scalar("SELECT count() FROM invoices") == 2
+
+
+def test_the_door_refuses_a_time_zone_that_there_is_not(platform: Platform) -> None:
+    with pytest.raises(StoreError, match="time_zone"):
+        platform.organization("lost", "Europe/Zurch")
 
 
 def _small(platform: Platform) -> None:

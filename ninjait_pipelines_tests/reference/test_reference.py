@@ -97,10 +97,10 @@ def test_killed_half_way_and_run_again(stores: Stores) -> None:
     run(stores, assets.organizations)
     with stores.postgres.transaction() as connection:
         connection.execute("DELETE FROM organizations WHERE slug = 'one'")
-    for after in (False, True):  # before anything is written; before the ghosts are deleted
+    for after in (False, True):  # before anything is written; before what was replaced is deleted
         with killed(ClickHouse, "insert", after=after), pytest.raises(Killed):
             run(stores, assets.organizations)
-        assert stores.clickhouse.scalar("SELECT count() FROM organizations") == 2
+        assert stores.clickhouse.scalar("SELECT count() FROM organizations") == (1 if after else 2)
     run(stores, assets.organizations)
     assert [row["slug"] for row in stores.clickhouse.rows("SELECT slug FROM organizations")] == ["two"]
 
@@ -110,6 +110,18 @@ def test_the_row_count_check_fails_and_blocks_when_rows_differ(stores: Stores, m
     monkeypatch.setattr(assets, "mart_rows", lambda table, rows: mart_rows(table, rows[1:]))  # a copy that loses a row
     result = run(stores, assets.organizations, checks.organizations_row_count, fails=True)
     assert passed(result) == {"organizations_row_count": False}
+
+
+def test_a_row_that_a_column_does_not_hold_is_left_out_and_named(stores: Stores) -> None:
+    """A date before 1970 stopped the copy of every contract, and with it all billing."""
+    add(
+        stores,
+        "organizations",
+        [organization("one"), organization("two") | {"created_at": datetime(1850, 1, 1, tzinfo=UTC)}],
+    )
+    result = run(stores, assets.organizations, checks.organizations_row_count, checks.left_nothing_out[0])
+    assert passed(result) == {"organizations_row_count": True, "organizations_left_nothing_out": False}
+    assert [row["slug"] for row in stores.clickhouse.rows("SELECT slug FROM organizations")] == ["one"]
 
 
 def test_the_data_version_changes_with_the_rows_only(stores: Stores) -> None:

@@ -203,3 +203,21 @@ def test_gaps_are_filled_after_a_stop_and_what_was_run_again_is_followed() -> No
         days = [(date(2026, 11, 1) - timedelta(days=i)).isoformat() for i in range(14)]
         for asset in ALL:
             assert sorted(first.get_requested_partitions(asset.key)) == sorted(days)
+
+
+def test_a_ticket_that_is_assigned_to_a_team_stops_only_itself(desk: Desk) -> None:
+    """Its id is none of a user: it stopped the day of all tickets."""
+    team = desk.ticket(60, (70, "assigned", ANA, "team:network"), (80, "status_changed", "open", "closed"))
+    all_checks = (*CHECKS, checks.ticket_facts_left_nothing_out)
+    for where in ({"key": KEY}, {"span": (KEY, NEXT)}):
+        result = run(desk.stores, *ALL, *all_checks, **where)
+        found = passed(result)
+        assert not found.pop("ticket_facts_left_nothing_out")
+        assert all(found.values())
+        facts = result.asset_materializations_for_node("ticket_facts")[0]
+        assert facts.metadata["left_out"].value == 1
+        assert f"ticket {team} (ValueError" in facts.metadata["left_out_names"].value
+        said = [str(one.description) for one in result.get_asset_check_evaluations() if not one.passed]
+        assert all(str(team) in words for words in said)
+    assert desk.stores.clickhouse.scalar("SELECT count() FROM ticket_facts") == 8
+    assert desk.stores.clickhouse.scalar("SELECT sum(tickets_closed) FROM technician_performance") == 5

@@ -1,0 +1,125 @@
+"""Days that something came for after they were computed are computed again: what the service desk and billing share.
+
+Whoever writes events notes their hours in `touched_events`; a mart's row or `computed_days` says when its day was
+computed; the view `late_days` compares them. It is the state: a missed tick or a failed run changes nothing.
+"""
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Any
+
+import dagster as dg
+import pyarrow as pa
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
+from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG
+
+from ninjait_pipelines.resources.clickhouse import ClickHouse
+
+DAY = timedelta(days=1)
+# A repair that failed, or that something arrived during, is tried again after this.
+RETRY_AFTER = timedelta(minutes=15)
+LONGEST = 168
+# How far back days are compared with their source, once a day.
+COMPARED = timedelta(days=35)
+
+
+def note_events(clickhouse: ClickHouse, kind: str, events: Sequence[tuple[str, datetime]], run_id: str) -> None:
+    """Notes (organization, when it happened) of events that are in their store.
+
+    After they are written: dying before, their messages come again, and are noted then.
+    """
+    counted: dict[tuple[str, datetime], int] = {}
+    for organization, moment in events:
+        key = (organization, moment.replace(minute=0, second=0, microsecond=0))
+        counted[key] = counted.get(key, 0) + 1
+    columns = {
+        "organization_id": [organization for organization, _ in counted],
+        "kind": [kind] * len(counted),
+        "hour": pa.array([hour for _, hour in counted], pa.timestamp("s", "UTC")),
+        "events": pa.array(list(counted.values()), pa.uint32()),
+        "run_id": [run_id] * len(counted),
+    }
+    clickhouse.insert("touched_events", pa.table(columns))
+
+
+def record_day(clickhouse: ClickHouse, asset: str, day: date, as_of: datetime) -> None:
+    """Records that a day was computed of what was there at `as_of`. Dying before: it is late, and computed again."""
+    columns = {"asset": [asset], "day": pa.array([day], pa.date32())}
+    clickhouse.insert("computed_days", pa.table(columns | {"as_of": pa.array([as_of], pa.timestamp("us", "UTC"))}))
+
+
+def ranges(days: Sequence[date]) -> list[tuple[date, date]]:
+    """Days as ranges of days that follow each other, both ends included, oldest first."""
+    found: list[tuple[date, date]] = []
+    for day in sorted(set(days)):
+        if found and day - found[-1][1] == DAY and day - found[-1][0] < LONGEST * DAY:
+            found[-1] = (found[-1][0], day)
+        else:
+            found.append((day, day))
+    return found
+
+
+def late_days_sensor(
+    name: str,
+    assets: Sequence[str],
+    job: UnresolvedAssetJobDefinition,
+    find: Callable[[dg.SensorEvaluationContext, ClickHouse, Any], None] | None = None,
+    resources: frozenset[str] = frozenset({"clickhouse"}),
+) -> dg.SensorDefinition:
+    """The sensor that starts `job` over the late days of some marts; `find` first looks for what nobody noted."""
+
+    @dg.sensor(
+        name=name,
+        job=job,
+        minimum_interval_seconds=120,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        required_resource_keys=set(resources),
+        description=f"Computes days of {', '.join(assets)} again that something came for after they were computed.",
+    )
+    def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        clickhouse: ClickHouse = context.resources.clickhouse
+        if find:
+            find(context, clickhouse, context.resources)
+        if context.instance.get_runs_count(dg.RunsFilter(job_name=job.name, statuses=list(NOT_FINISHED_STATUSES))):
+            return dg.SkipReason("late days are being computed")
+        query = "SELECT DISTINCT day FROM late_days WHERE asset IN {assets:Array(String)}"
+        late = [row["day"] for row in clickhouse.rows(query, assets=list(assets))]
+        if not late:
+            return dg.SkipReason("no late days")
+        slot = int(clickhouse.now().timestamp() // RETRY_AFTER.total_seconds())
+        return dg.SensorResult([_request(first, last, slot) for first, last in ranges(late)])
+
+    return sensor
+
+
+def _request(first: date, last: date, slot: int) -> dg.RunRequest:
+    tags = day_range(first, last)
+    return dg.RunRequest(run_key="/".join([*tags.values(), str(slot)]), tags=tags)
+
+
+def day_range(first: date, last: date) -> dict[str, str]:
+    """The tags of a run over these days, both ends included."""
+    return {ASSET_PARTITION_RANGE_START_TAG: first.isoformat(), ASSET_PARTITION_RANGE_END_TAG: last.isoformat()}
+
+
+def past_days_schedule(name: str, job: UnresolvedAssetJobDefinition, cron: str) -> dg.ScheduleDefinition:
+    """Asks once a day for the checks of all days of COMPARED but the last two: what was lost later turns red."""
+
+    @dg.schedule(name=name, job=job, cron_schedule=cron, default_status=dg.DefaultScheduleStatus.RUNNING)
+    def schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
+        today = context.scheduled_execution_time.astimezone(UTC).date()
+        return dg.RunRequest(tags=day_range(today - COMPARED, today - 2 * DAY))
+
+    return schedule
+
+
+def is_late(clickhouse: ClickHouse, asset: str, day: date) -> bool:
+    """Whether the day repairs itself."""
+    query = "SELECT count() FROM late_days WHERE asset = {asset:String} AND day = {day:Date}"
+    return bool(clickhouse.scalar(query, asset=asset, day=day))
+
+
+def midnight(day: date) -> datetime:
+    """The first instant of a UTC day."""
+    return datetime.combine(day, time(), UTC)

@@ -1,0 +1,74 @@
+"""One bad row stops nobody else: what cannot be computed is left out and named, and the others go on."""
+
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
+from typing import Any, TypeVar
+
+import dagster as dg
+
+from ninjait_pipelines.partitions import check_each
+
+T = TypeVar("T")
+R = TypeVar("R")
+# Names in a run's metadata and in a check: enough to begin with, few enough to read.
+MOST_NAMED = 20
+METADATA = "left_out"
+
+
+class LeftOut:
+    """What a run left out of one partition, with the reason of each."""
+
+    def __init__(self) -> None:
+        self.reasons: dict[str, str] = {}
+
+    def each(self, rows: Iterable[T], name: Callable[[T], str], compute: Callable[[T], R]) -> Iterator[R]:
+        """What `compute` makes of each row, without those that it raises for. It asks no store."""
+        for row in rows:
+            try:
+                yield compute(row)
+            except Exception as error:  # noqa: BLE001 -- not hidden: named in the metadata and by the check
+                self.reasons[name(row)] = f"{type(error).__name__}: {error}"
+
+    def metadata(self) -> dict[str, Any]:
+        """For the run's metadata, which the check reads."""
+        said = [f"{name} ({reason})" for name, reason in sorted(self.reasons.items())[:MOST_NAMED]]
+        return {METADATA: len(self.reasons), f"{METADATA}_names": "; ".join(said)}
+
+
+def latest(instance: dg.DagsterInstance, asset: dg.AssetKey, partition: str | None) -> tuple[int, str]:
+    """How much the last run of a partition left out, and what."""
+    of = dg.AssetRecordsFilter(asset_key=asset, asset_partitions=[partition] if partition else None)
+    records = instance.fetch_materializations(of, limit=1).records
+    found = records[0].asset_materialization.metadata if records and records[0].asset_materialization else {}
+    count, names = found.get(METADATA), found.get(f"{METADATA}_names")
+    return int(count.value or 0) if count else 0, str(names.value) if names else ""  # type: ignore[arg-type]
+
+
+def nothing_is_left_out(asset: dg.AssetsDefinition) -> dg.AssetChecksDefinition:
+    """The check that names what the last run of the asset left out. It blocks nothing: the others are right."""
+
+    @dg.asset_check(
+        asset=asset,
+        name=f"{asset.key.to_user_string()}_left_nothing_out",
+        partitions_def=asset.partitions_def,
+        description="Fails naming what could not be computed and was left out, so that it stops nobody else.",
+    )
+    def check(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+        partitions = asset.partitions_def
+
+        def examine(start: datetime, _: datetime) -> dg.AssetCheckResult:
+            assert isinstance(partitions, dg.TimeWindowPartitionsDefinition)
+            return _result(context, asset.key, partitions.get_partition_key_for_timestamp(start.timestamp()))
+
+        return check_each(context, examine) if partitions else _result(context, asset.key, None)
+
+    return check
+
+
+def _result(context: dg.AssetCheckExecutionContext, asset: dg.AssetKey, partition: str | None) -> dg.AssetCheckResult:
+    count, names = latest(context.instance, asset, partition)
+    return dg.AssetCheckResult(
+        passed=not count,
+        description=f"{count} left out: {names}" if count else "Nothing was left out.",
+        metadata={METADATA: count},
+    )
