@@ -2,18 +2,22 @@
 
 import re
 from collections.abc import Iterator
+from datetime import timedelta
 from urllib.parse import quote, urlsplit
 
 import pytest
 import redis.exceptions
+from influxdb_client import InfluxDBClient, Permission, PermissionResource
 
-from ninjait_pipelines.resources import Stores
+from ninjait_pipelines.resources import Stores, open_stores
 from ninjait_pipelines.resources.dragonfly import Dragonfly, errors
 from ninjait_pipelines.resources.dragonfly_queue import DragonflyQueue
+from ninjait_pipelines.resources.influxdb import InfluxDB
 from ninjait_pipelines.resources.message_queue import Outgoing
+from ninjait_pipelines.resources.metrics_store import Tier
 from ninjait_pipelines.resources.rabbitmq import RabbitMQ
 from ninjait_pipelines.resources.store import StoreError, StoreRefused
-from ninjait_pipelines.settings import ROOT, Settings
+from ninjait_pipelines.settings import ROOT, SQL, Settings, validate
 from ninjait_pipelines_tests.conftest import _manage_rabbitmq
 
 PAGE = (ROOT / "docs" / "production.md").read_text()
@@ -107,3 +111,44 @@ def test_dragonfly_lets_each_do_its_work(stack: dict[str, str], settings: Settin
                         api.client.execute_command(*forbidden)
         finally:
             store.client.execute_command("ACL", "DELUSER", *rules)
+
+
+@pytest.mark.servers
+def test_a_token_of_three_buckets_is_enough_for_the_pipeline_and_a_readers_writes_nothing(
+    stack: dict[str, str], settings: Settings, stores: Stores
+) -> None:
+    store = stores.metrics_store
+    assert isinstance(store, InfluxDB)
+    store.declare()
+    with InfluxDBClient(stack["INFLUXDB_URL"], stack["INFLUXDB_TOKEN"]) as client:
+        organization = client.organizations_api().find_organizations(org=settings["INFLUXDB_ORG"])[0].id
+        found = {
+            bucket.name: bucket for bucket in client.buckets_api().find_buckets(org=settings["INFLUXDB_ORG"]).buckets
+        }
+
+        def token(*actions: str) -> str:
+            places = [
+                PermissionResource("buckets", id=found[store.bucket_of(tier)].id, org_id=organization) for tier in Tier
+            ]
+            permissions = [Permission(action, place) for place in places for action in actions]
+            return str(client.authorizations_api().create_authorization(organization, permissions).token)
+
+        place = {"url": store.url, "organization": store.organization, "bucket": store.bucket}
+        with InfluxDB(token=token("read", "write"), **place).open() as pipelines:
+            assert pipelines.status().ok, pipelines.status().problem
+            pipelines.probe()
+        with InfluxDB(token=token("read"), **place).open() as reader:
+            now = stores.clickhouse.now()
+            assert reader.read(now - timedelta(hours=1), now).num_rows == 0
+            with pytest.raises(StoreRefused):
+                reader.probe()
+
+
+def test_clickhouse_reads_the_script_of_its_users(stack: dict[str, str]) -> None:
+    """The local front has one user, so that only ClickHouse's parser is asked."""
+    text = (SQL / "roles" / "clickhouse.sql").read_text()
+    statements = [part for part in text.split(";\n") if part.strip()]
+    assert len(statements) == 7
+    with open_stores(validate(stack)) as opened:
+        for statement in statements:
+            opened.clickhouse.scalar("SELECT formatQuerySingleLine({statement:String})", statement=statement)
