@@ -336,10 +336,8 @@ _OF_WINDOWS: Mapping[str, Callable[[Mapping[str, str]], Series | None]] = {
 
 
 def names_of(field: str) -> set[str]:
-    """What Telegraf calls our field, and what it can be computed from."""
-    known = {name for kind in KINDS for name, target in kind.known.items() if target.field == field}
-    more = {name for kind in KINDS for one in kind.derived if one.target.field == field for name in one.sources}
-    return known | more
+    """What Telegraf calls our field."""
+    return {name for kind in KINDS for name, target in kind.known.items() if target.field == field}
 
 
 def parts(line: Line) -> tuple[str, dict[str, str], list[tuple[str, str]], int | None]:

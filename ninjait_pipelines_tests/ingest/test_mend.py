@@ -312,6 +312,26 @@ MARKED: list[tuple[Message, list[str | None]]] = [
         ["-5", "-1", '"host": "nobody"', "7"],
     ),
     (with_body(collectd(), b'[{"a": NaN}]'), ["N"]),
+    (
+        telegraf(
+            line("disk", "free=5i,used=-1i", path="/", device="sda1"),
+            line("disk", "free=5i", path="/" + "x" * 255),
+            line("win_disk", "Free_Megabytes=-5,Percent_Free_Space=5", instance="C:"),
+            line("win_cpu", "Percent_Idle_Time=-5", instance="_Total"),
+            line("system", "load1=1,uptime=-1i"),
+            organization=ORG,
+        ),
+        ["used=-1i", f"path=/{'x' * 255}", "Free_Megabytes=-5", "Percent_Idle_Time=-5", "uptime=-1i"],
+    ),
+    (
+        collectd(
+            value_list("df", "df_complex", -5, plugin_instance="root", type_instance="free"),
+            value_list("df", "df_complex", 5, plugin_instance="x" * 256, type_instance="free"),
+            value_list("uptime", "uptime", -7),
+            organization=ORG,
+        ),
+        ["-5", f'"plugin_instance": "{"x" * 256}"', "-7"],
+    ),
 ]
 
 
