@@ -76,12 +76,23 @@ def agent(
         typer.Option(help="Folder for what the broker does not take yet. [default: .ninjait/agent/<device>]"),
     ] = None,
     spool_mib: Annotated[int, typer.Option(min=1, help="What the spool may hold, MiB.")] = 64,
+    relay: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[HOST:]PORT",
+            help="Take what Telegraf or collectd post here, instead of readings of its own, and deliver it confirmed. "
+            "Without HOST on loopback.",
+        ),
+    ] = None,
 ) -> None:
     """Report this machine: its metrics every 30 seconds, a heartbeat every 2 minutes, until stopped.
 
     Example: ninjait agent --organization aoraki --register --once
+
+    A relay for Telegraf: ninjait agent --organization aoraki --register --relay 8186
     """
     from ninjait_pipelines.fleet import agent as fleet_agent
+    from ninjait_pipelines.fleet import relay as fleet_relay
     from ninjait_pipelines.ingest.interfaces import patterns_of
     from ninjait_pipelines.settings import LOCAL_STACK
 
@@ -102,6 +113,11 @@ def agent(
             machine = fleet_agent.Machine(patterns_of(stores.postgres.interfaces_left_out))
             me = fleet_agent.Agent(owner, device_id, machine)
             with fleet_agent.Spool(folder, spool_mib * fleet_agent.MIB) as opened:
+                if relay:
+                    with fleet_relay.listening(_address(relay), opened, str(owner), _report) as port:
+                        say(f"takes posts on port {port}", err=True)
+                        fleet_relay.run(me, opened, stores.message_queue, stop, _report, _now)
+                    return
                 if once:
                     delivered = fleet_agent.run_once(me, opened, stores.message_queue, stop, _report, _now)
                     raise typer.Exit(not delivered)
@@ -109,6 +125,19 @@ def agent(
                 fleet_agent.run(me, opened, stores.message_queue, every, stop, _report, _now)
     except (LookupError, fleet_agent.SpoolInUse) as error:
         fail(str(error.args[0]))
+    except OSError as error:
+        if relay is None:
+            raise
+        fail(f"nothing can be taken on {relay}: {error.strerror or error}")
+
+
+def _address(text: str) -> tuple[str, int]:
+    from ninjait_pipelines.fleet.relay import address_of
+
+    try:
+        return address_of(text)
+    except ValueError:
+        fail(f"--relay {text!r} is not [HOST:]PORT")
 
 
 def simulate(

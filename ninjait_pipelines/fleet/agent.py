@@ -62,6 +62,7 @@ class Spool:
         self._most_bytes = most_bytes
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = (folder / "lock").open("wb")
+        self._changing = threading.Lock()  # a relay appends while this is delivered
 
     def __enter__(self) -> "Spool":
         try:
@@ -80,16 +81,26 @@ class Spool:
 
     def append(self, message: Outgoing) -> None:
         """Adds a message, which then survives a crash of the machine. Raises SpoolFull, and keeps what is there."""
-        line = msgspec.json.encode(message) + b"\n"
-        size = self._path.stat().st_size
-        if size + len(line) > self._most_bytes:
-            raise self._full(f"it may take {self._most_bytes / MIB:g} MiB")
-        try:
-            with self._path.open("ab") as file:
-                _write_synced(file, line)
-        except OSError as error:  # the disk is full: half a line would spoil the next one
-            self._cut_unfinished_line()
-            raise self._full(error) from error
+        self.append_all([message])
+
+    def append_all(self, messages: list[Outgoing]) -> None:
+        """Adds messages: all of them, or none."""
+        lines = b"".join(msgspec.json.encode(message) + b"\n" for message in messages)
+        with self._changing:
+            size = self._path.stat().st_size
+            if size + len(lines) > self._most_bytes:
+                raise self._full(f"it may take {self._most_bytes / MIB:g} MiB")
+            try:
+                with self._path.open("ab") as file:
+                    _write_synced(file, lines)
+            except OSError as error:  # the disk is full: half a line would spoil the next one
+                os.truncate(self._path, size)
+                raise self._full(error) from error
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing waits."""
+        return not self._path.stat().st_size
 
     def _full(self, why: object) -> SpoolFull:
         return SpoolFull(
@@ -112,10 +123,14 @@ class Spool:
     def _batches(self) -> Iterator[tuple[list[Outgoing], int]]:
         """(messages, position behind them), bounded, so that a long outage is not one publish."""
         position = 0
-        with self._path.open("rb") as file:
-            while lines := list(islice(file, _PUBLISHED_AT_ONCE)):
-                position += sum(map(len, lines))
-                yield [message for line in lines if (message := _readable(line))], position
+        while lines := self._lines_from(position):
+            position += sum(map(len, lines))
+            yield [message for line in lines if (message := _readable(line))], position
+
+    def _lines_from(self, position: int) -> list[bytes]:
+        with self._changing, self._path.open("rb") as file:
+            file.seek(position)
+            return list(islice(file, _PUBLISHED_AT_ONCE))
 
     def _drop(self, position: int) -> None:
         """Takes out what lies before `position`, by a new file that replaces the old one whole.
@@ -123,13 +138,14 @@ class Spool:
         Where the disk is full, all of it stays, and is published again later: as if the agent had died before.
         """
         replacement = self._path.with_suffix(".new")
-        try:
-            with self._path.open("rb") as old, replacement.open("wb") as new:
-                old.seek(position)
-                _write_synced(new, old.read())
-            replacement.replace(self._path)
-        except OSError:
-            replacement.unlink(missing_ok=True)
+        with self._changing:
+            try:
+                with self._path.open("rb") as old, replacement.open("wb") as new:
+                    old.seek(position)
+                    _write_synced(new, old.read())
+                replacement.replace(self._path)
+            except OSError:
+                replacement.unlink(missing_ok=True)
 
     def _cut_unfinished_line(self) -> None:
         """What an append left that a crash interrupted was never promised to be kept."""

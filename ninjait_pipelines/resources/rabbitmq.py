@@ -64,6 +64,8 @@ FIRST_PREFETCH = 250
 AHEAD_BYTES = 48 * 1024 * 1024
 LINGER_SECONDS = 0.02  # a batch is full once nothing has come for so long
 MOST_LINGER_SECONDS = 0.2
+PROBE_KEY = "ninjait.write_probe"
+PROBE_SECONDS = 2.0
 RECONNECT_SECONDS = 0.25
 CLOSE_SECONDS = 2.0
 
@@ -194,12 +196,42 @@ class RabbitMQ(MessageQueue):
             consumer.close()
 
     def depth(self, queue: str) -> Depth:
-        with self._questions() as link:
-            ready, dead = (
-                link.call("queue_declare", name, passive=True).method.message_count
-                for name in (known(queue), dead_queue(queue))
-            )
+        """Raises StoreUnavailable for a queue that only looks empty."""
+        ready, dead = (self._count(name) for name in (known(queue), dead_queue(queue)))
         return Depth(ready=ready, unsettled=0, dead=dead)
+
+    def _count(self, name: str) -> int:
+        """The messages of a queue. Of one whose leader is gone, after a full disk, the broker says 0, and runs on.
+
+        Such a queue gives no message either, not even none; of an empty one nothing is taken by asking. One that comes
+        in just that moment is given back.
+        """
+        with self._questions() as link:
+            count: int = link.call("queue_declare", name, passive=True).method.message_count
+        if count:
+            return count
+        try:
+            with self._questions() as link:
+                came = sum(1 for _ in link.gets(name, 1))
+                link.tell("basic_nack", 0, multiple=True, requeue=True)
+        except StoreUnavailable as error:
+            problem = f"the queue {name} looks empty, and gives no answer: is its leader gone, after a full disk?"
+            advice = (
+                f"Its messages are still there. docs/runbook.md, A queue that looks empty. The broker says: {error}"
+            )
+            raise StoreUnavailable(TITLE, self.url, problem, advice) from error
+        return came
+
+    def probe(self) -> None:
+        """A message that no queue wants, which the broker gives back unless an alarm blocks its publishers; and whether
+        each queue is there."""
+        impatient = self.model_copy(update={"timeout_seconds": min(self.timeout_seconds, PROBE_SECONDS)})
+        impatient._client = None
+        unwanted = properties_of(Outgoing(next(iter(QUEUES)), PROBE_KEY, b""))
+        with impatient.open(), suppress(StoreFailed, StoreRefused):
+            impatient._send(iter([Envelope(EVENTS, PROBE_KEY, b"", unwanted, "")]))
+        for queue in QUEUES:
+            self.depth(queue)
 
     def dead_letters(self, queue: str, most: int = 100) -> list[tuple[Message, str]]:
         """Two who look at once may each see a part."""
@@ -234,6 +266,7 @@ class Link:
 
     def __init__(self, broker: RabbitMQ) -> None:
         self.lost: Exception | None = None
+        self._alarm = ""
         self.channel: Any = None
         self.url = broker.url
         self._timeout_seconds = broker.timeout_seconds
@@ -248,6 +281,7 @@ class Link:
             on_open_error_callback=self._on_lost,
             on_close_callback=self._on_lost,
         )
+        self._connection.add_on_connection_blocked_callback(self._on_blocked)
         self._thread = threading.Thread(target=self._serve, name="rabbitmq", daemon=True)
         try:
             self._thread.start()
@@ -276,7 +310,13 @@ class Link:
         """What is done in the thread before the link is open."""
         resolve(opened)
 
+    def _on_blocked(self, _: Any, frame: Any) -> None:
+        """An alarm lasts; pika gives the connection up later."""
+        self._alarm = text(frame.method.reason)
+
     def _on_lost(self, _: Any, reason: Exception) -> None:
+        if isinstance(reason, pika.exceptions.ConnectionBlockedTimeout):
+            reason = pika.exceptions.ConnectionBlockedTimeout(self._alarm)
         self.lose(reason)
         self._connection.ioloop.stop()
 

@@ -9,7 +9,14 @@ from contextlib import contextmanager
 import pika.exceptions
 from pika.adapters.utils.connection_workflow import AMQPConnectorException
 
-from ninjait_pipelines.resources.store import StoreError, StoreFailed, StoreRefused, StoreUnavailable
+from ninjait_pipelines.resources.store import (
+    OutOfSpace,
+    StoreError,
+    StoreFailed,
+    StoreRefused,
+    StoreUnavailable,
+    is_out_of_space,
+)
 
 TITLE = "RabbitMQ"
 _SEE_STATUS = "See what runs with: ninjait status."
@@ -29,7 +36,10 @@ def errors(url: str) -> Iterator[None]:
     except (pika.exceptions.AMQPError, AMQPConnectorException, OSError, UnicodeEncodeError) as error:
         kind, problem, advice = next(filter(None, map(_meaning, _causes(error))), (StoreUnavailable, None, _SEE_STATUS))
         *_, last = _causes(error)
-        raise kind(TITLE, url, problem or str(last) or repr(last), advice) from error
+        said = problem or str(last) or repr(last)
+        if is_out_of_space(said):
+            raise OutOfSpace(TITLE, url, said) from error
+        raise kind(TITLE, url, said, advice) from error
 
 
 @contextmanager
@@ -80,7 +90,8 @@ def _meaning(error: BaseException) -> tuple[type[StoreError], str, str] | None:
             return StoreRefused, "it refuses the user or the password", "Check RABBITMQ_URL."
         case pika.exceptions.ConnectionBlockedTimeout():
             advice = "It takes messages again once they are drained, or it has memory and disk."
-            return StoreUnavailable, "an alarm on the broker blocks its publishers", advice
+            alarm = f" ({words})" if words else ""
+            return StoreUnavailable, f"an alarm on the broker blocks its publishers{alarm}", advice
         case pika.exceptions.ShortStringTooLong():
             problem = "a routing key, message id or content type is longer than 255 bytes"
             return StoreFailed, problem, "Publish it with a shorter one."

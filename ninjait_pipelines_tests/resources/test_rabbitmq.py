@@ -29,7 +29,7 @@ from ninjait_pipelines.ingest import drain as drain_module
 from ninjait_pipelines.resources import rabbitmq, rabbitmq_upgrade
 from ninjait_pipelines.resources.message_queue import QUEUES, Message, Outgoing, fits
 from ninjait_pipelines.resources.rabbitmq import EVENTS, RabbitMQ, dead_queue
-from ninjait_pipelines.resources.store import StoreFailed, StoreRefused, StoreUnavailable
+from ninjait_pipelines.resources.store import OutOfSpace, StoreFailed, StoreRefused, StoreUnavailable
 from ninjait_pipelines.settings import Settings
 from ninjait_pipelines.stack.local import clean_environment, free_port
 from ninjait_pipelines.stack.servers import RabbitMQ as Engine
@@ -472,7 +472,11 @@ def test_an_alarm_blocks_publishers_and_nobody_else(node: Node, url: str, queue:
             messages = held(consumer, 11)
             consumer.acknowledge(messages[:5])
             assert publisher.depth(QUEUE).ready == 0
-            assert publisher.status().ok
+            status = publisher.status()
+            assert (status.ok, "an alarm on the broker blocks its publishers (low on memory)" in status.problem) == (
+                False,
+                True,
+            )
             later = threading.Timer(1, lambda: node.control("set_vm_memory_high_watermark", "0.4"))
             later.start()
             waiting = make(url, timeout_seconds=30)
@@ -485,6 +489,38 @@ def test_an_alarm_blocks_publishers_and_nobody_else(node: Node, url: str, queue:
     assert publisher.publish([outgoing(13)]) == 1
     publisher.close()
     assert set(bodies(drain(queue))) - {11} == {12, 13}
+
+
+def test_a_full_disk_is_called_that(node: Node, url: str, queue: RabbitMQ) -> None:
+    node.control("set_disk_free_limit", "999999GB")
+    try:
+        with make(url, timeout_seconds=2).open() as publisher, pytest.raises(OutOfSpace, match="low on disk"):
+            publisher.publish([outgoing(1)])
+        assert "out of disk space" in queue.status().problem
+    finally:
+        node.control("set_disk_free_limit", "50MB")
+
+
+def test_a_queue_that_only_looks_empty_is_an_error(node: Node, url: str, queue: RabbitMQ) -> None:
+    """After a full disk a queue's leader was gone: the broker ran, said that the queue was empty, and 1,251 messages
+    were in it. The sensor saw nothing to do, and everything was green."""
+    queue.publish(outgoing(number) for number in range(20))
+    assert eventually(lambda: queue.depth(QUEUE).ready == 20)
+    vhost = url.rpartition("/")[2]
+    leader = f'{{binary_to_atom(<<"{vhost}_{QUEUE}">>), node()}}'
+    node.control("eval", f"ra:stop_server(quorum_queues, {leader}).")
+    gone = f'ets:delete(queue_coarse_metrics, rabbit_misc:r(<<"{vhost}">>, queue, <<"{QUEUE}">>)).'
+    node.control("eval", gone)
+    try:
+        with pytest.raises(StoreUnavailable, match=r"agent\.metrics looks empty, and gives no answer"):
+            queue.depth(QUEUE)
+        status = queue.status()
+        assert (status.ok, "looks empty" in status.problem) == (False, True)
+        assert queue.depth("platform.logs").ready == 0
+    finally:
+        node.control("eval", f"ra:restart_server(quorum_queues, {leader}).")
+    assert eventually(lambda: queue.depth(QUEUE).ready == 20, seconds=20)
+    assert {message.deliveries for message in drain(queue)} == {1}
 
 
 def test_a_broker_that_falls_silent_is_not_waited_for_longer_than_told(url: str, queue: RabbitMQ) -> None:
