@@ -109,7 +109,7 @@ def contents(stores: Stores) -> dict[str, Any]:
     day = timedelta(days=1)
     start = (NOW - 9 * day).replace(hour=0, minute=0, second=0)
     late = stores.metrics_store.aggregate(sinks.Tier.FIVE_MINUTES, start, start + 2 * day, timedelta(hours=1))
-    held = stores.mongodb.database[HELD].find({}, {"run_id": 0, "quarantined_at": 0})
+    held = stores.mongodb.database[HELD].find({}, {"run_id": 0, "quarantined_at": 0, "held_bytes": 0})
     ledger = stores.clickhouse.rows(
         "SELECT queue, message_id, outcome, points, points_written, points_quarantined FROM message_ledger ORDER BY ALL"
     )
