@@ -197,30 +197,31 @@ class RabbitMQ(MessageQueue):
 
     def depth(self, queue: str) -> Depth:
         """Raises StoreUnavailable for a queue that only looks empty."""
-        ready, dead = (self._count(name) for name in (known(queue), dead_queue(queue)))
+        with self._questions() as link:
+            ready, dead = (self._count(link, name) for name in (known(queue), dead_queue(queue)))
         return Depth(ready=ready, unsettled=0, dead=dead)
 
-    def _count(self, name: str) -> int:
+    def _count(self, link: "Link", name: str) -> int:
         """The messages of a queue. Of one whose leader is gone, after a full disk, the broker says 0, and runs on.
 
         Such a queue gives no message either, not even none; of an empty one nothing is taken by asking. One that comes
         in just that moment is given back.
         """
-        with self._questions() as link:
-            count: int = link.call("queue_declare", name, passive=True).method.message_count
+        count: int = link.call("queue_declare", name, passive=True).method.message_count
         if count:
             return count
         try:
-            with self._questions() as link:
-                came = sum(1 for _ in link.gets(name, 1))
-                link.tell("basic_nack", 0, multiple=True, requeue=True)
+            with errors(self.url):
+                for _ in link.gets(name, 1):
+                    count += 1
+                    link.tell("basic_nack", 0, multiple=True, requeue=True)
         except StoreUnavailable as error:
             problem = f"the queue {name} looks empty, and gives no answer: is its leader gone, after a full disk?"
             advice = (
                 f"Its messages are still there. docs/runbook.md, A queue that looks empty. The broker says: {error}"
             )
             raise StoreUnavailable(TITLE, self.url, problem, advice) from error
-        return came
+        return count
 
     def probe(self) -> None:
         """A message that no queue wants, which the broker gives back unless an alarm blocks its publishers; and whether
@@ -228,10 +229,14 @@ class RabbitMQ(MessageQueue):
         impatient = self.model_copy(update={"timeout_seconds": min(self.timeout_seconds, PROBE_SECONDS)})
         impatient._client = None
         unwanted = properties_of(Outgoing(next(iter(QUEUES)), PROBE_KEY, b""))
-        with impatient.open(), suppress(StoreFailed, StoreRefused):
-            impatient._send(iter([Envelope(EVENTS, PROBE_KEY, b"", unwanted, "")]))
-        for queue in QUEUES:
-            self.depth(queue)
+        with impatient.open():
+            for _ in range(2):  # the broker still answers the first one of a connection, and reads no further one
+                with suppress(StoreFailed, StoreRefused):
+                    impatient._send(iter([Envelope(EVENTS, PROBE_KEY, b"", unwanted, "")]))
+        with self._questions() as link:
+            for queue in QUEUES:
+                for name in (queue, dead_queue(queue)):
+                    self._count(link, name)
 
     def dead_letters(self, queue: str, most: int = 100) -> list[tuple[Message, str]]:
         """Two who look at once may each see a part."""
@@ -315,13 +320,13 @@ class Link:
         self._alarm = text(frame.method.reason)
 
     def _on_lost(self, _: Any, reason: Exception) -> None:
-        if isinstance(reason, pika.exceptions.ConnectionBlockedTimeout):
-            reason = pika.exceptions.ConnectionBlockedTimeout(self._alarm)
         self.lose(reason)
         self._connection.ioloop.stop()
 
     def lose(self, reason: Exception) -> None:
         """The link is of no more use: fails those who wait."""
+        if isinstance(reason, pika.exceptions.ConnectionBlockedTimeout):
+            reason = pika.exceptions.ConnectionBlockedTimeout(self._alarm)
         with self._lock:
             self.lost = self.lost or reason
             replies, self._replies = self._replies, set()
