@@ -58,7 +58,10 @@ FULL: dict[str, tuple[Any, Exception]] = {
         redis.exceptions.ResponseError("MISCONF Errors writing to the AOF file: No space left on device"),
     ),
     "S3": (lambda: bucket()._errors("key"), said_by_s3("XMinioStorageFull", 507, "Storage backend has reached its")),
-    "S3 from a file system": (lambda: bucket()._errors("key"), said_by_s3("InternalError", 500, "no space left on device")),
+    "S3 from a file system": (
+        lambda: bucket()._errors("key"),
+        said_by_s3("InternalError", 500, "no space left on device"),
+    ),
     "a folder": (lambda: arrow_errors("file:///x", "key"), OSError(errno.ENOSPC, "No space left on device")),
 }
 
