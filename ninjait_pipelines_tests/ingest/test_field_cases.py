@@ -8,7 +8,7 @@ import pytest
 from ninjait_pipelines.cache import assets, keys
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.rollup.assets import device_metrics_hourly
-from ninjait_pipelines.rollup.checks import devices_have_one_sender
+from ninjait_pipelines.rollup.checks import devices_have_one_sender, hour_is_accounted_for
 from ninjait_pipelines_tests.ingest.field_cases import (
     ORG,
     device_of,
@@ -84,3 +84,22 @@ def test_the_leaderboard_and_the_summary(stores: Stores) -> None:
     summary = json.loads(stores.dragonfly.client.get(keys.organization_summary(ORG)) or "null")
     assert summary["cpu_avg"] == pytest.approx((120 * 10 + 60 * 90 + 30 * 90) / 210)
     assert summary["sample_share"] == pytest.approx(1.75 / 3)
+
+
+def test_readings_of_volumes_are_accounted_for(stores: Stores) -> None:
+    """Their instants are samples of their own: in the ledger, in the store and in the hour's row."""
+    hour = hour_before()
+    register_hosts(stores, "nas")
+    lines = [
+        f"disk,host=nas,device={disk},fstype=ext4,path={path},mode=rw "
+        f"total={total}i,used={used}i,free={total - used}i @ns({n * 60})"
+        for n in range(10)
+        for disk, path, total, used in (("md0", "/", 4 * 2**30, 2**30), ("md2", "/volume1", 900 * 2**30, 700 * 2**30))
+    ]
+    take(stores, [message_of("\n".join(lines) + "\n", hour)])
+    row = rolled_up(stores, hour)[device_of("nas")]
+    assert (row["disk_usage"], row["disk_total"], row["disk_free"]) == (701 * 1024.0, 904 * 1024.0, 203 * 1024.0)
+    assert row["sample_count"] == 10
+    found = check(stores, [device_metrics_hourly], [hour_is_accounted_for], key(hour))["hour_is_accounted_for"]
+    assert found.passed, found.description
+    assert stores.clickhouse.scalar("SELECT sum(balance) FROM conservation") == 0
