@@ -1,11 +1,15 @@
 """Cases from the field that are about what other agents send: from the queue to the hourly row."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from ninjait_pipelines.ingest import quarantine
+from ninjait_pipelines.ingest.drain import load_registry
+from ninjait_pipelines.ingest.sensors import replay_registered
 from ninjait_pipelines.resources import Stores
+from ninjait_pipelines_tests.ingest.conftest import drained
 from ninjait_pipelines_tests.ingest.field_cases import (
+    ORG,
     SECOND,
     device_of,
     hour_before,
@@ -16,6 +20,7 @@ from ninjait_pipelines_tests.ingest.field_cases import (
     rows_of,
     take,
 )
+from ninjait_pipelines_tests.ingest.samples import register_device
 
 
 def row_of(stores: Stores, case: str, host: str) -> dict[str, Any]:
@@ -97,3 +102,16 @@ def test_a_batch_of_more_than_a_mebibyte_is_taken(stores: Stores) -> None:
     assert (summary.messages, summary.points_written, summary.points_quarantined) == (1, 1_000, 0)
     assert rolled_up(stores, hour)[device_of("c19")]["memory_max"] == 999
     assert not list(quarantine.select(stores.mongodb))
+
+
+def test_what_waits_for_a_host_in_the_other_case_comes_by_itself(stores: Stores) -> None:
+    """The host is registered after it has sent, as its administrator spells it."""
+    hour = hour_before()
+    register_hosts(stores)
+    assert take(stores, [message_of("mem,host=PC-9 used=1048576i @ns(10)\n", hour)]).points_quarantined == 1
+    with stores.postgres.transaction() as connection:
+        register_device(connection, device_of("pc-9"), ORG, "pc-9")
+    registry = load_registry(stores.postgres)
+    assert replay_registered(stores.mongodb, stores.message_queue, registry, datetime.now(UTC)) == 1
+    assert drained(stores).points_written == 1
+    assert rolled_up(stores, hour)[device_of("pc-9")]["memory_avg"] == 1.0
