@@ -1,6 +1,6 @@
 """MongoDB: application logs, the operators' audit trail, quarantined messages."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +27,8 @@ DATABASE = "ninjait"
 IDS_A_QUERY = 1000
 PROBES = "write_probes"
 OUT_OF_DISK_SPACE = 14031
+# What an error says at most of a write of thousands of documents.
+MOST_WORDS, MOST_CHARACTERS = 5, 2_000
 # Codes of what passes: no primary for now, shutting down, a time limit.
 PASSING = {50, 89, 91, 133, 189, 262, 9001, 10107, 11600, 11602, 13388, 13435, 13436}
 
@@ -117,14 +119,15 @@ class MongoDB(Store):
         try:
             yield
         except pymongo.errors.OperationFailure as error:
-            codes = _codes(error)
-            if OUT_OF_DISK_SPACE in codes or is_out_of_space(error):
-                raise OutOfSpace(self.title, self.url, error) from error
+            codes, said = _codes(error), _said(error)
+            error.args = (said,)
+            if OUT_OF_DISK_SPACE in codes or is_out_of_space(said):
+                raise OutOfSpace(self.title, self.url, said) from error
             if codes & {13, 18}:
-                raise StoreRefused(self.title, self.url, error, "Check MONGODB_URL.") from error
+                raise StoreRefused(self.title, self.url, said, "Check MONGODB_URL.") from error
             if codes & PASSING:
-                raise StoreUnavailable(self.title, self.url, error, "See what runs with: ninjait status.") from error
-            raise StoreFailed(self.title, self.url, error, "Read MongoDB's words above.") from error
+                raise StoreUnavailable(self.title, self.url, said, "See what runs with: ninjait status.") from error
+            raise StoreFailed(self.title, self.url, said, "Read MongoDB's words above.") from error
         except pymongo.errors.ConnectionFailure as error:
             if failed := tls_failure(self.title, self.url, error, "MONGODB_URL", "MONGODB_CA_FILE"):
                 raise failed from error
@@ -144,6 +147,19 @@ def _tls(url: str, ca_file: str | None) -> dict[str, Any]:
 
 def _codes(error: pymongo.errors.OperationFailure) -> set[int | None]:
     """The server's codes: of a bulk write, those of its single writes."""
+    return {error.code, *(one.get("code") for one in _problems(error))}
+
+
+def _said(error: pymongo.errors.OperationFailure) -> str:
+    """The server's words. Of a bulk write those of its single writes: pymongo adds the documents, which are somebody's
+    logs and messages, and may say of themselves that a disk is full."""
+    if not isinstance(error, pymongo.errors.BulkWriteError):
+        return str(error).partition(", full error: ")[0]
+    words = dict.fromkeys(f"{one.get('errmsg')} (code {one.get('code')})" for one in _problems(error))
+    return "; ".join(list(words)[:MOST_WORDS])[:MOST_CHARACTERS]
+
+
+def _problems(error: pymongo.errors.OperationFailure) -> list[Mapping[str, Any]]:
     details = error.details or {}
     concerns = [*details.get("writeConcernErrors", ()), details.get("writeConcernError") or {}]
-    return {error.code, *(one.get("code") for one in (*details.get("writeErrors", ()), *concerns))}
+    return [*details.get("writeErrors", ()), *concerns]

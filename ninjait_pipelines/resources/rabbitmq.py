@@ -769,8 +769,10 @@ class Session(Link):
         reply = self.start(work)
         if again:
             self.wait(reply)
-        for receipt in held:
-            del self._held[receipt]
+        with self._changed:
+            for receipt in held:
+                del self._held[receipt]
+                self._last.pop(receipt, None)  # with the bytes of its body
 
 
 def known(queue: str) -> str:

@@ -72,7 +72,9 @@ def _exchange(queue: str) -> str:
 def _channel(broker: "RabbitMQ") -> Iterator[Any]:
     from ninjait_pipelines.resources.rabbitmq import parameters
 
-    connection = pika.BlockingConnection(parameters(broker.url, broker.timeout_seconds, broker.heartbeat_seconds))
+    connection = pika.BlockingConnection(
+        parameters(broker.url, broker.timeout_seconds, broker.heartbeat_seconds, broker.ca_file)
+    )
     try:
         channel = connection.channel()
         channel.confirm_delivery()
@@ -154,6 +156,8 @@ def _move(broker: "RabbitMQ", channel: Any, source: str, target: str) -> int:
         if method is None:
             return moved
         (properties.headers or {}).pop("x-delivery-count", None)
+        # The broker would check whether we are this user, and throw away what has waited beyond its expiry.
+        properties.user_id = properties.expiration = None
         try:
             channel.basic_publish(_exchange(target), method.routing_key, body, properties, mandatory=True)
         except pika.exceptions.NackError:

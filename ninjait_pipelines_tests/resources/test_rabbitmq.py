@@ -344,6 +344,42 @@ def test_queues_of_0_3_0_are_made_anew_with_all_that_they_hold(node: Node, url: 
         assert {name for name in names if name and not name.startswith("amq.")} == {EVENTS, *map(dead_queue, QUEUES)}
 
 
+def test_what_another_user_signed_moves_too_and_expires_nowhere(node: Node, url: str, raw: Any) -> None:
+    """A message with its publisher's user_id stopped the move at its place, for ever: the broker took it from nobody
+    else. Here by TLS with an authority of our own, which the move did not know."""
+    declare_as_0_3_0(raw)
+    name = urllib.parse.urlsplit(url).path[1:]
+    node.ask("PUT", "users/tenant", {"password": "p", "tags": ""})
+    node.ask("PUT", f"permissions/{name}/tenant", {"configure": "", "write": ".*", "read": ""})
+    parameters = pika.URLParameters(url)
+    parameters.credentials = pika.PlainCredentials("tenant", "p")
+    with pika.BlockingConnection(parameters) as connection:
+        signed = pika.BasicProperties(user_id="tenant", expiration="600000")
+        connection.channel().basic_publish(EVENTS, "metrics.a", b"body 1", signed)
+    parts = urllib.parse.urlsplit(url)
+    user = parts.netloc.rpartition("@")[0]
+    secure = parts._replace(scheme="amqps", netloc=f"{user}@localhost:{node.tls_port}").geturl()
+    with make(secure, ca_file=str(node.cafile)).open() as queue:
+        list(queue.upgrade())
+    _, properties, body = raw.basic_get(QUEUE)
+    assert (body, properties.user_id, properties.expiration) == (b"body 1", None, None)
+
+
+def test_what_is_settled_is_not_kept_for_another_chance(queue: RabbitMQ) -> None:
+    """After an outage thousands come for the last time: a drain kept all their bodies until its end."""
+    queue.publish([outgoing(1), outgoing(2)])
+    for _ in range(DELIVERY_LIMIT):
+        with queue.consume(QUEUE, 2) as consumer:
+            held(consumer, 2)
+    with queue.consume(QUEUE, 2) as consumer:
+        messages = held(consumer, 2)
+        session = consumer.session()  # type: ignore[attr-defined]
+        assert {message.deliveries for message in messages} == {DELIVERY_LIMIT + 1}
+        assert len(session.last_chances()) == 2
+        consumer.acknowledge(messages)
+        assert not session._last
+
+
 def test_a_queue_that_is_read_is_not_made_anew(url: str, raw: Any) -> None:
     """What an old drain holds would be given back to a queue that is not there any more."""
     declare_as_0_3_0(raw)
