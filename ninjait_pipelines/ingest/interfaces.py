@@ -19,16 +19,20 @@ LEFT_OUT = (
     # bonds, bridges and switches over other interfaces
     *("bond*", "team*", "lagg*", "br[0-9]*", "br-*", "bridge*", "virbr*", "vmbr*", "fwbr*", "fwpr*", "fwln*", "ovs*"),
     *("microsoft network adapter multiplexor*", "vethernet (*", "hyper-v virtual*", "vswitch (*"),
+    *("microsoft hyper-v network switch*", "network bridge", "network bridge *", "mac bridge miniport*", "team : *"),
     # VLANs
     *("vlan*", "*[0-9a-z].[0-9]", "*[0-9a-z].[0-9][0-9]", "*[0-9a-z].[0-9][0-9][0-9]"),
-    *("*[0-9a-z].[0-9][0-9][0-9][0-9]", "macvlan*", "macvtap*", "ipvlan*"),
+    *("*[0-9a-z].[0-9][0-9][0-9][0-9]", "macvlan*", "macvtap*", "ipvlan*", "* - vlan *"),
     # containers and virtual machines
     *("docker*", "podman*", "veth*", "epair*", "cni*", "flannel*", "cali*", "cilium*", "lxc*", "lxdbr*", "vnet[0-9]*"),
-    *("kube-*", "nodelocaldns", "weave*", "vxlan*", "geneve*", "vboxnet*", "vmnet*", "vmenet*", "feth*"),
-    *("virtualbox host-only*", "vmware network adapter*"),
+    *("kube-*", "nodelocaldns", "weave*", "vxlan*", "genev*", "vboxnet*", "vmnet*", "vmenet*", "feth*"),
+    *("incusbr*", "virtualbox host-only*", "vmware network adapter*", "vmware virtual ethernet adapter*"),
     # tunnels
     *("tun", "tun[0-9l]*", "tap", "tap[0-9]*", "wg", "wg[0-9]*", "tailscale*", "zt[0-9a-z]*", "ppp[0-9]*", "ipsec*"),
     *("utun*", "gif[0-9]*", "stf[0-9]*", "sit[0-9]*", "gre[0-9]*", "gretap*", "erspan*", "ip6*", "ip_vti*", "ovpn*"),
+    *("wg-*", "tun_wg*", "pppoe*", "vti[0-9]*", "xfrm[0-9]*", "l2tp[0-9]*", "nordlynx", "cloudflarewarp", "cscotun*"),
+    *("nebula[0-9]*", "gpd[0-9]*", "zerotier *", "tailscale *", "* tunnel", "pangp virtual *", "cisco anyconnect *"),
+    *("fortinet ssl vpn *", "fortinet virtual *", "juniper networks virtual *", "check point virtual *"),
     *("tap-windows adapter*", "wintun *", "wireguard *", "openvpn *", "wan miniport*", "isatap*", "microsoft isatap*"),
     *("teredo*", "teredo* *", "6to4*", "6to4* *", "microsoft 6to4*", "microsoft ip-https*"),
     # what only listens, shapes or filters

@@ -23,7 +23,8 @@ lan1.10 igb0.30 ib0.8001 br0.2 macvlan0 macvtap0 docker0 docker_gwbridge podman0
 cni-podman0 flannel.1 cali12ab34cd cilium_host lxc_health lxdbr0 vnet3 kube-ipvs0 kube-bridge nodelocaldns weave
 vxlan.calico vboxnet0 vmnet8 vmenet0 tun0 tun tunl0 tap0 tap wg0 tailscale0 zt5u4w7xyz ppp0 ipsec0 utun3 gif0 stf0
 sit0 gre0 gretap0 erspan0 ip6tnl0 ip6gre0 ip_vti0 ovpns1 dummy0 ifb0 nlmon0 pflog0 pfsync0 enc0 awdl0 llw0 anpi1
-isatap.{7B1C0D3E-0000} isatap.home.lan LO0 Docker0
+isatap.{7B1C0D3E-0000} isatap.home.lan LO0 Docker0 wg-mullvad tun_wg0 pppoe-wan pppoe0 vti0 xfrm0 l2tp0 nordlynx
+NordLynx CloudflareWARP cscotun0 nebula1 gpd0 incusbr0 genev_sys_6081
 Loopback Pseudo-Interface 1|Loopback-Pseudo-Interface 1|Npcap Loopback Adapter|Teredo Tunneling Pseudo-Interface|
 vEthernet (Default Switch)|vEthernet (WSL (Hyper-V firewall))|Hyper-V Virtual Ethernet Adapter|
 Hyper-V Virtual Switch Extension Adapter|Microsoft Network Adapter Multiplexor Driver|Microsoft ISATAP Adapter _2|
@@ -32,7 +33,13 @@ TAP-Windows Adapter V9|Wintun Userspace Tunnel|WireGuard Tunnel|Ethernet-QoS Pac
 Ethernet 2-WFP 802.3 MAC Layer LightWeight Filter-0000|Wi-Fi-Native WiFi Filter Driver-0000|
 Ethernet-WFP Native MAC Layer LightWeight Filter-0000|Ethernet-Npcap Packet Driver (NPCAP)-0000|
 Wi-Fi-Virtual WiFi Filter Driver-0000|Ethernet-VirtualBox NDIS Light-Weight Filter-0000|
-VirtualBox Host-Only Ethernet Adapter|VMware Network Adapter VMnet8|
+VirtualBox Host-Only Ethernet Adapter|VMware Network Adapter VMnet8|VMware Virtual Ethernet Adapter for VMnet1|
+ZeroTier One [8056c2e21c000001]|ZeroTier Virtual Port|Tailscale Tunnel|Mullvad Tunnel|NordLynx Tunnel|
+Cloudflare WARP Interface Tunnel|PANGP Virtual Ethernet Adapter Secure|Fortinet SSL VPN Virtual Ethernet Adapter|
+Fortinet Virtual Ethernet Adapter [NDIS 6.30]|Cisco AnyConnect Virtual Miniport Adapter for Windows x64|
+Juniper Networks Virtual Adapter|Check Point Virtual Network Adapter For Endpoint VPN Client|Network Bridge|
+Network Bridge 2|MAC Bridge Miniport|Microsoft Hyper-V Network Switch Default Miniport|Ethernet - VLAN 20|
+Intel[R] Ethernet Connection I219-LM - VLAN : VLAN20|TEAM : Team #0|
 """
 
 
