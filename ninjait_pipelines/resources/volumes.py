@@ -47,7 +47,7 @@ def disk_of(volumes: Iterable[Volume]) -> tuple[float | None, float | None, floa
     A total or free space of which a part is not known is not known.
     """
     known = [_completed(volume) for volume in volumes]
-    known = [volume for volume in known if volume.used is not None or volume.total is not None]
+    known = [volume for volume in known if any(value is not None for value in volume[2:])]
     with_data = any(_name(volume) == _DATA for volume in known)
     disks: defaultdict[Any, list[Volume]] = defaultdict(list)
     for volume in known:

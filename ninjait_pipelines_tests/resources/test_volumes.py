@@ -18,7 +18,9 @@ TIB = 1_000_000.0
         ([Volume("", "C:", 5, 10, 5), Volume("", "D:", 7)], (12, None, None)),
         ([Volume("", "C:", None, 10, 4)], (6, 10, 4)),
         ([Volume("", "root", 5, None, 4)], (5, 9, 4)),
-        ([Volume("", "C:", None, None, 4)], (None, None, None)),
+        ([Volume("", "C:", None, None, 4)], (None, None, 4)),
+        ([Volume("", "C:", None, None, 4), Volume("", "D:", None, None, 3)], (None, None, 7)),
+        ([Volume("", "C:", 5, 10, 5), Volume("", "D:", None, None, 4)], (5, None, 9)),
     ],
     ids=[
         "nothing",
@@ -30,6 +32,8 @@ TIB = 1_000_000.0
         "size and free",
         "collectd",
         "free alone",
+        "free alone of two",
+        "free alone of one of two",
     ],
 )
 def test_each_disk_counts_once(volumes: list[Volume], found: tuple[float | None, ...]) -> None:
