@@ -44,6 +44,8 @@ _TEXT = {str}
 _NUMBER = re.compile(r"\d{1,6}", re.ASCII)
 # The root's mount point, as collectd's df writes it; of a container's layers and shared memory it has no better name.
 _ROOT = "root"
+# NFS and SMB by their device (ReportByDevice), nas:/export and //nas/share, whatever is written for the slashes.
+_REMOTE = re.compile(r"[^/]+:[-_/]|--|__|//")
 _OF_CONTAINERS = re.compile(r".*-(?:merged|shm)", re.DOTALL)
 
 
@@ -116,7 +118,9 @@ def _core_of(plugin: str, instance: Any) -> Number | None:
 
 def _place_of(instance: Any) -> Place | None:
     """A volume by its mount point, in which collectd writes dashes for slashes, or by its device (ReportByDevice)."""
-    if not isinstance(instance, str) or not instance or _OF_CONTAINERS.fullmatch(instance):
+    if not isinstance(instance, str) or not instance:
+        return None
+    if _OF_CONTAINERS.fullmatch(instance) or _REMOTE.match(instance):
         return None
     path = "/" if instance == _ROOT else "/" + instance.replace("-", "/")
     return Place("", instance) if place_of(path, instance) else None

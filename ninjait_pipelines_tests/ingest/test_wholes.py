@@ -336,6 +336,8 @@ WHOLE = {"free": 3, "reserved": 1, "used": 4}
         ),
         (df("dev-shm", WHOLE) + df("run", WHOLE) + df("snap-core-1", WHOLE) + df("tmpfs", WHOLE), []),
         (df("var-lib-docker-overlay2-0a1b-merged", WHOLE) + df("", WHOLE) + df("loop3", WHOLE), []),
+        (df("nas:_export_data", WHOLE) + df("10.0.0.5:-export", WHOLE) + df("--nas-share", WHOLE), []),
+        (df("mapper_vg0-root", WHOLE), [("", "mapper_vg0-root", 4, 8, 3)]),
     ],
 )
 def test_a_volume_of_collectd_is_one_row_of_an_instant(lists: list[Any], found: list[tuple[Any, ...]]) -> None:
