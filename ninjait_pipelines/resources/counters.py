@@ -8,7 +8,11 @@ The rules, for the readings of one interface by one agent in order of time:
   fall adds nothing and leaves the baseline: a driver or a stepped clock gave readings in another order.
 - From near 2^32 to a small value is a wrap of a counter of 32 bits, unless the bytes in between are beyond belief (more
   than four times the series' usual rate, and more than a megabit a second), or the value is up again at once: then the
-  device booted, or two machines write.
+  device booted, or two machines write. From farther away it is one where the series is steady (three of four rises
+  are within half and twice the usual rate) and wraps at that rate.
+- Readings that are less than half or more than twice the baseline, by a step beyond belief, are another's where the
+  series then goes on as if they had not been: a driver that reads 0 for a moment, a second machine that came by. They
+  add nothing and count as one reset.
 - More than FEW resets in an hour are none: several machines write as one device. Their counters add nothing in it.
 - Of several agents on one device, the one with the most increases in the hour counts, else the first by name.
 
@@ -162,11 +166,13 @@ def _increases(rows: _Rows, value: Floats) -> tuple[Floats, npt.NDArray[np.bool_
     fell = (grown < 0) & ~begins
     grown[begins] = np.nan
     if fell.any():
+        # A wrap is a fall as well, but one that says nothing of several machines.
         group = np.cumsum((np.diff(rows.series, prepend=-1) != 0) | (np.diff(rows.hour, prepend=-1) != 0)) - 1
         reset = _through_falls(rows.time, value, grown, np.append(np.flatnonzero(begins), len(value)), fell)
-        resets, falls = (np.bincount(group, of & rows.own)[group] for of in (reset, fell))
+        odd = fell & (reset | ~(grown > 0))
+        resets, falls = (np.bincount(group, of & rows.own)[group] for of in (reset, odd))
         grown[(resets > FEW) & ~np.isnan(grown)] = 0.0
-        several[places] = falls > FEW
+        several[places] = (resets > FEW) | (falls > FEW)
     increase[places] = grown
     return increase, several
 
@@ -184,41 +190,73 @@ def _through_falls(
     return reset
 
 
+class _Series(NamedTuple):
+    """Readings of one counter in order of time, and what is usual for them in bytes a second."""
+
+    seconds: Sequence[float]
+    values: Sequence[float]
+    usual: float
+    is_steady: bool
+
+    def is_believed(self, added: float, since: int, at: int) -> bool:
+        """Whether so many bytes may have come between two readings."""
+        return added <= max(USUAL_RATES * self.usual, SLOW) * (self.seconds[at] - self.seconds[since])
+
+    def is_wrap(self, highest: float, at: int) -> bool:
+        """Whether this reading, which is below the highest one, follows it by way of 2^32."""
+        value, added = self.values[at], self.values[at] + WRAP - highest
+        if highest >= WRAP or (at + 1 < len(self.values) and self.values[at + 1] >= highest):
+            return False
+        if highest >= NEAR_WRAP and value < AFTER_WRAP and self.is_believed(added, at - 1, at):
+            return True
+        usual = self.usual * (self.seconds[at] - self.seconds[at - 1])
+        return self.is_steady and usual / 2 <= added <= 2 * usual
+
+    def goes_on(self, highest: float, at: int) -> int:
+        """Where the series goes on as if the readings from `at` on had not been; `at` where it does not."""
+        values, after = self.values, at
+        while after < len(values) and (values[after] < highest / 2 or values[after] > 2 * highest):
+            after += 1
+        if after in (at, len(values)) or values[after] < highest:
+            return at
+        steps = ((values[at] - highest, at), (values[after] - values[after - 1], after))
+        if all(self.is_believed(step, place - 1, place) for step, place in steps):
+            return at
+        return after if self.is_believed(values[after] - highest, at - 1, after) else at
+
+
 def increases_of(seconds: Sequence[float], values: Sequence[float]) -> tuple[list[float], list[bool]]:
     """What each reading but the first adds, by the rules above, and whether it is a reset."""
-    usual = _usual_rate(seconds, values)
-    highest = values[0]
+    series = _Series(seconds, values, *_usual_rate(seconds, values))
+    highest, goes_on = values[0], 0
     found: list[float] = []
     resets: list[bool] = []
     for at in range(1, len(values)):
-        value, wrapped = values[at], values[at] + WRAP - highest
-        reset = False
-        if value >= highest:
-            added = value - highest
-        elif (
-            NEAR_WRAP <= highest < WRAP
-            and value < AFTER_WRAP
-            and wrapped <= max(USUAL_RATES * usual, SLOW) * (seconds[at] - seconds[at - 1])
-            and not (at + 1 < len(values) and values[at + 1] >= highest)
-        ):
-            added = wrapped
-        elif value < highest / 2 or value < NEAR_ZERO:
-            added, reset = value, True
-        else:
-            found.append(0.0)
-            resets.append(False)
-            continue
-        highest = value
+        value = values[at]
+        rises, falls_far = value >= highest, value < highest / 2 or value < NEAR_ZERO
+        added, reset = 0.0, False
+        if at < goes_on:
+            pass  # another's, like the one before
+        elif not rises and series.is_wrap(highest, at):
+            added, highest = value + WRAP - highest, value
+        elif rises or falls_far:
+            doubtful = falls_far if not rises else not series.is_believed(value - highest, at - 1, at)
+            goes_on = series.goes_on(highest, at) if doubtful else at
+            reset = not rises or goes_on > at
+            if goes_on == at:
+                added, highest = value - highest if rises else value, value
         found.append(added)
         resets.append(reset)
     return found, resets
 
 
-def _usual_rate(seconds: Sequence[float], values: Sequence[float]) -> float:
-    """The median of the bytes a second at which it rose; 0 where it never did."""
+def _usual_rate(seconds: Sequence[float], values: Sequence[float]) -> tuple[float, bool]:
+    """The median of the bytes a second at which it rose, 0 where it never did; whether it mostly rises so."""
     steps = pairwise(zip(seconds, values, strict=True))
     rates = [(value - before) / (now - then) for (then, before), (now, value) in steps if value > before and now > then]
-    return statistics.median(rates) if rates else 0.0
+    usual = statistics.median(rates) if rates else 0.0
+    alike = sum(usual / 2 <= rate <= 2 * usual for rate in rates)
+    return usual, alike > 0.75 * len(rates)
 
 
 def _other_sources(rows: _Rows, counts: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:

@@ -130,24 +130,46 @@ def _increases_in_an_hour(rows: list[tuple[datetime, float, bool]]) -> list[tupl
         chains[-1].append(row)
     for chain in chains:
         rises = [(b - a) / (t - s).total_seconds() for (s, a, _), (t, b, _) in itertools.pairwise(chain) if b > a]
-        most = max(4 * statistics.median(rises), 2**17) if rises else 2**17
-        baseline = chain[0][1]
-        for (then, _, _), (moment, value, own), later in zip(chain, chain[1:], [*chain[2:], None], strict=False):
-            through = value + 2**32 - baseline
-            near = 3 * 2**30 <= baseline < 2**32 and value < 2**30
-            again = later is not None and later[1] >= baseline
-            if value >= baseline:
-                increase, baseline = value - baseline, value
-            elif near and not again and through <= most * (moment - then).total_seconds():
+        usual = statistics.median(rises) if rises else 0.0
+        steady = sum(usual / 2 <= rise <= 2 * usual for rise in rises) > 0.75 * len(rises)
+        most = max(4 * usual, 2**17)
+        baseline, goes_on = chain[0][1], 0
+        for at in range(1, len(chain)):
+            moment, value, own = chain[at]
+            seconds = (moment - chain[at - 1][0]).total_seconds()
+            through, increase = value + 2**32 - baseline, 0.0
+            again = at + 1 < len(chain) and chain[at + 1][1] >= baseline
+            near = baseline >= 3 * 2**30 and value < 2**30 and through <= most * seconds
+            far = steady and usual * seconds / 2 <= through <= 2 * usual * seconds
+            if at < goes_on:
+                pass
+            elif value < baseline < 2**32 and not again and (near or far):
                 increase, baseline = through, value
-            elif value < baseline / 2 or value < 1024:
-                increase, baseline = value, value
-                resets += own
-            else:
-                increase = 0.0
+            elif value >= baseline or value < baseline / 2 or value < 1024:
+                if value < baseline or value - baseline > most * seconds:
+                    goes_on = _where_it_goes_on(chain, at, baseline, most)
+                resets += own and (value < baseline or at < goes_on)
+                if at >= goes_on:
+                    increase, baseline = (value - baseline if value >= baseline else value), value
             if own:
                 found.append((moment, increase))
     return [(moment, 0.0 if resets > 3 else increase) for moment, increase in found]
+
+
+def _where_it_goes_on(chain: list[tuple[datetime, float, bool]], at: int, baseline: float, most: float) -> int:
+    """The first of these readings that is not another's, where those from `at` on are."""
+    apart = [not baseline / 2 <= value <= 2 * baseline for _, value, _ in chain]
+    after = next((n for n in range(at, len(chain)) if not apart[n]), at)
+    if after == at or chain[after][1] < baseline:
+        return at
+
+    def believed(grown: float, since: int, to: int) -> bool:
+        return grown <= most * (chain[to][0] - chain[since][0]).total_seconds()
+
+    stepped = [chain[at][1] - baseline, chain[after][1] - chain[after - 1][1]]
+    if believed(stepped[0], at - 1, at) and believed(stepped[1], after - 1, after):
+        return at
+    return after if believed(chain[after][1] - baseline, at - 1, after) else at
 
 
 def by_key(windows: pa.Table, organization: str | None = None) -> dict[Key, dict[str, Any]]:

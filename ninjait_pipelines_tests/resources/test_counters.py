@@ -80,6 +80,36 @@ def test_a_wrap_is_none_where_the_value_is_up_again_at_once() -> None:
     assert (found, resets) == ([10, WRAP - 100, 10], [True, False, False])
 
 
+def test_many_wraps_an_hour_are_one_sender_s() -> None:
+    """At 10 MB/s a counter of 32 bits wraps eight times an hour, which was shown as several senders."""
+    assert hour(read(*(n * 6e8 % WRAP for n in range(60)))) == (59 * 6e8, 0.0)
+
+
+def test_a_steady_counter_wraps_from_wherever_it_is() -> None:
+    """At 5 MB/s, read every five minutes: 1.5 GB a reading, of which 0 was counted, of several senders."""
+    assert hour(read(*(n * 1.5e9 % WRAP for n in range(12)), every=5 * MINUTE)) == (11 * 1.5e9, 0.0)
+
+
+@pytest.mark.parametrize(
+    "values", [(3e9, 1e9), (3e9, 1e9, 1e9), (3e9, 3e9, 1e9), (2.5e9, 0.9e9), (3.2e9, 0.8e9, 0.8e9, 0.8e9)], ids=repr
+)
+def test_two_machines_below_2_32_do_not_wrap(values: tuple[float, ...]) -> None:
+    """Nor do they where their counters would wrap at a rate that looks usual."""
+    found = hour(read(*(values[n % len(values)] + n * 1_000 for n in range(60))))
+    assert found == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("times", [1, 2, 3])
+@pytest.mark.parametrize("other", [0.0, 1e9, 30e9])
+def test_what_comes_in_between_and_is_gone_makes_no_gigabytes(other: float, times: int) -> None:
+    """A driver that read 0 once, and a second machine that was there for a moment, made 9 GB each time."""
+    own = [9e9 + n * 60_000 for n in range(40)]
+    apart = [value for n, value in enumerate(own) for value in ([value, other] if 0 < n <= times else [value])]
+    together = own[:10] + [other] * times + own[10:]
+    for values in (apart, together):
+        assert hour(read(*values)) == (39 * 60_000.0, 0.0)
+
+
 def test_a_few_boots_are_boots_and_more_are_several_machines() -> None:
     boots = [value for _ in range(4) for value in (5e9, 1_000.0)]
     assert hour(read(*boots[:-2])) == (3 * 1_000.0 + 2 * (5e9 - 1_000), 0.0)
