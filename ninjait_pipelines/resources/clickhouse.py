@@ -52,6 +52,7 @@ SLICES = {
 # Markers of older versions that a slice may have before they are deleted: a deletion costs more than they do.
 MOST_MARKERS = 20
 NOBODY = UUID(int=0)
+VERSION_OF = "version of "
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 WORDS = "Read ClickHouse's words above."
 UNAVAILABLE = (StoreUnavailable, "See what runs with: ninjait status.")
@@ -332,19 +333,28 @@ def mart_rows(table: str, rows: Iterable[Mapping[str, Any]]) -> pa.Table:
 
 
 def convertible(table: str, rows: Iterable[Mapping[str, Any]], left_out: LeftOut) -> list[Mapping[str, Any]]:
-    """The rows that `mart_rows` takes; the others are left out."""
+    """The rows that `mart_rows` takes, and that the mart's view does not take for markers; the others are left out."""
     rows = list(rows)
     try:
-        mart_rows(table, rows)
+        _check(table, rows)
     except Exception:  # noqa: BLE001 -- each row by itself says which it is
         key = next(name for name in ("id", "event_id", "ticket_id") if name in rows[0])
 
         def converted(row: Mapping[str, Any]) -> Mapping[str, Any]:
-            mart_rows(table, [row])
+            _check(table, [row])
             return row
 
         return list(left_out.each(rows, lambda row: f"{table} {row[key]}", converted))
     return rows
+
+
+def _check(table: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Raises what `mart_rows` raises, and ValueError for a row that the mart's view would hide: see `_marker`."""
+    mart_rows(table, rows)
+    for row in rows:
+        slug, owner = str(row.get("slug", "")), str(row.get("organization_id", ""))
+        if slug.startswith(VERSION_OF) or owner == str(NOBODY):
+            raise ValueError(f"{slug or owner!r} is what versions of slices are called")
 
 
 def _held(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
@@ -373,7 +383,7 @@ def _marker_row(columns: Mapping[str, str], schema: pa.Schema, as_of: datetime) 
     version = str(UUID(int=(as_of - EPOCH) // timedelta(microseconds=1)))
     row = {one.name: _EMPTY.get(one.type, 0) for one in schema if not columns[one.name].startswith("Nullable")}
     row |= {name: version for name, of in columns.items() if of == "UUID"}
-    row |= {name: f"version of {as_of:%Y-%m-%d %H:%M:%S.%f}" for name in ("slug", "kind") if name in columns}
+    row |= {name: f"{VERSION_OF}{as_of:%Y-%m-%d %H:%M:%S.%f}" for name in ("slug", "kind") if name in columns}
     return row | ({"organization_id": str(NOBODY)} if "organization_id" in columns else {})
 
 
@@ -386,7 +396,7 @@ def _as_of_column(type_: pa.DataType, slice_: date) -> date:
 
 def _marker(table: str) -> str:
     """The condition that a row of a mart's storage is a marker; as in the views."""
-    return "startsWith(slug, 'version of ')" if table == "organizations" else f"organization_id = toUUID('{NOBODY}')"
+    return f"startsWith(slug, '{VERSION_OF}')" if table == "organizations" else f"organization_id = toUUID('{NOBODY}')"
 
 
 def _in_slices(table: str, slices: Sequence[date]) -> tuple[str, dict[str, Any]]:

@@ -10,7 +10,8 @@ import pytest
 from ninjait_pipelines.reference import assets, checks
 from ninjait_pipelines.resources import Stores, stores_from
 from ninjait_pipelines.resources.clickhouse import ClickHouse, mart_rows
-from ninjait_pipelines.resources.store import StoreFailed
+from ninjait_pipelines.resources.store import StoreError, StoreFailed
+from ninjait_pipelines.settings import SQL
 from ninjait_pipelines_tests.runs import Killed, add, content, killed, passed, run
 
 ALL = (assets.organizations, assets.users, assets.devices, assets.contracts)
@@ -122,6 +123,26 @@ def test_a_row_that_a_column_does_not_hold_is_left_out_and_named(stores: Stores)
     result = run(stores, assets.organizations, checks.organizations_row_count, checks.left_nothing_out[0])
     assert passed(result) == {"organizations_row_count": True, "organizations_left_nothing_out": False}
     assert [row["slug"] for row in stores.clickhouse.rows("SELECT slug FROM organizations")] == ["one"]
+
+
+def test_an_organization_that_is_called_like_a_version_stops_only_itself(stores: Stores) -> None:
+    """The view takes it for a marker: PostgreSQL had a row more than the copy, which blocked everybody's billing. Rows
+    like it are older than the constraint that refuses them."""
+    add(stores, "organizations", [organization("one"), organization("two")])
+    definition = (SQL / "postgres" / "0007_names.sql").read_text().partition("-- migrate: down")[0]
+    with stores.postgres.transaction() as connection:
+        connection.execute("ALTER TABLE organizations DROP CONSTRAINT organizations_name_no_version")
+        connection.execute("UPDATE organizations SET slug = 'version of two' WHERE slug = 'two'")
+        connection.execute(definition.partition("-- migrate: up")[2].encode())
+    result = run(stores, assets.organizations, checks.organizations_row_count, checks.left_nothing_out[0])
+    assert passed(result) == {"organizations_row_count": True, "organizations_left_nothing_out": False}
+    assert [row["slug"] for row in stores.clickhouse.rows("SELECT slug FROM organizations")] == ["one"]
+
+
+@pytest.mark.parametrize("wrong", [{"slug": "version of me"}, {"id": uuid.UUID(int=0)}])
+def test_the_door_refuses_names_of_versions(stores: Stores, wrong: dict[str, object]) -> None:
+    with pytest.raises(StoreError, match="organizations_name_no_version"):
+        add(stores, "organizations", [organization("me") | wrong])
 
 
 def test_the_data_version_changes_with_the_rows_only(stores: Stores) -> None:
