@@ -5,8 +5,9 @@ drains of their queue failed for a store. Whatever else made a dead letter waits
 MOST_REPLAYS times at most, so that one which is to blame after all does not go round for ever.
 """
 
+import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -32,23 +33,23 @@ def waiting(mongodb: MongoDB, instance: dg.DagsterInstance, jobs: dict[str, str]
     Without those that a person began to replay with changes: only that person knows whether to go on. And without those
     of 0.3.0, whose routing keys may be what their senders wrote: they need a person too.
     """
+    # Dead letters are held many at a time: Dagster's storage is asked once for all of one moment.
+    failed = functools.cache(functools.partial(drain_failed_for_a_store, instance))
     names = ("queue", "routing_key", "envelope_organization", "message_id", "reasons", "intent", "quarantined_at")
     shown = dict.fromkeys(names, 1)
     with mongodb.errors():
         held = mongodb.database[quarantine.COLLECTION].find({"state": "held", "reasons.reason": REASON}, shown)
         for copy in held.sort("quarantined_at", 1):
             needs_a_person = (copy.get("intent") or {}).get("changes") or "envelope_organization" not in copy
-            if not needs_a_person and _is_of_outage(copy, instance, jobs) and _replayed(mongodb, copy) < MOST_REPLAYS:
+            if not needs_a_person and _is_of_outage(copy, failed, jobs) and _replayed(mongodb, copy) < MOST_REPLAYS:
                 yield {"_id": copy["_id"]}
 
 
-def _is_of_outage(copy: dict[str, Any], instance: dg.DagsterInstance, jobs: dict[str, str]) -> bool:
+def _is_of_outage(copy: dict[str, Any], failed: Callable[[str, datetime], bool], jobs: dict[str, str]) -> bool:
     words = next((value for kind in reasons.read(copy) if kind.reason == REASON for _, value in kind.examples), "")
     if _BY_A_STORE.match(words):
         return True
-    return bool(_COUNTED_OUT.match(words)) and drain_failed_for_a_store(
-        instance, jobs[copy["queue"]], copy["quarantined_at"]
-    )
+    return bool(_COUNTED_OUT.match(words)) and failed(jobs[copy["queue"]], copy["quarantined_at"])
 
 
 def drain_failed_for_a_store(instance: dg.DagsterInstance, job: str, before: datetime) -> bool:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from typing import Any
 
 import dagster as dg
@@ -300,6 +301,25 @@ def test_what_the_broker_counted_out_is_replayed_if_drains_failed_for_a_store(fl
         assert tick(fleet, instance) == (
             "replayed 1 messages" if outage else "no dead letter is held that an outage made"
         )
+
+
+def test_dagster_is_asked_once_for_what_was_held_together(fleet: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten thousand that workers without memory had been counted out with: a question for each, at every tick, took the
+    sensor's minute, and what an outage had made dead letters of was never replayed."""
+    reason = reasons.stored(reasons.kinds([(None, None, "delivered 6 times and never settled", outages.REASON)]))
+    about = {"queue": "agent.metrics", "routing_key": "metrics.a", "envelope_organization": "a", "state": "held"}
+    about |= {"reasons": reason, "quarantined_at": datetime(2026, 11, 30, tzinfo=UTC)}
+    fleet.mongodb.database.quarantine.insert_many([{"_id": str(n), "message_id": str(n), **about} for n in range(50)])
+    asked: list[str] = []
+
+    def drain_failed(_: dg.DagsterInstance, job: str, before: datetime) -> bool:
+        asked.append(job)
+        return False
+
+    monkeypatch.setattr(outages, "drain_failed_for_a_store", drain_failed)
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert tick(fleet, instance).startswith("no dead letter")
+    assert asked == [JOB]
 
 
 def test_a_drain_that_fails_for_a_store_says_so_in_its_run(fleet: Stores, settings: Settings) -> None:
