@@ -36,6 +36,9 @@ from ninjait_pipelines.resources.metrics_store import COUNTER_GAP, WINDOWS, fill
 
 Floats = npt.NDArray[np.float64]
 FEW = 3  # resets of an interface in an hour, or falls of any size before a device is said to have several senders
+OFTEN = (
+    0.1  # of an interface's readings, likewise: a clock that is stepped back makes as many falls, but not all the hour
+)
 NEAR_ZERO = 1024.0  # bytes
 WRAP = 2.0**32
 NEAR_WRAP, AFTER_WRAP = 0.75 * WRAP, 0.25 * WRAP
@@ -170,9 +173,9 @@ def _increases(rows: _Rows, value: Floats) -> tuple[Floats, npt.NDArray[np.bool_
         group = np.cumsum((np.diff(rows.series, prepend=-1) != 0) | (np.diff(rows.hour, prepend=-1) != 0)) - 1
         reset = _through_falls(rows.time, value, grown, np.append(np.flatnonzero(begins), len(value)), fell)
         odd = fell & (reset | ~(grown > 0))
-        resets, falls = (np.bincount(group, of & rows.own)[group] for of in (reset, odd))
+        resets, falls, all_ = (np.bincount(group, of & rows.own)[group] for of in (reset, odd, np.ones_like(odd)))
         grown[(resets > FEW) & ~np.isnan(grown)] = 0.0
-        several[places] = (resets > FEW) | (falls > FEW)
+        several[places] = (resets > FEW) | ((falls > FEW) & (falls > OFTEN * all_))
     increase[places] = grown
     return increase, several
 

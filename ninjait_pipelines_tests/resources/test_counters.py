@@ -124,6 +124,21 @@ def test_a_clock_that_is_stepped_back_makes_no_gigabytes() -> None:
     assert added == 9_000
 
 
+@pytest.mark.parametrize("every", [1, 10])
+def test_a_clock_that_is_stepped_back_is_no_second_sender(every: int) -> None:
+    """By 90 seconds, at an interval of 10: nine readings come among others, which was shown as several senders."""
+    moments = [n * every for n in range(1800 // every)] + [1710.5 + n * every for n in range(1800 // every)]
+    readings = read(*(9e9 + n * 1_000.0 for n in range(len(moments))))
+    time = pa.array([START + timedelta(seconds=moment) for moment in moments], readings["time"].type)
+    readings = readings.set_column(4, COUNTERS.field("time"), time)
+    assert hour(readings) == ((len(moments) - 1) * 1_000.0, 0.0)
+
+
+def test_a_counter_that_goes_back_a_little_now_and_then_is_one_sender_s() -> None:
+    falls = read(*(9e9 + n * 100_000.0 - (105_095.0 if n % 11 == 10 else 0.0) for n in range(60)))
+    assert hour(falls) == (59 * 100_000.0, 0.0)
+
+
 def test_two_agents_alike_that_read_one_counter_at_other_moments_are_shown() -> None:
     """Two Telegrafs, one of which rounds its times: many small falls add nothing, and say that there are two."""
     one = read(*(9e9 + 900 + n * 30_000 for n in range(20)), every=timedelta(seconds=30))
