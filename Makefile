@@ -27,12 +27,12 @@ test: $(READY) ## all tests that need no servers, on real engines from wheels
 
 # What can go another way on RabbitMQ, InfluxDB and S3. On those of `make servers`, or of RABBITMQ_URL, INFLUXDB_URL, ...
 test-servers: $(READY) ## the contracts, the whole graph and the faults, on RabbitMQ, InfluxDB and S3, and older ClickHouses
-	@$(RUN) pytest --servers -m "not faults" $(addprefix ninjait_pipelines_tests/,$(ON_SERVERS))
+	@$(RUN) pytest -n 2 --dist loadfile --servers -m "not faults" $(addprefix ninjait_pipelines_tests/,$(ON_SERVERS))
 	@$(RUN) pytest -n 2 --dist loadfile --clickhouse 25.8 $(addprefix ninjait_pipelines_tests/,$(ON_OLDER))
 	@$(RUN) pytest -n 2 --dist loadfile --clickhouse 26.3 $(addprefix ninjait_pipelines_tests/,$(ON_OLDER))
 
 test-faults: $(READY) ## a hundred random cuts and kills, on RabbitMQ, InfluxDB and S3
-	@$(RUN) pytest --servers -m faults
+	@$(RUN) pytest -n 2 --servers -m faults
 
 check: $(READY) ## lint, format, types, and known vulnerabilities of what is pinned
 	@$(RUN) ruff check .
