@@ -10,9 +10,9 @@ The rules, for the readings of one interface by one agent in order of time:
   than four times the series' usual rate, and more than a megabit a second), or the value is up again at once: then the
   device booted, or two machines write. From farther away it is one where the series is steady (three of four rises
   are within half and twice the usual rate) and wraps at that rate.
-- Readings that are less than half or more than twice the baseline, by a step beyond belief, are another's where the
-  series then goes on as if they had not been: a driver that reads 0 for a moment, a second machine that came by. They
-  add nothing and count as one reset.
+- Readings that are less than half or more than twice the baseline, by a step beyond belief (and more than ten megabits
+  a second: after a boot much comes at once), are another's where the series then goes on as if they had not been: a
+  driver that reads 0 for a moment, a second machine that came by. They add nothing and count as one reset.
 - More than FEW resets in an hour are none: several machines write as one device. Their counters add nothing in it.
 - Of several agents on one device, the one with the most increases in the hour counts, else the first by name.
 
@@ -43,7 +43,7 @@ NEAR_ZERO = 1024.0  # bytes
 WRAP = 2.0**32
 NEAR_WRAP, AFTER_WRAP = 0.75 * WRAP, 0.25 * WRAP
 USUAL_RATES = 4  # times the usual rate
-SLOW = 131_072.0  # bytes a second
+SLOW, FAST = 131_072.0, 1_310_720.0  # bytes a second
 DIRECTIONS = ("network_in", "network_out")
 _KEY = ["organization_id", "device_id", "time"]
 _HOUR_US = 3_600_000_000
@@ -201,9 +201,9 @@ class _Series(NamedTuple):
     usual: float
     is_steady: bool
 
-    def is_believed(self, added: float, since: int, at: int) -> bool:
-        """Whether so many bytes may have come between two readings."""
-        return added <= max(USUAL_RATES * self.usual, SLOW) * (self.seconds[at] - self.seconds[since])
+    def is_believed(self, added: float, since: int, at: int, anyway: float = SLOW) -> bool:
+        """Whether so many bytes may have come between two readings; `anyway` is a rate that any device may have."""
+        return added <= max(USUAL_RATES * self.usual, anyway) * (self.seconds[at] - self.seconds[since])
 
     def is_wrap(self, highest: float, at: int) -> bool:
         """Whether this reading, which is below the highest one, follows it by way of 2^32."""
@@ -223,7 +223,7 @@ class _Series(NamedTuple):
         if after in (at, len(values)) or values[after] < highest:
             return at
         steps = ((values[at] - highest, at), (values[after] - values[after - 1], after))
-        if all(self.is_believed(step, place - 1, place) for step, place in steps):
+        if all(self.is_believed(step, place - 1, place, FAST) for step, place in steps):
             return at
         return after if self.is_believed(values[after] - highest, at - 1, after) else at
 
@@ -243,7 +243,7 @@ def increases_of(seconds: Sequence[float], values: Sequence[float]) -> tuple[lis
         elif not rises and series.is_wrap(highest, at):
             added, highest = value + WRAP - highest, value
         elif rises or falls_far:
-            doubtful = falls_far if not rises else not series.is_believed(value - highest, at - 1, at)
+            doubtful = falls_far if not rises else not series.is_believed(value - highest, at - 1, at, FAST)
             goes_on = series.goes_on(highest, at) if doubtful else at
             reset = not rises or goes_on > at
             if goes_on == at:

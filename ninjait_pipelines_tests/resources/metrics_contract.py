@@ -146,8 +146,7 @@ def _increases_in_an_hour(rows: list[tuple[datetime, float, bool]]) -> list[tupl
             elif value < baseline < 2**32 and not again and (near or far):
                 increase, baseline = through, value
             elif value >= baseline or value < baseline / 2 or value < 1024:
-                if value < baseline or value - baseline > most * seconds:
-                    goes_on = _where_it_goes_on(chain, at, baseline, most)
+                goes_on = _where_it_goes_on(chain, at, baseline, usual)
                 resets += own and (value < baseline or at < goes_on)
                 if at >= goes_on:
                     increase, baseline = (value - baseline if value >= baseline else value), value
@@ -156,20 +155,20 @@ def _increases_in_an_hour(rows: list[tuple[datetime, float, bool]]) -> list[tupl
     return [(moment, 0.0 if resets > 3 else increase) for moment, increase in found]
 
 
-def _where_it_goes_on(chain: list[tuple[datetime, float, bool]], at: int, baseline: float, most: float) -> int:
+def _where_it_goes_on(chain: list[tuple[datetime, float, bool]], at: int, baseline: float, usual: float) -> int:
     """The first of these readings that is not another's, where those from `at` on are."""
     apart = [not baseline / 2 <= value <= 2 * baseline for _, value, _ in chain]
     after = next((n for n in range(at, len(chain)) if not apart[n]), at)
     if after == at or chain[after][1] < baseline:
         return at
 
-    def believed(grown: float, since: int, to: int) -> bool:
-        return grown <= most * (chain[to][0] - chain[since][0]).total_seconds()
+    def believed(grown: float, since: int, to: int, anyway: int) -> bool:
+        return grown <= max(4 * usual, anyway) * (chain[to][0] - chain[since][0]).total_seconds()
 
     stepped = [chain[at][1] - baseline, chain[after][1] - chain[after - 1][1]]
-    if believed(stepped[0], at - 1, at) and believed(stepped[1], after - 1, after):
+    if believed(stepped[0], at - 1, at, 10 * 2**17) and believed(stepped[1], after - 1, after, 10 * 2**17):
         return at
-    return after if believed(chain[after][1] - baseline, at - 1, after) else at
+    return after if believed(chain[after][1] - baseline, at - 1, after, 2**17) else at
 
 
 def by_key(windows: pa.Table, organization: str | None = None) -> dict[Key, dict[str, Any]]:

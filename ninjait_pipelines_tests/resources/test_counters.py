@@ -110,6 +110,12 @@ def test_what_comes_in_between_and_is_gone_makes_no_gigabytes(other: float, time
         assert hour(read(*values)) == (39 * 60_000.0, 0.0)
 
 
+def test_a_young_device_that_boots_and_loads_much_is_counted() -> None:
+    """8 MB a minute after a boot are nothing odd, though it stood at 8 MB before."""
+    before, after = [8e6 + n for n in range(10)], [8.05e6 + n for n in range(10)]
+    assert hour(read(*before, 50.0, *after)) == (9 + 8.05e6 + 9, 0.0)
+
+
 def test_a_few_boots_are_boots_and_more_are_several_machines() -> None:
     boots = [value for _ in range(4) for value in (5e9, 1_000.0)]
     assert hour(read(*boots[:-2])) == (3 * 1_000.0 + 2 * (5e9 - 1_000), 0.0)
