@@ -19,6 +19,7 @@ import logging
 import math
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any
@@ -70,6 +71,8 @@ DELETED_AT_MOST = 1000
 NEARLY_FULL = 0.8
 # Of the limit, what one organization may take, and what everything may take that is of none.
 SHARE = 0.25
+# Of the limit, what a drain puts in before it looks again at what the drains of the other queues have put in meanwhile.
+LOOK_AGAIN = 1 / 64
 NOBODYS = ""
 # What a list reads at most, of copies and of groups of them, and what is put into today's form at a time.
 MOST_LISTED = 200
@@ -121,9 +124,20 @@ class Room:
         """Starts from what is there. Without organizations there are no shares."""
         self._organizations = organizations
         self._most = math.inf if organizations is None else used.most_of_one
-        self._used = Counter(used.shares)
+        self._look_again_after = used.limit * LOOK_AGAIN
+        self.look(used)
         self._kept: set[str] = set()
         self.left_out: set[str] = set()
+
+    def look(self, used: Usage) -> None:
+        """Goes on from what is there now."""
+        self._used = Counter(used.shares)
+        self._taken = 0
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether so much was taken that the others' part is worth a look."""
+        return self._most < math.inf and self._taken >= self._look_again_after
 
     def share_of(self, organization: str | None) -> str:
         """Whose share it is: an organization's that PostgreSQL knows, or nobody's."""
@@ -138,6 +152,7 @@ class Room:
         if self._used[share] >= self._most and not _is_dead_letter(document):
             return False
         self._used[share] += document["held_bytes"]
+        self._taken += document["held_bytes"]
         self._kept.add(copy)
         return True
 
@@ -300,6 +315,9 @@ def hold(
     spool does not take them either.
     """
     room = room or Room()
+    if room.is_stale:  # all that this drain has taken is there by now
+        with suppress(StoreError), mongodb.optional():
+            room.look(usage(mongodb))
     documents = [_document(message, decoded, run_id, now, room) for message, decoded in rejected]
     beyond = {document["_id"] for document in documents if not room.takes(document)}
     documents = [document for document in documents if document["_id"] not in beyond]

@@ -160,6 +160,20 @@ def test_a_full_share_is_one_organization_s_matter(fleet: Stores, ninjait: Any) 
     assert drained(small(fleet)).bodies_not_kept == 0
 
 
+def test_drains_at_once_leave_one_organization_one_share(fleet: Stores) -> None:
+    """By four queues it had four shares, each drain with one of its own: the whole quarantine, and nobody's drain began
+    any more."""
+    mongodb = small(fleet).mongodb
+    rooms = [quarantine.Room() for _ in range(4)]
+    for room in rooms:
+        room.begin(quarantine.usage(mongodb), {ORG})
+    for n in range(30):
+        for number, room in enumerate(rooms):
+            one = message("agent.metrics", metrics(sample(), schema="x" * 16 * KIB), n, delivery_id=f"{number}-{n}")
+            quarantine.hold(mongodb, [(one, decode(one, REGISTRY, PERIOD))], "run", NOW, LOG, room)
+    assert 14 <= kept(fleet)[ORG] <= 20  # of 120: 16 fill the share, and each drain may put in one more
+
+
 def test_organizations_that_nobody_knows_share_one_share(fleet: Stores) -> None:
     """Whoever may publish under any key makes up as many as it likes."""
     fleet.message_queue.publish([bad(n, str(uuid.UUID(int=1000 + n))) for n in range(60)])
