@@ -215,13 +215,24 @@ def late_windows(points: pa.Table) -> pa.Table:
     later = pc.add(points["time"], pc.cast(stamp, pa.duration("us")))
     columns = {"organization_id": points["organization_id"], "device_id": points["device_id"], "time": later}
     columns["samples"] = pa.array([1.0] * len(points), pa.float64())
-    columns["covered"] = covered_by(points)
+    columns["covered"] = _of_either_twin(pa.table(columns).append_column("covered", covered_by(points)))
     columns["several_senders"] = pa.array([0.0] * len(points), pa.float64())
     for name in FIELDS:
         value = points[name]
         columns |= {f"{name}_{aggregate}": value for aggregate in AGGREGATES}
         columns[f"{name}_count"] = pc.if_else(pc.is_valid(value), 1.0, 0.0)
     return pa.table([columns[name] for name in WINDOWS.names], schema=WINDOWS)
+
+
+_ROW = ["organization_id", "device_id", "time"]
+
+
+def _of_either_twin(windows: pa.Table) -> pa.ChunkedArray:
+    """What rows cover, the same for all that have one key: a message that comes twice in a batch brings each row twice,
+    the store keeps the last one, and only the first one of a minute covers it."""
+    covered = windows.group_by(_ROW, use_threads=False).aggregate([("covered", "max")])
+    numbered = windows.select(_ROW).append_column("row", pa.array(range(len(windows)), pa.int64()))
+    return numbered.join(covered, _ROW).sort_by("row")["covered_max"]
 
 
 def of_points(points: pa.Table, every: timedelta) -> pa.Table:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ninjait_pipelines.resources.coverage import covered_by, covered_windows, minutes_of
-from ninjait_pipelines.resources.metrics_store import POINTS
+from ninjait_pipelines.resources.metrics_store import POINTS, late_windows
 
 HOUR, FIVE_MINUTES = timedelta(hours=1), timedelta(minutes=5)
 START = datetime(2026, 11, 1, tzinfo=UTC)
@@ -91,6 +91,17 @@ def test_two_senders_do_not_shorten_the_interval() -> None:
 def test_nothing_covers_nothing() -> None:
     assert covered() == covered(rows([])) == {}
     assert len(covered_by(rows([]))) == 0
+
+
+def test_late_samples_that_come_twice_in_a_batch_cover_what_they_cover_once() -> None:
+    """A laptop's message was published twice: the second copy of each row covered nothing, and took its place."""
+    once = rows(range(0, 600, 30)).append_column("cpu", pa.array([1.0] * 20))
+    once = pa.table(
+        {name: once[name] if name in once.column_names else pa.nulls(20, pa.float64()) for name in POINTS.names}
+    )
+    twice = late_windows(pa.concat_tables([once, once]))
+    stored = {row["time"]: row["covered"] for row in twice.to_pylist()}
+    assert sum(stored.values()) == sum(late_windows(once)["covered"].to_pylist()) == 10
 
 
 hours = st.lists(st.integers(0, 3599), max_size=80) | st.builds(
