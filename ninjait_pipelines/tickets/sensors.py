@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 
 from ninjait_pipelines.late_days import COMPARED, DAY, late_days_sensor, midnight, note_events, past_days_schedule
-from ninjait_pipelines.partitions import START
+from ninjait_pipelines.partitions import AUTOMATION, START
 from ninjait_pipelines.resources.clickhouse import ClickHouse, sql
 from ninjait_pipelines.resources.postgres import Postgres
 from ninjait_pipelines.tickets import checks
@@ -16,11 +16,13 @@ from ninjait_pipelines.tickets.assets import technician_performance, ticket_even
 compute_late_ticket_days = dg.define_asset_job(
     "compute_late_ticket_days",
     selection=dg.AssetSelection.assets(ticket_events, ticket_facts, technician_performance),
+    tags=AUTOMATION,
     description="Computes days of the service desk again that history came for after they were computed.",
 )
 check_past_ticket_days = dg.define_asset_job(
     "check_past_ticket_days",
     selection=dg.AssetSelection.checks(checks.past_history_is_copied, checks.past_tickets_have_facts),
+    tags=AUTOMATION,
     description="Compares PostgreSQL's history with the service desk's marts, day by day.",
 )
 
