@@ -163,10 +163,8 @@ def test_threads_that_share_a_store_pay_for_one_time_out_together() -> None:
     assert 1 <= counts[0] == counts[1] <= 8
 
 
-def test_what_telegraf_s_hosts_last_said_reaches_the_cache(fleet: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_telegraf_s_hosts_last_said_reaches_the_cache(fleet: Stores) -> None:
     """Their readings come in pieces, so no drain knows a whole one: the refresh puts them together."""
-    # The pieces are as old as the suite, which may run for longer than the quarter of an hour that is looked at.
-    monkeypatch.setattr("ninjait_pipelines.cache.assets.LATEST_OF", timedelta(hours=3))
     pieces = [
         telegraf(line("cpu", "usage_idle=90", 40, cpu="cpu-total"), organization=ORG),
         telegraf(line("mem", f"used={2**20}i", 40), line("net", "bytes_recv=5i", 40, interface="eth0")),

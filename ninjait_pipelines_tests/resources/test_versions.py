@@ -155,6 +155,7 @@ def test_status_says_which_store_is_too_old_and_exits_with_1(
     settings: Settings, stores: Stores, old: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also one that the pipeline could do without: MongoDB answers, so that nothing goes to the spool."""
+    stores.metrics_store.declare()
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
     assert CliRunner().invoke(app, ["status"]).exit_code == 0
