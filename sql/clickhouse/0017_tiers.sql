@@ -40,7 +40,7 @@ FROM (
         arrayMax(r -> if(r.2 = never, never, r.1), runs) AS newest
     FROM rolled_up_tiers FINAL
     GROUP BY hour, tier
-)
+) AS ended -- ClickHouse 25.8 would take COMMENT for the name
 COMMENT 'What each tier is sure to have. Grain: hour and tier.';
 
 CREATE OR REPLACE VIEW late_hours (
