@@ -224,15 +224,12 @@ def late_windows(points: pa.Table) -> pa.Table:
     return pa.table([columns[name] for name in WINDOWS.names], schema=WINDOWS)
 
 
-_ROW = ["organization_id", "device_id", "time"]
-
-
 def _of_either_twin(windows: pa.Table) -> pa.ChunkedArray:
     """What rows cover, the same for all that have one key: a message that comes twice in a batch brings each row twice,
     the store keeps the last one, and only the first one of a minute covers it."""
-    covered = windows.group_by(_ROW, use_threads=False).aggregate([("covered", "max")])
-    numbered = windows.select(_ROW).append_column("row", pa.array(range(len(windows)), pa.int64()))
-    return numbered.join(covered, _ROW).sort_by("row")["covered_max"]
+    covered = windows.group_by(SAMPLE, use_threads=False).aggregate([("covered", "max")])
+    numbered = windows.select(SAMPLE).append_column("row", pa.array(range(len(windows)), pa.int64()))
+    return numbered.join(covered, SAMPLE).sort_by("row")["covered_max"]
 
 
 def of_points(points: pa.Table, every: timedelta) -> pa.Table:
