@@ -39,7 +39,7 @@ OPTIONAL: dict[str, tuple[str, tuple[str, ...]]] = {
     "AWS_SESSION_TOKEN": ("S3's session token, with temporary keys", ()),
     "AWS_REGION": ("S3's region", ()),
     "QUARANTINE_SPOOL": ("the folder where quarantine waits while MongoDB is away, else .ninjait/spool", ()),
-    "QUARANTINE_LIMIT_MIB": ("what the quarantine holds at most before ingest stops, MiB, else 1024", ()),
+    "QUARANTINE_LIMIT_MIB": ("what the quarantine holds at most, MiB, else 1024", ()),
     "HOSTS_WITHOUT_ORGANIZATION": ("on: Telegraf's and collectd's keys need not name an organization, else off", ()),
     "INTERFACES_LEFT_OUT": ("patterns of the network interfaces whose bytes do not count, separated by commas", ()),
     "CA_FILE": ("the certificates (PEM) of the authorities that signed the stores' certificates", ()),

@@ -339,8 +339,9 @@ class Drain:
         moved = 0
         while moved < most and (letters := self.message_queue.dead_letters(self.sink.queue, DEAD_LETTERS)):
             batch = [(message, decode_nothing(message, "dead_letter", words)) for message, words in letters]
-            quarantine.hold(self.mongodb, batch, self.run_id, self.clock(), self.log, self.room)
-            self.clickhouse.insert("message_deliveries", ledger_rows(batch, self.run_id, outcome="dead_lettered"))
+            not_kept = quarantine.hold(self.mongodb, batch, self.run_id, self.clock(), self.log, self.room)
+            rows = ledger_rows(batch, self.run_id, outcome="dead_lettered", not_kept=not_kept)
+            self.clickhouse.insert("message_deliveries", rows)
             self.message_queue.discard_dead_letters([message for message, _ in letters])
             moved += len(letters)
             if self.clock() >= until:

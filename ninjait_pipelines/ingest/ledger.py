@@ -1,22 +1,26 @@
 """The rows of message_deliveries, the ledger: what became of each copy of a message, and which points it brought."""
 
 import zlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import accumulate, chain
 from operator import attrgetter, itemgetter
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
 import pyarrow as pa
 
-from ninjait_pipelines.ingest.decode import NOBODY, Columns, Decoded, LeftOut
+from ninjait_pipelines.ingest.contract import CONTRACTS, Refused, identifier
+from ninjait_pipelines.ingest.decode import NOBODY, Columns, Decoded, LeftOut, organization_of
 from ninjait_pipelines.ingest.series import TOO_MANY
 from ninjait_pipelines.resources.message_queue import Message
 from ninjait_pipelines.resources.metrics_store import COUNTERS, FIELDS, VOLUMES
 
 Batch = Sequence[tuple[Message, Decoded]]
-# Among a row's reasons: its organization's share of the quarantine was full.
+# Among a row's reasons, why the quarantine has no body: its organization's share was full, or its device repeats what
+# is kept of that day.
 BODY_NOT_KEPT = "body_not_kept"
+KEPT_ONCE_A_DAY = "kept_once_a_day"
 
 _INSTANTS = pa.timestamp("ms", "UTC")
 # One value a copy. first_time and last_time are not among them: ClickHouse finds them in the instants.
@@ -42,11 +46,12 @@ def ledger_rows(
     batch: Iterable[tuple[Message, Decoded]],
     run_id: str,
     outcome: str | None = None,
-    not_kept: Collection[str] = (),
+    not_kept: Mapping[str, str] = MappingProxyType({}),
 ) -> pa.Table:
     """A row of message_deliveries for each copy; the outcome follows from what was decoded, if none is given.
 
-    `not_kept` are copies for which the quarantine had no room: their rows are all that is left of them, and say so.
+    `not_kept` are copies whose bodies the quarantine did not keep, with the reason: their rows are all that is left of
+    them, and say so. Whose a message is that was refused whole is said by its routing key, not by its body.
     """
     rows: list[tuple[Any, ...]] = []
     instants: list[Sequence[int]] = []
@@ -67,7 +72,7 @@ def ledger_rows(
                 message.delivery_id,
                 run_id,
                 outcome or outcome_of(decoded),
-                decoded.organization_id or NOBODY,
+                _organization(message, decoded),
                 decoded.device_id or NOBODY,
                 decoded.agent,
                 decoded.host,
@@ -94,9 +99,21 @@ def ledger_rows(
     return pa.table(arrays)
 
 
-def _reasons(message: Message, decoded: Decoded, not_kept: Collection[str]) -> list[str]:
+def _organization(message: Message, decoded: Decoded) -> str:
+    """Of a message that was taken the one that it is of; of one that was refused the one that it was published under,
+    whatever it says, so that nobody shows up as another one."""
+    if not decoded.whole or CONTRACTS[message.queue].routed_by != "organization_id":
+        return decoded.organization_id or NOBODY
+    try:
+        return identifier(organization_of(message.routing_key))
+    except Refused:
+        return NOBODY
+
+
+def _reasons(message: Message, decoded: Decoded, not_kept: Mapping[str, str]) -> list[str]:
     reasons = sorted({rejection.reason for rejection in decoded.rejections})
-    return [*reasons, BODY_NOT_KEPT] if f"{message.queue}/{message.delivery_id}" in not_kept else reasons
+    why = not_kept.get(f"{message.queue}/{message.delivery_id}")
+    return [*reasons, why] if why else reasons
 
 
 def outcome_of(decoded: Decoded) -> str:

@@ -3,14 +3,15 @@
 One document is one delivered copy; its `_id` is made from the copy, so holding it again after a crash is the same one.
 What MongoDB does not take waits in the spool (see spool.py), and is moved once it does.
 
-What is held is never deleted by itself; what was replayed or discarded is, 30 days later. A limit bounds what is held:
-beyond it no drain begins, so that messages wait in their queue. It is looked at before a drain, which may go beyond it
-by its own messages: a drain that stopped half-way would use up their deliveries.
+What is held is never deleted by itself; what was replayed or discarded is, 30 days later. A limit bounds what is held,
+and no organization can use up what others need of it: each may hold a third of what is free, so that one alone fills a
+quarter of the limit, however many there are some room is left, and a thousandth is everybody's in any case. (Switches
+share their buffers in this way: Choudhury and Hahne, Dynamic Queue Length Thresholds, 1998.) Dead letters may be good:
+of them an organization may hold as much as is free.
 
-Of the limit each organization has a share, by the routing key that the broker let its messages have; what is of no
-organization that PostgreSQL knows has one share together. What is beyond a share is not kept: the ledger has its row,
-which says so, `store_health` names the organization, and everybody else's ingest goes on. Dead letters are kept all the
-same: they may be good.
+Whose a message is follows from the routing key that the broker let it have; what is of no organization that PostgreSQL
+knows has one share together. What is beyond a share is not kept: the ledger has its row, which says so, the check
+`bodies_are_kept` names the organization, and all ingest goes on.
 """
 
 import hashlib
@@ -34,11 +35,13 @@ from ninjait_pipelines.ingest import reasons
 from ninjait_pipelines.ingest.contract import CONTRACTS
 from ninjait_pipelines.ingest.decode import Decoded, format_of, organization_of, read_json
 from ninjait_pipelines.ingest.foreign import MEBIBYTE, text_of
+from ninjait_pipelines.ingest.ledger import BODY_NOT_KEPT, KEPT_ONCE_A_DAY
 from ninjait_pipelines.ingest.mend import CannotChange, Change, mended
+from ninjait_pipelines.ingest.series import TOO_MANY
 from ninjait_pipelines.ingest.spool import Spool
 from ninjait_pipelines.resources.message_queue import Message, MessageQueue, Outgoing, identity
 from ninjait_pipelines.resources.mongodb import MongoDB
-from ninjait_pipelines.resources.store import StoreError, StoreFailed, StoreUnavailable
+from ninjait_pipelines.resources.store import StoreError, StoreFailed
 
 COLLECTION = "quarantine"
 AUDIT = "audit_trail"
@@ -59,7 +62,12 @@ INDEXES = [
     IndexModel([("state", 1), ("queue", 1), ("quarantined_at", 1)]),
     IndexModel([("state", 1), ("envelope_organization", 1), ("quarantined_at", 1)]),
     IndexModel([("message_id", 1)]),
+    IndexModel([("once_a_day", 1)]),
 ]
+# What a device repeats with every message, until somebody looks after it: one body a device, reason and day is kept.
+REPEATED = frozenset(TOO_MANY.values())
+# Devices of a message, beyond which it is kept as any other.
+MAX_REPEATING = 100
 SETTLED = ("replayed", "discarded")
 # Of a settled copy, what the audit trail is made from.
 AUDITED = {"trail": 1, "intent": 1}
@@ -69,8 +77,10 @@ SETTLED_KEPT = timedelta(days=30)
 DELETED_AT_MOST = 1000
 # Of the limit, and of a share, from where on store_health warns.
 NEARLY_FULL = 0.8
-# Of the limit, what one organization may take, and what everything may take that is of none.
-SHARE = 0.25
+# Of what is free of the limit, what one organization may hold, and what everything may that is of none.
+SHARE, SHARE_OF_DEAD_LETTERS = 1 / 3, 1
+# Of the limit, what each may hold though nothing is free: the limit was lowered, or an earlier version filled it.
+ALWAYS = 1 / 1024
 # Of the limit, what a drain puts in before it looks again at what the drains of the other queues have put in meanwhile.
 LOOK_AGAIN = 1 / 64
 NOBODYS = ""
@@ -96,19 +106,20 @@ class Usage(msgspec.Struct, frozen=True):
         """How full it is; 1 is full."""
         return self.bytes / self.limit
 
-    @property
-    def most_of_one(self) -> float:
-        """Bytes that one organization may take."""
-        return self.limit * SHARE
-
     def fullest(self) -> list[tuple[str, float]]:
-        """The organizations whose share is nearly full, or full (1 and more), and how full."""
-        found = [(share, size / self.most_of_one) for share, size in self.shares.items()]
+        """The organizations whose share is nearly full, and how full."""
+        most = max_held(self.limit, self.bytes)
+        found = [(share, size / most) for share, size in self.shares.items()]
         return sorted((one for one in found if one[1] >= NEARLY_FULL), key=lambda one: -one[1])
 
     def __str__(self) -> str:
         used, limit = self.bytes // MEBIBYTE, self.limit // MEBIBYTE
         return f"{used:,} of {limit:,} MiB in {self.copies:,} held copies"
+
+
+def max_held(limit: float, used: float, of_free: float = SHARE) -> float:
+    """Bytes that one organization may hold while all together hold `used`."""
+    return max(limit * ALWAYS, (limit - used) * of_free)
 
 
 class Room:
@@ -123,21 +134,21 @@ class Room:
     def begin(self, used: Usage, organizations: Collection[str] | None) -> None:
         """Starts from what is there. Without organizations there are no shares."""
         self._organizations = organizations
-        self._most = math.inf if organizations is None else used.most_of_one
-        self._look_again_after = used.limit * LOOK_AGAIN
+        self._limit = math.inf if organizations is None else used.limit
         self.look(used)
         self._kept: set[str] = set()
+        self.once_a_day: dict[str, str] = {}  # what repeats -> the copy that is kept of it
         self.left_out: set[str] = set()
 
     def look(self, used: Usage) -> None:
         """Goes on from what is there now."""
         self._used = Counter(used.shares)
-        self._taken = 0
+        self._total, self._taken = used.bytes, 0
 
     @property
     def is_stale(self) -> bool:
         """Whether so much was taken that the others' part is worth a look."""
-        return self._most < math.inf and self._taken >= self._look_again_after
+        return self._taken >= self._limit * LOOK_AGAIN
 
     def share_of(self, organization: str | None) -> str:
         """Whose share it is: an organization's that PostgreSQL knows, or nobody's."""
@@ -146,13 +157,15 @@ class Room:
 
     def takes(self, document: Mapping[str, Any]) -> bool:
         """Whether there is room for it, which it then takes."""
-        copy, share = document["_id"], document["share"]
+        copy, share, size = document["_id"], document["share"], document["held_bytes"]
         if copy in self._kept:
             return True
-        if self._used[share] >= self._most and not _is_dead_letter(document):
+        of_free = SHARE_OF_DEAD_LETTERS if _is_dead_letter(document) else SHARE
+        if self._used[share] + size > max_held(self._limit, self._total, of_free):
             return False
-        self._used[share] += document["held_bytes"]
-        self._taken += document["held_bytes"]
+        self._used[share] += size
+        self._total += size
+        self._taken += size
         self._kept.add(copy)
         return True
 
@@ -240,12 +253,9 @@ def envelope_organization(queue: str, routing_key: str) -> str | None:
 def prepare(mongodb: MongoDB, now: datetime, log: logging.Logger) -> Usage:
     """Before a drain receives anything: sees to it that what is bad can be held, and moves what waits in the spool.
 
-    Returns what is held. Raises StoreUnavailable where neither MongoDB nor the spool can take anything, or the
-    quarantine is full.
+    Returns what is held. Raises StoreUnavailable where neither MongoDB nor the spool can take anything.
     """
     spool = Spool(mongodb)
-    held: Mapping[str, tuple[int, int]] = {}
-    waiting: Mapping[str, tuple[int, int]] = {}
     try:
         with mongodb.optional(), mongodb.errors():
             mongodb.probe()
@@ -254,29 +264,31 @@ def prepare(mongodb: MongoDB, now: datetime, log: logging.Logger) -> Usage:
     except StoreError as error:
         spool.check_room()
         log.warning("What MongoDB does not take for the quarantine goes to the spool %s: %s", spool.folder, error)
+        return usage(mongodb, away=True)
+    spool.note_held(held)
+    waiting: Mapping[str, tuple[int, int]] = {}
+    try:
         waiting = spool.shares()
-    else:
-        try:
-            waiting = spool.shares()
-            move_spooled(mongodb, now, FILES_A_DRAIN)
-        except StoreError as error:
-            log.warning("Not all that waits in the quarantine's spool was moved: %s", error)
-    used = _usage(mongodb, held, waiting)
-    if used.share >= 1:
-        raise full(mongodb, used)
-    return used
+        move_spooled(mongodb, now, FILES_A_DRAIN)
+    except StoreError as error:
+        log.warning("Not all that waits in the quarantine's spool was moved: %s", error)
+    return _usage(mongodb, held, waiting)
 
 
 def usage(mongodb: MongoDB, away: bool = False) -> Usage:
-    """How full it is; while MongoDB is away its spool alone. Raises StoreError where that cannot be seen."""
+    """How full it is; while MongoDB is away, by what it held when a drain last saw it. Raises StoreError where that
+    cannot be seen."""
+    spool = Spool(mongodb)
     with mongodb.errors():
-        return _usage(mongodb, {} if away else _held(mongodb), Spool(mongodb).shares())
+        return _usage(mongodb, spool.noted_held() if away else _held(mongodb), spool.shares())
 
 
-def full(mongodb: MongoDB, used: Usage) -> StoreUnavailable:
-    """The error of a quarantine that is full."""
-    advice = "Nothing is received until there is room; replay or discard: ninjait quarantine list"
-    return StoreUnavailable("Quarantine", mongodb.url, f"it is full: {used}", advice)
+def _usage_now(mongodb: MongoDB) -> Usage:
+    try:
+        with mongodb.optional():
+            return usage(mongodb)
+    except StoreError:
+        return usage(mongodb, away=True)
 
 
 def _usage(mongodb: MongoDB, *parts: Mapping[str, tuple[int, int]]) -> Usage:
@@ -307,18 +319,20 @@ def hold(
     now: datetime,
     log: logging.Logger,
     room: Room | None = None,
-) -> set[str]:
+) -> dict[str, str]:
     """Puts copies into quarantine, into its spool where MongoDB does not take them, and returns when they are safe: the
-    ids of those that are not kept, because their organization's share is full.
+    ids of those that are not kept, with the reason: their organization's share is full (BODY_NOT_KEPT), or a device
+    repeats what is there already (KEPT_ONCE_A_DAY).
 
     A copy that is there already stays as it is: a person may have replayed it since. Raises StoreUnavailable where the
     spool does not take them either.
     """
     room = room or Room()
     if room.is_stale:  # all that this drain has taken is there by now
-        with suppress(StoreError), mongodb.optional():
-            room.look(usage(mongodb))
+        room.look(_usage_now(mongodb))
     documents = [_document(message, decoded, run_id, now, room) for message, decoded in rejected]
+    repeated = _repeated(mongodb, documents, room)
+    documents = [document for document in documents if document["_id"] not in repeated]
     beyond = {document["_id"] for document in documents if not room.takes(document)}
     documents = [document for document in documents if document["_id"] not in beyond]
     try:
@@ -332,7 +346,22 @@ def hold(
     if beyond:
         room.left_out |= beyond
         log.warning("%d bad messages are not kept, because the share of who sent them is full", len(beyond))
-    return beyond
+    return dict.fromkeys(repeated, KEPT_ONCE_A_DAY) | dict.fromkeys(beyond, BODY_NOT_KEPT)
+
+
+def _repeated(mongodb: MongoDB, documents: Iterable[Mapping[str, Any]], room: Room) -> set[str]:
+    """Those in which devices only repeat what is kept of today, by MongoDB or by this drain."""
+    repeating = [document for document in documents if "once_a_day" in document]
+    unknown = {key for one in repeating for key in one["once_a_day"]} - room.once_a_day.keys()
+    if unknown:
+        with suppress(StoreError), mongodb.optional(), mongodb.errors():
+            query = {"once_a_day": {"$in": sorted(unknown)}}
+            for one in mongodb.database[COLLECTION].find(query, {"once_a_day": 1}):
+                room.once_a_day.update(dict.fromkeys(one["once_a_day"], one["_id"]))
+    for document in repeating:
+        for key in document["once_a_day"]:
+            room.once_a_day.setdefault(key, document["_id"])
+    return {one["_id"] for one in repeating if one["_id"] not in {room.once_a_day[key] for key in one["once_a_day"]}}
 
 
 def move_spooled(mongodb: MongoDB, now: datetime, most_files: int | None = None) -> int:
@@ -427,6 +456,7 @@ def _document(
         "whole": decoded.whole,
         "reasons": reasons.stored(kinds),
         **({"hosts": Binary(hosts)} if hosts else {}),
+        **({"once_a_day": repeats} if (repeats := _repeats(decoded, kinds, envelope, now)) else {}),
         "points_quarantined": decoded.points_rejected,
         "run_id": run_id,
         "quarantined_at": now,
@@ -437,6 +467,22 @@ def _document(
     return document | {"held_bytes": len(bson.encode(document)) + len(message.body), "body": Binary(message.body)}
 
 
+def _repeats(decoded: Decoded, kinds: Iterable[reasons.Kind], envelope: str | None, now: datetime) -> list[str]:
+    """What each device repeats in a message, reason by reason, with the day; nothing where something else is wrong."""
+    found = {kind.reason: kind.indexes for kind in kinds}
+    if not found.keys() <= REPEATED:
+        return []
+    parts = ((decoded.counters, decoded.counter_rows), (decoded.volumes, decoded.volume_rows))
+    keys = {
+        f"{envelope} {device} {reason} {now:%Y-%m-%d}"
+        for columns, rows in parts
+        for at, device in enumerate(columns.get("device_id") or [decoded.device_id] * len(columns.get("time", ())))
+        for reason, indexes in found.items()
+        if (rows[at] if rows else at) in indexes
+    }
+    return sorted(keys) if len(keys) <= MAX_REPEATING else []
+
+
 def summary_of(document: Mapping[str, Any], kinds: Iterable[reasons.Kind]) -> str:
     """All that a list by reason needs of a copy, as one text, because the local stack's MongoDB groups by one field."""
     named = (document["queue"], document["organization_id"], document["agent_version"])
@@ -444,12 +490,14 @@ def summary_of(document: Mapping[str, Any], kinds: Iterable[reasons.Kind]) -> st
 
 
 def renewed(document: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What 0.3.0 stored, in today's form; None where it is. It gets no `envelope_organization`: nobody knows it."""
+    """What 0.3.0 stored, in today's form; None where it is. It gets no `envelope_organization`: nobody knows it of dead
+    letters, and the others' routing keys say whose share it takes."""
     if "summary" in document:
         return None
     kinds = reasons.read(document)
     hosts = list(dict.fromkeys(reasons.read_hosts(document)))
-    new = dict(document) | {"reasons": reasons.stored(kinds), "share": NOBODYS}
+    share = envelope_organization(document["queue"], routing_key_of(document)) or NOBODYS
+    new = dict(document) | {"reasons": reasons.stored(kinds), "share": share}
     if hosts:
         new["hosts"] = Binary(reasons.pack_hosts(hosts))
     new["summary"] = summary_of(document, kinds)

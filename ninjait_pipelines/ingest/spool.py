@@ -14,11 +14,13 @@ import os
 import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import bson
+import msgspec
 from bson.codec_options import CodecOptions
 from bson.errors import BSONError
 from bson.raw_bson import RawBSONDocument
@@ -31,12 +33,15 @@ TITLE = "Quarantine's spool"
 ROOM_BYTES = 64 * 1024 * 1024
 # What a writer that was killed left is no longer being written after so long.
 UNFINISHED = timedelta(days=1)
+# What MongoDB held, by share, when a drain last saw it.
+HELD = "held.json"
 _WITH_TIME_ZONE: CodecOptions[dict[str, Any]] = CodecOptions(tz_aware=True)
 _WHOLE = re.compile(r".+\.[0-9a-f-]{36}\.\d+\.bson")
 
 
 class Spool:
-    """The files of one MongoDB database: `{run_id}.{uuid}.{documents}.bson`, and `.part` while one is being written."""
+    """The files of one MongoDB database: `{run_id}.{uuid}.{documents}.bson`, and `.part` while one is being written;
+    `held.json` says what MongoDB held when it was last seen, so that both together keep to one limit."""
 
     def __init__(self, mongodb: MongoDB) -> None:
         self.folder = Path(mongodb.spool)
@@ -146,6 +151,23 @@ class Spool:
                 ]
         except (OSError, BSONError):
             return []
+
+    def note_held(self, held: Mapping[str, tuple[int, int]]) -> None:
+        """Writes down what MongoDB holds, by share, for the time when it is away. One that cannot be written is not:
+        the note of an earlier drain is used then."""
+        part = self.folder / f"{uuid.uuid4()}.part"
+        with suppress(OSError):
+            _make(self.folder)
+            with open(part, "xb", opener=_private) as file:
+                file.write(msgspec.json.encode(held))
+            part.rename(self.folder / HELD)
+
+    def noted_held(self) -> dict[str, tuple[int, int]]:
+        """What was written down last; nothing, where nothing was, or it cannot be read."""
+        try:
+            return msgspec.json.decode((self.folder / HELD).read_bytes(), type=dict[str, tuple[int, int]])
+        except (OSError, msgspec.DecodeError):
+            return {}
 
     def waiting(self) -> tuple[int, int]:
         """(copies, bytes) that wait, by the files' names and sizes: a copy that came twice counts twice."""

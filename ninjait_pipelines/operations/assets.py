@@ -3,7 +3,9 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
 
 import dagster as dg
 import msgspec
@@ -12,10 +14,15 @@ from ninjait_pipelines.ingest.outages import REASON as DEAD_LETTER
 from ninjait_pipelines.ingest.quarantine import Wanted, count, delete_settled, move_spooled
 from ninjait_pipelines.operations.health import check_all
 from ninjait_pipelines.resources import Stores
+from ninjait_pipelines.resources.clickhouse import ClickHouse, sql
 from ninjait_pipelines.resources.message_queue import QUEUES, MessageQueue
 from ninjait_pipelines.resources.mongodb import MongoDB
 from ninjait_pipelines.resources.store import StoreError, StoreStatus
 
+# For how long a body that was not kept is shown.
+NOT_KEPT_HOURS = 24
+# Organizations that the check names.
+NAMED = 20
 STORES = [field.name for field in fields(Stores)]
 
 
@@ -26,14 +33,21 @@ STORES = [field.name for field in fields(Stores)]
         dg.AssetCheckSpec(
             "stores_are_up",
             asset="store_health",
-            description="Fails naming the stores that are down, as a warning where all of them are optional, and where "
-            "the quarantine is full. It also warns of what waits in its spool, and when it is 80 % full.",
+            description="Fails naming the stores that are down, as a warning where all of them are "
+            "optional. It also warns of what waits in the quarantine's spool, and of whose share of it "
+            "is 80 % full.",
         ),
         dg.AssetCheckSpec(
             "no_dead_letters_wait",
             asset="store_health",
             description="Fails while dead letters wait, in the broker or in quarantine. Those that an outage made are "
             "replayed automatically when it is over; the others wait for a person: ninjait quarantine list.",
+        ),
+        dg.AssetCheckSpec(
+            "bodies_are_kept",
+            asset="store_health",
+            description="Fails naming each organization of whose bad messages the quarantine did not keep all bodies "
+            f"in the last {NOT_KEPT_HOURS} hours, because its share was full: they can never be replayed.",
         ),
     ],
     automation_condition=dg.AutomationCondition.on_cron("*/15 * * * *"),
@@ -58,8 +72,42 @@ def store_health(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
             "settled_copies_deleted": deleted,
             "duration_seconds": time.perf_counter() - started,
         },
-        check_results=[stores_are_up(statuses), _dead_letters(context.resources.message_queue, mongodb)],
+        check_results=[
+            stores_are_up(statuses),
+            _dead_letters(context.resources.message_queue, mongodb),
+            _bodies(context.resources.clickhouse),
+        ],
     )
+
+
+def _bodies(clickhouse: ClickHouse) -> dg.AssetCheckResult:
+    try:
+        since = clickhouse.now() - timedelta(hours=NOT_KEPT_HOURS)
+        return bodies_are_kept(clickhouse.rows(sql("ingest/bodies_not_kept"), since=since))
+    except StoreError as error:
+        said = f"They could not be counted: {error}"
+        return dg.AssetCheckResult(check_name="bodies_are_kept", passed=False, description=said)
+
+
+def bodies_are_kept(lost: Sequence[Mapping[str, Any]]) -> dg.AssetCheckResult:
+    """Red, as an error: what was lost can be replayed by nobody, and only a person can stop it from going on.
+
+    lost: the rows of ingest/bodies_not_kept.sql.
+    """
+    who = [f"{_name(one['organization_id'])} {one['messages']} ({one['bytes']} bytes)" for one in lost[:NAMED]]
+    said = f"Bodies of bad messages were not kept in the last {NOT_KEPT_HOURS} hours, as their share of the quarantine "
+    said += f"was full. {len(lost)} lost some: {'; '.join(who)}. Mend the sender, and make room: ninjait quarantine "
+    said += "list --organization ID, then replay or discard."
+    return dg.AssetCheckResult(
+        check_name="bodies_are_kept",
+        passed=not lost,
+        description=said if lost else "Of every bad message the body is kept.",
+        metadata={"organizations": len(lost), "messages": sum(one["messages"] for one in lost)},
+    )
+
+
+def _name(organization: UUID) -> str:
+    return f"the organization {organization}" if organization.int else "senders of no known organization"
 
 
 def _dead_letters(message_queue: MessageQueue, mongodb: MongoDB) -> dg.AssetCheckResult:

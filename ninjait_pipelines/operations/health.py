@@ -1,8 +1,7 @@
 """The health of all stores at once; shared by the asset store_health and by `ninjait status`.
 
-Two stores are optional. Without MongoDB what is bad waits in the spool, until the quarantine is full, which stops all
-ingest; without Dragonfly the caches are cold, unless it is the queue as well. All others are required: without one of
-them nothing is taken from the queue.
+Two stores are optional. Without MongoDB what is bad waits in the spool; without Dragonfly the caches are cold, unless
+it is the queue as well. All others are required: without one of them nothing is taken from the queue.
 """
 
 import time
@@ -11,7 +10,7 @@ from threading import Thread
 
 import msgspec
 
-from ninjait_pipelines.ingest.quarantine import NEARLY_FULL, full, usage
+from ninjait_pipelines.ingest.quarantine import NEARLY_FULL, usage
 from ninjait_pipelines.ingest.spool import Spool
 from ninjait_pipelines.resources.dragonfly import Dragonfly
 from ninjait_pipelines.resources.mongodb import MongoDB
@@ -69,7 +68,7 @@ def _with_version(status: StoreStatus) -> StoreStatus:
 
 
 def _with_quarantine(status: StoreStatus, mongodb: MongoDB) -> StoreStatus:
-    """A quarantine that is full stops all ingest, so it is no optional store any more."""
+    """The status, saying what waits in the spool and whose share of the quarantine is full."""
     spool = Spool(mongodb)
     status = msgspec.structs.replace(status, optional=True)
     try:
@@ -78,25 +77,21 @@ def _with_quarantine(status: StoreStatus, mongodb: MongoDB) -> StoreStatus:
     except StoreError as error:
         return msgspec.structs.replace(status, note=str(error))
     status = msgspec.structs.replace(status, spooled_copies=copies, spooled_bytes=size)
-    if used.share >= 1:
-        said = f"{status.problem} {full(mongodb, used)}".strip()
-        return msgspec.structs.replace(status, ok=False, optional=False, problem=said)
     waiting = f"{copies} {'copy waits' if copies == 1 else 'copies wait'} there"
     note = f"Not yet moved from the spool {spool.folder}: {waiting}. " if copies else ""
     if not status.ok:
         note = f"Quarantine goes to the spool {spool.folder}: {waiting}. Logs stay queued, alerts in Dagster's log. "
     if used.share >= NEARLY_FULL:
-        note += (
-            f"The quarantine is {used.share:.0%} full: {used}. When it is full ingest stops: ninjait quarantine list."
-        )
+        meaning = "beyond it what is bad is only counted, of whoever holds most of it first"
+        note += f"The quarantine is {used.share:.0%} full: {used}; {meaning}: ninjait quarantine list. "
     for organization, share in used.fullest():
         note += _share_note(organization, share)
     return msgspec.structs.replace(status, note=note.strip())
 
 
 def _share_note(organization: str, share: float) -> str:
-    """What it means that one organization's part of the quarantine is full, or nearly."""
+    """What it means that one organization's part of the quarantine is nearly full."""
     who = f"The organization {organization}" if organization else "What is of no known organization"
-    meaning = "what else it sends wrong is not kept, only counted" if share >= 1 else "beyond it bodies are not kept"
     select = f"ninjait quarantine list{f' --organization {organization}' if organization else ''}"
+    meaning = "beyond it what it sends wrong is only counted, not kept"
     return f"{who} has filled {share:.0%} of its share of the quarantine; {meaning}: {select}. "

@@ -53,7 +53,7 @@ class MongoDB(Store):
     )
 
     quarantine_limit_mib: str = Field(
-        default="1024", description="What the quarantine holds at most before ingest stops, MiB; text, as a variable is"
+        default="1024", description="What the quarantine holds at most, MiB; text, as a variable is"
     )
 
     _client: pymongo.MongoClient[dict[str, Any]] | None = PrivateAttr(default=None)

@@ -359,7 +359,7 @@ def test_what_was_quarantined_by_reason(fleet: Stores) -> None:
     ] == [
         ("above_100", ORG, 1, 3),
         ("negative", ORG, 1, 3),
-        ("not_json", NOBODY, 1, 0),
+        ("not_json", ORG, 1, 0),
     ]
     assert fleet.mongodb.database["quarantine"].find_one({"_id": rows[0]["example"]})
 

@@ -84,7 +84,7 @@ def test_a_quarantine_that_cannot_be_counted_in_time_costs_no_more_than_the_wait
 
 def test_the_asset_shows_all_and_its_check_passes(stores: Stores) -> None:
     result = run(stores, store_health)
-    assert passed(result) == {"stores_are_up": True, "no_dead_letters_wait": True}
+    assert passed(result) == {"stores_are_up": True, "no_dead_letters_wait": True, "bodies_are_kept": True}
     table: Any = result.asset_materializations_for_node("store_health")[0].metadata["stores"]
     assert len(table.records) == 7
 
@@ -103,7 +103,7 @@ def test_the_check_is_red_while_dead_letters_wait(stores: Stores, where: str) ->
             consumer.reject(message, "tried it")
         assert eventually(lambda: queue.depth("platform.logs").dead == 1)
     result = run(stores, store_health)
-    assert passed(result) == {"stores_are_up": True, "no_dead_letters_wait": False}
+    assert passed(result) == {"stores_are_up": True, "no_dead_letters_wait": False, "bodies_are_kept": True}
     found = {one.check_name: one.description for one in result.get_asset_check_evaluations()}
     assert ("1 in quarantine" if where == "quarantine" else "1 in platform.logs.dead") in found["no_dead_letters_wait"]
     stores.mongodb.database.quarantine.delete_many({})

@@ -5,6 +5,9 @@ SELECT
     sum(points) AS points,
     sum(points_written) AS points_written,
     sum(points_quarantined) AS points_quarantined,
-    groupArrayIf(delivery_id, outcome NOT IN ('written', 'not_understood') AND NOT has(reasons, 'body_not_kept')) AS quarantined_ids
+    groupArrayIf(
+        delivery_id,
+        outcome NOT IN ('written', 'not_understood') AND NOT hasAny(reasons, ['body_not_kept', 'kept_once_a_day'])
+    ) AS quarantined_ids
 FROM message_deliveries FINAL
 WHERE queue = {queue:String} AND run_id = {run_id:String} AND recorded_at >= {since:DateTime64(6, 'UTC')}
