@@ -13,7 +13,9 @@ one key the one that was received last is written last, suspects apart (see belo
 
 An outage is not the messages' fault. Before anything is received every store is asked whether it takes a write. One
 that fails under way is waited for with the messages in hand, while nothing more is received; after HOLD_SECONDS they
-are given back, which the broker may count, but never for the last time (`Consumer.spare`).
+are given back, which the broker may count, but never for the last time (`Consumer.spare`). Only a message that was
+being written alone each time, while others went through, is given back for the last time at last: it takes the store
+down with it.
 
 A copy that comes for the third time is under suspicion: it killed the drains before, or stood beside the one that did.
 It goes through these steps with some others, each further time with fewer, and at last alone; every other time from the
@@ -45,7 +47,7 @@ from ninjait_pipelines.ingest.interfaces import patterns_of
 from ninjait_pipelines.ingest.ledger import Batch, ledger_rows, outcome_of
 from ninjait_pipelines.ingest.sinks import Hour, Record, Sink
 from ninjait_pipelines.resources.clickhouse import ClickHouse
-from ninjait_pipelines.resources.message_queue import Consumer, Message, MessageQueue
+from ninjait_pipelines.resources.message_queue import MAX_SPARES, Consumer, Message, MessageQueue
 from ninjait_pipelines.resources.mongodb import MongoDB
 from ninjait_pipelines.resources.postgres import Postgres
 from ninjait_pipelines.resources.store import StoreError, StoreUnavailable
@@ -129,6 +131,8 @@ class Drain:
     hold: "Hold" = field(init=False)
     # The last message that went through, if one did.
     proven: list[tuple[Message, Decoded]] = field(default_factory=list, init=False)
+    # The suspect that is being tried alone, if one is.
+    alone: list[Message] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hold", Hold(self.hold_seconds, self.log, self.sleep))
@@ -196,9 +200,11 @@ class Drain:
         """Where a store fails, what is given back becomes no dead letter by it."""
         try:
             yield
-        except StoreError:
+        except StoreError as failure:
+            blamed = self.alone[0] if self.alone and self.proven else None
+            words = f"it alone was being written {MAX_SPARES + 1} times when a store failed: {failure}"
             try:
-                consumer.spare()
+                consumer.spare(blamed, words)
             except StoreError as error:
                 self.log.warning("What is given back now may become dead letters: %s", error)
             raise
@@ -287,6 +293,7 @@ class Drain:
         todo = deque(_groups(suspects))
         while todo:
             group = todo.popleft()
+            self.alone[:] = group if len(group) == 1 else []
             try:
                 registry = self._process(consumer, group, registry, summary)
             except Exception as error:
@@ -306,7 +313,9 @@ class Drain:
         for message, failure in failures:
             self._reject(consumer, message, failure)
         for doubt in doubted:
+            self.alone[:] = [doubt[0]]
             self._judge(consumer, *doubt, registry, summary)
+        self.alone.clear()
         return registry
 
     def _judge(

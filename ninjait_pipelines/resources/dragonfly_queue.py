@@ -20,6 +20,7 @@ from pydantic import Field
 from ninjait_pipelines.resources.dragonfly import Dragonfly, errors
 from ninjait_pipelines.resources.message_queue import (
     LAST_MS,
+    MAX_SPARES,
     QUEUES,
     Depth,
     Message,
@@ -36,6 +37,8 @@ GIVEN_BACK_IDLE_MS = 7 * 24 * 3600 * 1000
 # A receive polls: a blocked read would not see what others give back, Dragonfly before 1.40 forgets COUNT when it wakes
 # one, and a reply that comes after the client's time-out would leave messages held by nobody.
 POLL_SECONDS = 0.05
+# How long it is known how often a message began anew; the longest that one is to blame for goes on.
+SPARES_KEPT_SECONDS = 7 * 24 * 3600
 BATCH_MESSAGES = 1_000
 BATCH_BYTES = 4 * 1024 * 1024
 
@@ -249,9 +252,18 @@ class StreamConsumer:
     def requeue(self, messages: Sequence[Message]) -> None:
         self._give_back([message.receipt for message in messages])
 
-    def spare(self) -> None:
+    def spare(self, blamed: Message | None = None, reason: str = "") -> None:
         """One command; what is held for the last time has been delivered never."""
+        if blamed and blamed.receipt in self._last & self._held and self._spares(blamed) > MAX_SPARES:
+            self.reject(blamed, reason)
         self._give_back(sorted(self._last & self._held), deliveries=0)
+
+    def _spares(self, message: Message) -> int:
+        """How often a message began anew as the one to blame, this time included."""
+        with self._errors(), self._client.pipeline() as pipeline:
+            pipeline.hincrby(f"{self._key}:spared", message.receipt, 1)
+            pipeline.expire(f"{self._key}:spared", SPARES_KEPT_SECONDS)
+            return int(pipeline.execute()[0])
 
     def _give_back(self, receipts: list[Any], deliveries: int | None = None) -> None:
         if receipts:

@@ -34,6 +34,7 @@ QUEUES: dict[str, tuple[str, ...]] = {
     "platform.logs": ("log.*",),
 }
 JSON = "application/json"
+MAX_SPARES = 10
 LAST_MS = 7_258_118_400_000  # the year 2200: a time of publication beyond it is a mistake, and no store takes it
 # Names the id of a message that brought none: the same content in the same queue has the same id.
 CONTENT_NAMESPACE = uuid.UUID("0f0c7f52-6b0e-5a43-9d3c-6e0a3c1b7a11")
@@ -120,9 +121,12 @@ class Consumer(Protocol):
     def requeue(self, messages: Sequence[Message]) -> None:
         """Gives messages back, to be delivered again at once, to whoever asks."""
 
-    def spare(self) -> None:
+    def spare(self, blamed: Message | None = None, reason: str = "") -> None:
         """Before it is closed because a store failed: what it holds for the last time begins anew, as if it had not
         been delivered yet. To give it back then would make dead letters of what nothing is wrong with.
+
+        `blamed` is the one that was being written alone when the store failed, after others had gone through: it is
+        counted, and becomes a dead letter with the reason instead of beginning anew more than MAX_SPARES times.
 
         Dying half-way: it comes again, or becomes a dead letter, or there are two of one and the same copy.
         """

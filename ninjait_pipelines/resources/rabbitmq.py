@@ -30,7 +30,16 @@ from pydantic import Field, PrivateAttr
 
 from ninjait_pipelines.resources import rabbitmq_upgrade
 from ninjait_pipelines.resources.amqp_frames import Delivery, ReceivingConnection
-from ninjait_pipelines.resources.message_queue import QUEUES, Depth, Message, MessageQueue, Outgoing, QueueFull, fits
+from ninjait_pipelines.resources.message_queue import (
+    MAX_SPARES,
+    QUEUES,
+    Depth,
+    Message,
+    MessageQueue,
+    Outgoing,
+    QueueFull,
+    fits,
+)
 from ninjait_pipelines.resources.rabbitmq_errors import TITLE, differences, errors
 from ninjait_pipelines.resources.rabbitmq_messages import (
     DELIVERY_ID,
@@ -39,6 +48,7 @@ from ninjait_pipelines.resources.rabbitmq_messages import (
     delivered,
     letter_properties,
     properties_of,
+    spares,
     text,
 )
 from ninjait_pipelines.resources.store import StoreError, StoreFailed, StoreRefused, StoreUnavailable
@@ -165,9 +175,9 @@ class RabbitMQ(MessageQueue):
     def takes(self, message: Outgoing) -> bool:
         return fits(message.queue, message.routing_key)
 
-    def publish_anew(self, queue: str, deliveries: Iterable[Delivery]) -> None:
-        """Publishes delivered messages as the same copies, by the way that they came."""
-        fresh = (anew(delivery) for delivery in deliveries)
+    def publish_anew(self, queue: str, deliveries: Iterable[tuple[Delivery, int | None]]) -> None:
+        """Publishes delivered messages as the same copies, by the way that they came, some with a count of spares."""
+        fresh = (anew(delivery, spared) for delivery, spared in deliveries)
         self._send(Envelope(EVENTS, key, body, properties, queue) for key, body, properties in fresh)
 
     def bury(self, message: Message, reason: str) -> None:
@@ -574,7 +584,7 @@ class RabbitConsumer:
         with suppress(StoreUnavailable):
             self._settle(messages, again=True)
 
-    def spare(self) -> None:
+    def spare(self, blamed: Message | None = None, reason: str = "") -> None:
         """Published anew, behind the others, and then acknowledged: the broker counts every return.
 
         Dying in between, both are there, with the same delivery_id. What a lost connection held is given back already.
@@ -585,7 +595,13 @@ class RabbitConsumer:
             return
         with errors(self._broker.url):
             last = session.last_chances()
-            self._broker.publish_anew(self._queue, last.values())
+            spared: dict[str, int] = {}
+            if blamed and blamed.receipt in last:
+                spared[blamed.receipt] = spares(last[blamed.receipt]) + 1
+                if spared[blamed.receipt] > MAX_SPARES:
+                    del last[blamed.receipt]
+                    self.reject(blamed, reason)
+            self._broker.publish_anew(self._queue, [(one, spared.get(receipt)) for receipt, one in last.items()])
             session.settle(set(last), again=False)
 
     def reject(self, message: Message, reason: str) -> None:

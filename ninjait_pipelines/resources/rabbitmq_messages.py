@@ -17,6 +17,7 @@ from ninjait_pipelines.resources.message_queue import JSON, LAST_MS, Message, Ou
 # in them decides whose a message is, or which copy: that follows from the broker's envelope and from the bytes.
 DELIVERY_ID, PUBLISHED_MS = "ninjait-delivery-id", "ninjait-published-ms"
 REASON, DELIVERIES = "ninjait-reason", "ninjait-deliveries"
+SPARED = "ninjait-spared"  # how often it began anew, to blame for a store's failure: whoever sets it harms itself only
 OLD_ROUTING_KEY = "ninjait-routing-key"  # of dead letters that 0.3.0 made, whose envelope names their queue
 UNREADABLE = "ninjait-unreadable"  # never sent: what `_Properties` puts there
 _NOT_KEPT = {"CC", "BCC", UNREADABLE}
@@ -48,8 +49,14 @@ def letter_properties(message: Message, reason: str) -> pika.BasicProperties:
     return _properties(content_type or "", message_id, message.delivery_id, message.published_at, headers)
 
 
-def anew(delivery: Delivery) -> tuple[str, bytes, pika.BasicProperties]:
-    """(routing key, body, properties) that publish a delivered message once more as the same copy, delivered never.
+def spares(delivery: Delivery) -> int:
+    """How often a delivered message was published anew as the one to blame."""
+    return _number((_Properties().decode(delivery[3]).headers or {}).get(SPARED), 1_000_000)
+
+
+def anew(delivery: Delivery, spared: int | None = None) -> tuple[str, bytes, pika.BasicProperties]:
+    """(routing key, body, properties) that publish a delivered message once more as the same copy, delivered never;
+    with a new count of `spares` where one is given.
 
     All that its identity is made from stays as it came. What the broker has added goes, and so does what would have the
     broker do something else with it than keep it: other queues to copy it to, an expiry, a user that it is checked for.
@@ -57,6 +64,7 @@ def anew(delivery: Delivery) -> tuple[str, bytes, pika.BasicProperties]:
     _, _, routing_key, encoded, body = delivery
     came = _Properties().decode(encoded)
     headers = {name: value for name, value in (came.headers or {}).items() if name not in _NOT_KEPT}
+    headers |= {} if spared is None else {SPARED: spared}
     properties = pika.BasicProperties(
         content_type=came.content_type,
         content_encoding=came.content_encoding,

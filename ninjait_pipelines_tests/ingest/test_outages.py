@@ -12,7 +12,7 @@ from tenacity import wait_none
 from ninjait_pipelines.ingest import outages, reasons, sensors
 from ninjait_pipelines.ingest.assets import agent_metrics
 from ninjait_pipelines.ingest.decode import Decoded
-from ninjait_pipelines.resources import Stores, open_stores
+from ninjait_pipelines.resources import Stores, dragonfly_queue, open_stores, rabbitmq
 from ninjait_pipelines.resources.store import OutOfSpace, StoreError, StoreFailed, StoreUnavailable
 from ninjait_pipelines.settings import Settings
 from ninjait_pipelines_tests.ingest.conftest import idle_seconds, make_drain, metrics_url, sink_of
@@ -208,6 +208,44 @@ def test_one_message_that_a_store_always_fails_for_is_found_out(
     (document,) = held(fleet)
     assert "panic: index out of range" in reasons.entries(reasons.read(document))[0].value
     assert ledger(fleet)["dead_lettered"] == 1
+
+
+@pytest.mark.parametrize("others_go_through", [True, False])
+def test_a_message_that_takes_its_store_down_is_found_out_and_an_outage_is_not(
+    fleet: Stores, monkeypatch: pytest.MonkeyPatch, others_go_through: bool
+) -> None:
+    """It was spared for ever, and the store went down every few minutes. In an outage nothing else goes through."""
+    for module in (dragonfly_queue, rabbitmq):
+        monkeypatch.setattr(module, "MAX_SPARES", 1)
+
+    def away(*_: Any) -> None:
+        raise StoreUnavailable("InfluxDB", "http://h", "connection reset", "Wait.")
+
+    def takes_it_down(decoded: Sequence[Decoded]) -> None:
+        if not others_go_through or any(13.0 in one.columns.get("cpu", []) for one in decoded):
+            monkeypatch.setattr(type(fleet.clickhouse), "probe", away)
+            away()
+
+    fleet.message_queue.publish([outgoing("agent.metrics", metrics(sample(cpu=13)))])
+    sink = Broken(sink_of(fleet, "agent.metrics"), takes_it_down)  # type: ignore[arg-type]
+    good = 0
+    for number in range(14):
+        if outstanding(fleet)[1]:
+            break
+        fleet.message_queue.publish([outgoing("agent.metrics", metrics(sample(100 + number)))])
+        good += 1
+        with suppress(StoreUnavailable):
+            drain(fleet, sink=sink)
+        monkeypatch.setattr(type(fleet.clickhouse), "probe", lambda _: None)
+    if others_go_through:
+        assert eventually(lambda: outstanding(fleet)[1] == 1)
+        drain(fleet)
+        (document,) = held(fleet)
+        words = reasons.entries(reasons.read(document))[0].value
+        assert (document["points_quarantined"], words.startswith("it alone was being written")) == (1, True)
+        assert ledger(fleet) == {"written": good, "dead_lettered": 1}
+    else:
+        all_written(fleet, good + 1)
 
 
 def test_a_bug_of_ours_is_still_found_out(fleet: Stores) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from ninjait_pipelines.resources import dragonfly_queue, rabbitmq
 from ninjait_pipelines.resources.message_queue import Message, MessageQueue, Outgoing, QueueFull
 from ninjait_pipelines.resources.store import StoreError
 
@@ -336,6 +337,28 @@ class QueueContract:
         assert [message.deliveries for message in spared] == [1]
         assert (spared[0].delivery_id, spared[0].published_at) == (seen[0].delivery_id, seen[0].published_at)
         assert queue.depth(QUEUE).dead == 0
+
+    def test_what_is_to_blame_is_not_spared_for_ever(
+        self, queue: MessageQueue, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A message that took its store down each time was given back for ever. A count that its sender wrote is taken
+        for nothing else than its own."""
+        for module in (dragonfly_queue, rabbitmq):
+            monkeypatch.setattr(module, "MAX_SPARES", 2)
+        queue.publish([outgoing(1), outgoing(2)])
+        seen: list[int] = []
+        for _ in range(3 * (DELIVERY_LIMIT + 1)):
+            with queue.consume(QUEUE, prefetch=2) as consumer:
+                held: list[Message] = []
+                while len(held) < 2:
+                    held += consumer.receive(2, wait_seconds=2)
+                seen += [message.deliveries for message in held]
+                consumer.spare(next(one for one in held if bodies([one]) == [1]), "it takes its store down")
+        assert max(seen) == DELIVERY_LIMIT + 1
+        assert eventually(lambda: queue.depth(QUEUE).dead == 1)
+        ((letter, reason),) = queue.dead_letters(QUEUE)
+        assert (letter.body, letter.message_id, reason) == (b"body 1", "id-1", "it takes its store down")
+        assert bodies(drain(queue, wait_seconds=1)) == [2]
 
     def test_a_rejected_message_is_a_dead_letter_until_it_is_discarded(self, queue: MessageQueue) -> None:
         queue.publish([outgoing(1), outgoing(2), outgoing(3)])
