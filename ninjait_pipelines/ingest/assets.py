@@ -69,7 +69,7 @@ def _drain_asset(
         mongodb: MongoDB,
     ) -> dg.MaterializeResult:
         begun, started_at = time.perf_counter(), clickhouse.now()
-        compare_clocks(clock(), clickhouse, postgres)
+        compare_clocks(clock, clickhouse, postgres, metrics_store)
         sink = make_sink(
             log=context.log, metrics_store=metrics_store, dragonfly=dragonfly, clickhouse=clickhouse, mongodb=mongodb
         )

@@ -4,10 +4,11 @@ By its clock a drain chooses the tier of a point and says what lies in the futur
 late and tiers expire. Eight days ahead, it wrote hours beside their windows, where they counted twice.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 
 from ninjait_pipelines.resources.clickhouse import ClickHouse
+from ninjait_pipelines.resources.metrics_store import MetricsStore
 from ninjait_pipelines.resources.postgres import Postgres
 
 # Far more than clocks that are kept by NTP differ, and far less than what is believed to be of the future.
@@ -19,10 +20,25 @@ class ClocksDiffer(Exception):
     """Clocks are too far apart to work by; nothing was taken from the queue."""
 
 
-def compare_clocks(ours: datetime, clickhouse: ClickHouse, postgres: Postgres) -> None:
+def compare_clocks(
+    clock: Callable[[], datetime], clickhouse: ClickHouse, postgres: Postgres, metrics_store: MetricsStore
+) -> None:
     """Raises ClocksDiffer, naming both clocks, where ours and the stores' are more than MOST_APART from each other."""
-    [row] = postgres.rows("SELECT clock_timestamp() AS now")
-    refuse_apart({OURS: ours, clickhouse.title: clickhouse.now(), postgres.title: row["now"]})
+    asked = {
+        clickhouse.title: clickhouse.now,
+        postgres.title: lambda: postgres.rows("SELECT clock_timestamp() AS now")[0]["now"],
+        metrics_store.title: metrics_store.now,
+    }
+    ahead = {name: ahead_of_ours(clock, theirs) for name, theirs in asked.items()}
+    ours = clock()
+    refuse_apart({OURS: ours} | {name: ours + by for name, by in ahead.items()})
+
+
+def ahead_of_ours(clock: Callable[[], datetime], theirs: Callable[[], datetime]) -> timedelta:
+    """By how much another clock is ahead of ours, at least: it was read somewhere between two looks at ours, so that an
+    answer which took its time is no difference."""
+    before, there, after = clock(), theirs(), clock()
+    return min(there - before, timedelta(0)) + max(there - after, timedelta(0))
 
 
 def refuse_apart(clocks: Mapping[str, datetime]) -> None:

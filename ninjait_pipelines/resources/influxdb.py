@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
@@ -174,6 +175,15 @@ class InfluxDB(MetricsStore):
     def server_version(self) -> str:
         """Of the server; the buckets need not be there."""
         return self._retried(self.client.version)
+
+    def now(self) -> datetime:
+        """To the second: the Date of an answer."""
+        headers = self._retried(lambda: self.client.api_client.call_api("/ping", "GET"))[2]
+        try:
+            return parsedate_to_datetime(headers["Date"])
+        except (KeyError, ValueError) as error:
+            problem = f"its answer has no Date that can be read: {headers.get('Date')!r}"
+            raise StoreFailed(self.title, self.url, problem, "Does a proxy before it change headers?") from error
 
     def probe(self) -> None:
         """One point a bucket, in a measurement of its own; all of a day are the same one."""

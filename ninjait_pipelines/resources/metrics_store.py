@@ -138,6 +138,10 @@ class MetricsStore(Store):
         """Creates what is missing of the tiers, with their retention. Safe to repeat; never changes what is there."""
 
     @abstractmethod
+    def now(self) -> datetime:
+        """The store's clock, UTC, by which it lets points expire."""
+
+    @abstractmethod
     def write(self, points: pa.Table) -> list[Refusal]:
         """Writes points (schema POINTS) to the full-resolution tier, in as few requests as is sensible.
 

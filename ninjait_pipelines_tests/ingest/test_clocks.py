@@ -1,11 +1,12 @@
 """A drain whose clock is wrong takes nothing, and says which clocks differ."""
 
+import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from ninjait_pipelines.ingest import assets
-from ninjait_pipelines.ingest.clocks import MOST_APART, ClocksDiffer, refuse_apart
+from ninjait_pipelines.ingest.clocks import MOST_APART, ClocksDiffer, ahead_of_ours, compare_clocks, refuse_apart
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines_tests.ingest.samples import metrics, outgoing, register, sample
 from ninjait_pipelines_tests.runs import run
@@ -32,6 +33,22 @@ def test_both_clocks_are_named(clocks: dict[str, int], words: str) -> None:
 
 def test_clocks_within_the_bound_are_taken_for_equal() -> None:
     refuse_apart({"this machine": NOON, "ClickHouse": NOON + MOST_APART, "PostgreSQL": NOON})
+
+
+@pytest.mark.parametrize(("there", "ahead"), [(0, 0), (45, 0), (90, 0), (91, 1), (-1, -1)])
+def test_a_slow_answer_is_no_difference(there: int, ahead: int) -> None:
+    """A store that answered after 70 seconds stopped a drain, whose clock was right."""
+    ours = iter([NOON, NOON + timedelta(seconds=90)])
+    assert ahead_of_ours(lambda: next(ours), lambda: NOON + timedelta(seconds=there)) == timedelta(seconds=ahead)
+
+
+def test_the_metrics_store_s_clock_is_compared_too(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three days behind, it refused points as too old that the drain had chosen it for."""
+    assert abs(stores.metrics_store.now() - datetime.now(UTC)) < timedelta(seconds=10)
+    behind = datetime.now(UTC) - timedelta(days=3)
+    monkeypatch.setattr(type(stores.metrics_store), "now", lambda _: behind)
+    with pytest.raises(ClocksDiffer, match=re.escape(stores.metrics_store.title)):
+        compare_clocks(lambda: datetime.now(UTC), stores.clickhouse, stores.postgres, stores.metrics_store)
 
 
 @pytest.mark.parametrize("days", [8, 400, -1])
