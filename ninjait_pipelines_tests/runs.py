@@ -77,3 +77,28 @@ def add(stores: Stores, table: str, rows: Sequence[dict[str, Any]]) -> None:
         values = ", ".join(f"%({name})s" for name in names)
         with stores.postgres.transaction() as connection, connection.cursor() as cursor:
             cursor.executemany(f"INSERT INTO {table} ({', '.join(names)}) VALUES ({values})".encode(), rows)
+
+
+def spoil(stores: Stores, table: str, change: str) -> None:
+    """Changes rows of a PostgreSQL table to what its constraints refuse: they are older than these, as after a
+    `migrate up` of a database that had them."""
+    constraints = "SELECT conname AS name, pg_get_constraintdef(oid) AS definition FROM pg_constraint"
+    of_table = f"WHERE conrelid = '{table}'::regclass AND contype IN ('c', 'f')"
+    with stores.postgres.transaction() as connection:
+        found = connection.execute(f"{constraints} {of_table}".encode()).fetchall()
+        for one in found:
+            connection.execute(f"ALTER TABLE {table} DROP CONSTRAINT {one['name']}".encode())
+        connection.execute(change.encode())
+        for one in found:
+            definition = one["definition"].removesuffix(" NOT VALID")
+            connection.execute(f"ALTER TABLE {table} ADD CONSTRAINT {one['name']} {definition} NOT VALID".encode())
+
+
+def left_out(result: dg.ExecuteInProcessResult, asset: str) -> str:
+    """What a run left out of an asset: its metadata and its check say the same."""
+    [event] = result.asset_materializations_for_node(asset)
+    [check] = [one for one in result.get_asset_check_evaluations() if one.check_name == f"{asset}_left_nothing_out"]
+    names = str(event.metadata["left_out_names"].value)
+    assert check.passed is (not names)
+    assert names in str(check.description)
+    return names

@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,9 +21,13 @@ from typer.testing import CliRunner
 from ninjait_pipelines import migrations
 from ninjait_pipelines.cli.migrate import register
 from ninjait_pipelines.migrations import MigrationError, Record, due, load, migrate_up, parse, rollback, statements
+from ninjait_pipelines.reference.assets import organizations
+from ninjait_pipelines.reference.checks import rows_keep_the_constraints
 from ninjait_pipelines.resources import Stores, open_stores
+from ninjait_pipelines.resources.store import StoreError
 from ninjait_pipelines.settings import SQL, Settings
 from ninjait_pipelines_tests.conftest import drop, fresh
+from ninjait_pipelines_tests.runs import passed, run
 
 _numbers = itertools.count(1)
 
@@ -187,6 +192,25 @@ def test_all_migrations_apply_once_undo_completely_and_apply_again(pair: Stores)
         rollback(pair.postgres, pair.clickhouse, "clickhouse")
     assert migrate_up(pair.postgres, pair.clickhouse) == applied
     assert (tables(pair), pg_tables(pair)) == before
+
+
+def test_rows_that_a_new_constraint_would_refuse_stop_no_migration(pair: Stores, tmp_path: Path) -> None:
+    """They stay, and are named by a check; from now on the door is shut. What is sound is validated."""
+    shutil.copytree(SQL, older := tmp_path / "older", ignore=shutil.ignore_patterns("0008_times.sql"))
+    migrate_up(pair.postgres, pair.clickhouse, folder=older)
+    old = "INSERT INTO organizations SELECT gen_random_uuid(), 'a', 'a', 'UTC', 'infinity'"
+    with pair.postgres.transaction() as connection:
+        connection.execute(old.encode())
+    migrate_up(pair.postgres, pair.clickhouse)
+    assert set(states(pair, SQL).values()) == {"applied"}
+    valid = "SELECT conname AS name, convalidated AS is_valid FROM pg_constraint WHERE contype = 'c'"
+    found = {row["name"]: row["is_valid"] for row in pair.postgres.rows(valid)}
+    assert {name for name in found if not found[name]} == {"organizations_name_no_version", "organizations_times"}
+    assert {"users_times", "contracts_times", "price_plans_numbers"} <= found.keys()
+    result = run(pair, organizations, rows_keep_the_constraints)
+    assert passed(result) == {"rows_keep_the_constraints": False}
+    with pytest.raises(StoreError, match="organizations_times"), pair.postgres.transaction() as connection:
+        connection.execute(old.replace("'a'", "'b'").encode())
 
 
 def test_a_failed_postgres_migration_leaves_nothing_and_says_where_it_stopped(pair: Stores, folder: Path) -> None:

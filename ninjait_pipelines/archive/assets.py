@@ -2,11 +2,12 @@
 
 import time
 from datetime import timedelta
+from typing import Any
 
 import dagster as dg
 
 from ninjait_pipelines.archive.days import write_day
-from ninjait_pipelines.archive.objects import manifest_key
+from ninjait_pipelines.archive.objects import ArchiveDamaged, manifest_key
 from ninjait_pipelines.partitions import DAILY, FOLLOW, catch_up, windows
 from ninjait_pipelines.resources.archive import Archive
 from ninjait_pipelines.resources.clickhouse import ClickHouse, column_schema, sql
@@ -27,22 +28,34 @@ DATASET = "device_metrics_hourly"
 def device_metrics_archive(context: dg.AssetExecutionContext, clickhouse: ClickHouse, archive: Archive) -> None:
     """device_metrics_hourly of a UTC day as Parquet, one object an organization, with a manifest that is written last.
 
-    Late data gives new objects and a new manifest; what dies where is said in `write_day`.
+    Late data gives new objects and a new manifest; what dies where is said in `write_day`. A day whose archive cannot
+    be believed fails the run, after the other days, and these count as materialized.
     """
+    archived: dict[str, dict[str, Any]] = {}
+    damaged: dict[str, ArchiveDamaged] = {}
     for key, start, end in windows(context):
         started = time.perf_counter()
         as_of = clickhouse.now()
         rolled_up = clickhouse.scalar(sql("rollup/rolled_up"), start=start, stop=end)
         rows = clickhouse.arrow(sql("rollup/day"), start=start, stop=end)
-        manifest = write_day(archive, DATASET, start.date(), rows, as_of, rolled_up / 24, clickhouse.now)
-        context.add_asset_metadata(
-            {
-                "dagster/partition_row_count": manifest.rows,
-                "manifest": manifest_key(DATASET, start.date()),
-                "objects": len(manifest.objects),
-                "bytes": sum(described.bytes for described in manifest.objects),
-                "completeness": manifest.completeness,
-                "duration_seconds": time.perf_counter() - started,
-            },
-            partition_key=key,
-        )
+        try:
+            manifest = write_day(archive, DATASET, start.date(), rows, as_of, rolled_up / 24, clickhouse.now)
+        except ArchiveDamaged as error:
+            damaged[key] = error
+            continue
+        archived[key] = {
+            "dagster/partition_row_count": manifest.rows,
+            "manifest": manifest_key(DATASET, start.date()),
+            "objects": len(manifest.objects),
+            "bytes": sum(described.bytes for described in manifest.objects),
+            "completeness": manifest.completeness,
+            "duration_seconds": time.perf_counter() - started,
+        }
+    if damaged:
+        for key, metadata in archived.items():
+            context.log_event(dg.AssetMaterialization(context.asset_key, partition=key, metadata=metadata))
+        for key, reason in damaged.items():
+            context.log.error("The day %s was not archived: %s", key, reason)
+        raise next(iter(damaged.values()))
+    for key, metadata in archived.items():
+        context.add_asset_metadata(metadata, partition_key=key)

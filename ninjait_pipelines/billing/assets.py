@@ -14,10 +14,10 @@ import dagster as dg
 from ninjait_pipelines import partitions
 from ninjait_pipelines.billing.invoice import KINDS, Contract, Invoice, invoice, term_within
 from ninjait_pipelines.billing.local_time import DAY, day_window, hours_of, next_month
-from ninjait_pipelines.billing.write import save_invoices
+from ninjait_pipelines.billing.write import line_rows, save_invoices
 from ninjait_pipelines.left_out import LeftOut
 from ninjait_pipelines.resources.clickhouse import ClickHouse, column_schema, mart_rows, sql
-from ninjait_pipelines.resources.postgres import Postgres
+from ninjait_pipelines.resources.postgres import Postgres, check_times
 
 # So many organizations a query: their ids and windows go along as parameters, and a server limits the size of those.
 BATCH = 1000
@@ -137,6 +137,7 @@ def contracts_in_force(
 
 
 def _contract(row: Mapping[str, Any]) -> Contract:
+    check_times(row)
     ZoneInfo(row["time_zone"])
     return Contract(*(row[name] for name in Contract._fields))
 
@@ -207,7 +208,9 @@ def invoices_of_month(
 
 def _draft(month: date, used: Mapping[UUID, tuple[dict[str, Decimal], int]], contract: Contract) -> Invoice:
     draft = invoice(contract, month, *used.get(contract.id, ({}, 0)))
-    mart_rows("invoices", [draft._asdict()])  # an amount that no column holds
+    # An amount that no column holds.
+    mart_rows("invoices", [draft._asdict()])
+    mart_rows("invoice_lines", line_rows(draft))
     return draft
 
 

@@ -33,7 +33,7 @@ def save_invoices(
     Raises Superseded, before anything is written; StoreError.
     """
     heads = [{**invoice._asdict(), "as_of": as_of} for invoice in invoices]
-    lines = [line for invoice in invoices for line in _lines(invoice)]
+    lines = [line for invoice in invoices for line in line_rows(invoice)]
     with postgres.transaction() as connection:
         _refuse_older(connection, month, as_of)
         _replace(connection, month, heads, lines)
@@ -41,7 +41,8 @@ def save_invoices(
     clickhouse.replace_slice("invoice_lines", mart_rows("invoice_lines", lines), as_of, [month])
 
 
-def _lines(invoice: Invoice) -> list[dict[str, Any]]:
+def line_rows(invoice: Invoice) -> list[dict[str, Any]]:
+    """The invoice's rows of invoice_lines."""
     head = {
         "invoice_id": invoice.id,
         "organization_id": invoice.organization_id,

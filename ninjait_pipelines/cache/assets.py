@@ -3,6 +3,7 @@
 import time
 from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import dagster as dg
 
@@ -11,6 +12,7 @@ from ninjait_pipelines.cache.documents import device_list, latest_reading, summa
 from ninjait_pipelines.cache.keys import DEVICES_TTL, organization_devices, organization_summary
 from ninjait_pipelines.cache.leaderboard import publish
 from ninjait_pipelines.ingest.contract import AHEAD
+from ninjait_pipelines.left_out import LeftOut
 from ninjait_pipelines.resources.clickhouse import ClickHouse
 from ninjait_pipelines.resources.dragonfly import Dragonfly, as_of_text
 from ninjait_pipelines.resources.metrics_store import MetricsStore
@@ -50,16 +52,22 @@ def device_caches(
     Dying half-way: some organizations have the new list, the others the old one until the next run or its expiry.
     """
     started = time.perf_counter()
-    as_of = clickhouse.now()
+    as_of, left_out = clickhouse.now(), LeftOut()
     repaired = _repair_latest(context, metrics_store, dragonfly, as_of)
-    organizations = reads.devices_by_organization(postgres, clickhouse, as_of)
-    documents = {
-        organization_devices(id_): device_list(id_, devices, reads.latest_readings(dragonfly, devices), as_of)
-        for id_, devices in organizations.items()
-    }
+    organizations = reads.devices_by_organization(postgres, clickhouse, as_of, left_out)
+    readings = {id_: reads.latest_readings(dragonfly, devices) for id_, devices in organizations.items()}
+
+    def document(id_: UUID) -> tuple[str, dict[str, Any]]:
+        return organization_devices(id_), device_list(id_, organizations[id_], readings[id_], as_of)
+
+    documents = dict(left_out.each(organizations, _name, document))
     written = dragonfly.set_many_if_newer(documents.items(), DEVICES_TTL)
     devices = sum(map(len, organizations.values()))
-    return _result(started, len(documents), written=written, devices=devices, latest_written=repaired)
+    return _result(started, left_out, len(documents), written=written, devices=devices, latest_written=repaired)
+
+
+def _name(organization_id: UUID) -> str:
+    return f"organization {organization_id}"
 
 
 def _repair_latest(
@@ -84,35 +92,39 @@ def organization_summaries(clickhouse: ClickHouse, postgres: Postgres, dragonfly
     Dying half-way: some organizations have the new summary, the others the old one until the next run.
     """
     started = time.perf_counter()
-    as_of = clickhouse.now()
+    as_of, left_out = clickhouse.now(), LeftOut()
     window = reads.rolled_up_window(clickhouse, DAY_HOURS)
     means = reads.means_by_organization(clickhouse, window)
     work = reads.open_work(postgres)
-    documents = {
-        organization_summary(id_): summary(id_, devices, window, means.get(id_, {}), work[id_], as_of)
-        for id_, devices in reads.devices_by_organization(postgres, clickhouse, as_of).items()
-    }
+    organizations = reads.devices_by_organization(postgres, clickhouse, as_of, left_out)
+
+    def document(id_: UUID) -> tuple[str, dict[str, Any]]:
+        found = summary(id_, organizations[id_], window, means.get(id_, {}), work[id_], as_of)
+        return organization_summary(id_), found
+
+    documents = dict(left_out.each(organizations, _name, document))
     written = dragonfly.set_many_if_newer(documents.items())
-    return _result(started, len(documents), written=written, completeness=window.completeness)
+    return _result(started, left_out, len(documents), written=written, completeness=window.completeness)
 
 
 @dg.asset(**COMMON, deps=["device_metrics_hourly"])
 def uptime_leaderboard(clickhouse: ClickHouse, postgres: Postgres, dragonfly: Dragonfly) -> dg.MaterializeResult:
     """uptime:leaderboard: share of the last seven days of data that samples cover, of every active device."""
     started = time.perf_counter()
-    as_of = clickhouse.now()
+    as_of, left_out = clickhouse.now(), LeftOut()
     window = reads.rolled_up_window(clickhouse, WEEK_HOURS)
-    organizations = reads.devices_by_organization(postgres, clickhouse, as_of)
-    scores = uptime_scores((device for devices in organizations.values() for device in devices), window)
+    organizations = reads.devices_by_organization(postgres, clickhouse, as_of, left_out)
+    scores = uptime_scores((device for devices in organizations.values() for device in devices), window, left_out)
     about = {
         "as_of": as_of_text(as_of),
         "completeness": window.completeness,
         "window": window.document(),
         "devices": len(scores),
     }
-    return _result(started, len(scores), switched=publish(dragonfly, scores, about), completeness=window.completeness)
+    switched = publish(dragonfly, scores, about)
+    return _result(started, left_out, len(scores), switched=switched, completeness=window.completeness)
 
 
-def _result(started: float, rows: int, **more: Any) -> dg.MaterializeResult:
-    seconds = time.perf_counter() - started
-    return dg.MaterializeResult(metadata={"dagster/row_count": rows, "duration_seconds": seconds, **more})
+def _result(started: float, left_out: LeftOut, rows: int, **more: Any) -> dg.MaterializeResult:
+    more |= {"dagster/row_count": rows, "duration_seconds": time.perf_counter() - started}
+    return dg.MaterializeResult(metadata=more | left_out.metadata())

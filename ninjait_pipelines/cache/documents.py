@@ -4,12 +4,14 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from math import isfinite
 from typing import Any
 from uuid import UUID
 
 import msgspec
 
 from ninjait_pipelines.cache.keys import device_latest, member
+from ninjait_pipelines.left_out import LeftOut
 from ninjait_pipelines.resources.dragonfly import as_of_text
 from ninjait_pipelines.resources.metrics_store import FIELDS
 from ninjait_pipelines.rollup.hours import HOUR
@@ -53,8 +55,11 @@ class Window(msgspec.Struct, frozen=True):
         return len(self.hours) - bisect_left(self.hours, device.registered_at)
 
     def covered(self, device: Device) -> float:
-        """Hours that a device's samples cover, of those that were due."""
-        return min(self.shares.get((device.organization_id, device.device_id), 0.0), float(self.due(device)))
+        """Hours that a device's samples cover, of those that were due. Raises ValueError where that is no number."""
+        share = self.shares.get((device.organization_id, device.device_id), 0.0)
+        if not isfinite(share):
+            raise ValueError(f"sample_share of device {device.device_id} adds up to {share}: roll its hours up again")
+        return min(share, float(self.due(device)))
 
     def document(self) -> dict[str, str | None]:
         """The window as it stands in a document: to the end of the newest rolled-up hour."""
@@ -120,13 +125,14 @@ def summary(
     }
 
 
-def uptime_scores(devices: Iterable[Device], window: Window) -> dict[str, float]:
+def uptime_scores(devices: Iterable[Device], window: Window, left_out: LeftOut) -> dict[str, float]:
     """The leaderboard: member -> share of its hours that samples cover, 0 to 1.
 
     A device of which none is due yet is not in it.
     """
-    return {
-        member(device.organization_id, device.device_id): window.covered(device) / due
-        for device in devices
-        if (due := window.due(device))
-    }
+
+    def score(device: Device) -> tuple[str, float]:
+        return member(device.organization_id, device.device_id), window.covered(device) / window.due(device)
+
+    due = filter(window.due, devices)
+    return dict(left_out.each(due, lambda device: f"device {device.device_id}", score))

@@ -11,13 +11,12 @@ from ninjait_pipelines.cache.keys import (
     UPTIME_LEADERBOARD_ABOUT,
     unfinished_leaderboard,
 )
-from ninjait_pipelines.resources.dragonfly import Dragonfly, errors
+from ninjait_pipelines.resources.dragonfly import VERSION_OF, Dragonfly, errors
 
 # KEYS: the new generation, the leaderboard, what is known about it. ARGV: that as JSON, its as_of, how many members the
 # generation has. A generation that has expired meanwhile fails the RENAME, before anything was changed.
-_SWITCH = """
-local held = redis.call('GET', KEYS[3])
-if held and cjson.decode(held)['as_of'] > ARGV[2] then return 0 end
+_SWITCH = f"""{VERSION_OF}
+if version_of(KEYS[3]) > ARGV[2] then return 0 end
 if ARGV[3] == '0' then redis.call('DEL', KEYS[2]) else
     redis.call('RENAME', KEYS[1], KEYS[2])
     redis.call('PERSIST', KEYS[2])

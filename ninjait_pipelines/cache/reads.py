@@ -9,33 +9,49 @@ from uuid import UUID
 
 from ninjait_pipelines.cache import keys
 from ninjait_pipelines.cache.documents import Device, Window
+from ninjait_pipelines.left_out import LeftOut
 from ninjait_pipelines.resources.clickhouse import ClickHouse, sql
 from ninjait_pipelines.resources.dragonfly import Dragonfly, errors
-from ninjait_pipelines.resources.postgres import Postgres
+from ninjait_pipelines.resources.postgres import Postgres, check_times
 
 # A device that has been silent for longer has no known state.
 HEARD_OF = timedelta(days=7)
 
 
-def devices_by_organization(postgres: Postgres, clickhouse: ClickHouse, now: datetime) -> dict[UUID, list[Device]]:
+def devices_by_organization(
+    postgres: Postgres, clickhouse: ClickHouse, now: datetime, left_out: LeftOut
+) -> dict[UUID, list[Device]]:
     """Every active organization with its devices that are not retired, by name, and when they were last heard of."""
     statuses = {
         (row.pop("organization_id"), row.pop("device_id")): row
         for row in clickhouse.rows(sql("cache/statuses"), since=now - HEARD_OF, as_of=now)
     }
-    found: dict[UUID, list[Device]] = {}
-    for row in postgres.rows(sql("cache/devices")):
-        own = found.setdefault(row["organization_id"], [])
-        if row["device_id"]:
-            own.append(Device(**row, **statuses.get((row["organization_id"], row["device_id"]), {})))
+    rows = postgres.rows(sql("cache/devices"))
+    found: dict[UUID, list[Device]] = {row["organization_id"]: [] for row in rows}
+
+    def device(row: dict[str, Any]) -> Device:
+        check_times(row)
+        return Device(**row, **statuses.get((row["organization_id"], row["device_id"]), {}))
+
+    own = (row for row in rows if row["device_id"])
+    for one in left_out.each(own, lambda row: f"device {row['device_id']}", device):
+        found[one.organization_id].append(one)
     return found
 
 
 def documents(dragonfly: Dragonfly, names: Sequence[str]) -> list[dict[str, Any] | None]:
-    """The JSON documents under these keys; None where there is none."""
+    """The JSON documents under these keys; None where there is none, or something else."""
     with errors(dragonfly.url):
         values: list[Any] = list(dragonfly.client.mget(names)) if names else []
-    return [json.loads(value) if value else None for value in values]
+    return [_document(value) for value in values]
+
+
+def _document(value: str | None) -> dict[str, Any] | None:
+    try:
+        found = json.loads(value or "null")
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def latest_readings(dragonfly: Dragonfly, devices: Sequence[Device]) -> dict[UUID, dict[str, Any]]:

@@ -8,6 +8,8 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+import msgspec
+
 from ninjait_pipelines.cache.keys import WEEKLY_REPORT_TTL, weekly_report
 from ninjait_pipelines.resources.archive import Archive
 from ninjait_pipelines.resources.archive_errors import ObjectCorrupt
@@ -43,7 +45,10 @@ def completeness(rolled_up_hours: int, start: datetime, as_of: datetime) -> floa
 
 
 def report(own: Rows, week: date, as_of: datetime, complete: float) -> Report:
-    """An organization's report, JSON-able: decimals as text, null where nothing was measured."""
+    """An organization's report, JSON-able: decimals as text, null where nothing was measured.
+
+    Raises ValueError where a figure is no number: JSON has no NaN.
+    """
     first = {name: rows[0] for name, rows in own.items() if rows}
     organization, devices = first["organizations"], first.get("devices", {})
     tickets, calls = first.get("tickets", {}), first.get("api", {})
@@ -51,7 +56,7 @@ def report(own: Rows, week: date, as_of: datetime, complete: float) -> Report:
     latest = {row["kind"]: _value(row["latest"]) for row in own["billing"]}
     breaches = ("first_response_breaches", "resolution_breaches")
     invoiced = ("period_starts_on", "currency", "total", "status", "days_covered", "days_in_period")
-    return {
+    found = {
         "organization_id": str(organization["organization_id"]),
         "organization": organization["name"],
         "week": week.isoformat(),
@@ -71,6 +76,8 @@ def report(own: Rows, week: date, as_of: datetime, complete: float) -> Report:
             "invoices": _plain(own["invoices"], *invoiced),
         },
     }
+    json.dumps(found, allow_nan=False)
+    return found
 
 
 def _plain(rows: list[dict[str, Any]], *names: str) -> list[dict[str, Any]]:
@@ -88,14 +95,24 @@ def report_key(organization_id: UUID | str, week: date | str) -> str:
     return f"weekly_reports/week={week}/organization_id={organization_id}.json"
 
 
+class _Head(msgspec.Struct):
+    """What every report says of itself."""
+
+    organization_id: str
+    week: str
+    as_of: str
+    completeness: float
+
+
 def read_report(archive: Archive, organization_id: UUID | str, week: date | str) -> Report | None:
     """The archived report; None where there is none, or where the object is no report: the next run replaces it."""
     key = report_key(organization_id, week)
     try:
-        found = json.loads(archive.read(key)) if archive.exists(key) else None
-    except (ValueError, ObjectCorrupt):
+        found: Report | None = json.loads(archive.read(key)) if archive.exists(key) else None
+        msgspec.convert(found, _Head | None)
+    except (ValueError, ObjectCorrupt):  # msgspec.ValidationError is one
         return None
-    return found if isinstance(found, dict) and "as_of" in found else None
+    return found
 
 
 def publish(archive: Archive, dragonfly: Dragonfly, report: Report, cached: bool) -> bool:

@@ -20,6 +20,7 @@ from clickhouse_connect.driver.query import QueryResult
 from pydantic import Field, PrivateAttr
 
 from ninjait_pipelines.left_out import LeftOut
+from ninjait_pipelines.resources.postgres import check_times
 from ninjait_pipelines.resources.store import (
     OutOfSpace,
     Store,
@@ -350,11 +351,12 @@ def convertible(table: str, rows: Iterable[Mapping[str, Any]], left_out: LeftOut
 
 def _check(table: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Raises what `mart_rows` raises, and ValueError for a row that the mart's view would hide: see `_marker`."""
-    mart_rows(table, rows)
     for row in rows:
+        check_times(row)
         slug, owner = str(row.get("slug", "")), str(row.get("organization_id", ""))
         if slug.startswith(VERSION_OF) or owner == str(NOBODY):
             raise ValueError(f"{slug or owner!r} is what versions of slices are called")
+    mart_rows(table, rows)
 
 
 def _held(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:

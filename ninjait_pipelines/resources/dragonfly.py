@@ -25,26 +25,27 @@ from ninjait_pipelines.resources.store import (
 
 # An older run never overwrites what a newer one wrote: as_of is ISO 8601 in UTC of fixed width, so text order is time
 # order. Of documents about different weeks the later week's is newer. ARGV: lifetime in milliseconds (0: for ever),
-# then for each key its value, and its week and as_of. A key that holds something else stops only itself.
-_SET_IF_NEWER = """
-local function version_of(held)
-    if not held then return '' end
-    if type(held) == 'table' then error(held.err, 0) end
-    held = cjson.decode(held)
-    return (held['week'] or '') .. held['as_of']
+# then for each key its value, and its week and as_of. What is none of our documents has no version and is replaced: it
+# would keep the key, and the run that writes it, from ever being right again.
+VERSION_OF = """
+local function version_of(key)
+    local held = redis.pcall('GET', key)
+    local read, found = pcall(cjson.decode, held)
+    if type(held) ~= 'string' or not read or type(found) ~= 'table' or type(found['as_of']) ~= 'string' then
+        return ''
+    end
+    return (type(found['week']) == 'string' and found['week'] or '') .. found['as_of']
 end
-local stored, problem = 0, nil
+"""
+_SET_IF_NEWER = f"""{VERSION_OF}
+local stored = 0
 for i, key in ipairs(KEYS) do
     local value, version = ARGV[2 * i], ARGV[2 * i + 1]
-    local read, held = pcall(version_of, redis.pcall('GET', key))
-    if not read then
-        problem = held
-    elseif held <= version then
+    if version_of(key) <= version then
         if ARGV[1] == '0' then redis.call('SET', key, value) else redis.call('SET', key, value, 'PX', ARGV[1]) end
         stored = stored + 1
     end
 end
-if problem then return redis.error_reply(problem) end
 return stored
 """
 # Of the keys of one script, so that it holds up other clients for some milliseconds at most.

@@ -5,6 +5,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import psycopg
+from psycopg.abc import Buffer
+from psycopg.abc import Loader as AnyLoader
+from psycopg.adapt import Loader
+from psycopg.pq import Format
 from psycopg.rows import DictRow, dict_row
 from pydantic import Field, PrivateAttr
 
@@ -19,6 +23,52 @@ from ninjait_pipelines.resources.store import (
     tls_failure,
 )
 from ninjait_pipelines.urls import options_of
+
+
+class NoSuchTime:
+    """A time or date that PostgreSQL holds and Python has none for: infinity, a year BC or after 9999.
+
+    psycopg raises for it, and with it goes every row of the read. Instead whoever computes with this value raises,
+    which leaves out its own row: it compares with nothing, and no column takes it.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def wrong_times(row: Mapping[str, Any]) -> dict[str, NoSuchTime]:
+    """The columns of the row that hold a NoSuchTime."""
+    return {name: value for name, value in row.items() if isinstance(value, NoSuchTime)}
+
+
+def check_times(row: Mapping[str, Any]) -> None:
+    """Raises ValueError naming the columns of the row that hold a NoSuchTime."""
+    if wrong := wrong_times(row):
+        said = ", ".join(f"{name} is {value}" for name, value in wrong.items())
+        raise ValueError(f"{said}: set it to a time from the year 1 to 9999, or to null if there is none")
+
+
+def _lenient(of: type[AnyLoader]) -> type[Loader]:
+    """A loader like this one that gives NoSuchTime for what it has no value for."""
+
+    class Lenient(Loader):
+        def __init__(self, oid: int, context: Any = None) -> None:
+            super().__init__(oid, context)
+            self._load = of(oid, context).load
+
+        def load(self, data: Buffer) -> Any:
+            try:
+                return self._load(data)
+            except psycopg.DataError:
+                return NoSuchTime(bytes(data).decode())
+
+    return Lenient
+
+
+TIMES = ("timestamptz", "timestamp", "date")
 
 
 class BoundedConnection(psycopg.Connection[DictRow]):
@@ -77,7 +127,10 @@ class Postgres(Store):
             raise self._read_only("it is read-only")
 
     def rows(self, query: str, parameters: Mapping[str, Any] | None = None) -> list[DictRow]:
-        """The rows of a query as dicts. Retried when the server is away, so for reads only."""
+        """The rows of a query as dicts. Retried when the server is away, so for reads only.
+
+        A time that Python has none for is a NoSuchTime.
+        """
 
         def once() -> list[DictRow]:
             with self._errors():
@@ -110,6 +163,10 @@ class Postgres(Store):
                 application_name="ninjait-pipelines",
             )
             self._client.answer_seconds = self.answer_timeout_seconds
+            adapters = self._client.adapters
+            for name in TIMES:
+                if loader := adapters.get_loader(adapters.types[name].oid, Format.TEXT):
+                    adapters.register_loader(name, _lenient(loader))
         return self._client
 
     @contextmanager

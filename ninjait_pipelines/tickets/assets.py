@@ -14,7 +14,7 @@ from ninjait_pipelines import partitions
 from ninjait_pipelines.late_days import record_day
 from ninjait_pipelines.left_out import LeftOut
 from ninjait_pipelines.resources.clickhouse import ClickHouse, column_schema, convertible, mart_rows, sql
-from ninjait_pipelines.resources.postgres import Postgres
+from ninjait_pipelines.resources.postgres import Postgres, check_times
 from ninjait_pipelines.tickets.facts import Event, Fact, Target, Ticket, fact
 
 COMMON: dict[str, Any] = {
@@ -105,6 +105,8 @@ def facts_of_day(postgres: Postgres, start: datetime, end: datetime, left_out: L
     rows = postgres.rows(sql("tickets/histories"), {"start": start, "end": end})
 
     def compute(events: list[dict[str, Any]]) -> Fact:
+        for event in events:
+            check_times(event)
         ticket = Ticket(*(events[0][name] for name in Ticket._fields))
         history = [Event(*(event[name] for name in Event._fields)) for event in events]
         return fact(ticket, history, end, targets[ticket.organization_id])

@@ -40,7 +40,8 @@ def note_late_history(postgres: Postgres, clickhouse: ClickHouse, since: date, r
         {row["day"] for row in computed if row["day"] >= since and source.get(row["day"]) != copy.get(row["day"])}
     )
     if days:
-        note_events(clickhouse, "ticket_history", list(_affected(postgres, clickhouse, days)), run_id)
+        until = max(row["day"] for row in computed) + DAY
+        note_events(clickhouse, "ticket_history", list(_affected(postgres, clickhouse, days, until)), run_id)
     return days
 
 
@@ -48,9 +49,11 @@ def _sums(rows: Sequence[Mapping[str, Any]]) -> dict[date, tuple[int, int]]:
     return {row["day"]: (int(row["events"]), int(row["sum"])) for row in rows}
 
 
-def _affected(postgres: Postgres, clickhouse: ClickHouse, days: Sequence[date]) -> set[tuple[str, datetime]]:
-    """The organizations and days of what differs, and the later days on which something happened to these tickets: how
-    a ticket stood at their ends has changed, too."""
+def _affected(
+    postgres: Postgres, clickhouse: ClickHouse, days: Sequence[date], until: date
+) -> set[tuple[str, datetime]]:
+    """The organizations and days of what differs, and the later days before `until` on which something happened to
+    these tickets: how a ticket stood at their ends has changed, too."""
     found: set[tuple[str, datetime]] = set()
     for day in days:
         window = {"start": midnight(day), "end": midnight(day + DAY)}
@@ -59,8 +62,9 @@ def _affected(postgres: Postgres, clickhouse: ClickHouse, days: Sequence[date]) 
         committed = {row["event_id"]: row for row in postgres.rows(sql("tickets/events"), window)}
         differing = [(committed | copied)[id_] for id_ in committed.keys() ^ copied.keys()]
         found |= {(str(row["organization_id"]), midnight(day)) for row in differing}
-        tickets = {"tickets": list({row["ticket_id"] for row in differing}), "end": window["end"]}
-        later = postgres.rows(sql("tickets/later_days"), tickets)
+        tickets = list({row["ticket_id"] for row in differing})
+        after = {"tickets": tickets, "end": window["end"], "until": midnight(until)}
+        later = postgres.rows(sql("tickets/later_days"), after)
         found |= {(str(row["organization_id"]), midnight(row["day"])) for row in later}
     return found
 

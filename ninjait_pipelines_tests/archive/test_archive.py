@@ -12,6 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -393,6 +394,11 @@ def test_a_manifest_from_the_future_is_an_error(stores: Stores, fleet: Fleet) ->
     failed = run(stores, device_metrics_archive, key=DAY, fails=True)
     [event] = [event for event in failed.all_events if event.is_step_failure]
     assert re.search(r"manifest.json: its as_of, .*, is ahead of ClickHouse's clock", str(event.event_specific_data))
+    next_day = f"{D + 24 * HOUR:%Y-%m-%d}"
+    with dg.DagsterInstance.ephemeral() as instance:
+        run(stores, device_metrics_archive, span=(DAY, next_day), fails=True, instance=instance)
+        assert instance.get_materialized_partitions(device_metrics_archive.key) == {next_day}, "its neighbour goes on"
+    assert stores.archive.exists(MANIFEST.replace(DAY, next_day))
     _rewrite(stores, as_of="2026-01-01T00:00:00")  # of no zone: it cannot be compared, and counts as damaged
     assert archive_day(stores) == {"archived_day_is_whole": True}
     assert 121 in [row["sample_count"] for row in archived_rows(stores)]
@@ -436,6 +442,7 @@ def test_what_was_written_wrong_is_not_named_by_a_manifest(
 FULL_DISK = """
 import resource, sys
 from datetime import date, datetime, UTC
+import dagster as dg
 import pyarrow as pa
 from ninjait_pipelines.archive.days import write_day
 from ninjait_pipelines.resources.archive import Archive

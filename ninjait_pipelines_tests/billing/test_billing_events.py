@@ -12,7 +12,7 @@ from ninjait_pipelines.billing.local_time import DAY, HOUR, day_window, hours_of
 from ninjait_pipelines.resources.clickhouse import ClickHouse, mart_rows
 from ninjait_pipelines.resources.store import StoreError
 from ninjait_pipelines_tests.billing.conftest import SINCE, Platform, hours_between, today
-from ninjait_pipelines_tests.runs import Killed, content, killed, passed, run
+from ninjait_pipelines_tests.runs import Killed, content, killed, left_out, passed, run, spoil
 
 CHECKS = (checks.every_contract_is_measured, checks.every_organization_has_a_contract)
 LONG_AGO = date(2025, 12, 1)
@@ -210,6 +210,67 @@ def test_an_organization_with_an_unknown_time_zone_stops_only_itself(platform: P
     month = run(platform.stores, assets.invoices, checks.invoices_left_nothing_out, key=f"{key[:7]}-01")
     assert passed(month) == {"invoices_left_nothing_out": False}
     assert platform.stores.clickhouse.scalar("SELECT count() FROM invoices") == 2
+
+
+BAD = {
+    "starts_on is -infinity": ("contracts", "starts_on = '-infinity'"),
+    "starts_on is 0044-03-15 BC": ("contracts", "starts_on = '0044-03-15 BC'"),
+    "ends_on is 294000-01-01": ("contracts", "ends_on = '294000-01-01'"),
+    "ZoneInfoNotFoundError": ("organizations", "time_zone = 'Europe/Zurch'"),
+    "ValueError": ("organizations", "time_zone = '../../etc/passwd'"),
+}
+
+
+@pytest.mark.parametrize("words", BAD)
+def test_terms_that_nothing_can_compute_with_stop_only_their_organization(platform: Platform, words: str) -> None:
+    """psycopg raised for `-infinity`: nobody was billed."""
+    _small(platform)
+    key = (today() - 3 * DAY).isoformat()
+    lost = platform.organization("lost", "UTC")
+    platform.contract(lost, LONG_AGO)
+    table, change = BAD[words]
+    column = "id" if table == "organizations" else "organization_id"
+    spoil(platform.stores, table, f"UPDATE {table} SET {change} WHERE {column} = '{lost}'")
+    day = run(platform.stores, assets.billing_events, *CHECKS, checks.billing_events_left_nothing_out, key=key)
+    month = run(platform.stores, assets.invoices, checks.invoices_left_nothing_out, key=f"{key[:7]}-01")
+    for result, asset in ((day, "billing_events"), (month, "invoices")):
+        said = left_out(result, asset)
+        assert said.startswith(f"organization {lost} (")
+        assert words in said
+    assert passed(day)["every_contract_is_measured"]
+    assert len(content(platform.stores, "billing_events")) == 8
+    assert platform.stores.clickhouse.scalar("SELECT count() FROM invoices") == 2
+
+
+def test_an_end_that_never_comes_is_none(platform: Platform) -> None:
+    """And a contract that never begins ends no other."""
+    _small(platform)
+    one = platform.organization("lost", "UTC")
+    platform.contract(one, LONG_AGO)
+    platform.contract(one, today() + 900 * DAY)
+    spoil(platform.stores, "contracts", f"UPDATE contracts SET ends_on = 'infinity' WHERE starts_on = '{LONG_AGO}'")
+    spoil(platform.stores, "contracts", f"UPDATE contracts SET starts_on = 'infinity' WHERE starts_on > '{today()}'")
+    key = (today() - 3 * DAY).isoformat()
+    result = run(platform.stores, assets.billing_events, *CHECKS, checks.billing_events_left_nothing_out, key=key)
+    assert left_out(result, "billing_events") == ""
+    assert len(content(platform.stores, "billing_events")) == 12
+
+
+@pytest.mark.parametrize("price", ["base_fee", "device_month_price", "api_calls_thousand_price"])
+def test_a_price_that_is_no_number_stops_only_its_contracts(platform: Platform, price: str) -> None:
+    """NaN is not below 0 for PostgreSQL: the plan took it, and no invoice of the month was written."""
+    _small(platform)
+    lost = platform.organization("lost", "UTC")
+    platform.contract(lost, LONG_AGO, version=2)
+    spoil(platform.stores, "price_plans", f"UPDATE price_plans SET {price} = 'NaN' WHERE version = 2")
+    key = f"{today() - 3 * DAY:%Y-%m-01}"
+    month = run(platform.stores, assets.invoices, checks.invoices_left_nothing_out, key=key)
+    assert left_out(month, "invoices").startswith(f"organization {lost} (")
+    assert platform.stores.clickhouse.scalar("SELECT count() FROM invoices") == 2
+    rows = platform.stores.postgres.rows("SELECT count(*) AS n FROM billing.invoices")
+    assert rows[0]["n"] == 2
+    with pytest.raises(StoreError, match="price_plans_numbers"), platform.stores.postgres.transaction() as connection:
+        connection.execute(f"UPDATE price_plans SET {price} = 'NaN' WHERE version = 1".encode())
 
 
 def test_the_door_refuses_a_time_zone_that_there_is_not(platform: Platform) -> None:

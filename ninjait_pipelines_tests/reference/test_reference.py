@@ -1,5 +1,6 @@
 """The reference copies against the real stores: complete, repeatable, and never emptied by a read that failed."""
 
+import re
 import uuid
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -12,7 +13,7 @@ from ninjait_pipelines.resources import Stores, stores_from
 from ninjait_pipelines.resources.clickhouse import ClickHouse, mart_rows
 from ninjait_pipelines.resources.store import StoreError, StoreFailed
 from ninjait_pipelines.settings import SQL
-from ninjait_pipelines_tests.runs import Killed, add, content, killed, passed, run
+from ninjait_pipelines_tests.runs import Killed, add, content, killed, left_out, passed, run, spoil
 
 ALL = (assets.organizations, assets.users, assets.devices, assets.contracts)
 CHECKS = (
@@ -115,14 +116,74 @@ def test_the_row_count_check_fails_and_blocks_when_rows_differ(stores: Stores, m
 
 def test_a_row_that_a_column_does_not_hold_is_left_out_and_named(stores: Stores) -> None:
     """A date before 1970 stopped the copy of every contract, and with it all billing."""
-    add(
-        stores,
-        "organizations",
-        [organization("one"), organization("two") | {"created_at": datetime(1850, 1, 1, tzinfo=UTC)}],
-    )
+    add(stores, "organizations", [organization("one"), organization("two")])
+    spoil(stores, "organizations", "UPDATE organizations SET created_at = '1850-01-01Z' WHERE slug = 'two'")
     result = run(stores, assets.organizations, checks.organizations_row_count, checks.left_nothing_out[0])
     assert passed(result) == {"organizations_row_count": True, "organizations_left_nothing_out": False}
     assert [row["slug"] for row in stores.clickhouse.rows("SELECT slug FROM organizations")] == ["one"]
+
+
+# what no Python has a time for, and what ClickHouse's columns do not hold
+TIMES = ("infinity", "-infinity", "0044-03-15 BC", "294000-01-01", "1850-01-01")
+COLUMNS = {
+    "organizations": ("created_at", "deactivated_at"),
+    "users": ("created_at", "deactivated_at"),
+    "devices": ("registered_at", "retired_at"),
+    "contracts": ("starts_on", "ends_on"),
+}
+
+
+@pytest.mark.parametrize("table", COLUMNS)
+def test_a_time_that_nothing_can_compute_with_stops_only_its_row(one_of_each: Stores, table: str) -> None:
+    """psycopg raised for `infinity`, and with it the read of all rows: every copy, every day of billing."""
+    [asset] = [one for one in ALL if one.key.to_user_string() == table]
+    [count] = [one for one in CHECKS if one.check_key.name == f"{table}_row_count"]
+    [nothing] = [one for one in checks.left_nothing_out if one.check_key.name == f"{table}_left_nothing_out"]
+    everything = {assets.organizations: None, asset: None, count: None, nothing: None}
+    columns = ", ".join(one_of_each.postgres.rows(f"SELECT * FROM {table}")[0])
+    copied = columns.replace("id,", "gen_random_uuid(),", 1)
+    for unique in ("slug", "email", "hostname"):
+        copied = copied.replace(unique, f"{unique} || number")
+    for column in COLUMNS[table]:
+        times = TIMES[::3] if column == "ends_on" else TIMES  # the others end before they begin
+        values = copied.replace(column, "time::timestamptz")
+        if column != "starts_on":  # a contract of the organization starts on a day of its own
+            values = values.replace("starts_on", "starts_on + number::int")
+        source = f"{table}, unnest(ARRAY{list(times)}) WITH ORDINALITY AS t (time, number)"
+        spoil(one_of_each, table, f"INSERT INTO {table} ({columns}) SELECT {values} FROM {source}")
+        result = run(one_of_each, *everything, checks.rows_keep_the_constraints)
+        names = (f"{table}_row_count", f"{table}_left_nothing_out", "rows_keep_the_constraints")
+        assert passed(result) == dict(zip(names, (True, False, False), strict=True))
+        assert one_of_each.clickhouse.scalar(f"SELECT count() FROM {table}") == 1
+        said = left_out(result, table)
+        assert f"{column} is infinity" in said
+        assert said.count(f"{table} ") == len(times)
+        wrong = re.findall(rf"{table} (\S+) \(", said)
+        [check] = [one for one in result.get_asset_check_evaluations() if one.check_name == "rows_keep_the_constraints"]
+        assert f"{table}_times: {table} " in str(check.description)
+        assert all(id_ in str(check.description) for id_ in wrong)
+        with one_of_each.postgres.transaction() as connection:
+            connection.execute(f"DELETE FROM {table} WHERE id::text = ANY(%s)".encode(), (wrong,))
+    assert all(passed(run(one_of_each, *everything, checks.rows_keep_the_constraints)).values())
+
+
+@pytest.mark.parametrize("time", TIMES)
+def test_the_door_refuses_such_times(one_of_each: Stores, time: str) -> None:
+    for table, columns in COLUMNS.items():
+        for column in columns:
+            with (
+                pytest.raises(StoreError, match=f"{table}_times|contracts_check"),
+                one_of_each.postgres.transaction() as open_,
+            ):
+                open_.execute(f"UPDATE {table} SET {column} = '{time}'".encode())
+
+
+def test_a_name_of_a_megabyte_and_a_slug_like_a_path_are_names(stores: Stores) -> None:
+    odd = {"name": "x" * 2**20, "slug": "../../etc/passwd"}
+    add(stores, "organizations", [organization("one"), organization("two") | odd])
+    result = run(stores, assets.organizations, checks.organizations_row_count, checks.left_nothing_out[0])
+    assert passed(result) == {"organizations_row_count": True, "organizations_left_nothing_out": True}
+    assert stores.clickhouse.scalar("SELECT max(length(name)) FROM organizations") == 2**20
 
 
 def test_an_organization_that_is_called_like_a_version_stops_only_itself(stores: Stores) -> None:

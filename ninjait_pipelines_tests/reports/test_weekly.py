@@ -1,6 +1,7 @@
 """The weekly report on real stores: its figures, and which report the API shows. Its edges: test_weekly_edges.py."""
 
 import json
+import math
 import uuid
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,13 +11,13 @@ import pytest
 
 from ninjait_pipelines.cache.keys import weekly_report
 from ninjait_pipelines.reports.assets import weekly_reports
-from ninjait_pipelines.reports.checks import every_organization_has_its_report
+from ninjait_pipelines.reports.checks import every_organization_has_its_report, weekly_reports_left_nothing_out
 from ninjait_pipelines.reports.weekly import completeness
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.resources.clickhouse import mart_rows
 from ninjait_pipelines.resources.dragonfly import as_of_text
-from ninjait_pipelines_tests.rollup.data import DEVICE, HOUR, ORGANIZATION, OTHER_ORGANIZATION, midnight
-from ninjait_pipelines_tests.runs import passed, run
+from ninjait_pipelines_tests.rollup.data import DEVICE, HOUR, ORGANIZATION, OTHER_ORGANIZATION, check, midnight
+from ninjait_pipelines_tests.runs import left_out, passed, run
 
 DAY = timedelta(days=1)
 THIS_WEEK = midnight(datetime.now(UTC).weekday())
@@ -166,3 +167,31 @@ def test_an_older_run_of_a_week_overwrites_nothing(marts: Stores) -> None:
     marts.dragonfly.set_if_newer(weekly_report(ORGANIZATION), newer)
     publish(marts)
     assert archived(marts) == cached(marts) == newer
+
+
+def test_figures_that_are_no_numbers_stop_only_their_report(marts: Stores) -> None:
+    """JSON has no NaN: the report could not be read, and its check found nothing wrong."""
+    put(marts, "device_metrics_hourly", metrics(DEVICE, WEEK, math.nan, 120))
+    put(marts, "device_metrics_hourly", metrics(DEVICE, WEEK, 10.0, 120, organization=OTHER_ORGANIZATION))
+    result = run(marts, weekly_reports, every_organization_has_its_report, weekly_reports_left_nothing_out, key=KEY)
+    assert left_out(result, "weekly_reports").startswith(f"organization {ORGANIZATION} (ValueError")
+    assert passed(result) == dict.fromkeys(passed(result), False)
+    assert archived(marts, OTHER_ORGANIZATION)["devices"]["cpu_avg"] == 10.0
+    assert cached(marts, OTHER_ORGANIZATION)["devices"]["cpu_avg"] == 10.0
+    assert cached(marts) is None
+
+
+@pytest.mark.parametrize(
+    "value", ["no report", "[]", "7", '{"as_of": 7}', '{"as_of": "9"}', '{"as_of": {}, "organization_id": 1}']
+)
+def test_what_is_no_report_is_replaced(marts: Stores, value: str) -> None:
+    """One object that had an as_of and was no report failed everybody's reports, and their check."""
+    key = f"weekly_reports/week={KEY}/organization_id={ORGANIZATION}.json"
+    marts.archive.write(key, value.encode())
+    if "9" not in value:  # what has a version of any kind expires
+        marts.dragonfly.client.set(weekly_report(ORGANIZATION), value)
+    red = check(marts, [weekly_reports], [every_organization_has_its_report], KEY)
+    assert key in str(red["every_organization_has_its_report"].description)
+    assert publish(marts) == {"every_organization_has_its_report": True}
+    assert archived(marts)["organization"] == "North"
+    assert cached(marts) == archived(marts)

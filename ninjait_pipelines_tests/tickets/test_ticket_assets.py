@@ -10,7 +10,8 @@ import pytest
 from ninjait_pipelines.resources import Stores, stores_from
 from ninjait_pipelines.resources.clickhouse import ClickHouse, mart_rows
 from ninjait_pipelines.tickets import assets, checks
-from ninjait_pipelines_tests.runs import Killed, add, content, killed, passed, run
+from ninjait_pipelines.tickets.sensors import note_late_history
+from ninjait_pipelines_tests.runs import Killed, add, content, killed, left_out, passed, run, spoil
 
 ALL = (assets.ticket_events, assets.ticket_facts, assets.technician_performance)
 CHECKS = (checks.every_event_copied, checks.every_ticket_has_a_fact, checks.every_closing_counted_once)
@@ -221,3 +222,25 @@ def test_a_ticket_that_is_assigned_to_a_team_stops_only_itself(desk: Desk) -> No
         assert all(str(team) in words for words in said)
     assert desk.stores.clickhouse.scalar("SELECT count() FROM ticket_facts") == 8
     assert desk.stores.clickhouse.scalar("SELECT sum(tickets_closed) FROM technician_performance") == 5
+
+
+@pytest.mark.parametrize("moment", ["infinity", "-infinity", "0044-03-15 BC", "294000-01-01"])
+def test_an_event_at_no_time_that_there_is_stops_only_its_ticket(desk: Desk, moment: str) -> None:
+    """psycopg raised for it, and every ticket's day failed, and the sensor that looks for late history."""
+    odd = desk.ticket(60, (70, "commented", None, None), (80, "status_changed", "open", "closed"))
+    spoil(
+        desk.stores,
+        "ticket_history",
+        f"UPDATE ticket_history SET occurred_at = '{moment}' WHERE ticket_id = '{odd}' AND event = 'commented'",
+    )
+    result = run(desk.stores, *ALL, *CHECKS, checks.ticket_facts_left_nothing_out, key=KEY)
+    found = passed(result)
+    assert not found.pop("ticket_facts_left_nothing_out")
+    assert all(found.values())
+    assert f"ticket {odd} (ValueError: occurred_at is {moment.split()[0]}" in left_out(result, "ticket_facts")
+    assert desk.stores.clickhouse.scalar("SELECT count() FROM ticket_facts") == 8
+    assert note_late_history(desk.stores.postgres, desk.stores.clickhouse, DAY.date(), "test") == []
+    desk.happens(odd, (90, "commented", None, None))
+    assert note_late_history(desk.stores.postgres, desk.stores.clickhouse, DAY.date(), "test") == [DAY.date()]
+    run(desk.stores, *ALL, key=KEY)
+    assert note_late_history(desk.stores.postgres, desk.stores.clickhouse, DAY.date(), "test") == []

@@ -5,7 +5,8 @@
 WITH terms AS (
     SELECT
         id, organization_id, price_plan_id, price_plan_version, starts_on,
-        least(ends_on, lead(starts_on) OVER (PARTITION BY organization_id ORDER BY starts_on)) AS ends_on
+        -- an end that never comes is none
+        nullif(least(ends_on, lead(starts_on) OVER (PARTITION BY organization_id ORDER BY starts_on)), 'infinity') AS ends_on
     FROM contracts
 )
 SELECT
