@@ -1,4 +1,7 @@
-"""One resource per store. `stores_from` is the one place that says which setting goes into which field."""
+"""One resource per store. `stores_from` is the one place that says which setting goes into which field.
+
+The clients of stores that a system may do without are imported where one is named: every command pays for imports.
+"""
 
 from collections.abc import Callable, Container, Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,12 +13,10 @@ from ninjait_pipelines.resources.clickhouse import ClickHouse
 from ninjait_pipelines.resources.clickhouse_metrics import ClickHouseMetrics
 from ninjait_pipelines.resources.dragonfly import Dragonfly
 from ninjait_pipelines.resources.dragonfly_queue import DragonflyQueue
-from ninjait_pipelines.resources.influxdb import InfluxDB
 from ninjait_pipelines.resources.message_queue import MessageQueue
 from ninjait_pipelines.resources.metrics_store import MetricsStore
 from ninjait_pipelines.resources.mongodb import MongoDB
 from ninjait_pipelines.resources.postgres import Postgres
-from ninjait_pipelines.resources.rabbitmq import RabbitMQ
 from ninjait_pipelines.resources.store import Store
 from ninjait_pipelines.settings import Settings
 
@@ -56,9 +57,13 @@ def stores_from(value: Callable[[str], Any], given: Container[str] = ()) -> Stor
     }
     queue: MessageQueue = DragonflyQueue(url=value("DRAGONFLY_URL"), ca_file=authority("DRAGONFLY"))
     if "RABBITMQ_URL" in given:
+        from ninjait_pipelines.resources.rabbitmq import RabbitMQ
+
         queue = RabbitMQ(url=value("RABBITMQ_URL"), ca_file=authority("RABBITMQ"))
     metrics: MetricsStore = ClickHouseMetrics(**clickhouse)
     if "INFLUXDB_URL" in given:
+        from ninjait_pipelines.resources.influxdb import InfluxDB
+
         metrics = InfluxDB(
             url=value("INFLUXDB_URL"),
             token=value("INFLUXDB_TOKEN"),

@@ -6,15 +6,22 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
-import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 from pydantic import Field, PrivateAttr
 
-from ninjait_pipelines.resources.archive_errors import ObjectChanged, ObjectMissing
-from ninjait_pipelines.resources.bucket import ANYTHING, TITLE, Bucket, check_size, no_object, other_version
+from ninjait_pipelines.resources.archive_errors import (
+    ANYTHING,
+    TITLE,
+    ObjectChanged,
+    ObjectMissing,
+    check_size,
+    no_object,
+    other_version,
+)
 from ninjait_pipelines.resources.store import (
     OutOfSpace,
     Store,
@@ -23,6 +30,9 @@ from ninjait_pipelines.resources.store import (
     StoreUnavailable,
     tls_failure,
 )
+
+if TYPE_CHECKING:
+    from ninjait_pipelines.resources.bucket import Bucket
 
 # What a killed writer leaves behind ends with this, and is no object.
 UNFINISHED = ".unfinished"
@@ -83,6 +93,8 @@ class Archive(Store):
             if parts.scheme == "file":
                 self._client = Folder(self.url, self.filesystem, Path(unquote(parts.path)))
             else:
+                from ninjait_pipelines.resources.bucket import Bucket  # boto3: a tenth of every command's start
+
                 self._client = Bucket(
                     self.url,
                     parts.netloc,
@@ -129,6 +141,8 @@ class Archive(Store):
 
     def scan(self, keys: Sequence[str], columns: list[str] | None = None) -> pa.Table:
         """The rows of Parquet objects, read by Arrow itself: only the columns that are asked for."""
+        import pyarrow.dataset as ds  # which imports pandas, where that is installed
+
         for key in keys:
             self._checked(key)
         try:

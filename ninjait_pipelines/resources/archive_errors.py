@@ -2,6 +2,10 @@
 
 from ninjait_pipelines.resources.store import StoreFailed, StoreUnavailable
 
+TITLE = "Archive"
+# `over` of a write: in place of whatever is there, or of nothing
+ANYTHING = "*"
+
 
 class ObjectMissing(StoreFailed):
     """There is no object of this key."""
@@ -21,3 +25,19 @@ class ObjectTooLarge(StoreFailed):
 
 class TransferDamaged(StoreUnavailable):
     """Bytes were lost or changed on their way, there or back. Nothing was written; worth a retry."""
+
+
+def no_object(url: str, key: str) -> ObjectMissing:
+    return ObjectMissing(TITLE, url, f"there is no object {key!r}", "Was it deleted?")
+
+
+def other_version(url: str, key: str) -> ObjectChanged:
+    problem = f"{key!r} was written or deleted by another run meanwhile"
+    return ObjectChanged(TITLE, url, problem, "Rerun the partition: it reads afresh.")
+
+
+def check_size(url: str, key: str, size: int, most_bytes: int | None) -> None:
+    """Raises ObjectTooLarge for an object that would not fit where its reader wants it."""
+    if most_bytes is not None and size > most_bytes:
+        problem = f"{key!r} has {size} bytes, expected are {most_bytes} at most"
+        raise ObjectTooLarge(TITLE, url, problem, "Was it written by another?")

@@ -26,11 +26,14 @@ from botocore.exceptions import (
 )
 
 from ninjait_pipelines.resources.archive_errors import (
-    ObjectChanged,
+    ANYTHING,
+    TITLE,
     ObjectCorrupt,
-    ObjectMissing,
     ObjectTooLarge,
     TransferDamaged,
+    check_size,
+    no_object,
+    other_version,
 )
 from ninjait_pipelines.resources.store import (
     OutOfSpace,
@@ -43,9 +46,6 @@ from ninjait_pipelines.resources.store import (
     tls_failure,
 )
 
-TITLE = "Archive"
-# `over` of a write: in place of whatever is there, or of nothing
-ANYTHING = "*"
 # the object's own hash, in its metadata: a multipart object's checksum is one of its parts' checksums
 SHA256 = "sha256"
 # S3 also answers these with 400 or 404, where the status alone would mean a wrong request
@@ -260,19 +260,3 @@ def _condition(over: str | None) -> dict[str, Any]:
     if over == ANYTHING:
         return {}
     return {"IfNoneMatch": "*"} if over is None else {"IfMatch": over}
-
-
-def no_object(url: str, key: str) -> ObjectMissing:
-    return ObjectMissing(TITLE, url, f"there is no object {key!r}", "Was it deleted?")
-
-
-def other_version(url: str, key: str) -> ObjectChanged:
-    problem = f"{key!r} was written or deleted by another run meanwhile"
-    return ObjectChanged(TITLE, url, problem, "Rerun the partition: it reads afresh.")
-
-
-def check_size(url: str, key: str, size: int, most_bytes: int | None) -> None:
-    """Raises ObjectTooLarge for an object that would not fit where its reader wants it."""
-    if most_bytes is not None and size > most_bytes:
-        problem = f"{key!r} has {size} bytes, expected are {most_bytes} at most"
-        raise ObjectTooLarge(TITLE, url, problem, "Was it written by another?")

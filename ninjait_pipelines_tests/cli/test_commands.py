@@ -18,6 +18,17 @@ def ninjait(*arguments: str, env: dict[str, str] | None = None) -> subprocess.Co
     return subprocess.run(command, capture_output=True, text=True, env={"PATH": "/usr/bin:/bin", **(env or {})})
 
 
+@pytest.mark.parametrize(
+    ("module", "not_yet"),
+    [("cli", "dagster pyarrow numpy psycopg pymongo"), ("resources", "boto3 pika influxdb_client pandas")],
+)
+def test_a_command_imports_only_what_it_uses(module: str, not_yet: str) -> None:
+    """Every command that opened stores paid half a second of the processor for clients that it never used."""
+    code = f"import sys, ninjait_pipelines.{module}; print(*sys.modules.keys() & set({not_yet.split()}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
 def test_sql_answers_as_table_json_and_csv(stack: dict[str, str]) -> None:
     sql = "SELECT 'a [red] ' || repeat('x', 200) AS long, nan AS n, 1.50::Decimal(5, 2) AS d, NULL AS nothing"
     table = ninjait("sql", sql, env=stack)
