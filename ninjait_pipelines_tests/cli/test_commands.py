@@ -1,21 +1,59 @@
 """`ninjait up`, `env`, `sql` and `status` as a person and a script meet them: outputs, refusals, exit codes."""
 
 import json
+import multiprocessing
 import os
 import re
 import subprocess
 import sys
+import tempfile
+import threading
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import ninjait_pipelines.cli
+import ninjait_pipelines.resources
 from ninjait_pipelines.settings import Settings
+
+# Commands are forked from a process that has imported them: at each start that takes ten times what they do themselves.
+_context = multiprocessing.get_context("forkserver")
 
 
 def ninjait(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "ninjait_pipelines.cli", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env={"PATH": "/usr/bin:/bin", **(env or {})})
+    """What a command writes into two pipes, and its exit code."""
+    with tempfile.NamedTemporaryFile("r") as out, tempfile.NamedTemporaryFile("r") as err:
+        process = _begun(arguments, env or {}, out.name, err.name)
+        process.join(120)
+        return subprocess.CompletedProcess(arguments, process.exitcode, out.read(), err.read())
+
+
+def _begun(arguments: tuple[str, ...], env: dict[str, str], *streams: str) -> Any:
+    _context.set_forkserver_preload([__name__])
+    process = _context.Process(target=_ninjait, args=(arguments, {"PATH": "/usr/bin:/bin", **env}, streams))
+    process.start()
+    return process
+
+
+def _ninjait(arguments: tuple[str, ...], env: dict[str, str], streams: tuple[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(env)
+    for number, path in enumerate(streams, start=1):
+        os.dup2(os.open(path, os.O_RDWR | os.O_NOCTTY), number)
+    sys.stdout, sys.stderr = os.fdopen(1, "w", encoding="utf-8"), os.fdopen(2, "w", encoding="utf-8")
+    sys.argv = ["ninjait", *arguments]
+    ninjait_pipelines.cli.main()
+
+
+def test_the_module_is_the_command(stack: dict[str, str]) -> None:
+    """As a person starts it; the tests below start it without the imports."""
+    command = [sys.executable, "-m", "ninjait_pipelines.cli", "sql", "--csv"]
+    environment = {"PATH": "/usr/bin:/bin", **stack}
+    for sql, expected in (("SELECT 1 AS a", (0, ["a", "1"], 0)), ("nonsense", (1, [], 1))):
+        done = subprocess.run([*command, sql], capture_output=True, text=True, env=environment)
+        assert (done.returncode, done.stdout.split(), len(done.stderr.splitlines())) == expected
 
 
 @pytest.mark.parametrize(
@@ -42,14 +80,20 @@ def test_sql_answers_as_table_json_and_csv(stack: dict[str, str]) -> None:
 def on_a_terminal(*arguments: str, env: dict[str, str]) -> str:
     """What a command writes to a terminal, both streams, with line ends as in a pipe."""
     ours, theirs = os.openpty()
-    command = [sys.executable, "-m", "ninjait_pipelines.cli", *arguments]
-    plain = {"PATH": "/usr/bin:/bin", "TERM": "dumb", "NO_COLOR": "1", "COLUMNS": "300", **env}
-    with subprocess.Popen(command, stdout=theirs, stderr=theirs, env=plain):
-        os.close(theirs)
-        written = b""
+    terminal = os.ttyname(theirs)
+    process = _begun(arguments, {"TERM": "dumb", "NO_COLOR": "1", "COLUMNS": "300", **env}, terminal, terminal)
+    written = bytearray()
+
+    def read() -> None:
         with suppress(OSError):  # Linux's word for the end of a terminal
             while chunk := os.read(ours, 65_536):
-                written += chunk
+                written.extend(chunk)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    process.join(120)
+    os.close(theirs)
+    reader.join()
     os.close(ours)
     return re.sub("\r+\n", "\n", written.decode())  # CSV's lines have a return of their own
 
