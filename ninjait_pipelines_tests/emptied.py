@@ -1,4 +1,4 @@
-"""`settings` and `stores` for folders of many small tests: databases migrated once a module, emptied for each test.
+"""`settings` and `stores` for folders of many small tests: databases of a module, emptied for each test.
 
 A folder's conftest.py imports these fixtures; they stand before those of the whole suite.
 """
@@ -12,7 +12,6 @@ from typing import Any
 import pika
 import pytest
 
-from ninjait_pipelines.migrations import migrate_up
 from ninjait_pipelines.resources import Stores, open_stores
 from ninjait_pipelines.resources.influxdb import ALWAYS, InfluxDB
 from ninjait_pipelines.resources.message_queue import QUEUES
@@ -23,12 +22,13 @@ from ninjait_pipelines_tests import conftest
 
 
 @pytest.fixture(scope="module")
-def module_stores(stack: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Settings, Stores]]:
+def module_stores(
+    stack: dict[str, str], migrated: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Settings, Stores]]:
     name = f"module_{os.getpid()}_{next(conftest._numbers)}"
-    settings = conftest.fresh(stack, name, tmp_path_factory.mktemp("module"))
+    settings = conftest.fresh(stack, name, tmp_path_factory.mktemp("module"), like=migrated)
     try:
         with open_stores(settings) as stores:
-            migrate_up(stores.postgres, stores.clickhouse)
             stores.metrics_store.declare()
             yield settings, stores
     finally:

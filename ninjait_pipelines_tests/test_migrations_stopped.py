@@ -229,6 +229,13 @@ def test_clickhouse_stopped_at_every_statement(straight: Stores, stopped: Stores
         assert schema(stopped.clickhouse) == schema(straight.clickhouse), migration.name
 
 
+def test_the_databases_of_tests_are_as_migrated_ones(stores: Stores, migrated: str) -> None:
+    """They are copies, made by what ClickHouse says of its tables."""
+    with stores.clickhouse.elsewhere(database=migrated).open() as original:
+        assert schema(stores.clickhouse) == schema(original)
+    assert migrate_up(stores.postgres, stores.clickhouse) == []
+
+
 def test_postgres_stopped_at_every_statement(straight: Stores, stopped: Stores, files: Path) -> None:
     """It is rolled back as a whole, wherever it stops; and every way back leads to where it came from."""
     with StoppingPostgres(url=stopped.postgres.url).open() as stopping:

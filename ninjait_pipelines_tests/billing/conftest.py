@@ -1,4 +1,7 @@
-"""A platform to bill: organizations with contracts in PostgreSQL, their usage in ClickHouse."""
+"""A platform to bill: organizations with contracts in PostgreSQL, their usage in ClickHouse.
+
+Many small tests on one set of databases.
+"""
 
 import uuid
 from collections.abc import Iterable
@@ -13,7 +16,10 @@ from ninjait_pipelines.billing.invoice import Contract
 from ninjait_pipelines.billing.local_time import HOUR, day_window
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.resources.clickhouse import mart_rows
+from ninjait_pipelines_tests.emptied import module_stores, settings, stores
 from ninjait_pipelines_tests.runs import add
+
+__all__ = ["module_stores", "settings", "stores"]
 
 PLAN = uuid.UUID(int=1)
 PRICES = {  # version -> prices

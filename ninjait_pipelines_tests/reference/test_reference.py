@@ -89,8 +89,12 @@ def test_a_read_that_fails_raises_and_leaves_the_copy(stores: Stores) -> None:
     run(stores, assets.organizations)
     with stores.postgres.transaction() as connection:
         connection.execute("ALTER TABLE organizations RENAME TO moved")
-    with pytest.raises(StoreFailed, match="migrate up"):
-        run(stores, assets.organizations)
+    try:
+        with pytest.raises(StoreFailed, match="migrate up"):
+            run(stores, assets.organizations)
+    finally:
+        with stores.postgres.transaction() as connection:
+            connection.execute("ALTER TABLE moved RENAME TO organizations")
     assert stores.clickhouse.scalar("SELECT count() FROM organizations") == 1
 
 

@@ -1,0 +1,5 @@
+"""Many small tests on one set of databases."""
+
+from ninjait_pipelines_tests.emptied import module_stores, settings, stores
+
+__all__ = ["module_stores", "settings", "stores"]
