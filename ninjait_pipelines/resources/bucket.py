@@ -230,7 +230,8 @@ class Bucket:
         """What S3 said, in our words. The reason counts before the status."""
         code, status = error.response["Error"].get("Code", ""), _status(error)
         said = f"{error.operation_name} of {key!r}: {error.response['Error'].get('Message') or code} ({code})"
-        if status == 507 or is_out_of_space(said) or "QuotaExceeded" in code:
+        reason = f"{error.response['Error'].get('Message')} ({code})"
+        if status == 507 or (status >= 500 and is_out_of_space(reason)) or "QuotaExceeded" in code:
             return OutOfSpace(TITLE, self._url, said)
         vanished = code in ("NoSuchKey", "NoSuchUpload") and error.operation_name != "GetObject"
         if code in CHANGED or vanished:

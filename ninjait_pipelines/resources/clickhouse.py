@@ -64,6 +64,8 @@ REFUSED = (StoreRefused, "Check CLICKHOUSE_USER and CLICKHOUSE_PASSWORD.")
 PASSING = ("159", "202", "209", "210", "225", "236", "241", "242", "252", "279")
 PASSING_TOO = ("285", "286", "319", "394", "425", "439", "473", "499", "999")
 NO_SPACE = "243"
+# Those of files, of the system and of S3, whose words may say that a disk is full; others quote values.
+OF_FILES = ("74", "75", "76", "425", "499", "1001")
 BY_CODE: dict[str, tuple[type[StoreError], str]] = {
     **dict.fromkeys((*PASSING, *PASSING_TOO), UNAVAILABLE),
     **dict.fromkeys(("164", "497", "516"), REFUSED),
@@ -237,10 +239,9 @@ class ClickHouse(Store):
 
     def _error(self, error: Exception) -> StoreError:
         text = str(error)
-        if is_out_of_space(text):
-            return OutOfSpace(self.title, self.url, text)
         code, status = (re.search(pattern, text) for pattern in (r"[Cc]ode: (\d+)", r"HTTP status (\d+)"))
-        if code and code[1] == NO_SPACE:
+        of_files = code is None or code[1] in OF_FILES
+        if (code and code[1] == NO_SPACE) or (of_files and is_out_of_space(text)):
             return OutOfSpace(self.title, self.url, text)
         if code is None:
             # No answer, or not one of ClickHouse's: a proxy that says that its server is away, or another server.

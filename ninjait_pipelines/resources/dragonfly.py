@@ -91,12 +91,15 @@ def errors(url: str) -> Iterator[None]:
             raise failed from error
         raise StoreUnavailable("Dragonfly", url, error, "See what runs with: ninjait status.") from error
     except redis.exceptions.RedisError as error:
-        if is_out_of_space(error):
-            raise OutOfSpace("Dragonfly", url, error) from error
+        # redis-py puts the command before the server's words, which may hold what somebody sent.
+        said = str(error).rpartition(" of pipeline caused error: ")[2]
+        error.args = (said,)
+        if is_out_of_space(said):
+            raise OutOfSpace("Dragonfly", url, said) from error
         for words, advice in _PASSING.items():
-            if words in str(error):
-                raise StoreUnavailable("Dragonfly", url, error, advice) from error
-        raise StoreFailed("Dragonfly", url, error, "Read Dragonfly's words above.") from error
+            if words in said:
+                raise StoreUnavailable("Dragonfly", url, said, advice) from error
+        raise StoreFailed("Dragonfly", url, said, "Read Dragonfly's words above.") from error
 
 
 def as_of_text(moment: datetime) -> str:

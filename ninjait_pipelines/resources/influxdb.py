@@ -415,7 +415,7 @@ class InfluxDB(MetricsStore):
                 return None
             except ApiException as error:
                 words = _words(error)
-                if error.status in (400, 422) and PARTIAL.search(words) and not is_out_of_space(words):
+                if error.status in (400, 422) and PARTIAL.search(words):
                     return words
                 wait = _retry_after(error)
                 if error.status not in (429, 503) or waited + wait > self.most_wait_seconds:
@@ -553,7 +553,7 @@ class InfluxDB(MetricsStore):
             if failed := tls_failure(self.title, self.url, error, "INFLUXDB_URL", "INFLUXDB_CA_FILE"):
                 raise failed from error
             words = _words(error)
-            if is_out_of_space(words):
+            if (error.status or 0) >= 500 and is_out_of_space(words):  # below, they quote what was sent
                 raise OutOfSpace(self.title, self.url, words) from error
             kind, advice = BY_STATUS.get(error.status or 0, (StoreFailed, "Read InfluxDB's words above."))
             raise kind(self.title, self.url, words, advice) from error

@@ -27,6 +27,8 @@ DATABASE = "ninjait"
 IDS_A_QUERY = 1000
 PROBES = "write_probes"
 OUT_OF_DISK_SPACE = 14031
+# Codes of errors that are about a document or a query, and quote it: a duplicate key, a failed validation, a bad value.
+QUOTING = {2, 9, 14, 121, 11000}
 # What an error says at most of a write of thousands of documents.
 MOST_WORDS, MOST_CHARACTERS = 5, 2_000
 # Codes of what passes: no primary for now, shutting down, a time limit.
@@ -121,7 +123,7 @@ class MongoDB(Store):
         except pymongo.errors.OperationFailure as error:
             codes, said = _codes(error), _said(error)
             error.args = (said,)
-            if OUT_OF_DISK_SPACE in codes or is_out_of_space(said):
+            if OUT_OF_DISK_SPACE in codes or (codes.isdisjoint(QUOTING) and is_out_of_space(said)):
                 raise OutOfSpace(self.title, self.url, said) from error
             if codes & {13, 18}:
                 raise StoreRefused(self.title, self.url, said, "Check MONGODB_URL.") from error

@@ -105,7 +105,11 @@ _OUT_OF_SPACE = re.compile(
 
 
 def is_out_of_space(problem: object) -> bool:
-    """Whether a store's words say that its disk is full, in the words of whichever store."""
+    """Whether a store's words say that its disk is full, in the words of whichever store.
+
+    Only for words that are the store's own: an error about a request may quote what somebody sent, who would then stop
+    everybody by a host called `StorageFull`.
+    """
     return bool(_OUT_OF_SPACE.search(str(problem)))
 
 

@@ -83,6 +83,33 @@ def test_other_words_are_not_taken_for_it() -> None:
     assert not isinstance(raised.value, OutOfSpace)
 
 
+DUPLICATE = {"writeErrors": [{"code": 11000, "errmsg": 'E11000 duplicate key error dup key: { _id: "StorageFull" }'}]}
+NOT_FULL: dict[str, tuple[Any, Exception]] = {
+    "ClickHouse": (
+        CLICKHOUSE._errors,
+        DatabaseError("Code: 26. DB::Exception: Cannot parse 'no space left on device'"),
+    ),
+    "InfluxDB": (INFLUXDB._errors, api_error(422, '{"message": "partial write: oldest point x,host=StorageFull"}')),
+    "InfluxDB, a bad line": (INFLUXDB._errors, api_error(400, '{"message": "unable to parse: OutOfDiskSpace"}')),
+    "MongoDB": (MONGODB.errors, pymongo.errors.BulkWriteError({**DUPLICATE, "writeConcernErrors": []})),
+    "Redis": (
+        lambda: dragonfly_errors("redis://h:1"),
+        redis.exceptions.ResponseError(
+            "Command # 1 (XADD q * body no space left of pipeline caused error: x) of pipeline caused error: WRONGTYPE"
+        ),
+    ),
+    "S3": (lambda: bucket()._errors("disk full"), said_by_s3("InvalidArgument", 400, "disk full is no valid key")),
+}
+
+
+@pytest.mark.parametrize("store", NOT_FULL)
+def test_what_somebody_sent_is_not_taken_for_it(store: str) -> None:
+    """A host that was called like a full disk, in a message that a store refused, stopped everybody's drains."""
+    turned, error = NOT_FULL[store]
+    with pytest.raises(StoreFailed), turned():
+        raise error
+
+
 @pytest.mark.parametrize("inside", ["writeErrors", "writeConcernErrors"])
 def test_what_a_document_says_is_not_what_the_store_says(inside: str) -> None:
     """An application's log of a full disk, refused for another reason, was the store's full disk: its drain waited and

@@ -193,6 +193,14 @@ def test_an_interface_with_an_endless_name_is_refused_alone(store: InfluxDB) -> 
     assert (refusal.row, refusal.words.endswith("max key length exceeded: 70145 > 65535")) == (1, True)
 
 
+def test_a_name_like_a_full_disk_is_refused_alone_too(store: InfluxDB) -> None:
+    """The server's words quote the names of what it refuses: this one stopped every drain, as if the disk were full."""
+    old = datetime.now(UTC) - 9 * DAY
+    readings = [(new_id(), new_id(), "eth0", yesterday(), 1.0, 1.0), (new_id(), new_id(), "StorageFull", old, 1.0, 1.0)]
+    [refusal] = store.write_counters(counters(readings))
+    assert (refusal.row, "interface=StorageFull" in refusal.words) == (1, True)
+
+
 def test_refused_rows_are_found_in_few_requests(server: dict[str, str], proxy: HttpProxy) -> None:
     now = datetime.now(UTC)
     with opened({**server, "url": proxy.url}) as store:
