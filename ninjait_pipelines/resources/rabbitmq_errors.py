@@ -21,7 +21,7 @@ from ninjait_pipelines.resources.store import (
 TITLE = "RabbitMQ"
 _SEE_STATUS = "See what runs with: ninjait status."
 _VALUE = r"(?:the value )?'?(.+?)'?(?: of type '\w+')?"
-_DIFFERS = re.compile(
+DIFFERS = re.compile(
     rf"inequivalent arg '(.+?)' for (\w+) '(.+?)' in vhost '.*?': received {_VALUE} but current is {_VALUE}(?:\"\)|$)"
 )
 # pika logs each of its errors, and then raises it: here it becomes a StoreError, which says it once.
@@ -48,7 +48,7 @@ def differences(url: str) -> Iterator[None]:
     try:
         yield
     except StoreFailed as error:
-        differs = _DIFFERS.search(str(error.__cause__))
+        differs = DIFFERS.search(str(error.__cause__))
         if not differs:
             raise
         argument, kind, name, ours, theirs = differs.groups()

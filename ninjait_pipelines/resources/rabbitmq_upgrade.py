@@ -22,13 +22,14 @@ import pika
 import pika.exceptions
 
 from ninjait_pipelines.resources.message_queue import QUEUES, QueueFull
-from ninjait_pipelines.resources.rabbitmq_errors import TITLE, errors
+from ninjait_pipelines.resources.rabbitmq_errors import DIFFERS, TITLE, errors
 from ninjait_pipelines.resources.store import StoreFailed
 
 if TYPE_CHECKING:
     from ninjait_pipelines.resources.rabbitmq import RabbitMQ
 
 OLD_DEAD = "ninjait.dead"
+LIMITS = ("x-delivery-limit", "x-max-length")
 # What was routed to a queue before its bindings went may come a moment later, and what the broker is making a dead
 # letter of is in no queue that can be counted.
 SETTLE_SECONDS = 1.0
@@ -96,18 +97,26 @@ def _count(broker: "RabbitMQ", queue: str) -> int | None:
 
 
 def _is_old(broker: "RabbitMQ", queue: str) -> bool:
-    """Whether 0.3.0 declared it: the broker takes a declaration of what is there, and refuses any other."""
+    """Whether 0.3.0 declared it: the broker takes a declaration of what is there, and refuses any other.
+
+    The limits were a setting then too, and may have been others: the broker says what they are, one a refusal.
+    """
     if _count(broker, queue) is None:
         return False
     old = {**broker.arguments(queue), "x-dead-letter-exchange": OLD_DEAD, "x-dead-letter-routing-key": queue}
-    with _channel(broker) as channel:
-        try:
-            channel.queue_declare(queue, durable=True, arguments=old)
-        except pika.exceptions.ChannelClosedByBroker as error:
-            if error.reply_code != 406:
-                raise
-            return False
-    return True
+    for _ in range(1 + len(LIMITS)):
+        with _channel(broker) as channel:
+            try:
+                channel.queue_declare(queue, durable=True, arguments=old)
+                return True
+            except pika.exceptions.ChannelClosedByBroker as error:
+                if error.reply_code != 406:
+                    raise
+                differs = DIFFERS.search(error.reply_text)
+                if not differs or differs[1] not in LIMITS or not differs[5].isdigit():
+                    return False
+                old[differs[1]] = int(differs[5])
+    return False
 
 
 def _check_unused(broker: "RabbitMQ", queue: str) -> None:

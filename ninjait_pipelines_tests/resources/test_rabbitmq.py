@@ -344,6 +344,16 @@ def test_queues_of_0_3_0_are_made_anew_with_all_that_they_hold(node: Node, url: 
         assert {name for name in names if name and not name.startswith("amq.")} == {EVENTS, *map(dead_queue, QUEUES)}
 
 
+def test_queues_of_0_3_0_with_other_limits_are_made_anew_too(url: str, raw: Any) -> None:
+    """They were compared with the limits of today: with others the upgrade left them, and no drain could begin."""
+    declare_as_0_3_0(raw)
+    limits = {"delivery_limit": DELIVERY_LIMIT + 4, "max_length": MAX_LENGTH + 1}
+    with make(url).model_copy(update=limits).open() as queue:
+        raw.basic_publish(EVENTS, "metrics.a", b"body 1", ODD)
+        assert [line.partition(" ")[0] for line in queue.upgrade()] == list(QUEUES)
+        assert bodies(drain(queue)) == [1]
+
+
 def test_what_another_user_signed_moves_too_and_expires_nowhere(node: Node, url: str, raw: Any) -> None:
     """A message with its publisher's user_id stopped the move at its place, for ever: the broker took it from nobody
     else. Here by TLS with an authority of our own, which the move did not know."""
