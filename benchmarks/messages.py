@@ -123,7 +123,8 @@ def line_protocol(count: int, lines: int, now: datetime) -> Load:
     ours = {("device_metrics", field): each for field in ("cpu", "memory", "memory_total")}
     ours |= {("volumes", field): each for field in ("used", "total", "free")}
     ours |= {("interface_counters", field): each for field in ("network_in", "network_out")}
-    theirs = {("cpu", "usage_idle"): each, ("mem", "used"): each, ("disk", "used"): each}
+    theirs = {("cpu", "usage_idle"): each}
+    theirs |= {(measurement, field): each for measurement in ("mem", "disk") for field in ("used", "total")}
     theirs |= {("net", field): each for field in ("bytes_recv", "bytes_sent")}
     # cpu, memory and the volume are samples of ours, each for itself
     return Load(messages, count * lines, count * lines, ours, theirs)

@@ -50,8 +50,9 @@ JSON = """
 LINES = """
   data_format = "influx"
 """
+# All that we take but a volume's `free`, which would bring that of memory with it, which we do not take.
 ONLY_OURS = """
-  fieldinclude = ["usage_idle", "used", "bytes_recv", "bytes_sent"]
+  fieldinclude = ["usage_idle", "used", "total", "bytes_recv", "bytes_sent"]
 """
 DISCARD = """
 [[outputs.discard]]
