@@ -49,17 +49,18 @@ class Series:
         the bound is one for each drain then, and later drains let nothing in that is beyond it.
         """
         today = now.date()
-        rows = {kind: _names(kind, table) for kind, table in tables.items()}
-        distinct = {kind: dict.fromkeys(names) for kind, names in rows.items()}
+        distinct = {kind: _names(kind, _distinct(kind, table)) for kind, table in tables.items()}
         self._load({device for names in distinct.values() for device, _ in names}, today)
         fresh = [one for names in distinct.values() for one in admit(names, self._known, today)]
         self._clickhouse.insert("device_series", _table(fresh, today))
         for device, name in fresh:
             self._known[device][name] = today
-        return {
-            kind: [at for at, (device, name) in enumerate(names) if name not in self._known[device]]
-            for kind, names in rows.items()
-        }
+        return {kind: self._without_room(kind, tables[kind], names) for kind, names in distinct.items()}
+
+    def _without_room(self, kind: Named, table: pa.Table, distinct: Iterable[tuple[Device, Name]]) -> list[int]:
+        if all(name in self._known[device] for device, name in distinct):
+            return []
+        return [at for at, (device, name) in enumerate(_names(kind, table)) if name not in self._known[device]]
 
     def _load(self, devices: set[Device], today: date) -> None:
         missing = sorted(devices - self._known.keys())
@@ -87,6 +88,12 @@ def admit(
             room[device] -= 1
         if (seen_on is None and room[device] >= 0) or (seen_on is not None and seen_on < today):
             yield device, name
+
+
+def _distinct(kind: Named, table: pa.Table) -> pa.Table:
+    """Each name once, in the order in which they came."""
+    rows = table.select(_KEYS[kind]).append_column("row", pa.array(range(len(table)), pa.int64()))
+    return rows.group_by(_KEYS[kind], use_threads=False).aggregate([("row", "min")]).sort_by("row_min")
 
 
 def _names(kind: Named, table: pa.Table) -> Sequence[tuple[Device, Name]]:
