@@ -16,7 +16,7 @@ from ninjait_pipelines_tests.proxy import FROM_ENGINE, TO_ENGINE, Proxy
 from ninjait_pipelines_tests.resources.http_proxy import HttpProxy
 from ninjait_pipelines_tests.runs import run
 
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.timeout(600)]
 MakeWorld = Callable[..., World]
 
 
@@ -28,13 +28,11 @@ def test_without_any_fault(make_world: MakeWorld) -> None:
 def test_the_broker_is_killed_and_restarted_while_draining(make_world: MakeWorld) -> None:
     world = make_world()
     world.remember_queues()
-    drain = world.drain(slow=0.2).began()
-    killed = time.monotonic()
+    drain = world.drain(slow=0.2, patience=120).began()  # a broker takes long to come back on a busy machine
     world.kill("rabbitmq")
     time.sleep(1)
     world.heal()
-    away = time.monotonic() - killed
-    assert drain.wait() == 0 or away > 8, f"the drain reconnects and goes on: the broker was away for {away:.0f} s"
+    assert drain.wait() == 0, "the drain reconnects and goes on"
     world.verify()
 
 

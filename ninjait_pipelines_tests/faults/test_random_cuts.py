@@ -11,7 +11,7 @@ from ninjait_pipelines.settings import Settings
 from ninjait_pipelines_tests.faults.world import STEPS, World
 from ninjait_pipelines_tests.proxy import FROM_ENGINE, TO_ENGINE, Proxy
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 PROXIED = ("RABBITMQ_URL", "INFLUXDB_URL", "CLICKHOUSE_URL", "DRAGONFLY_URL", "MONGODB_URL")
 
 

@@ -76,7 +76,7 @@ class World:
         """A drain in a process of its own, under way."""
         return Drain(settings or self.settings, f"run-{next(_runs)}", **how)
 
-    def drain_until_empty(self, seconds: float = 30) -> None:
+    def drain_until_empty(self, seconds: float = 120) -> None:
         """Drains in this process, as the sensor would start them, until the queue is empty."""
         deadline, problem = time.monotonic() + seconds, ""
         while True:
@@ -156,13 +156,21 @@ def world(stack: LocalStack, settings: Settings, random_seed: int = 1, hours: in
 
 
 class Drain:
-    """A drain as a process. At the end of the step `die_after` it kills itself; it rests `slow` seconds a batch."""
+    """A drain as a process. At the end of the step `die_after` it kills itself; it rests `slow` seconds a batch, and
+    waits `patience` seconds for a broker that is away."""
 
     def __init__(
-        self, settings: Settings, run_id: str, *, die_after: str | None = None, slow: float = 0, most: int = 20_000
+        self,
+        settings: Settings,
+        run_id: str,
+        *,
+        die_after: str | None = None,
+        slow: float = 0,
+        most: int = 20_000,
+        patience: float = 10,
     ) -> None:
         self._began = _context.Event()
-        arguments = (dict(settings), run_id, die_after, slow, most, self._began)
+        arguments = (dict(settings), run_id, die_after, slow, most, patience, self._began)
         self.process: ForkServerProcess = _context.Process(target=_drain, args=arguments)
         self.process.start()
 
@@ -176,7 +184,7 @@ class Drain:
             os.kill(self.process.pid, signal.SIGKILL)
         self.process.join(30)
 
-    def wait(self, seconds: float = 90) -> int | None:
+    def wait(self, seconds: float = 150) -> int | None:
         """Its exit code: 0, 1 where it failed with an error of a store, -9 where it was killed."""
         self.process.join(seconds)
         if self.process.is_alive():
@@ -197,14 +205,17 @@ STEPS: dict[str, Callable[[Stores], tuple[Any, str, str | None]]] = {
 }
 
 
-def _drain(settings: dict[str, str], run_id: str, die_after: str | None, slow: float, most: int, began: Any) -> None:
+def _drain(
+    settings: dict[str, str], run_id: str, die_after: str | None, slow: float, most: int, patience: float, began: Any
+) -> None:
     drain_module.BATCH_MESSAGES, drain_module.PREFETCH = BATCH_MESSAGES, 4 * BATCH_MESSAGES
     with open_stores(Settings(settings)) as stores:
         _after(drain_module.Summary, "add", None, lambda: (began.set(), time.sleep(slow)))
         if die_after:
             _after(*STEPS[die_after](stores), lambda: os.kill(os.getpid(), signal.SIGKILL))
         try:
-            make_drain(stores, run_id=run_id).run(most_messages=most, idle_seconds=1)
+            broker = stores.message_queue.model_copy(update={"timeout_seconds": patience})
+            make_drain(stores, run_id=run_id, message_queue=broker).run(most_messages=most, idle_seconds=1)
         except StoreError as error:
             print(f"{run_id}: {error}")
             raise SystemExit(1) from None

@@ -99,7 +99,7 @@ def killed(settings: Settings, queue: str, death: str) -> int | None:
     context.set_forkserver_preload([__name__])
     process = context.Process(target=drain_once, args=(dict(settings), queue, death))
     process.start()
-    process.join(60)
+    process.join(150)  # on a busy machine it begins late
     time.sleep(REDELIVERY_SECONDS + 0.05)
     return process.exitcode
 

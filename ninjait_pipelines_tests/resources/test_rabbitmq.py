@@ -746,8 +746,10 @@ def test_a_prefetch_below_the_drains_batch_does_not_stop_it(queue: RabbitMQ, pre
     assert bodies(got) == list(range(30))
 
 
-def test_a_batch_is_what_is_there(queue: RabbitMQ) -> None:
+def test_a_batch_is_what_is_there(queue: RabbitMQ, monkeypatch: pytest.MonkeyPatch) -> None:
     """Deliveries trickle in; a drain that took the first few for all would write in crumbs."""
+    for name in ("LINGER_SECONDS", "MOST_LINGER_SECONDS"):  # on a busy machine they trickle as much more slowly
+        monkeypatch.setattr(rabbitmq, name, 100 * getattr(rabbitmq, name))
     queue.publish(outgoing(number) for number in range(1_500))
     with queue.consume(QUEUE, 1_000) as consumer:
         assert len(drain_module._receive(consumer, 1_000, idle_seconds=1)) == 1_000
