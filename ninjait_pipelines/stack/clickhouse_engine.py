@@ -101,13 +101,29 @@ GRANTS = (
     "SHOW, SELECT, INSERT, ALTER, CREATE DATABASE, CREATE TABLE, CREATE VIEW, DROP DATABASE, DROP TABLE, DROP VIEW, "
     "TRUNCATE, OPTIMIZE, KILL QUERY, SYSTEM FLUSH LOGS, dictGet"
 )
-# Settings that name files, or another parser, which `check` would not understand.
-FIXED_SETTINGS = ("dialect", "format_schema", "output_format_schema")
+# Settings that name files or servers, that hold SQL, or that choose another parser: `check` does not see into them.
+FIXED_SETTINGS = (
+    *("format_schema", "output_format_schema", "format_template_row", "format_template_resultset"),
+    *("input_format_record_errors_file_path", "rename_files_after_processing", "format_avro_schema_registry_url"),
+    *("url_base", "s3_base", "additional_result_filter", "additional_table_filters", "parallel_replicas_custom_key"),
+    *("select", "filter", "order", "sort", "dialect", "polyglot_dialect"),
+)
+
+
+def _known_settings() -> list[str]:
+    """Those of FIXED_SETTINGS that this version has: it does not start with rules for others."""
+    connection = chdb.connect(":memory:")
+    try:
+        names = ", ".join(map(quote_string, FIXED_SETTINGS))
+        result = connection.query(f"SELECT name FROM system.settings WHERE name IN ({names})", "TSVRaw")  # noqa: S608
+        return str(result.bytes().decode()).split()
+    finally:
+        connection.close()
 
 
 def _write_rules(folder: Path) -> Path:
     """The engine's configuration: its file."""
-    fixed = "".join(f"<{name}><readonly/></{name}>" for name in FIXED_SETTINGS)
+    fixed = "".join(f"<{name}><readonly/></{name}>" for name in _known_settings())
     users, config = folder / "users.xml", folder / "config.xml"
     users.write_text(
         f"<clickhouse><profiles><default><constraints>{fixed}</constraints></default></profiles>"

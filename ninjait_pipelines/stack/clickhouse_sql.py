@@ -116,12 +116,17 @@ def refusal(sql: str) -> str | None:
 
 
 # file('/etc/passwd') as an expression, and python('name'), which reads variables of this process, need no right;
-# sqlite() makes its file, and executable() looks for its program, before the engine asks for theirs.
-FORBIDDEN = frozenset({"FILE", "PYTHON", "SQLITE", "EXECUTABLE"})
-_MAYBE_FORBIDDEN = re.compile(r"file|python|sqlite|executable|\\", re.IGNORECASE)
-_CALL = re.compile(
-    rb"(?:file|python)[`\"]?(?:\s|/\*.*?\*/|(?:--|\#)[^\n]*\n)*\(|[`\"][^`\"\n]*\\", re.IGNORECASE | re.DOTALL
+# sqlite() makes its file, and executable() looks for its program, before the engine asks for theirs. disk(), in the
+# settings of a table or database, is a folder or a server of the caller's choice; EmbeddedRocksDB takes a folder, too.
+FORBIDDEN = frozenset(
+    {"FILE", "PYTHON", "SQLITE", "EXECUTABLE", "EXECUTABLEPOOL", "DISK", "EMBEDDEDROCKSDB", "EVAL", "FILESYSTEM"}
 )
+SCALARS = frozenset({"FILE", "PYTHON"})
+_MAYBE_FORBIDDEN = re.compile(rf"{'|'.join(FORBIDDEN)}|\\", re.IGNORECASE)
+# A function's name may stand where one expects a function: arrayMap(file, ['/etc/passwd']), * APPLY file.
+_TAKES_FUNCTION = re.compile(r"(array|map)\w+|apply", re.IGNORECASE)
+# In VALUES any word like them may be a call: blanks, comments and escapes are ClickHouse's to tell.
+_WORD = re.compile(rb"(?<!\w)(?:file|python)(?!\w)|[`\"][^`\"\n]*\\", re.IGNORECASE)
 
 
 def may_call_forbidden(sql: str) -> bool:
@@ -132,21 +137,22 @@ def may_call_forbidden(sql: str) -> bool:
 def forbidden_call(sql: str) -> str | None:
     """The first function of FORBIDDEN that a statement calls, in the engine's own spelling of it."""
     found = list(tokens(sql))
+    takes_function = any(token.word and _TAKES_FUNCTION.fullmatch(token.text) for token in found)
     for at, token in enumerate(found):
         name = token.text if token.word else token.text.strip('`"')
         if name.upper() not in FORBIDDEN:
             continue
-        before, after = found[max(0, at - 2) : at], found[at + 1 : at + 2]
-        is_called = bool(after) and after[0].text == "("
+        before, after = found[max(0, at - 1) : at], found[at + 1 : at + 2]
+        is_called = (takes_function and name.upper() in SCALARS) or (bool(after) and after[0].text == "(")
         is_table = bool(before) and (before[-1].text == "." or before[-1].is_word("INTO", "TABLE", "VIEW", "EXISTS"))
-        if (is_called and not is_table) or any(one.is_word("APPLY") for one in before):
+        if is_called and not is_table:
             return name
     return None
 
 
 def values_may_call(data: bytes) -> bool:
     """Whether the VALUES of an insert, which the engine reads as expressions, may call one of them."""
-    return _CALL.search(data) is not None
+    return _WORD.search(data) is not None
 
 
 def quote_string(value: str) -> str:
