@@ -30,8 +30,9 @@ COUNTERS_BEHIND = RETENTION[Tier.RAW]
 DEEPEST_DOCUMENT = 20
 # Beyond any real reading (a disk of an exabyte), and small enough that no sum of samples becomes infinite.
 MOST_NUMBER = 1e15
-# Counters go on for as long as a device is up, and a float has every whole number up to this one.
-MOST_COUNTER = 2.0**53
+# Counters have 64 bits. The stores keep them as floats, which have every whole number up to 2^53 (9 PB) and beyond it
+# those in steps of 2 to 2,048 bytes: so far may one reading be off, and no sum of increases by more than that.
+MOST_COUNTER = 2.0**64
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DECIMAL = re.compile(r"-?\d{1,12}(\.\d{1,6})?", re.ASCII)
@@ -98,8 +99,8 @@ def number(value: Any, most: float = MOST_NUMBER, beyond: str = "out_of_range") 
 
 
 def percent(value: Any) -> float:
-    """A number from 0 to 100; one that is beyond by less than a point is 0 or 100, which is what it is meant to say."""
-    if type(value) in (float, int) and (-_PERCENT_BEYOND < value < 0 or 100 < value < 100 + _PERCENT_BEYOND):
+    """A number from 0 to 100; one that is beyond by up to a point is 0 or 100, which is what it is meant to say."""
+    if type(value) in (float, int) and (-_PERCENT_BEYOND <= value < 0 or 100 < value <= 100 + _PERCENT_BEYOND):
         return 0.0 if value < 0 else 100.0
     return number(value, 100, "above_100")
 

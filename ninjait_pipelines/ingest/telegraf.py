@@ -58,19 +58,21 @@ def _rest(whole: float, part: float) -> float:
 
 
 def _share(whole: float, percent: float) -> float | None:
-    return whole * percent / 100 if 0 <= percent <= 100 else None
+    return whole * rules.percent(percent) / 100
 
 
 def _other_share(whole: float, percent: float) -> float | None:
-    return _share(whole, 100 - percent)
+    return whole * (100 - rules.percent(percent)) / 100
 
 
 def _whole(part: float, percent: float) -> float | None:
-    return part * 100 / percent if 0 < percent <= 100 else None
+    percent = rules.percent(percent)
+    return part * 100 / percent if percent else None
 
 
 def _rest_of_whole(part: float, percent: float) -> float | None:
-    return part * (100 - percent) / percent if 0 < percent <= 100 else None
+    percent = rules.percent(percent)
+    return part * (100 - percent) / percent if percent else None
 
 
 def _spellings(*counters: str) -> list[tuple[str, ...]]:
@@ -245,19 +247,22 @@ def derived(
         if one.target.field in there or one.target.field in done:
             continue
         values = [number(name) for name in one.sources]
-        result = None if None in values else one.formula(*values)
-        if result is not None and _is_taken(one.target, result):
+        result = None if None in values else _result_of(one, values)
+        if result is not None:
             done.add(one.target.field)
             yield one.target, result, one.sources
 
 
-def _is_taken(target: Target, value: float) -> bool:
-    """What was computed and makes no sense (less than nothing is in use) costs no field that was sent."""
+def _result_of(one: Derived, values: Sequence[Any]) -> float | None:
+    """What is computed of a percentage beyond its bounds, or makes no sense (less than nothing is in use), is None: it
+    costs no field that was sent."""
     try:
-        target.convert(value)
+        result = one.formula(*values)
+        if result is not None:
+            one.target.convert(result)
     except Refused:
-        return False
-    return True
+        return None
+    return result
 
 
 def series(key: str) -> Series:

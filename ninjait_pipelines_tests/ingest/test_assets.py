@@ -71,7 +71,7 @@ def test_every_queue_has_its_asset_job_sensor_and_checks(fleet: Stores) -> None:
 
 def test_the_conservation_check_fails_when_the_ledger_or_the_quarantine_lost_something(fleet: Stores) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
-        fleet.message_queue.publish([outgoing("agent.metrics", metrics(sample(60), sample(30, cpu=-1)))])
+        fleet.message_queue.publish([outgoing("agent.metrics", metrics(sample(60), sample(30, cpu=-2)))])
         found = outcomes(drain(fleet, instance, "agent_metrics"))
         assert (found["quarantine_share"], found["conservation"]) == (False, True)
         only_checks = dg.define_asset_job("only_checks", selection=dg.AssetSelection.checks_for_assets(KEY))
@@ -142,7 +142,7 @@ def test_one_loud_agent_that_is_well_hides_no_broken_ones(fleet: Stores) -> None
 
 def test_one_bad_message_of_many_is_no_broken_sender_and_names_are_bounded(fleet: Stores) -> None:
     good = [outgoing("agent.metrics", metrics(sample(number + 1))) for number in range(15)]
-    bad = outgoing("agent.metrics", metrics(sample(40, cpu=101)))
+    bad = outgoing("agent.metrics", metrics(sample(40, cpu=103)))
     with dg.DagsterInstance.ephemeral() as instance:
         fleet.message_queue.publish([*good, bad, *(outgoing("agent.metrics", good[0].body) for _ in range(9))])
         share = evaluations(drain(fleet, instance, "agent_metrics"))["quarantine_share"]

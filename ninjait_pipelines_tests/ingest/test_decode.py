@@ -65,6 +65,8 @@ def test_a_good_message_takes_the_fast_path_and_keeps_every_value() -> None:
         ("Infinity", "not_finite"),
         ("-Infinity", "not_finite"),
         ("1e999", "not_finite"),
+        ("101.00000000000001", "above_100"),
+        ("-1.0000000000000002", "negative"),
         ("9" * 400, "above_100"),
         ("9" * 5000, "not_finite"),
         ("-1.001", "negative"),
@@ -113,7 +115,7 @@ def test_a_bad_sample_is_named_by_its_field(bad: dict[str, Any], expected: tuple
 
 
 def test_every_bad_field_of_a_sample_is_named_and_the_sample_counts_once() -> None:
-    result = decoded(metrics(sample(cpu=101, memory="1", timestamp="x")))
+    result = decoded(metrics(sample(cpu=102, memory="1", timestamp="x")))
     assert reasons(result) == [(0, "timestamp", "not_a_time"), (0, "cpu", "above_100"), (0, "memory", "number_as_text")]
     assert (result.points, result.points_rejected, result.columns) == (1, 1, {})
 

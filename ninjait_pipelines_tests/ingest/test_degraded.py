@@ -223,7 +223,7 @@ def test_what_mongodb_may_take_back_goes_to_the_spool(fleet: Stores, monkeypatch
     def insert_many(*_: Any, **__: Any) -> None:
         raise BulkWriteError(unsure)
 
-    fleet.message_queue.publish([outgoing("agent.metrics", metrics(sample(cpu=-1)))])
+    fleet.message_queue.publish([outgoing("agent.metrics", metrics(sample(cpu=-2)))])
     with monkeypatch.context() as patch:
         patch.setattr(Collection, "insert_many", insert_many)
         assert drained(fleet).messages_quarantined == 1
@@ -237,7 +237,7 @@ def test_what_mongodb_may_take_back_goes_to_the_spool(fleet: Stores, monkeypatch
 def test_two_drains_and_two_movers_at_once(fleet: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(drain_module, "BATCH_MESSAGES", 5)
     fleet.message_queue.publish(
-        [outgoing("agent.metrics", metrics(sample(n), sample(n, cpu=-1))) for n in range(1, 101)]
+        [outgoing("agent.metrics", metrics(sample(n), sample(n, cpu=-2))) for n in range(1, 101)]
     )
     done = threading.Event()
     errors: list[Exception] = []
@@ -491,7 +491,7 @@ def conservation(stores: Stores, instance: dg.DagsterInstance) -> Any:
 
 
 def test_conservation_counts_what_waits_in_the_spool(fleet: Stores, settings: Settings) -> None:
-    bad = [outgoing("agent.metrics", metrics(sample(n), sample(n, cpu=-1))) for n in range(1, 31)]
+    bad = [outgoing("agent.metrics", metrics(sample(n), sample(n, cpu=-2))) for n in range(1, 31)]
     with dg.DagsterInstance.ephemeral() as instance, without_mongodb(settings) as stores:
         fleet.message_queue.publish(bad)
         assert outcomes(drain(stores, instance, "agent_metrics"))["conservation"]
@@ -517,7 +517,7 @@ def test_the_commands_show_what_waits_in_the_spool(
 ) -> None:
     app = typer.Typer()
     commands.register(app)
-    body = metrics(sample(60), sample(30, cpu=-1))
+    body = metrics(sample(60), sample(30, cpu=-2))
     spooled(fleet, settings, body, b"not json")
     document = next(one for one in Spool(fleet.mongodb).documents() if not one["whole"])
 

@@ -135,7 +135,7 @@ def test_events_keep_every_value(fleet: Stores) -> None:
 
 
 def test_a_bad_sample_is_held_alone_with_its_reason_and_original_bytes(fleet: Stores) -> None:
-    body = metrics(sample(60, cpu=1), sample(30, cpu=101), sample(20, cpu="5"))
+    body = metrics(sample(60, cpu=1), sample(30, cpu=103), sample(20, cpu="5"))
     publish(fleet, body)
     summary = run(fleet)
     assert (summary.points_written, summary.points_quarantined, summary.messages_quarantined) == (1, 2, 1)
@@ -399,7 +399,7 @@ def test_two_drains_at_once_share_the_queue_and_the_ledger_balances(
 ) -> None:
     monkeypatch.setattr(drain_module, "BATCH_MESSAGES", 20)
     monkeypatch.setattr(drain_module, "PREFETCH", 40)
-    bodies = [metrics(sample(n, cpu=n % 100), sample(n + 0.5, cpu=101 if n % 7 == 0 else 1)) for n in range(1, 201)]
+    bodies = [metrics(sample(n, cpu=n % 100), sample(n + 0.5, cpu=103 if n % 7 == 0 else 1)) for n in range(1, 201)]
     publish(fleet, *bodies)
     summaries: list[Summary] = []
 
@@ -627,7 +627,7 @@ def test_dead_letters_leave_time_for_the_queue(fleet: Stores, monkeypatch: pytes
 
 def test_a_copy_that_was_replayed_meanwhile_is_not_held_again(fleet: Stores) -> None:
     """A drain held a message and died before its acknowledgement; a person replayed it; then it came again."""
-    publish(fleet, metrics(sample(cpu=101)))
+    publish(fleet, metrics(sample(cpu=103)))
     drain = make_drain(fleet)
     with fleet.message_queue.consume("agent.metrics", 5) as consumer:
         messages = consumer.receive(5, 0.1)

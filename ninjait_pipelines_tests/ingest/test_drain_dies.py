@@ -137,7 +137,7 @@ def publish_everything(stores: Stores) -> None:
     """Good, late, bad and repeated messages."""
     good = [metrics(sample(n, cpu=n), sample(n + 0.5), device_id=(DEVICE, SECOND_DEVICE)[n % 2]) for n in range(1, 21)]
     late = metrics(sample(8 * 24 * 3600), sample(61, cpu=3))
-    bad = [metrics(sample(70), sample(71, cpu=-1)), b"not json", metrics(sample(), device_id="x")]
+    bad = [metrics(sample(70), sample(71, cpu=-2)), b"not json", metrics(sample(), device_id="x")]
     stores.message_queue.publish([outgoing("agent.metrics", body) for body in [*good, late, *bad, good[0]]])
 
 
@@ -216,7 +216,7 @@ def test_a_store_that_stops_in_the_middle_stops_the_drain_and_loses_nothing(
 ) -> None:
     monkeypatch.setattr(drain_module, "BATCH_MESSAGES", 10)
     fleet.message_queue.publish(
-        [outgoing("agent.metrics", metrics(sample(n), sample(n, cpu=-1))) for n in range(1, 41)]
+        [outgoing("agent.metrics", metrics(sample(n), sample(n, cpu=-2))) for n in range(1, 41)]
     )
     store = metrics_url(settings) if at == "write" else "CLICKHOUSE_URL"
     with proxied(settings, store) as (through, proxy), open_stores(through) as stores:

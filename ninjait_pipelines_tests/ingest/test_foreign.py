@@ -228,7 +228,7 @@ BAD_LINES = [
     (line("win_disk", "Free_Megabytes=-5,Percent_Free_Space=5", instance="C:"), "free", "negative"),
     (line("net", "bytes_recv=5i", interface="eth0", seconds_ago=7 * 86400 + 1), "time", "counter_too_old"),
     (line("net", "bytes_recv=-5i", interface="eth0"), "network_in", "negative"),
-    (line("net", f"bytes_sent={2**53 + 2}i", interface="eth0"), "network_out", "out_of_range"),
+    (line("net", f"bytes_sent={2**64 + 4096}u", interface="eth0"), "network_out", "out_of_range"),
     (line("net", "bytes_sent=1i", interface="e" * 256), "interface", "too_long"),
     (line("net", "bytes_sent=1i", interface="e\x7f"), "interface", "invalid_text"),
     ("mem,host=lap-2 used= 5", None, "bad_line"),

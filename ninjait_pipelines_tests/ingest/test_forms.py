@@ -195,9 +195,20 @@ def test_a_name_is_one_line_without_control_characters(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("idle", "busy"),
-    [(0.0, 100.0), (-0.367, 100.0), (-0.99, 100.0), (100.4, 0.0), (100.99, 0.0), (100, 0.0), (47.5, 52.5), (0, 100.0)],
+    [
+        (0.0, 100.0),
+        (-0.367, 100.0),
+        (-0.99, 100.0),
+        (-1, 100.0),
+        (100.4, 0.0),
+        (100.99, 0.0),
+        (101, 0.0),
+        (100, 0.0),
+        (47.5, 52.5),
+        (0, 100.0),
+    ],
 )
-def test_a_percentage_that_misses_its_bounds_by_less_than_a_point_is_at_them(idle: float, busy: float) -> None:
+def test_a_percentage_that_misses_its_bounds_by_up_to_a_point_is_at_them(idle: float, busy: float) -> None:
     """Telegraf's usage_idle of a busy machine is -0.37: its busiest readings were refused, and it looked idler."""
     values = {"cpu": "cpu-total"}, f"usage_idle={idle}", f"usage_active={busy}"
     own = json.dumps(metrics(sample(cpu=100 - idle))).encode()
@@ -214,7 +225,7 @@ def test_a_percentage_that_misses_its_bounds_by_less_than_a_point_is_at_them(idl
 
 @pytest.mark.parametrize(
     ("idle", "reason"),
-    [(-1, "negative"), (-1.01, "negative"), (101, "above_100"), (-1305.2, "negative"), (101.5, "above_100")],
+    [(-1.01, "negative"), (101.01, "above_100"), (-1305.2, "negative"), (101.5, "above_100"), (200, "above_100")],
 )
 def test_a_percentage_that_is_absurd_is_refused(idle: float, reason: str) -> None:
     result = decode(telegraf(line("cpu", f"usage_idle={idle}", cpu="cpu-total")), REGISTRY, Period.at(NOW))

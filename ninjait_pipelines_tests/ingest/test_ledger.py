@@ -57,7 +57,7 @@ def ago(seconds: float) -> Any:
 
 
 def test_a_row_lists_the_instants_that_were_written_and_why_others_were_not() -> None:
-    delivered = message("agent.metrics", metrics(sample(60), sample(30, cpu=101), sample(20, memory=-1), sample(10)))
+    delivered = message("agent.metrics", metrics(sample(60), sample(30, cpu=103), sample(20, memory=-1), sample(10)))
     row = row_of(delivered)
     assert row["instants"] == [ago(60), ago(10)]
     assert row["reasons"] == ["above_100", "negative"]
@@ -68,7 +68,7 @@ def test_a_row_lists_the_instants_that_were_written_and_why_others_were_not() ->
 
 def test_what_the_store_refused_is_not_listed() -> None:
     """It refuses by row of the columns, and of a partly bad message these are not the samples one by one."""
-    delivered = message("agent.metrics", metrics(sample(60, cpu=101), sample(30), sample(10)))
+    delivered = message("agent.metrics", metrics(sample(60, cpu=103), sample(30), sample(10)))
     decoded = decode(delivered, REGISTRY, PERIOD)
     decoded.rejections = [*decoded.rejections, Rejection(1, None, "no room", "refused_by_store")]
     row = row_of(delivered, decoded)
@@ -331,7 +331,7 @@ def test_of_logs_with_one_id_the_first_counts(fleet: Stores) -> None:
 
 
 def test_conservation_balances_and_shows_where_it_does_not(fleet: Stores) -> None:
-    publish(fleet, metrics(*BATCH, sample(10, cpu=101)), metrics(*BATCH), message_id=A)
+    publish(fleet, metrics(*BATCH, sample(10, cpu=103)), metrics(*BATCH), message_id=A)
     publish(fleet, b"not json", metrics(sample(5)))
     publish(fleet, EVENTS["agent.heartbeats"], queue="agent.heartbeats")
     run(fleet)
@@ -351,7 +351,7 @@ def test_conservation_balances_and_shows_where_it_does_not(fleet: Stores) -> Non
 
 
 def test_what_was_quarantined_by_reason(fleet: Stores) -> None:
-    publish(fleet, metrics(BATCH[0], sample(10, cpu=101), sample(5, cpu=102), sample(4, memory=-1)), b"not json")
+    publish(fleet, metrics(BATCH[0], sample(10, cpu=103), sample(5, cpu=102), sample(4, memory=-1)), b"not json")
     run(fleet)
     rows = fleet.clickhouse.rows("SELECT * FROM quarantined_by_reason ORDER BY reason")
     assert [

@@ -59,12 +59,12 @@ def with_body(one: Message, body: bytes) -> Message:
 
 
 def test_a_field_is_set_in_those_samples_only_that_were_rejected_for_it() -> None:
-    one = message(METRICS, metrics(sample(60, cpu=-1), sample(50, cpu=7), sample(40, cpu=8, memory=-1), "bad"))
+    one = message(METRICS, metrics(sample(60, cpu=-2), sample(50, cpu=7), sample(40, cpu=8, memory=-1), "bad"))
     body = json.loads(quarantine.again(held(one), one.body).body)
     assert [type(row) for row in body["samples"]] == [dict, dict, str], "of the rejected ones, in their order"
     with pytest.raises(CannotChange, match="is not a JSON object"):
         mended(one, Change({"cpu": "5"}))
-    one = message(METRICS, metrics(sample(60, cpu=-1), sample(50, cpu=7), sample(40, cpu=8, memory=-1)))
+    one = message(METRICS, metrics(sample(60, cpu=-2), sample(50, cpu=7), sample(40, cpu=8, memory=-1)))
     result = mended(one, Change({"cpu": "5"}))
     assert [row["cpu"] for row in json.loads(result.body)["samples"]] == [5, 8]
     assert accepted(result) == (2, 1)
@@ -82,7 +82,7 @@ def test_a_message_keeps_its_id_whatever_is_changed() -> None:
     first, second = (mended(one, Change(values={NOBODY_KNOWS: DEVICE})) for _ in range(2))
     assert first == second == mended(one, Change({"device_id": DEVICE}))
     assert (first.message_id, accepted(first)) == (one.message_id, (1, 1))
-    part = message(METRICS, metrics(sample(60), sample(30, cpu=-1)))
+    part = message(METRICS, metrics(sample(60), sample(30, cpu=-2)))
     assert (
         mended(part, Change({"cpu": "5"})).message_id
         == mended(part, Change({"cpu": "6"})).message_id
@@ -269,7 +269,7 @@ def test_what_cannot_be_changed_says_why(body: bytes, says: str | None) -> None:
 
 # (message, the text that is marked for each reason; None where it is not in the body)
 MARKED: list[tuple[Message, list[str | None]]] = [
-    (message(METRICS, metrics(sample(60), sample(30, cpu=-1, memory="x"))), ['"cpu": -1', '"memory": "x"']),
+    (message(METRICS, metrics(sample(60), sample(30, cpu=-2, memory="x"))), ['"cpu": -2', '"memory": "x"']),
     (message(METRICS, b'{"samples": [], "schema": "x", "schema":\n\t"y"}'), ['"schema":\n\t"y"']),
     (message(METRICS, metrics(sample(device_id=1), device_id=NOBODY_KNOWS)), [f'"device_id": "{NOBODY_KNOWS}"']),
     (message(METRICS, metrics({"cpu": 1})), ['{"cpu": 1}']),
@@ -283,7 +283,7 @@ MARKED: list[tuple[Message, list[str | None]]] = [
     (message("platform.logs", EVENTS["platform.logs"] | {"error": {"$a": [1]}}), ['"error": {"$a": [1]}']),
     (
         telegraf(
-            line("cpu", 'usage_user=1,note="usage_idle=5, x",usage_idle=101', cpu="cpu-total"),
+            line("cpu", 'usage_user=1,note="usage_idle=5, x",usage_idle=102', cpu="cpu-total"),
             "bad line",
             line("mem", "used=5i", host="nobody"),
             line("net", "bytes_recv=-5i,bytes_sent=3i", interface="eth0"),
@@ -292,7 +292,7 @@ MARKED: list[tuple[Message, list[str | None]]] = [
             organization=ORG,
         ),
         [
-            "usage_idle=101",
+            "usage_idle=102",
             "bad line",
             "host=nobody",
             "bytes_recv=-5i",
@@ -353,8 +353,8 @@ PIECES = st.sampled_from(
         *(
             b'{"schema": "ninjait.metrics.v1"',
             b'"samples": [',
-            b'"cpu": -1',
-            json.dumps(metrics(sample(cpu=-1))).encode(),
+            b'"cpu": -2',
+            json.dumps(metrics(sample(cpu=-2))).encode(),
         ),
         *(b"mem,host=a used=5i\n", b",host=", b"\x1f\x8b", b"\xff"),
         *(bytes([one]) for one in b'{}[],"\\ \n'),

@@ -136,7 +136,7 @@ Part = tuple[str, str]
 def one_sample(place: int, fate: str) -> str:
     """A sample of ours."""
     if fate == "refused":
-        return json.dumps([sample(cpu=-1), sample(cpu=101, memory=True), 7, {"timestamp": ago(minutes=1)}][place % 4])
+        return json.dumps([sample(cpu=-2), sample(cpu=102, memory=True), 7, {"timestamp": ago(minutes=1)}][place % 4])
     return json.dumps(sample(place + 1, memory=place))
 
 
@@ -240,7 +240,7 @@ def one_value(name: str, text: str) -> Message:
     return message("agent.metrics", body.replace('"HERE"', text).encode())
 
 
-BAD_NUMBERS = ["true", "false", '"1"', '""', "[]", "{}", "NaN", "Infinity", "-Infinity", "1e999", "-1.5", "-1", "01"]
+BAD_NUMBERS = ["true", "false", '"1"', '""', "[]", "{}", "NaN", "Infinity", "-Infinity", "1e999", "-1.5", "-2", "01"]
 BAD_NUMBERS += ["1.", ".5", "+1", "0x1", "1_0", "9" * 30, "9" * 5000, "1000000000000001", "1e15000", "nul", "1 2", ""]
 BAD_TIMES = ["true", "null", "1.5", '"1767225600000"', '"yesterday"', '""', "[]", "1e12", "-1", "9" * 30, "0"]
 BAD_TIMES += ['"2026-01-01T00:00:00"', '"2026-01-01"', '"2026-02-30T00:00:00Z"', '"2026-01-01T24:00:01Z"']
@@ -251,7 +251,7 @@ BAD_TIMES += [f'"{ago(days=-1)}"', f'"{ago(days=731)}"', str(PERIOD.newest + 1),
     ("name", "text"),
     [
         *itertools.product(["cpu", "uptime"], BAD_NUMBERS),
-        *(("cpu", text) for text in ("-1.0000000000000002", "101.00000000000001", "-1", "101")),
+        *(("cpu", text) for text in ("-1.0000000000000002", "101.00000000000001", "102")),
         *(("timestamp", text) for text in BAD_TIMES),
     ],
 )
@@ -262,7 +262,8 @@ def test_the_fast_path_takes_nothing_that_the_rules_refuse(name: str, text: str)
 
 
 @pytest.mark.parametrize(
-    ("text", "taken"), [("-0.9999", 0.0), ("-1e-9", 0.0), ("100.00000000000001", 100.0), ("100.9", 100.0)]
+    ("text", "taken"),
+    [("-0.9999", 0.0), ("-1e-9", 0.0), ("-1", 0.0), ("100.00000000000001", 100.0), ("100.9", 100.0), ("101", 100.0)],
 )
 def test_a_percentage_beyond_its_bounds_is_left_to_the_rules_which_mend_it(text: str, taken: float) -> None:
     incoming = one_value("cpu", text)
@@ -363,14 +364,24 @@ def test_what_is_published_reads_back_from_the_store_to_the_last_bit(
         assert back == {moment: fields for moment, fields in expected.items() if fields}
 
 
-def test_the_largest_counters_increase_by_a_single_byte(fleet: Stores) -> None:
-    """The last whole numbers that a float tells apart."""
-    lines = [line("net", f"bytes_recv={2**53 - back}i", 600 + back, interface="eth0") for back in (2, 1, 0)]
+@pytest.mark.parametrize(
+    ("values", "added"),
+    [
+        ([f"{2**53 - back}i" for back in (2, 1, 0)], 2),  # the last whole numbers that a float tells apart
+        ([f"{2**53 + more}i" for more in (0, 1_000, 5_000)], 5_000),
+        ([f"{2**63 - 1 - back}i" for back in (4_096, 2_048, 0)], 4_096),
+        ([f"{2**64 - 1 - back}u" for back in (8_192, 4_096, 0)], 8_192),
+        ([f"{2**64 - 1 - back}u" for back in (5_000_000, 1_000_000, 0)], 4_999_168),  # the steps are of 2,048 bytes
+    ],
+)
+def test_the_largest_counters_increase(fleet: Stores, values: list[str], added: float) -> None:
+    """Counters have 64 bits; what went beyond 2^53 was refused."""
+    lines = [line("net", f"bytes_recv={one}", 602 - n, interface="eth0") for n, one in enumerate(values)]
     fleet.message_queue.publish(map(as_published, [telegraf(one, organization=ORG) for one in lines]))
     drained(fleet)
     start = NOW.replace(minute=0, second=0) - timedelta(hours=1)
     hours = fleet.metrics_store.aggregate(Tier.RAW, start, start + timedelta(hours=2), timedelta(hours=1))
-    assert sum(value or 0 for value in hours["network_in_sum"].to_pylist()) == 2
+    assert sum(value or 0 for value in hours["network_in_sum"].to_pylist()) == added
 
 
 # What other agents know of our fields, and how much of their unit is one of ours.

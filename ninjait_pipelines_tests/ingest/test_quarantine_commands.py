@@ -146,7 +146,7 @@ def ledger(stores: Stores) -> dict[str, int]:
     return {row["outcome"]: row["n"] for row in rows}
 
 
-@pytest.mark.parametrize("body", [metrics(sample(60), sample(cpu=-1)), metrics(sample(cpu=-1)), b"cpu=5"])
+@pytest.mark.parametrize("body", [metrics(sample(60), sample(cpu=-2)), metrics(sample(cpu=-2)), b"cpu=5"])
 def test_what_stays_bad_is_held_once_however_often_its_replay_dies(
     ninjait: Any, fleet: Stores, monkeypatch: pytest.MonkeyPatch, body: Any
 ) -> None:
@@ -178,12 +178,12 @@ def as_json(result: Result) -> Any:
 
 
 def test_samples_with_a_field_put_right_are_written(ninjait: Any, fleet: Stores) -> None:
-    publish_bad(fleet, metrics(sample(60, cpu=5), sample(30, cpu=-1)), metrics(sample(20, cpu="7")))
+    publish_bad(fleet, metrics(sample(60, cpu=5), sample(30, cpu=-2)), metrics(sample(20, cpu="7")))
     rehearsed = as_json(ninjait("quarantine", "replay", "--all-held", "--set", "cpu=9", "--dry-run", "--json"))
     assert [(one["accepted"], one["rejected"]) for one in rehearsed] == [(1, 0), (1, 0)]
-    said = ninjait("quarantine", "replay", "--reason", "negative", "--set", "cpu=-2", "--dry-run").stdout
+    said = ninjait("quarantine", "replay", "--reason", "negative", "--set", "cpu=-3", "--dry-run").stdout
     assert "would publish 1 messages: 0 points accepted now, 1 rejected\n1 would come back: negative" in said
-    assert '"cpu":-2' in said
+    assert '"cpu":-3' in said
     assert (states(fleet), fleet.message_queue.depth("agent.metrics").outstanding) == (["held", "held"], 0)
 
     assert as_json(ninjait("quarantine", "replay", "--all-held", "--set", "cpu=9", "--json"))["replayed"] == 2
@@ -198,7 +198,7 @@ def test_samples_with_a_field_put_right_are_written(ninjait: Any, fleet: Stores)
 
 
 def test_what_comes_back_from_a_replay_is_named(ninjait: Any, fleet: Stores) -> None:
-    publish_bad(fleet, metrics(sample(cpu=-1)))
+    publish_bad(fleet, metrics(sample(cpu=-2)))
     (document,) = quarantine.select(fleet.mongodb)
     ninjait("quarantine", "replay", "--id", document["_id"], "--set", "cpu=500")
     drained(fleet)
@@ -210,7 +210,7 @@ def test_what_comes_back_from_a_replay_is_named(ninjait: Any, fleet: Stores) -> 
 def test_an_old_device_becomes_a_new_one_once_however_often_the_replay_dies(
     ninjait: Any, fleet: Stores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    publish_bad(fleet, metrics(sample(60), device_id=OLD), metrics(sample(30)), metrics(sample(20, cpu=-1)))
+    publish_bad(fleet, metrics(sample(60), device_id=OLD), metrics(sample(30)), metrics(sample(20, cpu=-2)))
     replay = ("quarantine", "replay", "--all-held", "--map", f"{OLD}={DEVICE}", "--json")
     for _ in range(2):
         with monkeypatch.context() as patch:
@@ -229,7 +229,7 @@ def test_an_old_device_becomes_a_new_one_once_however_often_the_replay_dies(
 
 
 def test_a_copy_that_somebody_else_settles_meanwhile_is_not_reported_as_replayed(fleet: Stores) -> None:
-    publish_bad(fleet, metrics(sample(cpu=-1)))
+    publish_bad(fleet, metrics(sample(cpu=-2)))
     found = list(quarantine.select(fleet.mongodb))
 
     class Slow:
@@ -278,15 +278,15 @@ def test_hosts_of_other_agents_are_mapped(ninjait: Any, fleet: Stores) -> None:
 
 
 def test_show_marks_what_was_refused_and_raw_writes_every_byte(ninjait: Any, fleet: Stores) -> None:
-    body = json.dumps(metrics(*(sample(n, cpu=-1 if n % 10 else 1) for n in range(1000)))).encode()
+    body = json.dumps(metrics(*(sample(n, cpu=-2 if n % 10 else 1) for n in range(1000)))).encode()
     broken = b'{"caf\xe9": "\x1b[2J'
     publish_bad(fleet, body, broken)
     ids = {document["reasons"][0]["reason"]: document["_id"] for document in quarantine.select(fleet.mongodb)}
     shown = ninjait("quarantine", "show", ids["negative"]).stdout
-    marks = [at for at, one in enumerate(shown.splitlines()) if one.strip() == "^" * len('"cpu": -1')]
+    marks = [at for at, one in enumerate(shown.splitlines()) if one.strip() == "^" * len('"cpu": -2')]
     below = [shown.splitlines()[at - 1][shown.splitlines()[at].index("^") :] for at in marks]
     assert len(below) == 20
-    assert all(one.startswith('"cpu": -1,') for one in below)
+    assert all(one.startswith('"cpu": -2,') for one in below)
     assert "and 880 more: 880 of cpu: negative" in shown
     assert len(shown) < 8000
     assert "\x1b" not in ninjait("quarantine", "show", ids["invalid_utf8"]).stdout
@@ -301,7 +301,7 @@ def test_show_marks_what_was_refused_and_raw_writes_every_byte(ninjait: Any, fle
 
 def test_the_list_is_bounded_and_knows_names_queues_and_times(ninjait: Any, fleet: Stores) -> None:
     strangers = [message("agent.metrics", metrics(sample(), organization_id=f"{n:032x}"), n) for n in range(60)]
-    known = [message("agent.metrics", metrics(sample(cpu=-1)), n) for n in (61, 62)]
+    known = [message("agent.metrics", metrics(sample(cpu=-2)), n) for n in (61, 62)]
     later = [message("platform.usage", EVENTS["platform.usage"] | {"storage_gb": 1}, 63)]
     for lot, moment in ((strangers + known, NOW), (later, NOW + timedelta(minutes=2))):
         rejected = [(one, decode(one, REGISTRY, Period.at(NOW))) for one in lot]
@@ -319,7 +319,7 @@ def test_the_list_is_bounded_and_knows_names_queues_and_times(ninjait: Any, flee
 
 
 def test_many_are_discarded_with_a_reason_and_a_yes(ninjait: Any, fleet: Stores) -> None:
-    publish_bad(fleet, metrics(sample(cpu=-1)), metrics(sample(2, cpu=-1)), b"not json")
+    publish_bad(fleet, metrics(sample(cpu=-2)), metrics(sample(2, cpu=-2)), b"not json")
     many = ("quarantine", "discard", "--reason", "negative", "--because", "a test rig")
     refused = ninjait(*many)
     assert (refused.exit_code, "that is 2 copies: --yes" in refused.stderr) == (1, True)
@@ -356,7 +356,7 @@ def test_a_mistyped_queue_or_reason_is_no_success(ninjait: Any, fleet: Stores) -
     assert ninjait("quarantine", "list", "--reason", "negativ").stdout == "Nothing is held.\n"
     for many in (("replay",), ("discard", *because)):
         assert ninjait("quarantine", *many, "--all-held").stderr == "ninjait: nothing is held\n"
-    publish_bad(fleet, metrics(sample(cpu=-1)), metrics(sample(2, cpu=-1, memory="x")), b"not json")
+    publish_bad(fleet, metrics(sample(cpu=-2)), metrics(sample(2, cpu=-2, memory="x")), b"not json")
     for some in (("replay",), ("replay", "--dry-run"), ("discard", *because)):
         nothing = ninjait("quarantine", *some, "--reason", "negativ")
         assert (nothing.exit_code, nothing.stderr) == (
@@ -372,7 +372,7 @@ def test_a_mistyped_queue_or_reason_is_no_success(ninjait: Any, fleet: Stores) -
 
 
 def test_a_rehearsal_of_what_is_not_possible_fails(ninjait: Any, fleet: Stores) -> None:
-    publish_bad(fleet, metrics(sample(cpu=-1)))
+    publish_bad(fleet, metrics(sample(cpu=-2)))
     for options in ((), ("--json",)):
         assert ninjait("quarantine", "replay", "--all-held", "--set", "memory=1", "--dry-run", *options).exit_code == 1
         assert ninjait("quarantine", "replay", "--all-held", "--set", "cpu=1", "--dry-run", *options).exit_code == 0
@@ -439,7 +439,7 @@ def test_a_full_quarantine_stops_nobody(ninjait: Any, fleet: Stores) -> None:
     everybody; the bad ones of whoever holds next to nothing are kept even now."""
     bodies = [
         *(metrics(sample(n)) for n in range(1, 6)),
-        metrics(sample(6, cpu=-1), organization_id=OTHER_ORG, device_id=OTHER_DEVICE),
+        metrics(sample(6, cpu=-2), organization_id=OTHER_ORG, device_id=OTHER_DEVICE),
     ]
     fleet.message_queue.publish([outgoing("agent.metrics", body) for body in bodies])
     fleet.message_queue.publish([outgoing("agent.metrics", b"x" * 3000)])

@@ -77,7 +77,7 @@ def test_what_is_kept_of_a_message_does_not_grow_with_what_is_wrong_in_it(fleet:
     """118 kB of packed lines made reasons of 9,114 times as much, and one tenant stopped everybody's ingest."""
     lines = gzipped((line("swap", "used=1i") + "\n" + "x y z\n" * 9_999).encode())
     sent = [message("agent.metrics", lines, routing_key=f"metrics.telegraf.{ORG}", message_id=None)]
-    samples = [sample(n, cpu=-1, memory="\u4e00" * 20, disk_used=True, uptime=-5) for n in range(1_000)]
+    samples = [sample(n, cpu=-2, memory="\u4e00" * 20, disk_used=True, uptime=-5) for n in range(1_000)]
     sent.append(message("agent.metrics", metrics(*samples)))
     fleet.message_queue.publish(map(as_published, sent))
     summary = drained(fleet)
@@ -301,7 +301,7 @@ def test_a_step_that_is_done_again_takes_no_more_room() -> None:
 
 def test_a_replay_goes_to_nobody_else_than_the_envelope_named(fleet: Stores, ninjait: Any) -> None:
     """Whatever became of the copy's routing key: in MongoDB, or by a version that had believed a header."""
-    copy = hold(fleet, message("agent.metrics", metrics(sample(cpu=-1))))
+    copy = hold(fleet, message("agent.metrics", metrics(sample(cpu=-2))))
     collection = fleet.mongodb.database[quarantine.COLLECTION]
     collection.update_one({"_id": copy}, {"$set": {"routing_key": f"metrics.{OTHER_ORG}"}})
     done = ninjait("quarantine", "replay", "--all-held")
@@ -399,7 +399,7 @@ def test_a_dead_letter_of_0_3_0_is_replayed_only_as_a_person_says(fleet: Stores,
 
 
 def test_what_else_0_3_0_held_is_listed_shown_mended_and_replayed(fleet: Stores, ninjait: Any) -> None:
-    body = metrics(*(sample(n, cpu=-1 if n % 3 else 5) for n in range(600)))
+    body = metrics(*(sample(n, cpu=-2 if n % 3 else 5) for n in range(600)))
     one = message("agent.metrics", body)
     copy = as_0_3_0(
         fleet, one, decode(one, REGISTRY, PERIOD), intent={"changes": [], "who": "me", "at": NOW, "message_id": ""}
@@ -419,7 +419,7 @@ def test_what_else_0_3_0_held_is_listed_shown_mended_and_replayed(fleet: Stores,
 
 def test_what_0_3_0_held_takes_the_share_of_whose_it_is(fleet: Stores) -> None:
     """All of it was nobody's, whose share was full from then on. Of dead letters nobody knows whose they are."""
-    one, other = message("agent.metrics", metrics(sample(cpu=-1))), message("agent.metrics", b"x", 9, delivery_id="d")
+    one, other = message("agent.metrics", metrics(sample(cpu=-2))), message("agent.metrics", b"x", 9, delivery_id="d")
     as_0_3_0(fleet, one, decode(one, REGISTRY, PERIOD))
     as_0_3_0(fleet, other, decode_nothing(other, "dead_letter", "words"))
     quarantine.renew(fleet.mongodb)
