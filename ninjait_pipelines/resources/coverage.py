@@ -6,11 +6,14 @@ well, as long as its interval is, which is read off the hour itself: the median 
     10 s for 20 minutes        20 of 60 minutes
     60 s all the hour          60
     5 minutes all the hour     60: each of the 12 covers 5
+    15 minutes all the hour    60: each of the 4 covers 15
     one sample                 1
 
 Where samples fall into both halves of most minutes, the interval is below a minute and a minute without a sample is not
-covered. Else a gap that is one minute longer than the interval is covered too: a sender that reports every 60 s, a
-moment before or after the full minute, leaves a minute out now and then. No sample covers more than LONGEST_INTERVAL.
+covered. Else a gap that is one minute or half an interval longer than the interval is covered too: a sender that
+reports every 60 s, a moment before or after the full minute, leaves a minute out now and then, and one that reports
+every 15 minutes is late now and then. A lost sample makes a gap of two intervals. No interval is beyond
+LONGEST_INTERVAL.
 """
 
 from collections.abc import Sequence
@@ -21,7 +24,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-LONGEST_INTERVAL = 10  # minutes
+LONGEST_INTERVAL = 15  # minutes
 DENSE = 1.5  # half minutes with a sample, for each minute with one
 _HALF_US = 30_000_000
 _HALVES = 120  # of an hour
@@ -116,8 +119,8 @@ def covered_minutes(group: Integers, half: Integers) -> tuple[Integers, Integers
     gap[np.append(firsts[1:], len(gap)) - 1] = 0  # the last one of an hour has none
     interval = np.where(dense, 1, _intervals(gap, firsts, sizes))
     own, dense = np.repeat(interval, sizes), np.repeat(dense, sizes)
-    whole = (gap > 0) & (gap <= np.where(dense, own, own + 1))
-    return group, minute, np.minimum(np.where(whole, gap, own), LONGEST_INTERVAL)
+    whole = (gap > 0) & (gap <= np.where(dense, own, np.maximum(own + 1, own * 3 // 2)))
+    return group, minute, np.where(whole, gap, own)
 
 
 def _intervals(gap: Integers, firsts: Integers, sizes: Integers) -> Integers:

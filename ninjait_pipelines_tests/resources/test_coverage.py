@@ -38,9 +38,9 @@ def in_plain_python(seconds: Iterable[float]) -> int:
     minutes = sorted(halves)
     dense = sum(map(len, halves.values())) >= 1.5 * len(minutes)
     gaps = [later - minute for minute, later in itertools.pairwise(minutes)]
-    interval = min(statistics.median_low(gaps), 10) if gaps and not dense else 1
-    bridged = interval if dense else interval + 1
-    return sum(min(gap, 10) if gap <= bridged else interval for gap in [*gaps, 61] if minutes)
+    interval = min(statistics.median_low(gaps), 15) if gaps and not dense else 1
+    bridged = interval if dense else max(interval + 1, interval * 3 // 2)
+    return sum(gap if gap <= bridged else interval for gap in [*gaps, 61] if minutes)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,11 @@ def in_plain_python(seconds: Iterable[float]) -> int:
         (range(17, 3600, 300), 60),
         (range(0, 1800, 300), 30),
         (range(0, 3600, 600), 60),
-        (range(0, 3600, 1200), 30),
+        (range(0, 3600, 900), 60),
+        (range(899, 3600, 900), 60),
+        (range(0, 1800, 900), 30),
+        ([0, 900, 2700], 45),
+        (range(0, 3600, 1200), 55),
         ([7], 1),
         ([7, 37], 1),
     ],
@@ -71,6 +75,16 @@ def test_a_moment_before_the_full_minute_is_not_a_minute_without_a_sample() -> N
     """At 60 s, a little early or late, some minutes have two samples and some have none."""
     chance = random.Random(1)
     assert covered(rows(second + chance.uniform(-5, 5) for second in range(59, 3590, 60))) == {("d", START): 60}
+
+
+@pytest.mark.parametrize("every", [10, 15, 20, 30, 45, 60, 90, 120, 180, 240, 300, 420, 600, 720, 900])
+def test_a_device_that_is_up_all_the_hour_has_the_whole_hour_at_any_interval(every: int) -> None:
+    """At 15 minutes it had two thirds; at whatever moment it began, and a little early or late."""
+    chance = random.Random(every)
+    for begin in range(0, every, max(every // 10, 1)):
+        seconds = [begin + n * every + chance.uniform(-0.1, 0.1) * every for n in range(3600 // every + 1)]
+        minutes = sum(covered(rows(second for second in seconds if 0 <= second < 3600)).values())
+        assert 60 - 1.1 * every / 60 - 1 <= minutes <= 60 + every / 60, (begin, minutes)
 
 
 def test_a_minute_without_a_sample_at_a_shorter_interval_is_not_covered() -> None:
