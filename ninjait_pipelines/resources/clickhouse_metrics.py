@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -136,7 +137,7 @@ class ClickHouseMetrics(ClickHouse, MetricsStore):
             points = Readings(self._windows(tier, first, last, width), self._minutes(first, last))
             counters = self._retried(lambda: increases(self._counters(first, last), first, width))
             volumes = self._retried(lambda: disk_windows(self._volumes(first, last), of_disks))
-            return first_tier(points, counters, volumes, start, stop, every)
+            return first_tier(points, counters, volumes, partial(self.read, first, last), start, stop, every)
         return self._windows(tier, start, stop, every)
 
     def _windows(self, tier: Tier, start: datetime, stop: datetime, every: timedelta) -> pa.Table:

@@ -14,7 +14,10 @@ The rules, for the readings of one interface by one agent in order of time:
   a second: after a boot much comes at once), are another's where the series then goes on as if they had not been: a
   driver that reads 0 for a moment, a second machine that came by. They add nothing and count as one reset.
 - More than FEW resets in an hour are none: several machines write as one device. Their counters add nothing in it.
-- Of several agents on one device, the one with the most increases in the hour counts, else the first by name.
+- More bytes than MOST_RATE brings are none either: no interface is so fast, a driver gave -1.
+- Of several agents on one device, the one that covers the longest part of the hour counts: from where its first
+  increase begins to its last reading. (As long: the one with more readings, else the first by name.) What another one
+  counted before that or after it counts as well: an agent that took over from another one counts other bytes.
 
 An hour is made from its own readings and those of the hour before, in which baselines are, whatever else is read with
 it: so it is the same hour in whichever run.
@@ -35,15 +38,15 @@ from ninjait_pipelines.resources.coverage import MINUTES, Integers, devices_of, 
 from ninjait_pipelines.resources.metrics_store import COUNTER_GAP, WINDOWS, filled
 
 Floats = npt.NDArray[np.float64]
-FEW = 3  # resets of an interface in an hour, or falls of any size before a device is said to have several senders
-OFTEN = (
-    0.1  # of an interface's readings, likewise: a clock that is stepped back makes as many falls, but not all the hour
-)
+FEW = 3  # resets of an interface in an hour, or falls of two senders before a device is said to have several
+OFTEN = 0.1  # of an interface's readings, likewise: a clock that is stepped back makes as many, but not all the hour
+OFF_BEAT = 0.75  # of the usual time between two readings: a reading that is nearer to another is not of one sender
 NEAR_ZERO = 1024.0  # bytes
 WRAP = 2.0**32
 NEAR_WRAP, AFTER_WRAP = 0.75 * WRAP, 0.25 * WRAP
 USUAL_RATES = 4  # times the usual rate
 SLOW, FAST = 131_072.0, 1_310_720.0  # bytes a second
+MOST_RATE = 1e11  # bytes a second, likewise: 800 Gbit/s
 DIRECTIONS = ("network_in", "network_out")
 _KEY = ["organization_id", "device_id", "time"]
 _HOUR_US = 3_600_000_000
@@ -107,16 +110,11 @@ class _Rows(NamedTuple):
 
 def _readings_of(readings: pa.Table, start: datetime, every: timedelta) -> Readings:
     rows = _rows(readings, start)
-    grown: list[Floats] = []
-    several = np.zeros(len(rows.row), bool)
-    for name in DIRECTIONS:
-        increase, falls = _increases(rows, readings[name].to_numpy()[rows.row])
-        grown.append(increase)
-        several |= falls
+    found = [_increases(rows, readings[name].to_numpy()[rows.row]) for name in DIRECTIONS]
     places = np.flatnonzero(rows.own)
-    rows, several = rows.at(places), several[places]
-    others, many = _other_sources(rows, ~(np.isnan(grown[0]) & np.isnan(grown[1]))[places])
-    grown = [np.where(others, np.nan, of[places]) for of in grown]
+    rows, several = rows.at(places), np.logical_or(*(one.several for one in found))[places]
+    others, many = _other_sources(rows, np.minimum(*(one.since for one in found))[places])
+    grown = [np.where(others, np.nan, one.grown[places]) for one in found]
     windows = _windows(readings, rows, grown, several | many, every)
     return Readings(windows, minutes_of(readings.take(pa.array(rows.row))))
 
@@ -156,41 +154,64 @@ def _adopted(rows: _Rows) -> Integers:
     return source
 
 
-def _increases(rows: _Rows, value: Floats) -> tuple[Floats, npt.NDArray[np.bool_]]:
-    """Each reading's increase over those before, null where it begins a series; and whether several devices write."""
+class _Increases(NamedTuple):
+    """Each reading's increase over those before, null where it begins a series; the time since when that came (its own
+    where there is none); and whether several devices write."""
+
+    grown: Floats
+    since: Integers
+    several: npt.NDArray[np.bool_]
+
+
+def _increases(rows: _Rows, value: Floats) -> _Increases:
     places = np.flatnonzero(~np.isnan(value))
-    increase, several = np.full(len(value), np.nan), np.zeros(len(value), bool)
+    result = _Increases(np.full(len(value), np.nan), rows.time.copy(), np.zeros(len(value), bool))
     rows, value = rows.at(places), value[places]
     if not len(places):
-        return increase, several
+        return result
     begins = np.ones(len(places), bool)
     begins[1:] = (np.diff(rows.series) != 0) | (np.diff(rows.hour) != 0) | (np.diff(rows.time) > _GAP_US)
+    since = np.where(begins, rows.time, np.append(0, rows.time[:-1]))
     grown = np.append(0.0, np.diff(value))
     fell = (grown < 0) & ~begins
     grown[begins] = np.nan
     if fell.any():
         # A wrap is a fall as well, but one that says nothing of several machines.
         group = np.cumsum((np.diff(rows.series, prepend=-1) != 0) | (np.diff(rows.hour, prepend=-1) != 0)) - 1
-        reset = _through_falls(rows.time, value, grown, np.append(np.flatnonzero(begins), len(value)), fell)
-        odd = fell & (reset | ~(grown > 0))
+        reset, other = _through_falls(rows.time, value, grown, np.append(np.flatnonzero(begins), len(value)), fell)
+        odd = fell & (reset | (other & ~(grown > 0)))
         resets, falls, all_ = (np.bincount(group, of & rows.own)[group] for of in (reset, odd, np.ones_like(odd)))
         grown[(resets > FEW) & ~np.isnan(grown)] = 0.0
-        several[places] = (resets > FEW) | ((falls > FEW) & (falls > OFTEN * all_))
-    increase[places] = grown
-    return increase, several
+        result.several[places] = (resets > FEW) | ((falls > FEW) & (falls > OFTEN * all_))
+    grown[grown > MOST_RATE * np.maximum((rows.time - since) / 1e6, 1.0)] = 0.0
+    result.grown[places], result.since[places] = grown, since
+    return result
 
 
 def _through_falls(
     time: Integers, value: Floats, grown: Floats, bounds: Integers, fell: npt.NDArray[np.bool_]
-) -> npt.NDArray[np.bool_]:
-    """Puts into `grown` the increases of those series that fall somewhere; which readings are resets."""
-    reset = np.zeros(len(value), bool)
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Puts into `grown` the increases of those series that fall somewhere; which readings are resets, and which would
+    be another sender's if they are no resets."""
+    reset, other = np.zeros(len(value), bool), np.zeros(len(value), bool)
     for place in distinct(np.searchsorted(bounds, np.flatnonzero(fell), "right") - 1).tolist():
         first, end = bounds[place], bounds[place + 1]
-        found, resets = increases_of((time[first:end] / 1e6).tolist(), value[first:end].tolist())
+        seconds, values = time[first:end] / 1e6, value[first:end]
+        found, resets = increases_of(seconds.tolist(), values.tolist())
         grown[first + 1 : end] = found
         reset[first + 1 : end] = resets
-    return reset
+        other[first + 1 : end] = _of_another(seconds, values, sum(found))
+    return reset, other
+
+
+def _of_another(seconds: Floats, values: Floats, added: float) -> npt.NDArray[np.bool_]:
+    """Which readings but the first, if they are less than the one before, would be another sender's: those that come
+    off the beat of the others, or are less by more than may have come meanwhile; all of them `added` so much. A driver
+    whose counter goes back a little does so in time, and by little."""
+    gap = np.diff(seconds)
+    nearest = np.minimum(gap, np.append(gap[1:], np.inf))
+    most = max(USUAL_RATES * added / max(seconds[-1] - seconds[0], 1.0), SLOW)  # bytes a second
+    return (nearest < OFF_BEAT * np.quantile(gap, 0.75)) | (-np.diff(values) > most * gap)
 
 
 class _Series(NamedTuple):
@@ -262,25 +283,34 @@ def _usual_rate(seconds: Sequence[float], values: Sequence[float]) -> tuple[floa
     return usual, alike > 0.75 * len(rates)
 
 
-def _other_sources(rows: _Rows, counts: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """Which readings are of another agent than the one that counts in its device's hour, and which hours have any."""
-    nothing = np.zeros(len(rows.row), bool)
-    most = int(rows.source.max(initial=0)) + 1
-    if most == 1:
-        return nothing, nothing
+def _other_sources(rows: _Rows, since: Integers) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Which increases are of another agent than the one that counts in its device's hour at that time, and which rows
+    are of hours that have any. since: the time from which each increase came, its own where there is none."""
+    others = np.zeros(len(rows.row), bool)
+    if not rows.source.max(initial=0):
+        return others, others
     group = _device_hour(rows)
-    order = np.lexsort((rows.time, rows.source, group))
-    instant = starts_of(group[order], rows.source[order], rows.time[order])
-    useful = np.maximum.reduceat(counts[order].astype(np.int64), instant)
-    instant = order[instant]
-    agent = starts_of(group[instant], rows.source[instant])
-    useful = np.add.reduceat(useful, agent)
-    agent = instant[agent]
-    best = np.lexsort((rows.source[agent], -useful, group[agent]))
-    first = starts_of(group[agent][best])
-    place = np.searchsorted(group[agent][best][first], group)
-    sizes = np.diff(np.append(first, len(best)))
-    return rows.source != rows.source[agent][best][first][place], sizes[place] > 1
+    places = np.flatnonzero(since < rows.time)
+    order = places[np.lexsort((rows.time[places], rows.source[places], group[places]))]
+    agents = starts_of(group[order], rows.source[order])
+    if not len(agents):
+        return others, others
+    instants = starts_of(group[order], rows.source[order], rows.time[order])
+    readings = np.diff(np.searchsorted(instants, np.append(agents, len(order))))
+    first = np.maximum(np.minimum.reduceat(since[order], agents), rows.hour[order[agents]] * _HOUR_US)
+    ends = np.append(agents[1:], len(order))
+    last = rows.time[order[ends - 1]]
+    hours = np.append(starts_of(group[order[agents]]), len(agents))
+    for hour in np.flatnonzero(np.diff(hours) > 1):
+        best, *rest = sorted(range(hours[hour], hours[hour + 1]), key=lambda n: (first[n] - last[n], -readings[n], n))
+        counting = [best]
+        for agent in rest:
+            increases_ = order[agents[agent] : ends[agent]]
+            for one in counting:
+                within = (since[increases_] < last[one]) & (rows.time[increases_] > first[one])
+                others[increases_[within]] = True
+            counting.append(agent)
+    return others, np.isin(group, group[others])
 
 
 def _windows(

@@ -4,18 +4,22 @@ Who reads it takes whole hours: what an interval is, which agent counts and wher
 its windows have their parts of it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ninjait_pipelines.resources.counters import DIRECTIONS, Readings
-from ninjait_pipelines.resources.coverage import covered_windows
+from ninjait_pipelines.resources.coverage import covered_windows, minutes_of
 from ninjait_pipelines.resources.metrics_store import AGGREGATES, WINDOWS, added, filled, of_windows
 from ninjait_pipelines.resources.volumes import DISK_FIELDS, FIVE_MINUTES
 
 HOUR = timedelta(hours=1)
+Read = Callable[[list[str]], pa.Table]
+DEVICES_AT_ONCE = 100
+_HALVES = 120  # half minutes of an hour
 _DEVICE_HOUR = ["organization_id", "device_id", "hour"]
 
 
@@ -32,15 +36,21 @@ def widths(every: timedelta) -> tuple[timedelta, timedelta]:
 
 
 def first_tier(
-    points: Readings, counters: Readings, volumes: Readings, start: datetime, stop: datetime, every: timedelta
+    points: Readings,
+    counters: Readings,
+    volumes: Readings,
+    read: Read,
+    start: datetime,
+    stop: datetime,
+    every: timedelta,
 ) -> pa.Table:
     """The windows (schema WINDOWS, in order of its key) of [start, stop), from those of whole hours.
 
     points: what the samples are worth (see `widths`) and their minutes; counters, volumes: of `increases` and
-    `disk_windows`.
+    `disk_windows`. read: gives the points of these hours and devices, and is asked for those of which two agents count.
     """
     width, _ = widths(every)
-    of_points, of_counters = _by_one_sender(points.windows, counters.windows)
+    of_points, of_counters = _by_one_sender(points, counters, read)
     of_volumes = of_windows(volumes.windows, width)
     # A sender that says what all its disks hold knows it better than what single volumes add up to.
     of_volumes = _without(of_volumes, DISK_FIELDS, _carrying(of_points, DISK_FIELDS[:1]))
@@ -54,23 +64,50 @@ def first_tier(
     return windows if every == width else added(of_windows(windows, every))
 
 
-def _by_one_sender(points: pa.Table, counters: pa.Table) -> tuple[pa.Table, pa.Table]:
-    """Both without the network of the one that has less of it in a device's hour: an agent that sends increases, and
-    one that sends counters, count the same bytes. As many of both: the increases count."""
-    both = _carrying(points, DIRECTIONS).join(
-        _carrying(counters, DIRECTIONS), _DEVICE_HOUR, None, "inner", "", "_other"
+def _by_one_sender(points: Readings, counters: Readings, read: Read) -> tuple[pa.Table, pa.Table]:
+    """The windows of both: without the network of the one that covers less of a device's hour, where both count at the
+    same time. An agent that sends increases and one that sends counters count the same bytes, unless one follows the
+    other. As long: the one with more readings, else the increases."""
+    both = _carrying(points.windows, DIRECTIONS).join(
+        _carrying(counters.windows, DIRECTIONS), _DEVICE_HOUR, None, "inner", "", "_other"
     )
     if not len(both):
-        return points, counters
-    counters_win = pc.greater(both["count_other"], both["count"])
-    several = pc.cast(_is_of(counters, both), pa.float64())
-    counters = counters.set_column(
-        counters.schema.get_field_index("several_senders"),
-        WINDOWS.field("several_senders"),
-        pc.max_element_wise(counters["several_senders"], several),
-    )
-    points = _without(points, DIRECTIONS, both.filter(counters_win))
-    return points, _without(counters, DIRECTIONS, both.filter(pc.invert(counters_win)))
+        return points.windows, counters.windows
+    devices = sorted(set(both["device_id"].to_pylist()))
+    sent = pa.concat_tables([read(devices[n : n + DEVICES_AT_ONCE]) for n in range(0, len(devices), DEVICES_AT_ONCE)])
+    sent = sent.filter(pc.or_(*(pc.is_valid(sent[name]) for name in DIRECTIONS)))
+    of_points, of_counters = _spans(minutes_of(sent)), _spans(counters.minutes)
+    gone = 0, 0  # deleted meanwhile
+    wins = [
+        _is_longer(of_points.get(hour, gone), of_counters.get(hour, gone), row["count"] >= row["count_other"])
+        for row in both.to_pylist()
+        for hour in [tuple(row[name] for name in _DEVICE_HOUR)]
+    ]
+    points_win, counters_win = (both.filter(pa.array([win is one for win in wins])) for one in (True, False))
+    several = pc.cast(_is_of(counters.windows, pa.concat_tables([points_win, counters_win])), pa.float64())
+    several = pc.max_element_wise(counters.windows["several_senders"], several)
+    at = WINDOWS.get_field_index("several_senders")
+    windows = counters.windows.set_column(at, WINDOWS.field(at), several)
+    return _without(points.windows, DIRECTIONS, counters_win), _without(windows, DIRECTIONS, points_win)
+
+
+def _spans(minutes: pa.Table) -> dict[tuple[Any, ...], tuple[int, int]]:
+    """Device and hour -> the first and the last of the hour's half minutes that have a reading."""
+    spans: dict[tuple[Any, ...], tuple[int, int]] = {}
+    for row in minutes.to_pylist():
+        halves = [2 * n + late for late, name in enumerate(("early", "late")) for n in range(60) if row[name] >> n & 1]
+        key = tuple(row[name] for name in _DEVICE_HOUR)
+        first, last = spans.get(key, (_HALVES, -1))
+        spans[key] = min(first, *halves), max(last, *halves)
+    return spans
+
+
+def _is_longer(one: tuple[int, int], other: tuple[int, int], has_more: bool) -> bool | None:
+    """Whether one covers more than the other; None where one ends before the other begins."""
+    if one != other and (one[1] <= other[0] or other[1] <= one[0]):
+        return None
+    length, of_other = one[1] - one[0], other[1] - other[0]
+    return length > of_other or (length == of_other and has_more)
 
 
 def _carrying(windows: pa.Table, fields: Sequence[str]) -> pa.Table:

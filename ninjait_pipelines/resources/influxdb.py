@@ -253,7 +253,7 @@ class InfluxDB(MetricsStore):
             points = self._retried(lambda: self._points(first, last, width))
             counters = self._retried(lambda: increases(self._counters(first - COUNTER_GAP, last), first, width))
             volumes = self._retried(lambda: disk_windows(self._volumes(first, last), of_disks))
-            return first_tier(points, counters, volumes, start, stop, every)
+            return first_tier(points, counters, volumes, partial(self.read, first, last), start, stop, every)
 
         def read() -> pa.Table:
             parts = map(_sampled, self._tables(tier, MEASUREMENT, WINDOWS.names[3:], start, stop))

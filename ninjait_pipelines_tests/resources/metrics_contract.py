@@ -483,6 +483,29 @@ class MetricsContract:
         (row,) = store.aggregate(Tier.RAW, start, start + HOUR, HOUR).to_pylist()
         assert (row["network_in_sum"], row["network_out_sum"], row["samples"]) == (70.0, None, 15.0)
 
+    @pytest.mark.parametrize("every", [HOUR, FIVE_MINUTES])
+    def test_the_agent_that_covers_most_of_the_hour_counts(self, store: MetricsStore, every: timedelta) -> None:
+        """An agent of ours every 60 s all the hour, and Telegraf every 10 s for a quarter of it; then the other way
+        round; then half an hour of each, one after the other."""
+        start, organization = yesterday(), new_id()
+        for own, theirs, expected, several in (
+            ((0, 60), (0, 15), 6_000.0, 1.0),
+            ((30, 45), (0, 60), 35_900.0, 1.0),
+            ((0, 30), (30, 60), 3_000.0 + 17_900.0, 0.0),
+            ((30, 60), (0, 30), 17_900.0 + 3_000.0, 0.0),
+        ):
+            device = new_id()
+            store.write(points((organization, device, start + n * MINUTE, {"network_in": 100.0}) for n in range(*own)))
+            readings: list[Reading] = [
+                (organization, device, "eth0", start + n * 10 * SECOND, 1e9 + n * 100.0, None)
+                for n in range(theirs[0] * 6, theirs[1] * 6)
+            ]
+            store.write_counters(counters(readings))
+            rows = store.aggregate(Tier.RAW, start, start + HOUR, every).to_pylist()
+            rows = [row for row in rows if row["device_id"] == device]
+            assert sum(row["network_in_sum"] or 0.0 for row in rows) == expected, (own, theirs)
+            assert max(row["several_senders"] for row in rows) == several, (own, theirs)
+
     def test_what_was_written_without_a_source_goes_on(self, store: MetricsStore) -> None:
         """Rows of 0.3.0 have none: in the hour of the upgrade they are the same agent's."""
         start, organization, device = yesterday(), new_id(), new_id()

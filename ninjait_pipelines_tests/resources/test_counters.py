@@ -17,12 +17,16 @@ WRAP = 2.0**32
 
 
 def read(
-    *values: float | None, every: timedelta = MINUTE, source: str = "telegraf", interface: str = "eth0"
+    *values: float | None,
+    every: timedelta = MINUTE,
+    source: str = "telegraf",
+    interface: str = "eth0",
+    after: timedelta = timedelta(),
 ) -> pa.Table:
-    """Readings of one interface from the start of an hour on."""
+    """Readings of one interface from the start of an hour on, or from `after` it."""
     rows = [
         {"organization_id": "o", "device_id": "d", "source": source, "interface": interface}
-        | {"time": START + n * every, "network_in": value, "network_out": None}
+        | {"time": START + after + n * every, "network_in": value, "network_out": None}
         for n, value in enumerate(values)
     ]
     return pa.Table.from_pylist(rows, schema=COUNTERS)
@@ -145,6 +149,25 @@ def test_a_counter_that_goes_back_a_little_now_and_then_is_one_sender_s() -> Non
     assert hour(falls) == (59 * 100_000.0, 0.0)
 
 
+@pytest.mark.parametrize("often", [2, 3, 5, 9])
+@pytest.mark.parametrize("back", [7.0, 5_095.0, 130_000.0])
+def test_a_counter_that_often_goes_back_a_little_is_one_sender_s(often: int, back: float) -> None:
+    """At more than a tenth of its readings, it was shown as several senders."""
+    values = [9e9 + n * 1_000.0 - (back + 1_000.0 if n % often == often - 1 else 0.0) for n in range(360)]
+    added, several = hour(read(*values, every=timedelta(seconds=10)))
+    assert (added, several) == (max(values) - values[0], 0.0)
+
+
+@pytest.mark.parametrize("late", [0.3, 3, 5, 12, 15])
+@pytest.mark.parametrize("every", [30, 60])
+def test_two_machines_whose_counters_are_near_each_other_are_shown(late: float, every: int) -> None:
+    """9 GB and 8 GB: less, but not half. The greater one's bytes count."""
+    one = read(*(9e9 + n * 1_000.0 for n in range(3600 // 30)), every=timedelta(seconds=30))
+    other = (8e9 + n * 1_000.0 for n in range(3600 // every))
+    late_ = timedelta(seconds=late)
+    assert hour(one, read(*other, every=timedelta(seconds=every), after=late_)) == (119_000.0, 1.0)
+
+
 def test_two_agents_alike_that_read_one_counter_at_other_moments_are_shown() -> None:
     """Two Telegrafs, one of which rounds its times: many small falls add nothing, and say that there are two."""
     one = read(*(9e9 + 900 + n * 30_000 for n in range(20)), every=timedelta(seconds=30))
@@ -185,3 +208,59 @@ def test_an_hour_is_the_same_however_many_are_read_with_it(hours: int, values: l
     alone = increases([lead], last, HOUR).windows
     of_hour = [row for row in whole.to_pylist() if row["time"] == last]
     assert [row for row in alone.to_pylist() if row["time"] == last] == of_hour
+
+
+def test_the_agent_that_covers_most_of_the_hour_counts() -> None:
+    """collectd ran for a quarter of an hour beside Telegraf, with more readings: its quarter was all that counted."""
+    telegraf = read(*(9e9 + n * 60_000.0 for n in range(60)))
+    collectd = read(*(9e9 + n * 10_000.0 for n in range(90)), every=timedelta(seconds=10), source="collectd")
+    for beside in (collectd, collectd.slice(0, 1)):
+        assert hour(telegraf, beside)[0] == 59 * 60_000.0
+    assert hour(telegraf, collectd)[1] == 1.0
+    assert hour(telegraf, collectd.slice(0, 1))[1] == 0.0, "it counted nothing that was left out"
+
+
+@pytest.mark.parametrize("first", ["collectd", "telegraf"])
+@pytest.mark.parametrize("overlap", [0, 1, 5, 20])
+def test_an_agent_that_takes_over_goes_on_where_the_other_one_ends(first: str, overlap: int) -> None:
+    """Half an hour of each, with some minutes of both: of two agents one counted, and half an hour was lost."""
+    old = read(*(9e9 + n * 1_000.0 for n in range(31 + overlap)), source=first)
+    second = "telegraf" if first == "collectd" else "collectd"
+    new = read(*(9e9 + n * 1_000.0 for n in range(31, 60)), source=second, after=31 * MINUTE)
+    added, several = hour(old, new)
+    assert added == (59_000 if overlap else 58_000), "what came between the two is nobody's"
+    assert several == (1.0 if overlap > 1 else 0.0)
+
+
+def test_three_agents_one_after_another_all_count() -> None:
+    parts = [
+        read(*(5e9 + n * 1_000.0 for n in range(20)), source=name, after=20 * k * MINUTE)
+        for k, name in enumerate(("telegraf", "collectd", "other"))
+    ]
+    assert hour(*parts) == (3 * 19_000.0, 0.0)
+
+
+def test_the_hour_before_says_where_an_agent_s_part_begins() -> None:
+    """One reading in the hour, with one before it: all that came in between."""
+    seldom = read(1e9, 2e9, every=50 * MINUTE)
+    often = read(*(7e9 + n for n in range(20)), source="collectd", after=HOUR)
+    assert hour(seldom, often, start=START + HOUR)[0] == 19
+    seldom = read(1e9, 2e9, every=50 * MINUTE, after=40 * MINUTE)
+    assert hour(seldom, often, start=START + HOUR)[0] == 1e9
+
+
+@pytest.mark.parametrize("value", [2.0**64, 1.8e19])
+def test_a_driver_that_gives_minus_one_makes_no_exabytes(value: float) -> None:
+    """-1 is 2^64 - 1 in 64 bits, and used to be refused for its size."""
+    own = [9e9 + n * 1_000.0 for n in range(40)]
+    for values in ([*own[:10], value, *own[10:]], [*own, value], [*own[:39], value, value + 4096.0]):
+        added, _ = hour(read(*values))
+        assert added is not None
+        assert 38_000 <= added <= 44_000
+
+
+def test_counters_beyond_2_53_lose_no_more_than_their_steps() -> None:
+    values = [float(2**63 - 10**9 + n * 1_000_003) for n in range(60)]
+    added, several = hour(read(*values))
+    assert added == pytest.approx(59 * 1_000_003, abs=2_048)
+    assert several == 0.0
