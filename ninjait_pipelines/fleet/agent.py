@@ -370,9 +370,8 @@ def _volumes() -> Iterator[Volume]:
 
 
 def volume_of(place: Place, used: int, total: int, free: int) -> Volume:
-    """A volume of so many bytes; where it shares its room with others, only what it uses is its own."""
-    known = (used,) if place.shares_room else (used, total, free)
-    return Volume(place.disk, place.volume, *(one / MIB for one in known))
+    """A volume of so many bytes."""
+    return Volume(place.disk, place.volume, used / MIB, total / MIB, free / MIB)
 
 
 def _rfc3339(moment: datetime) -> str:

@@ -106,7 +106,6 @@ DISK = Kind(
     {"used": USED, "total": TOTAL, "free": FREE},
     (Derived(USED, ("free", "used_percent"), lambda free, percent: _rest_of_whole(free, 100 - percent)),),
 )
-POOL = Kind({"used": USED})
 NET = Kind({"bytes_recv": BYTES_IN, "bytes_sent": BYTES_OUT})
 SYSTEM = Kind({"uptime": UPTIME})
 WINDOWS_CPU = Kind(_counter("% Idle Time", CPU_IDLE) | _counter("% Processor Time", CPU))
@@ -302,7 +301,7 @@ def _interface(kind: Kind, name: str, tags: Mapping[str, str]) -> Series | None:
 
 def _volume(tags: Mapping[str, str]) -> Series | None:
     place = place_of(*(tags.get(name, "") for name in ("path", "device", "fstype"))) if "path" in tags else None
-    return _made(POOL if place.shares_room else DISK, tags, place=place) if place else None
+    return _made(DISK, tags, place=place) if place else None
 
 
 def _drive(tags: Mapping[str, str]) -> Series | None:

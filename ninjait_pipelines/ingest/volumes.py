@@ -32,13 +32,12 @@ _HELPER_OF_MACOS = re.compile(r"/System/Volumes/(?!Data\Z)|/private/var/vm\Z")
 class Place(msgspec.Struct, frozen=True, gc=False):
     """Where a volume is: the `disk` or partition that it lies on, and its own name.
 
-    `shares_room`: what it says of its size and of what is free is said by all of its pool (ZFS); its own is only what
-    it uses. Volumes of one container of macOS's (disk3s1s1, disk3s5) are put together later, by the roll-up.
+    A data set of ZFS has no disk of its own: it is `zfs:pool/data/set`. Volumes that share their room (those of a pool,
+    and of one container of macOS's: disk3s1s1, disk3s5) are put together later, by the roll-up.
     """
 
     disk: str
     volume: str
-    shares_room: bool = False
 
 
 def place_of(path: str, device: str = "", kind: str = "") -> Place | None:
@@ -56,7 +55,7 @@ def place_of(path: str, device: str = "", kind: str = "") -> Place | None:
         return None
     if drive := drive_of(path):
         return Place(drive, drive)
-    return Place(device, path, kind == "zfs")
+    return Place(f"zfs:{device}" if kind == "zfs" and device else device, path)
 
 
 def drive_of(name: str) -> str | None:

@@ -1,8 +1,13 @@
 """What is in use on a device's disks, from readings of single volumes. Pure: tables in, tables out, no store.
 
-The decoders take fixed local volumes only. Of these each disk counts once, however often it is mounted, and macOS's
-volumes of one container (disk3s1s1, disk3s5) have one size together: the container's. Its sealed system volume, mounted
-as /, does not stand for the container where the data volume is there.
+The decoders take fixed local volumes only. Of these each disk counts once, however often it is mounted. Volumes that
+share their room have it once, and what each of them uses:
+
+- macOS's volumes of one container (disk3s1s1, disk3s5). Its sealed system volume, mounted as /, does not stand for the
+  container where the data volume is there.
+- ZFS's data sets of one pool, each of which says as its size what it uses and what is free in the pool.
+- Volumes of which nobody says the disk (collectd's) that have the same free space to the byte: of one pool, or one file
+  system that is mounted twice, which is in use as much as the other.
 
 A device has one value in 5 minutes, of one agent's readings: the last one of each volume in that or the window before,
 so that a round of readings that a boundary cuts is whole all the same. Wider windows are made from these.
@@ -11,7 +16,7 @@ so that a round of readings that a boundary cuts is whole all the same. Wider wi
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -29,6 +34,7 @@ _VOLUME = (*_DEVICE, "source", "disk", "volume")
 # macOS's partitions, and snapshots of them: disk3s1s1 is one of disk3s1, in the container disk3.
 _SLICE = re.compile(r"(?:/dev/)?(disk\d+)s(\d+)(s\d+)?")
 _DATA = "System/Volumes/Data"
+_ZFS = "zfs:"
 
 
 class Volume(NamedTuple):
@@ -80,7 +86,9 @@ def _container(volume: Volume, with_data: bool) -> Any:
         return found[1], volume.total
     if not volume.disk and with_data and (_name(volume) == "" or _name(volume).startswith("System/Volumes/")):
         return _DATA
-    return volume.disk or (None, volume.volume)
+    if volume.disk.startswith(_ZFS):
+        return volume.disk.split("/")[0]
+    return volume.disk or (None, volume.free or volume.volume)
 
 
 def _of_container(parts: Sequence[Volume]) -> tuple[float | None, float | None, float | None]:
@@ -89,11 +97,14 @@ def _of_container(parts: Sequence[Volume]) -> tuple[float | None, float | None, 
         parts = [part for part in parts if _name(part) != ""]
     elif all(_name(part) == "" and _is_snapshot(part) for part in parts) and total is not None and free is not None:
         return total - free, total, free  # nothing but the sealed system volume: the rest is what is not free
-    used: dict[str, float] = {}
+    used: dict[Any, float] = {}
     for part in parts:
-        key = _unsnapped(part.disk) or part.volume
-        used[key] = max(used.get(key, 0.0), part.used or 0.0)
-    return sum(used.values()) if any(part.used is not None for part in parts) else None, total, free
+        if part.used is not None:
+            key = _unsnapped(part.disk) or part.used
+            used[key] = max(used.get(key, 0.0), part.used)
+    in_use = sum(used.values()) if used else None
+    is_pool = len(used) > 1 and not _SLICE.fullmatch(parts[0].disk)
+    return in_use, in_use + free if is_pool and in_use is not None and free is not None else total, free
 
 
 def _most(values: Iterable[float | None]) -> float | None:
@@ -150,16 +161,21 @@ def _by_device_and_hour(rows: Sequence[dict[str, Any]]) -> dict[Any, list[dict[s
 
 
 def _valued(rows: Sequence[dict[str, Any]], every: timedelta) -> dict[Any, tuple[float | None, ...]]:
-    """The value of each window of a device's hour, by the agent that has the most windows, else the first by name."""
+    """The value of each window of a device's hour, by the agent that covers the longest part of it, else the one with
+    more windows, else the first by name; before and after that part, by the next one, as for counters."""
     by_source: defaultdict[str, defaultdict[Any, dict[Any, dict[str, Any]]]] = defaultdict(lambda: defaultdict(dict))
     for row in rows:
         by_source[row["source"]][row["time"]][row["disk"], row["volume"]] = row
-    windows = min(by_source.items(), key=lambda item: (-len(item[1]), item[0]))[1]
     found: dict[Any, tuple[float | None, ...]] = {}
-    for time, volumes in windows.items():
-        whole = windows.get(time - every, {}) | volumes if every == FIVE_MINUTES else volumes
-        key = rows[0]["organization_id"], rows[0]["device_id"], time
-        found[key] = disk_of(Volume(*name, *(row[value] for value in VALUES)) for name, row in whole.items())
+    spans: list[tuple[datetime, datetime]] = []
+    for _, windows in sorted(by_source.items(), key=lambda of: (min(of[1]) - max(of[1]), -len(of[1]), of[0])):
+        for time, volumes in windows.items():
+            if any(first <= time <= last for first, last in spans):
+                continue
+            whole = windows.get(time - every, {}) | volumes if every == FIVE_MINUTES else volumes
+            key = rows[0]["organization_id"], rows[0]["device_id"], time
+            found[key] = disk_of(Volume(*name, *(row[value] for value in VALUES)) for name, row in whole.items())
+        spans.append((min(windows), max(windows)))
     return found
 
 

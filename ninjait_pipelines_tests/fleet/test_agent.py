@@ -112,14 +112,17 @@ def test_loopback_and_what_is_stacked_is_not_traffic() -> None:
     assert increase({}, {"lo": (1, 1), "br0": (5, 5)}, LEFT_OUT) is None
 
 
-def test_each_disk_counts_once_and_a_pool_says_only_what_it_uses() -> None:
+def test_each_disk_and_each_pool_counts_once() -> None:
     """By the decoders' rule of what counts, and the roll-up's of how it adds up."""
     mounted = [("/", "/dev/sda1", "ext4"), ("/var/lib/docker", "/dev/sda1", "ext4"), ("/run", "tmpfs", "tmpfs")]
     places = [place for one in mounted if (place := place_of(*one))]
     volumes = [volume_of(place, 50 * MIB, 100 * MIB, 45 * MIB) for place in places]
     assert disk_of(volumes) == (50.0, 100.0, 45.0)
-    pool = volume_of(Place("tank/home", "/home", True), 30 * MIB, 80 * MIB, 50 * MIB)
-    assert disk_of([*volumes, pool]) == (80.0, None, None)
+    pool = [
+        volume_of(Place(f"zfs:{name}", f"/{name}"), used * MIB, (used + 50) * MIB, 50 * MIB)
+        for name, used in (("tank", 1), ("tank/data", 30))
+    ]
+    assert disk_of([*volumes, *pool]) == (81.0, 181.0, 95.0)
 
 
 def test_while_the_broker_is_away_readings_wait_on_disk_and_come_in_order(stores: Stores, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from ninjait_pipelines.ingest.volumes import Place, drive_of, place_of
 
-# (path, device, file system) -> (disk, volume, whether it shares its room)
+# (path, device, file system) -> (disk, volume)
 LOCAL = [
     (("/", "sda1", "ext4"), ("sda1", "/")),
     (("/", "/dev/sda1", "xfs"), ("sda1", "/")),
@@ -17,7 +17,7 @@ LOCAL = [
     (("/volume1", "mapper/cachedev_0", "btrfs"), ("mapper/cachedev_0", "/volume1")),
     (("/share/CACHEDEV1_DATA", "mapper/cachedev1", "ext4"), ("mapper/cachedev1", "/share/CACHEDEV1_DATA")),
     (("/mnt/usb", "sdb1", "fuseblk"), ("sdb1", "/mnt/usb")),
-    (("/", "rpool/ROOT/pve-1", "zfs"), ("rpool/ROOT/pve-1", "/", True)),
+    (("/", "rpool/ROOT/pve-1", "zfs"), ("zfs:rpool/ROOT/pve-1", "/")),
     (("/System/Volumes/Data", "disk3s5", "apfs"), ("disk3s5", "/System/Volumes/Data")),
     (("/Volumes/Work", "disk3s7", "apfs"), ("disk3s7", "/Volumes/Work")),
     (("/", "disk1s1", "apfs"), ("disk1s1", "/")),  # macOS up to 10.14: one volume for all

@@ -239,7 +239,7 @@ def volumes(result: Decoded) -> list[tuple[Any, ...]]:
         (line("disk", "used=1048576u", path=r"\C:", device="C:", fstype="NTFS"), ("C:", "C:", 1, None, None)),
         (
             line("disk", f"used={MIB}i,total={4 * MIB}i", path="/", device="r/a", fstype="zfs"),
-            ("r/a", "/", 1, None, None),
+            ("zfs:r/a", "/", 1, 4, None),
         ),
         (line("disk", f"used={2**62}i", path="/x"), ("", "/x", 2**42, None, None)),
         (line("win_disk", "Free_Megabytes=50,Percent_Free_Space=25", instance="D:"), ("D:", "D:", 150, 200, 50)),

@@ -1,9 +1,16 @@
 """What volumes add up to, without a store."""
 
+from datetime import UTC, datetime, timedelta
+from itertools import chain
+from typing import Any
+
+import pyarrow as pa
 import pytest
 
-from ninjait_pipelines.resources.volumes import Volume, disk_of
+from ninjait_pipelines.resources.metrics_store import VOLUMES
+from ninjait_pipelines.resources.volumes import Volume, disk_of, disk_windows
 
+MINUTE = timedelta(minutes=1)
 TIB = 1_000_000.0
 
 
@@ -64,3 +71,54 @@ def test_a_disk_beside_the_container_counts_and_partitions_of_other_sizes_are_ap
 def test_a_mac_whose_agent_names_no_disks() -> None:
     volumes = [Volume("", "root", 16, None, 200), Volume("", "System-Volumes-Data", 700, None, 200)]
     assert disk_of(volumes)[0] == 700
+
+
+def test_a_pool_of_zfs_has_its_room_once() -> None:
+    """Each data set says as its size what it uses and what the pool has free: sizes were left out, now they are the
+    pool's."""
+    pool = [
+        Volume("zfs:tank", "/tank", 1, 901, 900),
+        Volume("zfs:tank/data", "/data", 60, 960, 900),
+        Volume("zfs:tank/data", "/mnt/data", 60, 960, 900),
+        Volume("zfs:tank/data/me", "/srv/me", 39, 939, 900),
+    ]
+    assert disk_of(pool) == (100, 1_000, 900)
+    assert disk_of([*pool, Volume("zfs:tank2", "/backup", 5, 10, 5), Volume("sda1", "/boot", 1, 2, 1)]) == (
+        106,
+        1_012,
+        906,
+    )
+    assert disk_of(pool[:1]) == (1, 901, 900)
+    assert disk_of([volume._replace(free=None) for volume in pool[:2]]) == (61, 960, None)
+
+
+@pytest.mark.parametrize("disk", ["sda2", ""])
+def test_subvolumes_of_btrfs_are_one_disk(disk: str) -> None:
+    """collectd does not say which disk they lie on, but each says the same."""
+    subvolumes = [Volume(disk, name, 300, 1_000, 700) for name in ("root", "home", "var-log")]
+    assert disk_of(subvolumes) == (300, 1_000, 700)
+    assert disk_of([*subvolumes, Volume("", "boot", 1, 4, 3)]) == (301, 1_004, 703)
+
+
+def test_volumes_that_have_the_same_room_and_use_different_parts_are_a_pool() -> None:
+    volumes = [Volume("", name, used, None, 900) for name, used in (("tank", 1), ("tank-home", 60), ("root", 39))]
+    assert disk_of(volumes) == (100, 1_000, 900)
+    assert disk_of([Volume("", "a", 10, 10, 0), Volume("", "b", 20, 20, 0)]) == (30, 30, 0), "full disks are no pool"
+
+
+def test_the_agent_that_covers_most_of_the_hour_says_what_is_in_use() -> None:
+    """And one that takes over from it what is in use after it."""
+    start = datetime(2026, 11, 1, tzinfo=UTC)
+
+    def of(source: str, minutes: range, used: float) -> list[dict[str, Any]]:
+        row = {"organization_id": "o", "device_id": "d", "source": source, "disk": "", "volume": "root"}
+        return [row | {"time": start + n * MINUTE, "used": used, "total": None, "free": None} for n in minutes]
+
+    def used(*rows: list[dict[str, Any]]) -> list[float | None]:
+        table = pa.Table.from_pylist(sorted(chain(*rows), key=lambda row: row["time"]), schema=VOLUMES)
+        found = disk_windows([table], 5 * MINUTE).windows.sort_by("time")
+        return list(found["disk_used_last"].to_pylist())
+
+    whole, quarter = of("telegraf", range(0, 60, 15), 5.0), of("collectd", range(15, 30), 9.0)
+    assert used(whole, quarter) == [5.0, 5.0, None, None, 5.0, 5.0]
+    assert used(of("telegraf", range(30), 5.0), of("collectd", range(30, 60), 9.0)) == [5.0] * 6 + [9.0] * 6
