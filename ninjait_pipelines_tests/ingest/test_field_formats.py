@@ -91,16 +91,22 @@ def stamp(hour: datetime, seconds: int) -> str:
 
 
 def test_a_batch_of_more_than_a_mebibyte_is_taken(stores: Stores) -> None:
-    """1,000 lines, which is Telegraf's batch, with labels of containers on each: held as too large, for ever."""
+    """19-batch-over-1MiB: Telegraf's batch, with labels of containers on each line, was held as too large, for ever."""
     hour = hour_before()
     register_hosts(stores, "c19")
-    label = "x" * 1_150
-    lines = [f"mem,container={label},host=c19 used={number << 20}i @ns({number})\n" for number in range(1_000)]
+    labels = ",".join(f"com.docker.compose.label{n}={'x' * 85}" for n in range(10))
+    lines = [
+        f"docker_container_mem,container_name=c{n},{labels},host=c19 usage={n}i @ns({n})\n"
+        if n % 10
+        else f"mem,{labels},host=c19 used={n << 20}i @ns({n})\n"
+        for n in range(1_000)
+    ]
     body = message_of("".join(lines), hour)
     assert len(body.body) > 2**20
     summary = take(stores, [body])
-    assert (summary.messages, summary.points_written, summary.points_quarantined) == (1, 1_000, 0)
-    assert rolled_up(stores, hour)[device_of("c19")]["memory_max"] == 999
+    assert (summary.messages, summary.points_written, summary.points_quarantined) == (1, 100, 0)
+    row = rolled_up(stores, hour)[device_of("c19")]
+    assert (row["memory_max"], row["memory_count"]) == (990, 100)
     assert not list(quarantine.select(stores.mongodb))
 
 
