@@ -93,7 +93,7 @@ def agent(
     """
     from ninjait_pipelines.fleet import agent as fleet_agent
     from ninjait_pipelines.fleet import relay as fleet_relay
-    from ninjait_pipelines.ingest.interfaces import patterns_of
+    from ninjait_pipelines.resources.interfaces import patterns_of
     from ninjait_pipelines.settings import LOCAL_STACK
 
     stop = threading.Event()

@@ -24,8 +24,8 @@ from typing import Any, BinaryIO
 import msgspec
 import psutil
 
-from ninjait_pipelines.ingest.interfaces import LEFT_OUT, is_left_out
 from ninjait_pipelines.ingest.volumes import Place, place_of
+from ninjait_pipelines.resources.interfaces import LEFT_OUT, is_left_out
 from ninjait_pipelines.resources.message_queue import MessageQueue, Outgoing
 from ninjait_pipelines.resources.postgres import Postgres
 from ninjait_pipelines.resources.store import StoreError

@@ -30,7 +30,6 @@ from ninjait_pipelines.ingest.foreign import (
     text_of,
 )
 from ninjait_pipelines.ingest.forms import form_of
-from ninjait_pipelines.ingest.interfaces import LEFT_OUT, is_left_out
 from ninjait_pipelines.ingest.parts import (
     ALL_CORES,
     Core,
@@ -41,6 +40,7 @@ from ninjait_pipelines.ingest.parts import (
 )
 from ninjait_pipelines.ingest.telegraf import LINE_PROTOCOL
 from ninjait_pipelines.ingest.volumes import Place
+from ninjait_pipelines.resources.interfaces import LEFT_OUT, is_left_out
 from ninjait_pipelines.resources.message_queue import JSON, Message, identity
 from ninjait_pipelines.resources.metrics_store import COUNTERS, FIELDS, POINTS, VOLUMES
 

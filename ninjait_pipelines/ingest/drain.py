@@ -43,10 +43,10 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exp
 from ninjait_pipelines.ingest import quarantine
 from ninjait_pipelines.ingest.decode import HOST_REASONS, Decoded, Period, Registry, decode, decode_nothing
 from ninjait_pipelines.ingest.foreign import size_of
-from ninjait_pipelines.ingest.interfaces import patterns_of
 from ninjait_pipelines.ingest.ledger import Batch, ledger_rows, outcome_of
 from ninjait_pipelines.ingest.sinks import Hour, Record, Sink
 from ninjait_pipelines.resources.clickhouse import ClickHouse
+from ninjait_pipelines.resources.interfaces import patterns_of
 from ninjait_pipelines.resources.message_queue import MAX_SPARES, Consumer, Message, MessageQueue
 from ninjait_pipelines.resources.mongodb import MongoDB
 from ninjait_pipelines.resources.postgres import Postgres

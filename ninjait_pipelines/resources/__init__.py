@@ -55,12 +55,13 @@ def stores_from(value: Callable[[str], Any], given: Container[str] = ()) -> Stor
         "database": value("CLICKHOUSE_DATABASE"),
         "ca_file": authority("CLICKHOUSE"),
     }
+    left_out = optional("INTERFACES_LEFT_OUT")
     queue: MessageQueue = DragonflyQueue(url=value("DRAGONFLY_URL"), ca_file=authority("DRAGONFLY"))
     if "RABBITMQ_URL" in given:
         from ninjait_pipelines.resources.rabbitmq import RabbitMQ
 
         queue = RabbitMQ(url=value("RABBITMQ_URL"), ca_file=authority("RABBITMQ"))
-    metrics: MetricsStore = ClickHouseMetrics(**clickhouse)
+    metrics: MetricsStore = ClickHouseMetrics(**clickhouse, interfaces_left_out=left_out)
     if "INFLUXDB_URL" in given:
         from ninjait_pipelines.resources.influxdb import InfluxDB
 
@@ -70,6 +71,7 @@ def stores_from(value: Callable[[str], Any], given: Container[str] = ()) -> Stor
             organization=value("INFLUXDB_ORG"),
             bucket=optional("INFLUXDB_BUCKET") or "metrics",
             ca_file=authority("INFLUXDB"),
+            interfaces_left_out=left_out,
         )
     return Stores(
         message_queue=queue,
@@ -80,7 +82,7 @@ def stores_from(value: Callable[[str], Any], given: Container[str] = ()) -> Stor
             url=value("DATABASE_URL"),
             ca_file=authority("DATABASE"),
             hosts_without_organization=optional("HOSTS_WITHOUT_ORGANIZATION") or "off",
-            interfaces_left_out=optional("INTERFACES_LEFT_OUT"),
+            interfaces_left_out=left_out,
         ),
         mongodb=MongoDB(
             url=value("MONGODB_URL"),

@@ -135,7 +135,8 @@ class ClickHouseMetrics(ClickHouse, MetricsStore):
             first, last = whole_hours(start, stop)
             width, of_disks = widths(every)
             points = Readings(self._windows(tier, first, last, width), self._minutes(first, last))
-            counters = self._retried(lambda: increases(self._counters(first, last), first, width))
+            left_out = self.interfaces_left_out
+            counters = self._retried(lambda: increases(self._counters(first, last), first, width, left_out))
             volumes = self._retried(lambda: disk_windows(self._volumes(first, last), of_disks))
             return first_tier(points, counters, volumes, partial(self.read, first, last), start, stop, every)
         return self._windows(tier, start, stop, every)

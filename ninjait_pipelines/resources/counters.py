@@ -35,7 +35,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ninjait_pipelines.resources.coverage import MINUTES, Integers, devices_of, distinct, minutes_of, starts_of
-from ninjait_pipelines.resources.metrics_store import COUNTER_GAP, WINDOWS, filled
+from ninjait_pipelines.resources.interfaces import is_left_out, patterns_of
+from ninjait_pipelines.resources.metrics_store import COUNTER_GAP, COUNTERS, WINDOWS, filled
 
 Floats = npt.NDArray[np.float64]
 FEW = 3  # resets of an interface in an hour, or falls of two senders before a device is said to have several
@@ -60,17 +61,21 @@ class Readings(NamedTuple):
     minutes: pa.Table
 
 
-def increases(readings: Iterable[pa.Table], start: datetime, every: timedelta) -> Readings:
+def increases(
+    readings: Iterable[pa.Table], start: datetime, every: timedelta, interfaces_left_out: str | None = None
+) -> Readings:
     """What readings of counters add to the windows of width `every`, an hour at most; `start` is that of an hour.
 
     readings: in parts (schema COUNTERS), all those of a device together; a field that is null was not read. They begin
     COUNTER_GAP before `start`. Readings of several interfaces at one instant are one sample of their sum; readings that
-    only begin a series, or are of another agent than the one that counts, are samples of no increase.
+    only begin a series, are of another agent than the one that counts, or of an interface that is left out (the
+    setting), are samples of no increase.
 
     Only a part and one device are in memory beside the result. The stores give every reading: no aggregate that they
     could push down tells an increase from a reset.
     """
-    found = [_readings_of(part, start, every) for part in whole_devices(readings)]
+    patterns = patterns_of(interfaces_left_out)
+    found = [_readings_of(_without(part, patterns), start, every) for part in whole_devices(readings)]
     windows = pa.concat_tables([WINDOWS.empty_table(), *(one.windows for one in found)])
     return Readings(windows, pa.concat_tables([MINUTES.empty_table(), *(one.minutes for one in found)]))
 
@@ -88,6 +93,19 @@ def whole_devices(readings: Iterable[pa.Table]) -> Iterator[pa.Table]:
         open_.append(part.filter(newest))
     if open_:
         yield pa.concat_tables(open_)
+
+
+def _without(readings: pa.Table, patterns: Sequence[str]) -> pa.Table:
+    """The readings, those of interfaces that are left out without values."""
+    names = [name for name in pc.unique(readings["interface"]).to_pylist() if is_left_out(name, patterns)]
+    if not names:
+        return readings
+    gone = pc.is_in(readings["interface"], pa.array(names, readings["interface"].type))
+    for name in DIRECTIONS:
+        at = readings.schema.get_field_index(name)
+        values = pc.if_else(gone, pa.scalar(None, pa.float64()), readings[name])
+        readings = readings.set_column(at, COUNTERS.field(name), values)
+    return readings
 
 
 class _Rows(NamedTuple):

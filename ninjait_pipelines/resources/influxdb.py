@@ -251,7 +251,10 @@ class InfluxDB(MetricsStore):
             first, last = whole_hours(start, stop)
             width, of_disks = widths(every)
             points = self._retried(lambda: self._points(first, last, width))
-            counters = self._retried(lambda: increases(self._counters(first - COUNTER_GAP, last), first, width))
+            left_out = self.interfaces_left_out
+            counters = self._retried(
+                lambda: increases(self._counters(first - COUNTER_GAP, last), first, width, left_out)
+            )
             volumes = self._retried(lambda: disk_windows(self._volumes(first, last), of_disks))
             return first_tier(points, counters, volumes, partial(self.read, first, last), start, stop, every)
 

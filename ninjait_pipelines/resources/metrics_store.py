@@ -25,6 +25,7 @@ from enum import StrEnum
 import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import Field
 
 from ninjait_pipelines.resources.coverage import covered_by
 from ninjait_pipelines.resources.store import Store
@@ -132,6 +133,10 @@ class Refusal(msgspec.Struct, frozen=True):
 
 class MetricsStore(Store):
     """Device metrics in three tiers: full resolution, 5 minutes, 1 hour."""
+
+    interfaces_left_out: str | None = Field(
+        default=None, description="Shell patterns, separated by commas, of the interfaces whose bytes do not count"
+    )
 
     @abstractmethod
     def declare(self) -> None:

@@ -31,10 +31,10 @@ from ninjait_pipelines.fleet.agent import (
 )
 from ninjait_pipelines.fleet.seed import seed
 from ninjait_pipelines.ingest.decode import Period, Registry, decode
-from ninjait_pipelines.ingest.interfaces import LEFT_OUT
 from ninjait_pipelines.ingest.volumes import Place, place_of
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.resources.dragonfly_queue import DragonflyQueue
+from ninjait_pipelines.resources.interfaces import LEFT_OUT
 from ninjait_pipelines.resources.message_queue import Message, Outgoing
 from ninjait_pipelines.resources.store import StoreUnavailable
 from ninjait_pipelines.resources.volumes import disk_of

@@ -17,9 +17,9 @@ import pytest
 from ninjait_pipelines.ingest.decode import Decoded, Period, decode
 from ninjait_pipelines.ingest.drain import load_registry
 from ninjait_pipelines.ingest.foreign import MEBIBYTE
-from ninjait_pipelines.ingest.interfaces import is_left_out
 from ninjait_pipelines.ingest.sensors import replay_registered
 from ninjait_pipelines.resources import Stores
+from ninjait_pipelines.resources.interfaces import is_left_out
 from ninjait_pipelines.resources.message_queue import Message
 from ninjait_pipelines.resources.metrics_store import VOLUMES
 from ninjait_pipelines.resources.rabbitmq import EVENTS, RabbitMQ

@@ -506,6 +506,20 @@ class MetricsContract:
             assert sum(row["network_in_sum"] or 0.0 for row in rows) == expected, (own, theirs)
             assert max(row["several_senders"] for row in rows) == several, (own, theirs)
 
+    def test_an_interface_that_is_left_out_now_does_not_count_in_hours_that_are_run_again(
+        self, store: MetricsStore
+    ) -> None:
+        """Readings of a bridge that were written before bridges were left out."""
+        start, organization, device = yesterday(), new_id(), new_id()
+        readings: list[Reading] = [
+            (organization, device, name, start + n * MINUTE, n * 100.0, n * 100.0)
+            for name in ("eth0", "br0", "eth0.20")
+            for n in range(10)
+        ]
+        store.write_counters(counters(readings))
+        (row,) = store.aggregate(Tier.RAW, start, start + HOUR, HOUR).to_pylist()
+        assert (row["network_in_sum"], row["network_out_sum"], row["samples"]) == (900.0, 900.0, 10.0)
+
     def test_what_was_written_without_a_source_goes_on(self, store: MetricsStore) -> None:
         """Rows of 0.3.0 have none: in the hour of the upgrade they are the same agent's."""
         start, organization, device = yesterday(), new_id(), new_id()
@@ -578,13 +592,13 @@ class MetricsContract:
         start, organization, device = yesterday(), new_id(), new_id()
         store.write(points([(organization, device, start, {"cpu": 1.0})]))
         readings = [
-            (organization, device, "collectd", "", volume, start + n * SECOND, n + 1.0, None, 9.0)
+            (organization, device, "collectd", "", volume, start + n * SECOND, n + 1.0, None, free)
             for n in range(3)
-            for volume in ("root", "data")
+            for volume, free in (("root", 9.0), ("data", 10.0))
         ]
         store.write_volumes(volumes(readings))
         (row,) = store.latest(start, start + HOUR).to_pylist()
-        assert (row["cpu"], row["disk_used"], row["disk_total"], row["disk_free"]) == (1.0, 6.0, 24.0, 18.0)
+        assert (row["cpu"], row["disk_used"], row["disk_total"], row["disk_free"]) == (1.0, 6.0, 25.0, 19.0)
 
     @few_examples
     @given(history=steps, hours=st.integers(1, 7), every=st.sampled_from([FIVE_MINUTES, HOUR]))
@@ -751,7 +765,7 @@ class MetricsContract:
         """Equal readings are an increase of nothing; a wrap at 32 bits is one."""
         start, organization, device = yesterday(), new_id(), new_id()
         readings: list[Reading] = [
-            (organization, device, f"veth{number}", start + n * MINUTE, value, None)
+            (organization, device, f"eth{number}", start + n * MINUTE, value, None)
             for number in range(300)
             for n, value in enumerate((2.0**32 - 8, 2.0**32 - 8, 2.0**32 - 1, 5.0))
         ]

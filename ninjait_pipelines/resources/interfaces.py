@@ -1,7 +1,8 @@
 """Which network interfaces count: those through which bytes leave the device, each byte once. Pure.
 
 A bridge, a bond, a VLAN or a tunnel carries the bytes of the interface beneath it once more, and loopback carries none
-that ever leave. What is left out is known by its name, for the decoders and for our own agent alike.
+that ever leave. What is left out is known by its name, for the decoders and for our own agent alike; and for the
+roll-up, which has readings from before an interface was left out.
 """
 
 import re
@@ -18,24 +19,33 @@ LEFT_OUT = (
     *("lo", "lo[0-9]*", "loopback*", "loopback* *", "npcap loopback*"),
     # bonds, bridges and switches over other interfaces
     *("bond*", "team*", "lagg*", "br[0-9]*", "br-*", "bridge*", "virbr*", "vmbr*", "fwbr*", "fwpr*", "fwln*", "ovs*"),
-    *("microsoft network adapter multiplexor*", "vethernet (*", "hyper-v virtual*", "vswitch (*"),
+    *("cbr[0-9]*", "xenbr*", "qvs[0-9]*", "shim-*", "switch[0-9]*", "hassio"),
+    *("microsoft network adapter multiplexor*", "vethernet (*", "vethernet [[]*", "hyper-v virtual*", "vswitch (*"),
     *("microsoft hyper-v network switch*", "network bridge", "network bridge *", "mac bridge miniport*", "team : *"),
+    *("team #*", "hp network team #*", "basp virtual adapter*", "* advanced network services virtual adapter*"),
     # VLANs
     *("vlan*", "*[0-9a-z].[0-9]", "*[0-9a-z].[0-9][0-9]", "*[0-9a-z].[0-9][0-9][0-9]"),
-    *("*[0-9a-z].[0-9][0-9][0-9][0-9]", "macvlan*", "macvtap*", "ipvlan*", "* - vlan *"),
+    *("*[0-9a-z].[0-9][0-9][0-9][0-9]", "*[0-9a-z].[0-9]*@*", "macvlan*", "macvtap*", "ipvlan*", "* - vlan *"),
     # containers and virtual machines
     *("docker*", "podman*", "veth*", "epair*", "cni*", "flannel*", "cali*", "cilium*", "lxc*", "lxdbr*", "vnet[0-9]*"),
     *("kube-*", "nodelocaldns", "weave*", "vxlan*", "genev*", "vboxnet*", "vmnet*", "vmenet*", "feth*"),
+    *("azv[0-9a-f]*", "eni[0-9a-f]*", "gke[0-9a-f]*", "dind*"),
     *("incusbr*", "virtualbox host-only*", "vmware network adapter*", "vmware virtual ethernet adapter*"),
+    # what shares the radio of another one
+    *("microsoft wi-fi direct virtual adapter*", "microsoft hosted network virtual adapter*"),
+    *("microsoft virtual wifi miniport adapter*",),
     # tunnels
     *("tun", "tun[0-9l]*", "tap", "tap[0-9]*", "wg", "wg[0-9]*", "tailscale*", "zt[0-9a-z]*", "ppp[0-9]*", "ipsec*"),
     *("utun*", "gif[0-9]*", "stf[0-9]*", "sit[0-9]*", "gre[0-9]*", "gretap*", "erspan*", "ip6*", "ip_vti*", "ovpn*"),
     *("wg-*", "tun_wg*", "pppoe*", "vti[0-9]*", "xfrm[0-9]*", "l2tp[0-9]*", "nordlynx", "cloudflarewarp", "cscotun*"),
+    *("tunsnx", "proton[0-9]*", "tinc*", "ham[0-9]*", "* vpn adapter*", "* vpn virtual *", "sonicwall virtual *"),
+    *("citrix virtual adapter*", "zscaler network adapter*", "* tap adapter", "ras async adapter", "microsoft teredo*"),
     *("nebula[0-9]*", "gpd[0-9]*", "zerotier *", "tailscale *", "* tunnel", "pangp virtual *", "cisco anyconnect *"),
     *("fortinet ssl vpn *", "fortinet virtual *", "juniper networks virtual *", "check point virtual *"),
     *("tap-windows adapter*", "wintun *", "wireguard *", "openvpn *", "wan miniport*", "isatap*", "microsoft isatap*"),
     *("teredo*", "teredo* *", "6to4*", "6to4* *", "microsoft 6to4*", "microsoft ip-https*"),
-    # what only listens, shapes or filters
+    # what only listens, shapes, filters or debugs
+    *("microsoft kernel debug network adapter*", "microsoft km-test loopback*"),
     *("dummy*", "ifb[0-9]*", "nlmon*", "pflog*", "pfsync*", "enc0", "pktap*", "awdl*", "llw*", "anpi*"),
     *("*-qos packet scheduler*", "*-wfp *", "*-npcap *", "* filter-[0-9]*", "* filter driver-[0-9]*"),
 )
