@@ -28,6 +28,7 @@ from ninjait_pipelines.resources.store import (
     StoreFailed,
     StoreRefused,
     StoreUnavailable,
+    retrying,
     tls_failure,
 )
 
@@ -48,7 +49,7 @@ class Archive(Store):
     title = TITLE
 
     url: str = Field(description="s3://bucket/prefix or file:///folder")
-    timeout_seconds: float = Field(default=30, description="Longest wait for S3, seconds")
+    timeout_seconds: float = Field(default=20, description="Longest wait for S3 to say or take anything, seconds")
     endpoint_url: str | None = Field(default=None, description="S3's address, where it is not Amazon's")
     access_key_id: str | None = Field(default=None, description="Access key; without one, AWS's usual chain finds it")
     secret_access_key: str | None = Field(default=None, description="Secret key")
@@ -82,6 +83,7 @@ class Archive(Store):
             region=self.region,
             connect_timeout=self.timeout_seconds,
             request_timeout=self.timeout_seconds,
+            retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=1),
             tls_ca_file_path=self.ca_file,
             **elsewhere,
         )
@@ -145,10 +147,14 @@ class Archive(Store):
 
         for key in keys:
             self._checked(key)
-        try:
+
+        def read() -> pa.Table:
             with arrow_errors(self.url, keys[0]):
                 found = ds.dataset(list(keys), format="parquet", filesystem=self.filesystem)
                 return found.to_table(columns=columns)
+
+        try:
+            return retrying()(read)
         except ObjectMissing:
             # Arrow takes every 404 for this, and does not say of which object; we ask each.
             for key in keys:

@@ -75,8 +75,8 @@ def _again(method: Callable[P, R]) -> Callable[P, R]:
 class Bucket:
     """The objects below a prefix of a bucket.
 
-    boto3 signs, sends a request up to three times (AWS_RETRY_MODE, AWS_MAX_ATTEMPTS), and chooses the addresses' style:
-    the bucket in the path at an endpoint of one's own, in the host name at Amazon.
+    boto3 signs, and chooses the addresses' style: the bucket in the path at an endpoint of one's own, in the host name
+    at Amazon. It sends a request once: where S3 is silent, each further time would be waited for as long again.
     """
 
     def __init__(
@@ -92,7 +92,11 @@ class Bucket:
         self._url, self._bucket, self._prefix = url, bucket, prefix
         self._part_bytes = part_bytes
         self._stale_upload = timedelta(seconds=stale_upload_seconds)
-        config = Config(connect_timeout=min(CONNECT_SECONDS, timeout_seconds), read_timeout=timeout_seconds)
+        config = Config(
+            connect_timeout=min(CONNECT_SECONDS, timeout_seconds),
+            read_timeout=timeout_seconds,
+            retries={"total_max_attempts": 1},
+        )
         with self._errors(""):
             self._client = boto3.session.Session().client("s3", config=config, **client)
 

@@ -2,18 +2,21 @@
 
 import os
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
 
-from ninjait_pipelines.resources import stores_from
+from ninjait_pipelines.resources import archive, bucket, stores_from
+from ninjait_pipelines.resources.archive import Archive
 from ninjait_pipelines.resources.influxdb import InfluxDB
 from ninjait_pipelines.resources.message_queue import MessageQueue
 from ninjait_pipelines.resources.postgres import Postgres
-from ninjait_pipelines.resources.store import StoreUnavailable
+from ninjait_pipelines.resources.store import StoreUnavailable, retrying
 from ninjait_pipelines.settings import Settings
 from ninjait_pipelines_tests.emptied import module_stores, settings, stores
 from ninjait_pipelines_tests.proxy import Proxy
@@ -88,6 +91,33 @@ def test_nothing_waits_longer_than_a_sensor_may(settings: Settings) -> None:
         assert bounds
         assert sum(bounds.get(name, 0) for name in ("connect_timeout_seconds", "timeout_seconds")) < SENSOR_SECONDS
         assert max(bounds.values()) < SENSOR_SECONDS - 10
+
+
+@pytest.mark.parametrize(
+    ("use", "requests"),
+    [
+        (Archive._ping, 1),
+        (lambda one: one.read("k"), 1),
+        (lambda one: one.write("k", b"1"), 1),
+        (lambda one: one.scan(["k"]), 2),
+    ],
+    ids=["ping", "read", "write", "scan"],
+)
+def test_s3_that_is_silent_is_asked_as_often_as_we_say(
+    monkeypatch: pytest.MonkeyPatch, use: Any, requests: int
+) -> None:
+    """boto3 and Arrow each waited three times for one answer: with 30 seconds each, a run's step hung for minutes."""
+    once = partial(retrying, attempts=1)
+    for module in (archive, bucket):
+        monkeypatch.setattr(module, "retrying", once)
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        address = f"http://127.0.0.1:{mute.getsockname()[1]}"
+        keys = {"access_key_id": "k", "secret_access_key": "s", "region": "us-east-1"}
+        with Archive(url="s3://b/p", endpoint_url=address, timeout_seconds=1, **keys).open() as store:
+            began = time.monotonic()
+            with pytest.raises(StoreUnavailable):
+                use(store)
+            assert time.monotonic() - began < requests + 1.7
 
 
 @pytest.fixture
