@@ -1,10 +1,13 @@
 """A real Telegraf and a real collectd publish into a real RabbitMQ, and a drain takes it from there."""
 
 import dataclasses
+import os
+import socket
 import subprocess
+import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -23,6 +26,7 @@ from ninjait_pipelines.resources.interfaces import is_left_out
 from ninjait_pipelines.resources.message_queue import Message
 from ninjait_pipelines.resources.metrics_store import VOLUMES
 from ninjait_pipelines.resources.rabbitmq import EVENTS, RabbitMQ
+from ninjait_pipelines.settings import Settings
 from ninjait_pipelines.stack.servers import SERVERS
 from ninjait_pipelines.stack.servers import RabbitMQ as Engine
 from ninjait_pipelines_tests.ingest.conftest import make_drain
@@ -54,6 +58,16 @@ TELEGRAF = """
 [[inputs.disk]]
   mount_points = ["/"]
 [[inputs.net]]
+"""
+INPUTS = TELEGRAF[TELEGRAF.index("[[inputs.cpu]]") :]
+AGENT = TELEGRAF[: TELEGRAF.index("[[outputs.amqp]]")]
+# The Telegraf that is built here has no outputs.http.
+TO_THE_RELAY = """
+[[outputs.influxdb_v2]]
+  urls = ["http://127.0.0.1:{port}"]
+  token = "t"
+  organization = "o"
+  bucket = "b"
 """
 COLLECTD = """
 Hostname "{host}"
@@ -123,6 +137,22 @@ def agent(queue: RabbitMQ, folder: Path, program: str, host: str, routing_key: s
             process.wait()
 
 
+@contextmanager
+def running(command: Sequence[str | Path], folder: Path, name: str, **environment: str) -> Iterator[Path]:
+    """A program for as long as the block does; gives its log."""
+    log = folder / f"{name}.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, env=os.environ | environment)
+        try:
+            yield log
+            assert process.poll() is None, log.read_text()
+            process.terminate()
+            process.wait(30)
+        finally:
+            process.kill()
+            process.wait()
+
+
 def waiting(queue: RabbitMQ) -> list[Message]:
     """What is in the queue, left there."""
     ready = queue.depth(QUEUE).ready
@@ -180,6 +210,31 @@ def check_counters(decoded: list[Decoded], device: str, before: dict, after: dic
     for one, later in pairwise(readings):
         assert one[0] != later[0] or (one[2] <= later[2] and one[3] <= later[3])
     return {row[0] for row in readings}
+
+
+def test_a_real_telegraf_s_readings_reach_the_store_by_a_relay(
+    fleet: Stores, settings: Settings, broker: RabbitMQ, tmp_path: Path
+) -> None:
+    broker.declare()
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        port = held.getsockname()[1]
+    program = [sys.executable, "-m", "ninjait_pipelines.cli", "agent", "--relay", str(port)]
+    program += ["--organization", ORG, "--device", SECOND_DEVICE, "--spool", str(tmp_path / "spool")]
+    file = tmp_path / "telegraf.conf"
+    file.write_text((AGENT + TO_THE_RELAY + INPUTS).format(host="lap-2", port=port))
+    telegraf = [SERVERS / "bin" / "telegraf", "--config", file]
+    with running(program, tmp_path, "relay", **(settings | {"RABBITMQ_URL": broker.url})) as log:
+        assert eventually(lambda: "takes posts" in log.read_text())
+        with running(telegraf, tmp_path, "telegraf"):
+            assert eventually(lambda: broker.depth(QUEUE).ready > 0)
+            time.sleep(5)
+    stores = dataclasses.replace(fleet, message_queue=broker)
+    summary = make_drain(stores).run(idle_seconds=0.5)
+    assert (summary.points_written > 0, summary.points_quarantined, broker.depth(QUEUE).outstanding) == (True, 0, 0)
+    now = datetime.now(UTC)
+    stored = stores.metrics_store.read(now - timedelta(hours=1), now + timedelta(hours=1), [SECOND_DEVICE])
+    assert sum(value is not None for value in stored["memory"].to_pylist()) >= 3
+    assert broker.depth("agent.heartbeats").ready >= 2, "it is online, and then offline"
 
 
 def test_real_agents_are_drained_into_the_stores(fleet: Stores, broker: RabbitMQ, tmp_path: Path) -> None:
