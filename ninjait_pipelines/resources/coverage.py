@@ -13,7 +13,7 @@ Where samples fall into both halves of most minutes, the interval is below a min
 covered. Else a gap that is one minute or half an interval longer than the interval is covered too: a sender that
 reports every 60 s, a moment before or after the full minute, leaves a minute out now and then, and one that reports
 every 15 minutes is late now and then. A lost sample makes a gap of two intervals. No interval is beyond
-LONGEST_INTERVAL.
+LONGEST_INTERVAL: where even the median gap is too long for a late sample of that, the device was there for moments.
 """
 
 from collections.abc import Sequence
@@ -124,10 +124,11 @@ def covered_minutes(group: Integers, half: Integers) -> tuple[Integers, Integers
 
 
 def _intervals(gap: Integers, firsts: Integers, sizes: Integers) -> Integers:
-    """The median of each group's gaps, the lower one of two; a minute where there is none."""
+    """The median of each group's gaps, the lower one of two; a minute where there is none, or it is no interval."""
     order = np.lexsort((gap, np.repeat(np.arange(len(firsts)), sizes)))
     middle = firsts + sizes // 2  # the first of each group is the 0 of the last minute
-    return np.clip(gap[order][middle], 1, LONGEST_INTERVAL)
+    median = gap[order][middle]
+    return np.where(median > LONGEST_INTERVAL * 3 // 2, 1, np.clip(median, 1, LONGEST_INTERVAL))
 
 
 def devices_of(rows: pa.Table) -> tuple[Integers, Integers]:

@@ -38,7 +38,8 @@ def in_plain_python(seconds: Iterable[float]) -> int:
     minutes = sorted(halves)
     dense = sum(map(len, halves.values())) >= 1.5 * len(minutes)
     gaps = [later - minute for minute, later in itertools.pairwise(minutes)]
-    interval = min(statistics.median_low(gaps), 15) if gaps and not dense else 1
+    median = statistics.median_low(gaps) if gaps and not dense else 1
+    interval = min(median, 15) if median <= 22 else 1
     bridged = interval if dense else max(interval + 1, interval * 3 // 2)
     return sum(gap if gap <= bridged else interval for gap in [*gaps, 61] if minutes)
 
@@ -61,6 +62,7 @@ def in_plain_python(seconds: Iterable[float]) -> int:
         (range(0, 1800, 900), 30),
         ([0, 900, 2700], 45),
         (range(0, 3600, 1200), 55),
+        ([0, 10, 3580, 3590], 2),
         ([7], 1),
         ([7, 37], 1),
     ],
