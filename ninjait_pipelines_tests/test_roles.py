@@ -1,6 +1,7 @@
 """PostgreSQL's roles as sql/roles/postgres.sql makes them: each can do its work, and nothing beyond it."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,10 +15,12 @@ from ninjait_pipelines.migrations import migrate_up, status
 from ninjait_pipelines.resources import Stores, open_stores
 from ninjait_pipelines.resources.postgres import Postgres
 from ninjait_pipelines.resources.store import StoreRefused
-from ninjait_pipelines.settings import SQL
+from ninjait_pipelines.settings import ROOT, SQL
+from ninjait_pipelines.stack import engines
 from ninjait_pipelines_tests import conftest
 from ninjait_pipelines_tests.reference.test_reference import ALL, CHECKS, one_of_each
 from ninjait_pipelines_tests.runs import passed, run
+from ninjait_pipelines_tests.stack.alone import alone
 
 __all__ = ["one_of_each"]
 SCRIPT = (SQL / "roles" / "postgres.sql").read_text()
@@ -121,3 +124,76 @@ def test_tables_that_a_superuser_has_made_are_handed_over(settings: dict[str, st
     with as_role("ninjait_pipelines").transaction() as connection:
         connection.execute("DELETE FROM billing.invoices")
     assert as_role("ninjait_reader").rows("SELECT later FROM organizations") == []
+
+
+class Granted(engines.ClickHouse):
+    """The local ClickHouse whose user has a role's rights."""
+
+    program = "ninjait_pipelines_tests.granted_clickhouse"
+    role = "ninjait_owner"
+
+    def environment(self) -> dict[str, str]:
+        return super().environment() | {"ROLE": self.role, "PYTHONPATH": str(ROOT)}
+
+
+@pytest.fixture
+def clickhouse_as(
+    settings: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clickhouse_version: str
+) -> Iterator[Callable[[str], Stores]]:
+    """The stores, ClickHouse's user with the rights of a role; of its own data, which stays."""
+    with alone(Granted, tmp_path / "clickhouse") as server, ExitStack() as opened:
+
+        def by(role: str) -> Stores:
+            server.stop()
+            monkeypatch.setattr(Granted, "role", role)
+            server.start()
+            return opened.enter_context(open_stores(conftest.validate({**settings, **server.settings})))
+
+        yield by
+
+
+OUR_CODE = [path for path in (ROOT / "ninjait_pipelines").rglob("*.py") if path.parent.name not in ("stack", "demo")]
+FORBIDDEN_IN_CLICKHOUSE = [
+    ("ninjait_pipelines", "CREATE TABLE mine (x Int8) ENGINE = Memory"),
+    ("ninjait_pipelines", "DROP TABLE organizations_versions"),
+    ("ninjait_pipelines", "TRUNCATE TABLE organizations_versions"),
+    ("ninjait_pipelines", "ALTER TABLE organizations_versions ADD COLUMN x Int8"),
+    ("ninjait_pipelines", "ALTER TABLE organizations_versions UPDATE name = '' WHERE 1"),
+    ("ninjait_pipelines", "SELECT * FROM system.users"),
+    ("ninjait_pipelines", "CREATE USER another"),
+    ("ninjait_reader", "INSERT INTO touched_events (kind) VALUES ('x')"),
+    ("ninjait_reader", "ALTER TABLE organizations_versions DELETE WHERE 1"),
+    ("ninjait_owner", "CREATE USER another"),
+    ("ninjait_owner", "SELECT * FROM system.users"),
+]
+
+
+def test_the_pipeline_works_by_the_rights_of_its_clickhouse_user(clickhouse_as: Callable[[str], Stores]) -> None:
+    """Only ClickHouse's parser had read them. What the engine here does not do as a server does by default: refuse
+    tables of `system` that the user has no right to; nothing asks any but system.tables, which everybody may read.
+    """
+    owner = clickhouse_as("ninjait_owner")
+    migrate_up(owner.postgres, owner.clickhouse)
+    assert {one.state for one in status(owner.postgres, owner.clickhouse)} == {"applied"}
+    one_of_each.__wrapped__(owner)  # type: ignore[attr-defined]
+    _refused(owner, "ninjait_owner")
+    stores = clickhouse_as("ninjait_pipelines")
+    assert stores.clickhouse.status().ok, stores.clickhouse.status().problem
+    stores.clickhouse.probe()
+    for _ in range(2):  # the second time there is something to replace
+        assert all(passed(run(stores, *ALL, *CHECKS)).values())
+        run(stores, billing.billing_events, key="2026-02-01")
+        run(stores, billing.invoices, key="2026-02-01")
+    assert stores.clickhouse.scalar("SELECT count() FROM invoices") == 1
+    _refused(stores, "ninjait_pipelines")
+    asked = {path: set(re.findall(r"FROM system\.(\w+)", path.read_text())) for path in OUR_CODE}
+    assert set.union(*asked.values()) == {"tables"}
+    reader = clickhouse_as("ninjait_reader")
+    assert reader.clickhouse.scalar("SELECT count() FROM invoices") == 1
+    _refused(reader, "ninjait_reader")
+
+
+def _refused(stores: Stores, role: str) -> None:
+    for statement in (statement for whose, statement in FORBIDDEN_IN_CLICKHOUSE if whose == role):
+        with pytest.raises(StoreRefused):
+            stores.clickhouse.command(statement)

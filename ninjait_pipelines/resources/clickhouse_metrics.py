@@ -63,8 +63,8 @@ class ClickHouseMetrics(ClickHouse, MetricsStore):
 
     def _ping(self) -> tuple[str, int | None]:
         row = self.rows(
-            "SELECT version() AS version, (SELECT sum(bytes_on_disk) FROM system.parts WHERE active "
-            "AND database = currentDatabase() AND table IN {tables:Array(String)}) AS size",
+            "SELECT version() AS version, (SELECT sum(total_bytes) FROM system.tables "
+            "WHERE database = currentDatabase() AND name IN {tables:Array(String)}) AS size",
             tables=list(TABLES),
         )[0]
         return row["version"], row["size"] or 0
