@@ -126,7 +126,7 @@ def audited(tmp_path: Path) -> Iterator[Callable[[Answer | None], tuple[int, str
 
 
 def pypi(vulnerable: bool, withdrawn: str | None = None) -> Answer:
-    """As https://docs.pypi.org/api/json says; OSV is away."""
+    """As PyPI documents its JSON API; OSV is away."""
 
     def answer(host: str, path: str, _: Any) -> tuple[int, str]:
         known = {"aliases": [], "details": "x", "summary": None, "fixed_in": [MENDED], "link": "", "source": "osv"}
@@ -139,7 +139,7 @@ def pypi(vulnerable: bool, withdrawn: str | None = None) -> Answer:
 
 
 def osv(vulnerable: bool) -> Answer:
-    """As https://google.github.io/osv.dev/post-v1-query says; PyPI knows none of the packages."""
+    """As OSV documents its API; PyPI knows none of the packages."""
 
     def answer(host: str, _: str, question: Any) -> tuple[int, str]:
         if host == "pypi.org":

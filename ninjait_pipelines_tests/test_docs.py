@@ -1,5 +1,6 @@
 """The documents are true: what they name exists, and what exists is named."""
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -154,6 +155,40 @@ def test_compose_signs_in_to_postgresql_by_roles_that_are_no_superuser() -> None
     assert superuser not in users
     assert compose["configs"]["postgres-roles"]["file"] == "sql/roles/postgres.sql"
     assert compose["services"]["webserver"]["ports"] == ["127.0.0.1:3000:3000"], "it has no login"
+
+
+def test_compose_gives_the_pipeline_no_administrator() -> None:
+    """It signed in to every store but PostgreSQL by the one user that may do everything."""
+    compose = _compose()
+    settings, migrate = compose["x-dagster"]["environment"], compose["services"]["migrate"]["environment"]
+    for environment, user in ((settings, "ninjait_pipelines"), ({**settings, **migrate}, "ninjait_owner")):
+        assert environment["CLICKHOUSE_USER"] == user
+        assert environment["RABBITMQ_URL"].startswith(f"amqp://{user}:${{RABBITMQ_")
+    assert settings["MONGODB_URL"].startswith("mongodb://ninjait_pipelines:")
+    assert "authSource" not in settings["MONGODB_URL"], "its user is of the database itself"
+    assert "INFLUXDB_PIPELINES_TOKEN" in settings["INFLUXDB_TOKEN"]
+    assert "PIPELINES" not in migrate["INFLUXDB_TOKEN"]
+    assert compose["configs"]["clickhouse-roles"]["file"] == "sql/roles/clickhouse.sql"
+    for name in re.findall(r"CREATE USER IF NOT EXISTS (\w+)", (ROOT / "sql" / "roles" / "clickhouse.sql").read_text()):
+        assert f"ALTER USER {name} IDENTIFIED" in compose["configs"]["clickhouse-passwords"]["content"]
+    for service in compose["services"].values():
+        for config in service.get("configs", []):
+            assert config["source"] in compose["configs"]
+
+
+def test_compose_gives_rabbitmq_s_users_the_rights_of_the_page() -> None:
+    definitions = compose_definitions()
+    for user in ("ninjait_owner", "ninjait_pipelines"):
+        [given] = [one for one in definitions["permissions"] if one["user"] == user]
+        [rights] = re.findall(rf"set_permissions {user} ('.*?' '.*?' '.*?')(?:\s|$)", TEXT["production.md"])
+        assert [given["configure"], given["write"], given["read"]] == re.findall(r"'(.*?)'", rights)
+        assert [one["tags"] for one in definitions["users"] if one["name"] == user] == [""]
+
+
+def compose_definitions() -> dict[str, Any]:
+    """RabbitMQ's definitions as compose writes them, each password the name of its variable."""
+    content = _compose()["configs"]["rabbitmq-definitions"]["content"]
+    return json.loads(re.sub(r"\$\{(\w+)[^}]*\}", r"\1", content).replace("$$", "$"))
 
 
 def test_compose_keeps_acknowledged_quarantine_and_what_runs_print() -> None:
