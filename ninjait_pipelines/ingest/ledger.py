@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from itertools import accumulate, chain
 from operator import attrgetter, itemgetter
 from types import MappingProxyType
@@ -104,10 +105,11 @@ def _organization(message: Message, decoded: Decoded) -> str:
     whatever it says, so that nobody shows up as another one."""
     if not decoded.whole or CONTRACTS[message.queue].routed_by != "organization_id":
         return decoded.organization_id or NOBODY
-    try:
-        return identifier(organization_of(message.routing_key))
-    except Refused:
-        return NOBODY
+    named = organization_of(message.routing_key)
+    with suppress(Refused):
+        if named == identifier(named):  # not in upper case, in braces, or with a line break: that is another key
+            return named
+    return NOBODY
 
 
 def _reasons(message: Message, decoded: Decoded, not_kept: Mapping[str, str]) -> list[str]:

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ninjait_pipelines.ingest import outages, quarantine, reasons
-from ninjait_pipelines.ingest.decode import Decoded, Period, Rejection, decode, decode_nothing
+from ninjait_pipelines.ingest.decode import NOBODY, Decoded, Period, Rejection, decode, decode_nothing
 from ninjait_pipelines.ingest.ledger import BODY_NOT_KEPT
 from ninjait_pipelines.ingest.sensors import held_for_known_hosts
 from ninjait_pipelines.operations.assets import _bodies, stores_are_up
@@ -220,6 +220,16 @@ def test_a_refused_message_is_in_the_ledger_as_what_the_broker_let_it_be(fleet: 
     assert drained(fleet).points_written == 0
     (row,) = fleet.clickhouse.rows("SELECT toString(organization_id) AS id FROM message_deliveries FINAL")
     assert row == {"id": ORG}
+
+
+@pytest.mark.parametrize("key", [ORG.upper(), f"{{{ORG}}}", f"urn:uuid:{ORG}", f"{ORG}\n", ORG.replace("-", "")])
+def test_another_spelling_of_an_organization_in_a_key_is_not_that_organization(fleet: Stores, key: str) -> None:
+    """A right to another key is no right to this one: its bad messages were the organization's in the ledger."""
+    fleet.message_queue.publish([Outgoing("agent.metrics", f"metrics.{key}", b"x")])
+    drained(fleet)
+    (row,) = fleet.clickhouse.rows("SELECT toString(organization_id) AS id FROM message_deliveries FINAL")
+    (held,) = quarantine.select(fleet.mongodb)
+    assert (row["id"], held["share"]) == (NOBODY, "")
 
 
 def test_of_what_a_device_repeats_one_body_a_day_is_kept(fleet: Stores) -> None:
