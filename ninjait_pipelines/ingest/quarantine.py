@@ -3,7 +3,8 @@
 One document is one delivered copy; its `_id` is made from the copy, so holding it again after a crash is the same one.
 What MongoDB does not take waits in the spool (see spool.py), and is moved once it does.
 
-What is held is never deleted by itself; what was replayed or discarded is, 30 days later. A limit bounds what is held,
+What is held is never deleted by itself; what was replayed or discarded is, 30 days later, or sooner where it takes more
+than the limit. A limit bounds what is held,
 and no organization can use up what others need of it: each may hold a third of what is free, so that one alone fills a
 quarter of the limit, however many there are some room is left, and a thousandth is everybody's in any case. (Switches
 share their buffers in this way: Choudhury and Hahne, Dynamic Queue Length Thresholds, 1998.) Dead letters may be good:
@@ -296,16 +297,21 @@ def _usage(mongodb: MongoDB, *parts: Mapping[str, tuple[int, int]]) -> Usage:
     for part in parts:
         sizes.update({share: size for share, (_, size) in part.items()})
     copies = sum(count for part in parts for count, _ in part.values())
-    return Usage(copies, sizes.total(), int(mongodb.quarantine_limit_mib) * MEBIBYTE, sizes)
+    return Usage(copies, sizes.total(), _limit(mongodb), sizes)
 
 
-def _held(mongodb: MongoDB) -> dict[str, tuple[int, int]]:
-    """Share -> (copies, bytes) that MongoDB holds, of the documents themselves: a counter would be wrong after a crash.
+def _limit(mongodb: MongoDB) -> int:
+    return int(mongodb.quarantine_limit_mib) * MEBIBYTE
+
+
+def _held(mongodb: MongoDB, state: str = "held") -> dict[str, tuple[int, int]]:
+    """Share -> (copies, bytes) that MongoDB has in this state, of the documents themselves: a counter would be wrong
+    after a crash.
 
     A sum is null on the local stack's MongoDB where no document has the field: earlier versions wrote none.
     """
     totals = {"copies": {"$sum": 1}, "bytes": {"$sum": "$held_bytes"}}
-    pipeline: list[dict[str, Any]] = [{"$match": {"state": "held"}}, {"$group": {"_id": "$share", **totals}}]
+    pipeline: list[dict[str, Any]] = [{"$match": {"state": state}}, {"$group": {"_id": "$share", **totals}}]
     found: dict[str, tuple[int, int]] = {}
     for one in mongodb.database[COLLECTION].aggregate(pipeline):
         found[one["_id"] or NOBODYS] = int(one["copies"]), int(one["bytes"] or 0)
@@ -872,7 +878,9 @@ def _audit_id(document_id: str) -> str:
 
 
 def delete_settled(mongodb: MongoDB, now: datetime, most: int = DELETED_AT_MOST) -> int:
-    """Deletes copies that were replayed or discarded more than 30 days ago, and returns how many.
+    """Deletes copies that were replayed or discarded more than 30 days ago, and returns how many; sooner the oldest of
+    them, where all that are settled take more than the limit: a sender whose copies are replayed automatically could
+    fill MongoDB with them.
 
     Dying between any two of these: the documents are still there, and the next one does the rest.
 
@@ -883,10 +891,24 @@ def delete_settled(mongodb: MongoDB, now: datetime, most: int = DELETED_AT_MOST)
     moment = now - SETTLED_KEPT
     query = {"state": {"$in": SETTLED}, "quarantined_at": {"$lt": moment}}
     with mongodb.optional(), mongodb.errors():
-        found = mongodb.database[COLLECTION].find(query, {**AUDITED, "body_pieces": 1})
+        names = {**AUDITED, "body_pieces": 1, "held_bytes": 1}
+        found = mongodb.database[COLLECTION].find(query, names)
         documents = list(islice((one for one in found if one["trail"][0]["at"] < moment), most))
+        excess = sum(size for state in SETTLED for _, size in _held(mongodb, state).values()) - _limit(mongodb)
+        if excess > 0 and not documents:
+            oldest = mongodb.database[COLLECTION].find({"state": {"$in": SETTLED}}, names).sort("quarantined_at", 1)
+            documents = list(_first_of(oldest.limit(most), excess))
         insert_new(mongodb, AUDIT, [_audited(one) for one in documents])
         pieces = [_piece_id(one["_id"], number) for one in documents for number in range(one["body_pieces"])]
         mongodb.database[PIECES].delete_many({"_id": {"$in": pieces}})
         mongodb.database[COLLECTION].delete_many({"_id": {"$in": [one["_id"] for one in documents]}})
     return len(documents)
+
+
+def _first_of(documents: Iterable[dict[str, Any]], size: int) -> Iterator[dict[str, Any]]:
+    """As many as take so many bytes."""
+    for one in documents:
+        if size <= 0:
+            return
+        size -= one.get("held_bytes") or 0
+        yield one

@@ -512,6 +512,22 @@ def test_what_was_settled_30_days_ago_is_deleted_and_nothing_else(fleet: Stores)
     assert quarantine.count_held(fleet.mongodb, [*ids, "agent.metrics/lost"], "run") == 2
 
 
+def test_what_is_settled_has_a_limit_too(fleet: Stores) -> None:
+    """A sender's copies were replayed each time that it registered their hosts: all of them stayed for 30 days, and
+    counted towards nothing."""
+    for n in range(24):
+        settled(fleet, f"{n:02}", b"x" * 50_000)
+        mine = {"$set": {"quarantined_at": NOW + timedelta(seconds=n)}}
+        fleet.mongodb.database[quarantine.COLLECTION].update_one({"_id": f"agent.metrics/{n:02}"}, mine)
+    fill(fleet, 0.2)
+    assert quarantine.delete_settled(small(fleet).mongodb, NOW) == 4
+    assert quarantine.delete_settled(small(fleet).mongodb, NOW) == 0
+    left = {document["_id"] for document in fleet.mongodb.database[quarantine.COLLECTION].find({"state": "discarded"})}
+    assert left == {f"agent.metrics/{n:02}" for n in range(4, 24)}
+    assert fleet.mongodb.database["audit_trail"].count_documents({}) == 24
+    assert len(list(quarantine.select(fleet.mongodb))) == 3
+
+
 def test_a_deletion_that_is_killed_half_way_is_done_by_the_next_one(
     fleet: Stores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
