@@ -8,8 +8,8 @@ The rules, for the readings of one interface by one agent in order of time:
   fall adds nothing and leaves the baseline: a driver or a stepped clock gave readings in another order.
 - From near 2^32 to a small value is a wrap of a counter of 32 bits, unless the bytes in between are beyond belief (more
   than four times the series' usual rate, and more than a megabit a second), or the value is up again at once: then the
-  device booted, or two machines write. From farther away it is one where the series is steady (three of four rises
-  are within half and twice the usual rate) and wraps at that rate.
+  device booted, or two machines write. From wherever it is one where the series never reaches 2^32 and goes on through
+  its falls as fast as it rises (see `_usual_rates`): a busy counter wraps ten times an hour.
 - Readings that are less than half or more than twice the baseline, by a step beyond belief (and more than ten megabits
   a second: after a boot much comes at once), are another's where the series then goes on as if they had not been: a
   driver that reads 0 for a moment, a second machine that came by. They add nothing and count as one reset.
@@ -233,26 +233,28 @@ def _of_another(seconds: Floats, values: Floats, added: float) -> npt.NDArray[np
 
 
 class _Series(NamedTuple):
-    """Readings of one counter in order of time, and what is usual for them in bytes a second."""
+    """Readings of one counter in order of time, what is usual for them, and up to what rate falls are wraps, in bytes a
+    second."""
 
     seconds: Sequence[float]
     values: Sequence[float]
     usual: float
-    is_steady: bool
+    wrapping: float
 
     def is_believed(self, added: float, since: int, at: int, anyway: float = SLOW) -> bool:
         """Whether so many bytes may have come between two readings; `anyway` is a rate that any device may have."""
-        return added <= max(USUAL_RATES * self.usual, anyway) * (self.seconds[at] - self.seconds[since])
+        return added <= max(USUAL_RATES * self.usual, self.wrapping, anyway) * (self.seconds[at] - self.seconds[since])
 
     def is_wrap(self, highest: float, at: int) -> bool:
         """Whether this reading, which is below the highest one, follows it by way of 2^32."""
         value, added = self.values[at], self.values[at] + WRAP - highest
-        if highest >= WRAP or (at + 1 < len(self.values) and self.values[at + 1] >= highest):
+        if highest >= WRAP:
             return False
-        if highest >= NEAR_WRAP and value < AFTER_WRAP and self.is_believed(added, at - 1, at):
+        if added <= self.wrapping * (self.seconds[at] - self.seconds[at - 1]):
             return True
-        usual = self.usual * (self.seconds[at] - self.seconds[at - 1])
-        return self.is_steady and usual / 2 <= added <= 2 * usual
+        is_up_again = at + 1 < len(self.values) and self.values[at + 1] >= highest
+        is_near = highest >= NEAR_WRAP and value < AFTER_WRAP
+        return is_near and not is_up_again and self.is_believed(added, at - 1, at)
 
     def goes_on(self, highest: float, at: int) -> int:
         """Where the series goes on as if the readings from `at` on had not been; `at` where it does not."""
@@ -269,7 +271,7 @@ class _Series(NamedTuple):
 
 def increases_of(seconds: Sequence[float], values: Sequence[float]) -> tuple[list[float], list[bool]]:
     """What each reading but the first adds, by the rules above, and whether it is a reset."""
-    series = _Series(seconds, values, *_usual_rate(seconds, values))
+    series = _Series(seconds, values, *_usual_rates(seconds, values))
     highest, goes_on = values[0], 0
     found: list[float] = []
     resets: list[bool] = []
@@ -292,13 +294,45 @@ def increases_of(seconds: Sequence[float], values: Sequence[float]) -> tuple[lis
     return found, resets
 
 
-def _usual_rate(seconds: Sequence[float], values: Sequence[float]) -> tuple[float, bool]:
-    """The median of the bytes a second at which it rose, 0 where it never did; whether it mostly rises so."""
-    steps = pairwise(zip(seconds, values, strict=True))
-    rates = [(value - before) / (now - then) for (then, before), (now, value) in steps if value > before and now > then]
-    usual = statistics.median(rates) if rates else 0.0
-    alike = sum(usual / 2 <= rate <= 2 * usual for rate in rates)
-    return usual, alike > 0.75 * len(rates)
+def _usual_rates(seconds: Sequence[float], values: Sequence[float]) -> tuple[float, float]:
+    """The median of the bytes a second at which it rose, 0 where it never did; and the rate up to which a fall is a
+    wrap of a counter of 32 bits, 0 where falls are no wraps.
+
+    They are where nearly all of them may be (through 2^32 no faster than twice the fastest rise, together no more than
+    four times as fast as the rises), and the counter does not come back after them to where it was, as that of one of
+    two machines does.
+    """
+    gaps = [
+        (now - then, value - before) for (then, before), (now, value) in pairwise(zip(seconds, values, strict=True))
+    ]
+    rises = [(gap, step) for gap, step in gaps if step > 0 and gap > 0]
+    falls = [(at, gap, step + WRAP) for at, (gap, step) in enumerate(gaps, 1) if step < 0 and gap > 0]
+    if not rises:
+        return 0.0, 0.0
+    usual, fastest = statistics.median(step / gap for gap, step in rises), 2 * max(step / gap for gap, step in rises)
+    wraps = [one for one in falls if one[2] <= fastest * one[1]]
+    if max(values) >= WRAP or len(wraps) < 0.75 * len(falls):
+        return usual, 0.0
+    if _rate((gap, step) for _, gap, step in wraps) > USUAL_RATES * _rate(rises):
+        return usual, 0.0
+    back = sum(_comes_back(values, at) for at, _, _ in wraps)
+    return usual, fastest if 2 * back < len(wraps) else 0.0
+
+
+def _rate(steps: Iterable[tuple[float, float]]) -> float:
+    """Bytes a second, of seconds and bytes; 0 where there are none."""
+    gaps, bytes_ = [0.0], [0.0]
+    for gap, step in steps:
+        gaps.append(gap)
+        bytes_.append(step)
+    return sum(bytes_) / max(sum(gaps), 1e-6)
+
+
+def _comes_back(values: Sequence[float], at: int) -> bool:
+    """Whether the series, after it fell here, rises by one step to where it was, and hardly beyond it."""
+    before = values[at - 1]
+    after = next((place for place in range(at + 1, len(values)) if values[place] >= before), None)
+    return after is not None and values[after] - before <= (values[after] - values[after - 1]) / 16
 
 
 def _other_sources(rows: _Rows, since: Integers) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:

@@ -131,7 +131,7 @@ def _increases_in_an_hour(rows: list[tuple[datetime, float, bool]]) -> list[tupl
     for chain in chains:
         rises = [(b - a) / (t - s).total_seconds() for (s, a, _), (t, b, _) in itertools.pairwise(chain) if b > a]
         usual = statistics.median(rises) if rises else 0.0
-        steady = sum(usual / 2 <= rise <= 2 * usual for rise in rises) > 0.75 * len(rises)
+        wrapping = _wrapping(chain)
         most = max(4 * usual, 2**17)
         baseline, goes_on = chain[0][1], 0
         for at in range(1, len(chain)):
@@ -140,19 +140,40 @@ def _increases_in_an_hour(rows: list[tuple[datetime, float, bool]]) -> list[tupl
             through, increase = value + 2**32 - baseline, 0.0
             again = at + 1 < len(chain) and chain[at + 1][1] >= baseline
             near = baseline >= 3 * 2**30 and value < 2**30 and through <= most * seconds
-            far = steady and usual * seconds / 2 <= through <= 2 * usual * seconds
+            far = through <= wrapping * seconds
             if at < goes_on:
                 pass
-            elif value < baseline < 2**32 and not again and (near or far):
+            elif value < baseline < 2**32 and ((near and not again) or far):
                 increase, baseline = through, value
             elif value >= baseline or value < baseline / 2 or value < 1024:
-                goes_on = _where_it_goes_on(chain, at, baseline, usual)
+                goes_on = _where_it_goes_on(chain, at, baseline, max(usual, wrapping / 4))
                 resets += own and (value < baseline or at < goes_on)
                 if at >= goes_on:
                     increase, baseline = (value - baseline if value >= baseline else value), value
             if own:
                 found.append((moment, increase))
     return [(moment, 0.0 if resets > 3 else increase) for moment, increase in found]
+
+
+def _wrapping(chain: list[tuple[datetime, float, bool]]) -> float:
+    """The bytes a second up to which falls are wraps."""
+    steps = [
+        (n, (t - s).total_seconds(), b - a) for n, ((s, a, _), (t, b, _)) in enumerate(itertools.pairwise(chain), 1)
+    ]
+    rises = [(seconds, step) for _, seconds, step in steps if step > 0]
+    falls = [(n, seconds, step + 2**32) for n, seconds, step in steps if step < 0]
+    fastest = 2 * max((step / seconds for seconds, step in rises), default=0.0)
+    wraps = [(n, seconds, step) for n, seconds, step in falls if step <= fastest * seconds]
+    if not rises or not wraps or len(wraps) < 0.75 * len(falls) or max(value for _, value, _ in chain) >= 2**32:
+        return 0.0
+    through = sum(step for _, _, step in wraps) / sum(seconds for _, seconds, _ in wraps)
+    if through > 4 * sum(step for _, step in rises) / sum(seconds for seconds, _ in rises):
+        return 0.0
+    values, back = [value for _, value, _ in chain], 0
+    for n, _, _ in wraps:
+        after = next((later for later in range(n + 1, len(values)) if values[later] >= values[n - 1]), None)
+        back += after is not None and values[after] - values[n - 1] <= (values[after] - values[after - 1]) / 16
+    return fastest if 2 * back < len(wraps) else 0.0
 
 
 def _where_it_goes_on(chain: list[tuple[datetime, float, bool]], at: int, baseline: float, usual: float) -> int:

@@ -1,5 +1,7 @@
 """The rules of counters of bytes, without a store; whole tables are held to plain Python by the metrics contract."""
 
+import random
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
@@ -92,6 +94,25 @@ def test_many_wraps_an_hour_are_one_sender_s() -> None:
 def test_a_steady_counter_wraps_from_wherever_it_is() -> None:
     """At 5 MB/s, read every five minutes: 1.5 GB a reading, of which 0 was counted, of several senders."""
     assert hour(read(*(n * 1.5e9 % WRAP for n in range(12)), every=5 * MINUTE)) == (11 * 1.5e9, 0.0)
+
+
+@pytest.mark.parametrize("every", [10, 30, 60])
+@pytest.mark.parametrize("traffic", ["even", "bursts", "on and off"])
+@pytest.mark.parametrize("rate", [2e6, 1e7, 2e7])
+def test_a_busy_counter_of_32_bits_whose_rate_changes_wraps(every: int, traffic: str, rate: float) -> None:
+    """From wherever it is, often: four such wraps were resets, of several senders, and the hour had nothing."""
+    chance = random.Random(f"{every} {traffic} {rate}")
+    speed: Callable[[], float] = {
+        "even": lambda: chance.uniform(0, 2 * rate),
+        "bursts": lambda: min(chance.expovariate(1 / rate), 4 * rate),
+        "on and off": lambda: chance.choice([rate / 50, 2 * rate]),
+    }[traffic]
+    grown = [3e9]
+    while len(grown) < 3600 // every:
+        grown.append(grown[-1] + round(min(speed() * every, 3e9)))
+    added, several = hour(read(*(value % WRAP for value in grown), every=timedelta(seconds=every)))
+    assert added == pytest.approx(grown[-1] - grown[0], rel=0.05)
+    assert several == 0.0
 
 
 @pytest.mark.parametrize(
