@@ -51,8 +51,8 @@ def place_of(path: str, device: str = "", kind: str = "") -> Place | None:
         return None
     if _NO_VOLUMES.match(path) or _HELPER_OF_MACOS.match(path):
         return None
-    if _LOOP.fullmatch(device) or device.startswith("//"):
-        return None
+    if _LOOP.fullmatch(device) or device.startswith("//") or (kind == "zfs" and "@" in device):
+        return None  # an image, a share of another machine, a snapshot of a data set that counts already
     if drive := drive_of(path):
         return Place(drive, drive)
     return Place(f"zfs:{device}" if kind == "zfs" and device else device, path)

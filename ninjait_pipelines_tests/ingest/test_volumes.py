@@ -48,6 +48,7 @@ NOT_LOCAL = [
     ("/snap/core/1", "loop3", "squashfs"),
     ("/snap/core/1", "loop3", ""),
     ("/mnt/image", "loop0p1", "ext4"),
+    ("/tank/.zfs/snapshot/daily", "tank@daily", "zfs"),
     ("/dev/mqueue", "", ""),
     ("/run/user/1000", "", ""),
     ("/x", "tmpfs", ""),
