@@ -73,6 +73,10 @@ def options_of(url: str) -> dict[str, str]:
     return dict(parse_qsl(parts.query)) if parts else {}
 
 
+# What a server that is none of ours may quote: HTTP's header, of which a secret is one part, in another spelling.
+_AUTHORIZATION = re.compile(r"(authorization\W+\w+\s+)[^\s\"'\\]+", re.I)
+
+
 def remember(*secrets: str) -> None:
     """Secrets of this process (passwords, tokens, URLs that have one), which `redacted` then takes out of any text."""
     _known.update(filter(None, secrets))
@@ -86,7 +90,7 @@ def redacted(text: str, url: str = "") -> str:
         if len(secret) < SURE_LENGTH:
             pattern = rf"(?<!\w){pattern}(?!\w)"
         text = re.sub(pattern, HIDDEN, text)
-    return text
+    return _AUTHORIZATION.sub(rf"\1{HIDDEN}", text)
 
 
 def _secrets(value: str) -> Iterator[str]:

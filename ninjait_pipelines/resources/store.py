@@ -31,6 +31,9 @@ class StoreError(MendableError):
         super().__init__(f"{store} at {without_password(url)}: {redacted(text, url)}. {advice}")
         for cause in causes(sys.exception()):
             cause.args = tuple(redacted(word, url) if isinstance(word, str) else word for word in cause.args)
+            # Some clients' errors make their words of these, not of args.
+            words = {name: word for name, word in getattr(cause, "__dict__", {}).items() if isinstance(word, str)}
+            cause.__dict__.update({name: redacted(word, url) for name, word in words.items()})
 
 
 class StoreUnavailable(StoreError):

@@ -1,5 +1,6 @@
 """The rights that docs/production.md gives: as they stand there, on a real broker and a real Redis."""
 
+import json
 import re
 from collections.abc import Iterator
 from datetime import timedelta
@@ -19,6 +20,7 @@ from ninjait_pipelines.resources.rabbitmq import RabbitMQ
 from ninjait_pipelines.resources.store import StoreError, StoreRefused
 from ninjait_pipelines.settings import ROOT, SQL, Settings, validate
 from ninjait_pipelines_tests.conftest import _manage_rabbitmq
+from ninjait_pipelines_tests.test_docs import compose_definitions
 
 PAGE = (ROOT / "docs" / "production.md").read_text()
 MINE = "39a970c9-0000-4000-8000-000000000000"
@@ -82,6 +84,35 @@ def test_the_pipeline_drains_and_replays_and_the_owner_declares(by: dict[str, Ra
     assert pipelines.depth("agent.metrics").dead == 1
     pipelines.discard_dead_letters([letter for letter, _ in pipelines.dead_letters("agent.metrics")])
     assert pipelines.depth("agent.metrics").dead == 0
+
+
+@pytest.mark.servers
+def test_a_broker_takes_the_definitions_of_compose(stack: dict[str, str]) -> None:
+    """At its start, and by its management pages, it reads them with the same code."""
+    users = {name: f"compose_{name}" for name in ("administrator", "ninjait_owner", "ninjait_pipelines")}
+    text = json.dumps(compose_definitions()).replace('"/"', '"compose"')
+    for name, other in users.items():
+        text = text.replace(f'"{name}"', f'"{other}"')
+    definitions = json.loads(text)
+    passwords = {one["name"]: one["password"] for one in definitions["users"]}
+    place = urlsplit(stack["RABBITMQ_URL"]).netloc.rpartition("@")[2]
+    try:
+        _manage_rabbitmq(stack, "POST", "definitions", definitions)
+        owner, pipelines = (
+            RabbitMQ(url=f"amqp://{user}:{passwords[user]}@{place}/compose")
+            for user in (users["ninjait_owner"], users["ninjait_pipelines"])
+        )
+        with owner.open():
+            list(owner.upgrade())
+        with pipelines.open():
+            assert pipelines.status().ok, pipelines.status().problem
+            pipelines.publish([Outgoing("agent.metrics", f"metrics.{MINE}", b"{}")])
+            with pipelines.consume("agent.metrics", 10) as consumer:
+                consumer.acknowledge(consumer.receive(10, wait_seconds=2))
+    finally:
+        _manage_rabbitmq(stack, "DELETE", "vhosts/compose")
+        for user in users.values():
+            _manage_rabbitmq(stack, "DELETE", f"users/{user}")
 
 
 def test_dragonfly_lets_each_do_its_work(stack: dict[str, str], settings: Settings) -> None:

@@ -3,9 +3,16 @@ errors with all that they came from, logs, statuses, Dagster's events, snapshots
 
 import json
 import logging
+import os
 import socket
+import socketserver
+import subprocess
+import sys
+import threading
 import traceback
-from collections.abc import Iterator
+from base64 import b64encode
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -79,7 +86,7 @@ def nowhere() -> str:
 
 @pytest.fixture
 def logs(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.DEBUG):  # of the clients' libraries too
         yield
     out, err = capfd.readouterr()
     assert CANARY not in caplog.text + out + err
@@ -99,6 +106,62 @@ def test_a_certificate_that_is_not_trusted(name: str, tmp_path: Path) -> None:
         settings = validate(environment(f"{HOST_NAME}:{door.port}", tls=True) | {"CA_FILE": door.strangers_file})
         said = fail(impatient(stores_from(settings.__getitem__, settings).all()[name]))
     assert "certificate is not trusted" in said
+    assert CANARY not in said
+
+
+@contextmanager
+def listening(answer: Callable[[bytes], bytes]) -> Iterator[str]:
+    """host:port of a server that is none of ours, and answers whatever it hears by `answer`."""
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with suppress(OSError):
+                while heard := self.request.recv(65536):
+                    self.request.sendall(answer(heard))
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+def http(heard: bytes) -> bytes:
+    return b"HTTP/1.1 400 Bad Request\r\nContent-Length: %d\r\n\r\n%b" % (len(heard), heard)
+
+
+ANSWERS: dict[str, Callable[[bytes], bytes]] = {
+    "echo": lambda heard: heard,
+    "HTTP that quotes what it was asked": http,
+    "Redis that quotes what it was asked": lambda heard: b"-ERR " + heard.replace(b"\r\n", b" ") + b"\r\n",
+    "PostgreSQL that quotes what it was asked": lambda heard: (
+        b"E" + (len(heard) + 13).to_bytes(4, "big") + b"SFATAL\0M" + heard.replace(b"\0", b" ") + b"\0\0"
+    ),
+}
+
+
+@pytest.mark.usefixtures("logs")
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("answer", "tls"), [*((answer, False) for answer in ANSWERS), ("echo", True)])
+def test_a_server_of_another_kind(name: str, answer: str, tls: bool) -> None:
+    """A wrong port: whoever listens there has the password now, and its answer may quote it."""
+    with listening(ANSWERS[answer]) as host:
+        settings = validate(environment(host, tls=tls))
+        said = fail(impatient(stores_from(settings.__getitem__, settings).all()[name]))
+    for form in (CANARY, b64encode(CANARY.encode()).decode(), b64encode(f"ninjait:{CANARY}".encode()).decode()):
+        assert form not in said
+
+
+@pytest.mark.parametrize("arguments", [["status", "--json"], ["status"], ["migrate", "status"]])
+def test_commands_say_none(arguments: list[str]) -> None:
+    """`ninjait env` alone prints them: that is what it is for."""
+    with listening(http) as host:
+        values = {**os.environ, **environment(host), "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-m", "ninjait_pipelines.cli", *arguments]
+        done = subprocess.run(command, env=values, capture_output=True, text=True, check=False, cwd=ROOT, timeout=120)
+    said = done.stdout + done.stderr
+    assert done.returncode
+    assert host in said
     assert CANARY not in said
 
 

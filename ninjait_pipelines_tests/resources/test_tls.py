@@ -108,7 +108,9 @@ def test_a_scan_of_the_archive_verifies_too(stack: dict[str, str], tls: Callable
     with archive(door.ca_file).open() as store:
         store.write("day/rows.parquet", sink.getvalue().to_pybytes())
         assert store.scan(["day/rows.parquet"]).num_rows == 2
-    for wrong in (archive(door.strangers_file), archive(door.ca_file, "127.0.0.1")):
+    nobody = settings_with_tls(stack, "archive", door.port)
+    no_authority = stores_from(nobody.__getitem__, nobody).archive
+    for wrong in (archive(door.strangers_file), archive(door.ca_file, "127.0.0.1"), no_authority):
         with wrong.open() as store, pytest.raises(StoreFailed, match="certificate is not trusted"):
             store.scan(["day/rows.parquet"])
 
@@ -134,6 +136,27 @@ def test_where_the_url_says_nothing_of_tls_a_named_authority_asks_for_it(
     off = {"postgres": "sslmode=disable", "mongodb": "tls=false"}[name]
     with opened(at("127.0.0.1", plain.port, off, CA_FILE=door.ca_file), name) as store:
         use(store)
+
+
+@pytest.mark.parametrize("name", ["postgres", "mongodb"])
+def test_of_several_hosts_each_is_verified(stack: dict[str, str], name: str, tls: Callable[[str], Secured]) -> None:
+    """A primary and its standbys; a replica set, of which only the refusals are shown: the local server is none."""
+    door = tls(name)
+    variable, _, own = ALL[name]
+    plain = urlsplit(stack[variable])
+    user = f"{plain.netloc.rpartition('@')[0]}@" if "@" in plain.netloc else ""
+    query = {"postgres": "sslmode=verify-full", "mongodb": "tls=true"}[name]
+
+    def at(host: str, **more: str) -> Settings:
+        hosts = f"{user}{host}:1,{host}:{door.port}"  # nobody listens at the first
+        return validate({**stack, variable: plain._replace(netloc=hosts, query=query).geturl(), **more})
+
+    if name == "postgres":
+        with opened(at(HOST_NAME, **{own: door.ca_file}), name) as store:
+            use(store)
+    for wrong in (at(HOST_NAME, **{own: door.strangers_file}), at("127.0.0.1", **{own: door.ca_file}), at(HOST_NAME)):
+        with opened(wrong, name) as store:
+            assert "certificate is not trusted" in store.status().problem
 
 
 @pytest.mark.parametrize("name", CASES)
