@@ -7,7 +7,6 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from tenacity import wait_none
 
 from ninjait_pipelines.ingest import outages, reasons, sensors
 from ninjait_pipelines.ingest.assets import agent_metrics
@@ -21,6 +20,7 @@ from ninjait_pipelines_tests.ingest.test_drain import Broken, held, ledger, outs
 from ninjait_pipelines_tests.resources.http_proxy import Answer, HttpProxy
 from ninjait_pipelines_tests.resources.queue_contract import eventually
 
+pytestmark = pytest.mark.usefixtures("retries_at_once")
 NO_SPACE = b"Code: 243. DB::Exception: Cannot reserve 1.00 MiB, not enough space. (NOT_ENOUGH_SPACE) (version 25.8)"
 FULL = {
     "INFLUXDB_URL": (500, {}, b'{"code":"internal error","message":"write /wal/1: no space left on device"}'),
@@ -97,7 +97,6 @@ def test_eight_drains_that_fail_under_way_make_no_dead_letters(
     with monkeypatch.context() as patch:
         for store in (fleet.metrics_store, fleet.clickhouse):
             patch.setattr(type(store), "probe", lambda _: None)
-        patch.setattr("ninjait_pipelines.resources.store.wait_exponential_jitter", lambda **_: wait_none())
         with failing(settings, name) as (stores, _):
             for _ in range(8):
                 with pytest.raises(StoreUnavailable):
