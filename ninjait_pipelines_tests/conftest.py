@@ -17,6 +17,7 @@ import pytest
 import urllib3
 from influxdb_client import InfluxDBClient, Permission, PermissionResource
 from psycopg import sql
+from tenacity import wait_none
 
 from ninjait_pipelines.resources import Stores, open_stores
 from ninjait_pipelines.resources.clickhouse import ClickHouse
@@ -265,6 +266,12 @@ def drop(stack: dict[str, str], settings: Settings) -> None:
         drop_virtual_host(stack, name)
     if "INFLUXDB_URL" in stack:
         drop_organization(stack, name)
+
+
+@pytest.fixture
+def retries_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that is away is tried as often as ever, without the seconds in between."""
+    monkeypatch.setattr("ninjait_pipelines.resources.store.wait_exponential_jitter", lambda **_: wait_none())
 
 
 @pytest.fixture

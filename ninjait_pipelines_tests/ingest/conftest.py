@@ -7,7 +7,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from tenacity import wait_none
 from typer.testing import CliRunner, Result
 
 from ninjait_pipelines.cli import app
@@ -34,12 +33,6 @@ MakeDrain = Callable[..., Drain]
 def _caches_look_back_further(monkeypatch: pytest.MonkeyPatch) -> None:
     """Samples are as old as the suite, which may run for longer than the quarter of an hour that the caches look at."""
     monkeypatch.setattr("ninjait_pipelines.cache.assets.LATEST_OF", timedelta(hours=3))
-
-
-@pytest.fixture
-def retries_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A store that is away is tried as often as ever, without the seconds in between."""
-    monkeypatch.setattr("ninjait_pipelines.resources.store.wait_exponential_jitter", lambda **_: wait_none())
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import re
 import socket
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from ninjait_pipelines.resources.dragonfly_queue import DragonflyQueue
 from ninjait_pipelines.resources.message_queue import Outgoing
 from ninjait_pipelines.resources.mongodb import MongoDB
 from ninjait_pipelines.settings import REQUIRED, Settings
+from ninjait_pipelines_tests.ingest.test_drain_dies import impatient
 from ninjait_pipelines_tests.resources.queue_contract import eventually
 from ninjait_pipelines_tests.runs import passed, run
 
@@ -139,11 +139,11 @@ def spooling(settings: Settings, tmp_path: Path) -> Settings:
     return settings
 
 
+@pytest.mark.usefixtures("retries_at_once")
 def test_what_waits_in_the_spool_is_moved_by_store_health_once_mongodb_is_back(spooling: Settings) -> None:
     away = Settings(spooling | {"MONGODB_URL": without_server(spooling["MONGODB_URL"])})
     with open_stores(away) as stores:
-        impatient = replace(stores, mongodb=stores.mongodb.model_copy(update={"timeout_seconds": 1}))
-        result = run(impatient, store_health)
+        result = run(impatient(stores), store_health)
     evaluation = up(result)
     assert (evaluation.passed, evaluation.severity) == (False, dg.AssetCheckSeverity.WARN)
     assert "MongoDB at mongodb://127.0.0.1:1/" in str(evaluation.description)

@@ -24,6 +24,7 @@ from ninjait_pipelines_tests.resources.test_stores import use
 
 __all__ = ["module_stores", "settings", "stores"]
 
+pytestmark = pytest.mark.usefixtures("retries_at_once")
 # Dagster gives a sensor's tick 60 seconds.
 SENSOR_SECONDS = 60
 SHORT = {

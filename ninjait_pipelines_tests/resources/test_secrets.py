@@ -18,7 +18,6 @@ from urllib.parse import urlsplit
 
 import dagster as dg
 import pytest
-import tenacity
 from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import ModuleTarget
 from dagster_graphql.schema import create_schema
@@ -28,6 +27,7 @@ from ninjait_pipelines.resources.store import Store, StoreError
 from ninjait_pipelines.settings import ROOT, Settings, SettingsError, validate
 from ninjait_pipelines_tests.tls import HOST_NAME, secured
 
+pytestmark = pytest.mark.usefixtures("retries_at_once")
 CANARY = "c4n4ry-0f-the-test"
 SECRETS = ("CLICKHOUSE_PASSWORD", "INFLUXDB_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 URLS = {
@@ -70,12 +70,6 @@ def fail(store: Store) -> str:
         except StoreError as error:
             return "\n".join([repr(status), repr(store), str(store), *traceback.format_exception(error)])
     raise AssertionError(f"{store} did not fail")
-
-
-@pytest.fixture(autouse=True)
-def _no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is tried again is tried at once."""
-    monkeypatch.setattr("ninjait_pipelines.resources.store.wait_exponential_jitter", lambda **_: tenacity.wait_none())
 
 
 @pytest.fixture

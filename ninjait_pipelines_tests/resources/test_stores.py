@@ -161,6 +161,7 @@ def failures(stack: dict[str, str], host: str) -> dict[str, StoreError]:
         return dict(zip(SETTING, pool.map(fail, SETTING), strict=True))
 
 
+@pytest.mark.usefixtures("retries_at_once")
 def test_a_dead_server_is_unavailable_and_says_what_to_do(stack: dict[str, str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         host = f"127.0.0.1:{free.getsockname()[1]}"
@@ -172,12 +173,14 @@ def test_a_dead_server_is_unavailable_and_says_what_to_do(stack: dict[str, str])
         assert (urlsplit(stack[SETTING[name]]).password or "no password") not in str(error)
 
 
+@pytest.mark.usefixtures("retries_at_once")
 def test_a_wrong_host_is_unavailable(stack: dict[str, str]) -> None:
     for error in failures(stack, "no-such-host.invalid:1").values():
         assert isinstance(error, StoreUnavailable)
         assert "no-such-host.invalid:1" in str(error)
 
 
+@pytest.mark.usefixtures("retries_at_once")
 def test_a_server_that_never_answers_is_given_up(stack: dict[str, str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         host = f"127.0.0.1:{silent.getsockname()[1]}"
@@ -262,6 +265,7 @@ def test_an_error_names_store_address_problem_and_advice_but_no_password() -> No
     )
 
 
+@pytest.mark.usefixtures("retries_at_once")
 @pytest.mark.parametrize(
     ("answer", "kind", "most"),
     [
