@@ -60,12 +60,19 @@ def ranges(days: Sequence[date]) -> list[tuple[date, date]]:
     return found
 
 
+def late_days_of(clickhouse: ClickHouse, assets: Sequence[str]) -> list[date]:
+    """The late days of some marts."""
+    query = "SELECT DISTINCT day FROM late_days WHERE asset IN {assets:Array(String)}"
+    return [row["day"] for row in clickhouse.rows(query, assets=list(assets))]
+
+
 def late_days_sensor(
     name: str,
     assets: Sequence[str],
     job: UnresolvedAssetJobDefinition,
     find: Callable[[dg.SensorEvaluationContext, ClickHouse, Any], None] | None = None,
     resources: frozenset[str] = frozenset({"clickhouse"}),
+    late: Callable[[ClickHouse, Sequence[str]], list[date]] = late_days_of,
 ) -> dg.SensorDefinition:
     """The sensor that starts `job` over the late days of some marts; `find` first looks for what nobody noted."""
 
@@ -83,12 +90,11 @@ def late_days_sensor(
             find(context, clickhouse, context.resources)
         if context.instance.get_runs_count(dg.RunsFilter(job_name=job.name, statuses=list(NOT_FINISHED_STATUSES))):
             return dg.SkipReason("late days are being computed")
-        query = "SELECT DISTINCT day FROM late_days WHERE asset IN {assets:Array(String)}"
-        late = [row["day"] for row in clickhouse.rows(query, assets=list(assets))]
-        if not late:
+        days = late(clickhouse, assets)
+        if not days:
             return dg.SkipReason("no late days")
         slot = int(clickhouse.now().timestamp() // RETRY_AFTER.total_seconds())
-        return dg.SensorResult([_request(first, last, slot) for first, last in ranges(late)])
+        return dg.SensorResult([_request(first, last, slot) for first, last in ranges(days)])
 
     return sensor
 
@@ -103,13 +109,21 @@ def day_range(first: date, last: date) -> dict[str, str]:
     return {ASSET_PARTITION_RANGE_START_TAG: first.isoformat(), ASSET_PARTITION_RANGE_END_TAG: last.isoformat()}
 
 
-def past_days_schedule(name: str, job: UnresolvedAssetJobDefinition, cron: str) -> dg.ScheduleDefinition:
-    """Asks once a day for the checks of all days of COMPARED but the last two: what was lost later turns red."""
+def past_days_schedule(
+    name: str, job: UnresolvedAssetJobDefinition, cron: str, whole: int = 1
+) -> dg.ScheduleDefinition:
+    """Asks once a day for the checks of all days of COMPARED but the last two: what was lost later turns red.
+
+    whole: the days of a partition; with 7 it asks for the weeks, from Monday, that have been over for a day.
+    """
 
     @dg.schedule(name=name, job=job, cron_schedule=cron, default_status=dg.DefaultScheduleStatus.RUNNING)
     def schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
         today = context.scheduled_execution_time.astimezone(UTC).date()
-        return dg.RunRequest(tags=day_range(today - COMPARED, today - 2 * DAY))
+        first, last = (
+            day - (day.toordinal() - 1) % whole * DAY for day in (today - COMPARED, today - (1 + whole) * DAY)
+        )
+        return dg.RunRequest(tags=day_range(first, last))
 
     return schedule
 

@@ -6,6 +6,7 @@ from functools import partial
 
 import dagster as dg
 
+from ninjait_pipelines.late_days import record_day
 from ninjait_pipelines.left_out import LeftOut
 from ninjait_pipelines.partitions import RUNNING, WEEKLY, catch_up, news, windows
 from ninjait_pipelines.reports.weekly import WEEK, completeness, name_of, publish, read_week, report
@@ -51,6 +52,8 @@ def weekly_reports(
         # The API shows the latest week. A backfill of an older one must not bring it back, not even to an expired key.
         recent = as_of < end + WEEK
         published = sum(publish(archive, dragonfly, one, cached=recent) for one in week)
+        # Dying before: the week counts as computed at the run before this one, and may be computed once more.
+        record_day(clickhouse, "weekly_reports", start.date(), as_of)
         context.add_asset_metadata(
             {
                 "dagster/partition_row_count": len(week),

@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -31,6 +31,11 @@ def read_week(clickhouse: ClickHouse, start: datetime, stop: datetime) -> list[R
         for row in clickhouse.rows(sql(f"reports/{name}"), start=start, stop=stop):
             found[row["organization_id"]][name].append(row)
     return [own for own in found.values() if own["organizations"]]
+
+
+def late_weeks(clickhouse: ClickHouse, _: Sequence[str] = ()) -> list[date]:
+    """The weeks that API calls came for after their reports were computed."""
+    return [row["day"] for row in clickhouse.rows(sql("reports/late_weeks"), today=clickhouse.now().date())]
 
 
 def name_of(own: Rows) -> str:
