@@ -4,6 +4,8 @@
 PYTHON ?= $(firstword $(foreach v,python3 python3.14 python3.13 python3.12 python3.11,$(shell $(v) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(v))))
 READY := .venv/.ready
 RUN := .venv/bin/python -m
+# A file's tests share databases; the files that conftest.py names come first.
+ON_TWO := -n 2 --dist loadfile --no-loadscope-reorder
 # What an older ClickHouse may do in another way
 ON_OLDER := test_migrations.py test_migrations_stopped.py resources/test_stores.py resources/test_clickhouse_metrics.py \
 	ingest/test_ledger.py ingest/test_mended_ids.py ingest/test_drain.py rollup archive
@@ -23,13 +25,13 @@ servers: ## real RabbitMQ, InfluxDB and S3 into .servers, and older ClickHouses;
 	@"$(or $(PYTHON),python3)" servers/engines.py
 
 test: $(READY) ## all tests that need no servers, on real engines from wheels
-	@$(RUN) pytest -n 2 --dist loadfile
+	@$(RUN) pytest $(ON_TWO)
 
 # What can go another way on RabbitMQ, InfluxDB and S3. On those of `make servers`, or of RABBITMQ_URL, INFLUXDB_URL, ...
 test-servers: $(READY) ## the contracts, the whole graph and the faults, on RabbitMQ, InfluxDB and S3, and older ClickHouses
-	@$(RUN) pytest -n 2 --dist loadfile --servers -m "not faults" $(addprefix ninjait_pipelines_tests/,$(ON_SERVERS))
-	@$(RUN) pytest -n 2 --dist loadfile --clickhouse 25.8 $(addprefix ninjait_pipelines_tests/,$(ON_OLDER))
-	@$(RUN) pytest -n 2 --dist loadfile --clickhouse 26.3 $(addprefix ninjait_pipelines_tests/,$(ON_OLDER))
+	@$(RUN) pytest $(ON_TWO) --servers -m "not faults" $(addprefix ninjait_pipelines_tests/,$(ON_SERVERS))
+	@$(RUN) pytest $(ON_TWO) --clickhouse 25.8 $(addprefix ninjait_pipelines_tests/,$(ON_OLDER))
+	@$(RUN) pytest $(ON_TWO) --clickhouse 26.3 $(addprefix ninjait_pipelines_tests/,$(ON_OLDER))
 
 test-faults: $(READY) ## a hundred random cuts and kills, on RabbitMQ, InfluxDB and S3
 	@$(RUN) pytest -n 2 --servers -m faults

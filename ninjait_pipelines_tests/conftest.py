@@ -23,9 +23,36 @@ from ninjait_pipelines.resources import Stores, open_stores
 from ninjait_pipelines.resources.clickhouse import ClickHouse
 from ninjait_pipelines.resources.store import StoreFailed
 from ninjait_pipelines.settings import OPTIONAL, REQUIRED, ROOT, Settings, validate
+from ninjait_pipelines_tests.orphans import ended_with_us
 
 os.environ.setdefault("NINJAIT_TESTS_NOW", str(int(time.time())))  # read by the workers that pytest-xdist starts
 SERVERS = ROOT / ".servers"
+TESTS = Path(__file__).parent
+# The files that take longest, on real servers or without, first.
+LONGEST = (
+    "faults/test_faults",
+    "resources/test_rabbitmq",
+    "ingest/test_foreign_servers",
+    "resources/test_influxdb",
+    "resources/test_clickhouse_metrics",
+    "ingest/test_degraded",
+    "test_migrations_stopped",
+    "rollup/test_checks",
+    "rollup/test_tiers",
+    "stack/test_local",
+    "resources/test_hangs",
+    "archive/test_archive",
+    "test_migrations",
+    "ingest/test_outages",
+    "ingest/test_drain",
+    "ingest/test_drain_dies",
+    "resources/test_archive_s3",
+    "resources/test_dragonfly_queue",
+    "cache/test_caches",
+    "resources/test_secrets",
+    "resources/test_stores",
+    "resources/test_fences",
+)
 _numbers = itertools.count(1)
 _taken: set[str] = set()  # Dragonfly's databases that a test has now
 # What the environment names, for `--servers`; empty where it names no RabbitMQ.
@@ -36,6 +63,13 @@ NAMED = NAMED if "RABBITMQ_URL" in NAMED else {}
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--servers", action="store_true", help="on RabbitMQ, InfluxDB and S3 instead of the wheels")
     parser.addoption("--clickhouse", metavar="VERSION", help="on an older engine of ClickHouse: 25.8 or 26.3")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Two workers begin with what takes longest, so that neither waits for the other at the end."""
+    if hasattr(config, "workerinput"):
+        places = {TESTS / f"{name}.py": place for place, name in enumerate(LONGEST)}
+        items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
@@ -53,6 +87,13 @@ def _no_settings_of_the_shell() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name in (*REQUIRED, *OPTIONAL, "DAGSTER_HOME", "DAGSTER_DATABASE_URL"):
             patch.delenv(name, raising=False)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _engines_end_with_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """However the tests end."""
+    with ended_with_us(tmp_path_factory.getbasetemp()):
         yield
 
 

@@ -15,6 +15,7 @@ from ninjait_pipelines.cli import app
 from ninjait_pipelines.resources.message_queue import QUEUES
 from ninjait_pipelines.resources.metrics_store import FIELDS
 from ninjait_pipelines.settings import OPTIONAL, REQUIRED, ROOT
+from ninjait_pipelines_tests.conftest import LONGEST, TESTS
 from ninjait_pipelines_tests.test_definitions import NOWHERE
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -112,6 +113,14 @@ def test_make_targets_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
     for target in set(re.findall(r"\bmake ([a-z-]+)\b", "\n".join(re.findall(r"`[^`\n]+`|^    .+$", ALL, re.M)))):
         assert re.search(rf"^{target}:", makefile, re.M), f"the documents name `make {target}`"
+
+
+def test_files_and_folders_of_tests_that_are_named_exist() -> None:
+    """A renamed one would no longer be run first, or on real servers and older engines not at all."""
+    lists = re.findall(r"^ON_(?:OLDER|SERVERS) := (.*?[^\\])$", (ROOT / "Makefile").read_text(), re.M | re.S)
+    named = [*" ".join(lists).replace("\\", " ").split(), *(f"{name}.py" for name in LONGEST)]
+    assert len(lists) == 2
+    assert [name for name in named if not (TESTS / name).exists()] == []
 
 
 def test_every_dependency_has_its_line() -> None:
