@@ -17,6 +17,9 @@ from ninjait_pipelines.resources.mongodb import MongoDB
 from ninjait_pipelines.resources.store import Store, StoreError, StoreStatus
 from ninjait_pipelines.resources.versions import NEWER, problem, too_old
 
+# Organizations with full shares that a note names, the fullest first.
+NAMED = 10
+
 
 def check_all(
     stores: Mapping[str, Store], seconds: float = 5, clock: Callable[[], float] = time.monotonic
@@ -84,8 +87,11 @@ def _with_quarantine(status: StoreStatus, mongodb: MongoDB) -> StoreStatus:
     if used.share >= NEARLY_FULL:
         meaning = "beyond it what is bad is only counted, of whoever holds most of it first"
         note += f"The quarantine is {used.share:.0%} full: {used}; {meaning}: ninjait quarantine list. "
-    for organization, share in used.fullest():
+    fullest = used.fullest()
+    for organization, share in fullest[:NAMED]:
         note += _share_note(organization, share)
+    if len(fullest) > NAMED:
+        note += f"So have {len(fullest) - NAMED} more. "
     return msgspec.structs.replace(status, note=note.strip())
 
 

@@ -347,7 +347,7 @@ def test_ten_messages_with_one_id_are_ten_in_the_ledger_and_in_quarantine(fleet:
     """Ten messages with one `ninjait-delivery-id`, eight of them bad, left two ledger rows and one quarantined body."""
     mark = {"ninjait-delivery-id": "f" * 32, "ninjait-published-ms": 1_795_257_771_000}
     for n in range(10):
-        send(fleet, metrics(sample(n, cpu=5 if n < 2 else -1)), f"metrics.{ORG}", **mark)
+        send(fleet, metrics(sample(n, cpu=5 if n < 2 else -2)), f"metrics.{ORG}", **mark)
     assert drained(fleet).messages == 10
     rows = fleet.clickhouse.rows("SELECT outcome, count() AS n FROM message_deliveries FINAL GROUP BY 1 ORDER BY 1")
     assert [tuple(row.values()) for row in rows] == [("quarantined", 8), ("written", 2)]

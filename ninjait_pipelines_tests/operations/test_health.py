@@ -168,6 +168,14 @@ def test_what_cannot_be_moved_is_a_warning_although_all_stores_answer(spooling: 
     assert "Not yet moved from the spool" in str(evaluation.description)
 
 
+def test_a_note_of_full_shares_names_some(monkeypatch: pytest.MonkeyPatch, stores: Stores) -> None:
+    """Once the quarantine is full, most of a thousand organizations may be at their bound."""
+    shares = {f"organization-{number}": 2**20 for number in range(1_000)}
+    monkeypatch.setattr(health, "usage", lambda *_, **__: Usage(1_000, 1_000 * 2**20, 1_000 * 2**20, shares))
+    (status,) = check_all({"mongodb": stores.mongodb})
+    assert (status.note.count("--organization"), status.note.endswith("So have 990 more.")) == (10, True)
+
+
 def test_dragonfly_is_optional_unless_it_is_the_queue() -> None:
     away = Dragonfly(url="redis://127.0.0.1:1/0")
     queue = DragonflyQueue(url="redis://127.0.0.1:1/0")
