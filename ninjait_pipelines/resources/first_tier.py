@@ -76,7 +76,8 @@ def _by_one_sender(points: Readings, counters: Readings, read: Read) -> tuple[pa
     devices = sorted(set(both["device_id"].to_pylist()))
     sent = pa.concat_tables([read(devices[n : n + DEVICES_AT_ONCE]) for n in range(0, len(devices), DEVICES_AT_ONCE)])
     sent = sent.filter(pc.or_(*(pc.is_valid(sent[name]) for name in DIRECTIONS)))
-    of_points, of_counters = _spans(minutes_of(sent)), _spans(counters.minutes)
+    theirs = counters.minutes.filter(pc.is_in(counters.minutes["device_id"], pa.array(devices, pa.string())))
+    of_points, of_counters = _spans(minutes_of(sent)), _spans(theirs)
     gone = 0, 0  # deleted meanwhile
     wins = [
         _is_longer(of_points.get(hour, gone), of_counters.get(hour, gone), row["count"] >= row["count_other"])
