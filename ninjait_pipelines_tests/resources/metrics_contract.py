@@ -630,11 +630,12 @@ class MetricsContract:
         readings = readings_of(history, start)
         for part in (readings[1::2], readings[::2], readings[::-1]):  # out of order, and then all of them once more
             store.write_counters(counters(part))
-        stop = start + 42 * HOUR  # of the last reading, at 30 steps of 5,000 seconds
+        last = max(moment for _, _, _, moment, _, _ in readings)
         got: dict[Key, dict[str, Any]] = {}
-        while start < stop:
+        while start <= last:
             got |= by_key(store.aggregate(Tier.RAW, start, start + hours * HOUR, every), readings[0][0])
             start += hours * HOUR
+        got |= by_key(store.aggregate(Tier.RAW, start, start + 42 * HOUR, every), readings[0][0])  # nothing more
         assert got == windows_of(increases_of(readings), every)
 
     def test_organizations_are_apart_even_with_one_device_id(self, store: MetricsStore) -> None:
