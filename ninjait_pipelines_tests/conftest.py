@@ -7,7 +7,8 @@ the other settings, for a staging system), else on those that `make servers` has
 import itertools
 import os
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
@@ -53,6 +54,8 @@ LONGEST = (
     "resources/test_stores",
     "resources/test_fences",
 )
+BY_MARKER = {"servers": "make test-servers", "faults": "make test-faults"}
+_not_run: Counter[str] = Counter()
 _numbers = itertools.count(1)
 _taken: set[str] = set()  # Dragonfly's databases that a test has now
 # What the environment names, for `--servers`; empty where it names no RabbitMQ.
@@ -72,13 +75,26 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
+def pytest_deselected(items: Sequence[pytest.Item]) -> None:
+    _not_run.update(marker for item in items for marker in BY_MARKER if item.get_closest_marker(marker))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker tells the others' controller, which selects nothing itself."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["not_run"] = dict(_not_run)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    _not_run.update(Counter(getattr(node, "workeroutput", {}).get("not_run", {})) - _not_run)  # each selects from all
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Says what was left out, and how it is run."""
-    by_name = terminalreporter.config.option.keyword
-    left_out = [] if by_name else terminalreporter.stats.get("deselected", [])
-    for marker, command in (("servers", "make test-servers"), ("faults", "make test-faults")):
-        if count := sum(1 for item in left_out if item.get_closest_marker(marker)):
-            terminalreporter.write_line(f"not run: {count} tests of real servers: {command}")
+    if not terminalreporter.config.option.keyword:
+        for marker, count in _not_run.items():
+            terminalreporter.write_line(f"not run: {count} tests of real servers: {BY_MARKER[marker]}")
 
 
 @pytest.fixture(scope="session", autouse=True)

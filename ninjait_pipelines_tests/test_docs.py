@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -121,6 +123,15 @@ def test_files_and_folders_of_tests_that_are_named_exist() -> None:
     named = [*" ".join(lists).replace("\\", " ").split(), *(f"{name}.py" for name in LONGEST)]
     assert len(lists) == 2
     assert [name for name in named if not (TESTS / name).exists()] == []
+
+
+@pytest.mark.parametrize("workers", [[], ["-n", "1"]], ids=["here", "in a worker"])
+def test_what_is_not_run_is_said(workers: list[str]) -> None:
+    """`make test` said nothing of it: its workers select."""
+    command = [sys.executable, "-m", "pytest", "-q", *workers, "ninjait_pipelines_tests/faults"]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout
+    assert re.search(r"not run: \d\d tests of real servers: make test-servers", said)
+    assert "not run: 100 tests of real servers: make test-faults" in said
 
 
 def test_every_dependency_has_its_line() -> None:
