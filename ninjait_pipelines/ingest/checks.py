@@ -38,7 +38,7 @@ def quarantine_share(
     said = f"{quarantined} of {messages} messages had something for the quarantine ({share:.1%})."
     if broken:
         said += f" Senders with more than {WARN_SHARE:.0%} of their own messages in it: {count}, such as "
-        said += "; ".join(map(_said_of, broken[:3])) + "."
+        said += "; ".join(map(_said_of, broken[:NAMED])) + "."
     return dg.AssetCheckResult(
         asset_key=key,
         check_name="quarantine_share",

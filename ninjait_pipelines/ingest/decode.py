@@ -690,7 +690,10 @@ class _Found:
 
     def finish(self, entries: int) -> None:
         """Adds what several entries of the message make together, of which there were so many."""
-        wholes = whole_processors([*self._made.values()], entries)
+        # Of what is refused one core has no value, and the mean of the others would be another number.
+        refused = {_key(one) for index, one in self._cores if one.values and index not in self._made}
+        known = [self._made[index] for index, one in self._cores if index in self._made and _key(one) not in refused]
+        wholes = whole_processors(known, entries)
         for whole in wholes:
             self.tables[_GAUGE].append(_row_of_cores(whole))
             self.indexes[_GAUGE].append(_index_of(whole))
@@ -827,9 +830,9 @@ class _AllSeries(dict[str, _OfKey]):
         table = _COUNTER if series.interface is not None else _GAUGE if series.place is None else _VOLUME
         start: list[Any] = [*self._devices[_value("host", _NAME, {"host": series.host})]]
         if series.interface is not None:
-            start += [LINE_PROTOCOL.source, rules.name(series.interface)]
+            start += [series.source, rules.name(series.interface)]
         if series.place is not None:
-            start += [LINE_PROTOCOL.source, *_names_of(series.place)]
+            start += [series.source, *_names_of(series.place)]
         names = _NAMES[table]
         start += [None] * (len(names) - len(start))
         known = [(name, names.index(target.field), target.convert) for name, target in series.known]
@@ -883,7 +886,7 @@ def _row(reading: Reading, source: str, devices: _Devices, period: Period) -> li
         where: list[str] = []
         if interface is not None:
             field = "interface"
-            where = [source, rules.name(interface)]
+            where = [reading.source or source, rules.name(interface)]
         if reading.place is not None:
             field = "volume"
             where = [source, *_names_of(reading.place)]

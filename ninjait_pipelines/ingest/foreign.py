@@ -36,7 +36,7 @@ class Reading(msgspec.Struct, frozen=True, gc=False):
     have no target. `interface` makes the values counters, `place` those of a volume. `core` is the number of the core
     that they are of, or ALL_CORES; `state` is one of the amounts that make a total together, and which one.
     `measurement` and `example`, one of its values' names, say what it was if it is left out; both are empty for a
-    comment, of which nothing is.
+    comment, of which nothing is. `source` is who counts these bytes, where it is not the format's.
     """
 
     unknown: int = 0
@@ -49,6 +49,7 @@ class Reading(msgspec.Struct, frozen=True, gc=False):
     state: tuple[str, Any] | None = None
     measurement: str = ""
     example: str = ""
+    source: str = ""
 
     def shown(self) -> dict[str, Any]:
         """Its parts by the names that rejections use."""

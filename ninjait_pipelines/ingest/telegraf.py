@@ -159,6 +159,7 @@ _ESCAPED_NAME = re.compile(r"\\([,= ])")
 _ESCAPED_MEASUREMENT = re.compile(r"\\([, ])")
 _ESCAPED_STRING = re.compile(r'\\(["\\])')
 NANOSECONDS = 1_000_000
+TELEGRAF = "telegraf"
 
 Line = re.Match[str]
 
@@ -176,6 +177,7 @@ class Series(msgspec.Struct, frozen=True, gc=False):
     known: tuple[tuple[str, Target], ...] = ()
     derived: tuple[Derived, ...] = ()
     measurement: str = ""
+    source: str = TELEGRAF
 
 
 def entries(text: str) -> Sequence[Line]:
@@ -227,6 +229,7 @@ def read(line: Line) -> Reading:
         found.core,
         measurement=measurement,
         example=fields[0][0],
+        source=found.source,
     )
 
 
@@ -296,7 +299,10 @@ def _core(kind: Kind, name: str, tags: Mapping[str, str]) -> Series | None:
 
 
 def _interface(kind: Kind, name: str, tags: Mapping[str, str]) -> Series | None:
-    return _made(kind, tags, interface=tags[name]) if tags.get(name, "_Total") != "_Total" else None
+    if tags.get(name, "_Total") == "_Total":
+        return None
+    # Telegraf's `net` may count the same bytes, under other names: they are as two agents', which never add up.
+    return _made(kind, tags, interface=tags[name], source="win_net" if kind is WINDOWS_NET else TELEGRAF)
 
 
 def _volume(tags: Mapping[str, str]) -> Series | None:
@@ -386,4 +392,4 @@ def _unescaped(text: str, escaped: re.Pattern[str] = _ESCAPED_NAME) -> str:
     return escaped.sub(r"\1", text) if "\\" in text else text
 
 
-LINE_PROTOCOL = Format(entries, read, join, lambda line: line[0].removesuffix("\n"), "telegraf")
+LINE_PROTOCOL = Format(entries, read, join, lambda line: line[0].removesuffix("\n"), TELEGRAF)

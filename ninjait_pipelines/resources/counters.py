@@ -7,9 +7,10 @@ The rules, for the readings of one interface by one agent in order of time:
 - A value below half of the baseline, or near zero, is a reset (the device booted): all of it is increase. A smaller
   fall adds nothing and leaves the baseline: a driver or a stepped clock gave readings in another order.
 - From near 2^32 to a small value is a wrap of a counter of 32 bits, unless the bytes in between are beyond belief (more
-  than four times the series' usual rate, and more than a megabit a second), or the value is up again at once: then the
-  device booted, or two machines write. From wherever it is one where the series never reaches 2^32 and goes on through
-  its falls as fast as it rises (see `_usual_rates`): a busy counter wraps ten times an hour.
+  than four times the series' usual rate, twice that of the step before or after it, and a megabit a second), or the
+  value is up again at once: then the device booted, or two machines write. From wherever it is one where the series
+  never reaches 2^32 and goes on through its falls as fast as it rises (see `_usual_rates`): a busy counter wraps ten
+  times an hour.
 - Readings that are less than half or more than twice the baseline, by a step beyond belief (and more than ten megabits
   a second: after a boot much comes at once), are another's where the series then goes on as if they had not been: a
   driver that reads 0 for a moment, a second machine that came by. They add nothing and count as one reset.
@@ -245,6 +246,17 @@ class _Series(NamedTuple):
         """Whether so many bytes may have come between two readings; `anyway` is a rate that any device may have."""
         return added <= max(USUAL_RATES * self.usual, self.wrapping, anyway) * (self.seconds[at] - self.seconds[since])
 
+    def beside(self, at: int) -> float:
+        """The rate that the step to this reading may have for those of the steps before and after it: counters wrap
+        while a download runs, on devices that are quiet all day."""
+        steps = [(then, then + 1) for then in (at - 2, at) if then >= 0 and then + 1 < len(self.values)]
+        rates = [
+            (self.values[end] - self.values[then]) / (self.seconds[end] - self.seconds[then])
+            for then, end in steps
+            if self.seconds[end] > self.seconds[then]
+        ]
+        return max(SLOW, *(2 * rate for rate in rates), 0.0)
+
     def is_wrap(self, highest: float, at: int) -> bool:
         """Whether this reading, which is below the highest one, follows it by way of 2^32."""
         value, added = self.values[at], self.values[at] + WRAP - highest
@@ -254,7 +266,7 @@ class _Series(NamedTuple):
             return True
         is_up_again = at + 1 < len(self.values) and self.values[at + 1] >= highest
         is_near = highest >= NEAR_WRAP and value < AFTER_WRAP
-        return is_near and not is_up_again and self.is_believed(added, at - 1, at)
+        return is_near and not is_up_again and self.is_believed(added, at - 1, at, self.beside(at))
 
     def goes_on(self, highest: float, at: int) -> int:
         """Where the series goes on as if the readings from `at` on had not been; `at` where it does not."""

@@ -12,7 +12,8 @@ well, as long as its interval is, which is read off the hour itself: the median 
 Where samples fall into both halves of most minutes, the interval is below a minute and a minute without a sample is not
 covered. Else a gap that is one minute or half an interval longer than the interval is covered too: a sender that
 reports every 60 s, a moment before or after the full minute, leaves a minute out now and then, and one that reports
-every 15 minutes is late now and then. A lost sample makes a gap of two intervals. No interval is beyond
+every 15 minutes is late now and then. What lies before an hour's first sample and after its last one is such a gap as
+well. A lost sample makes a gap of two intervals. No interval is beyond
 LONGEST_INTERVAL: where even the median gap is too long for a late sample of that, the device was there for moments.
 """
 
@@ -116,8 +117,10 @@ def covered_minutes(group: Integers, half: Integers) -> tuple[Integers, Integers
     sizes = np.diff(np.append(firsts, len(group)))
     dense = np.add.reduceat(np.diff(np.append(starts, len(halves))), firsts) >= DENSE * sizes
     gap = np.append(np.diff(minute), 0)
-    gap[np.append(firsts[1:], len(gap)) - 1] = 0  # the last one of an hour has none
+    lasts = firsts + sizes - 1
+    gap[lasts] = 0  # the last one of an hour has none
     interval = np.where(dense, 1, _intervals(gap, firsts, sizes))
+    gap[lasts] = minute[firsts] + 60 - minute[lasts]
     own, dense = np.repeat(interval, sizes), np.repeat(dense, sizes)
     whole = (gap > 0) & (gap <= np.where(dense, own, np.maximum(own + 1, own * 3 // 2)))
     return group, minute, np.where(whole, gap, own)

@@ -16,20 +16,22 @@ from functools import lru_cache
 # which serves others over the air.
 LEFT_OUT = (
     # loopback
-    *("lo", "lo[0-9]*", "loopback*", "loopback* *", "npcap loopback*"),
+    *("lo", "lo[0-9]*", "loopback*", "loopback* *", "npcap loopback*", "software loopback *"),
     # bonds, bridges and switches over other interfaces
     *("bond*", "team*", "lagg*", "br[0-9]*", "br-*", "bridge*", "virbr*", "vmbr*", "fwbr*", "fwpr*", "fwln*", "ovs*"),
     *("cbr[0-9]*", "xenbr*", "qvs[0-9]*", "shim-*", "switch[0-9]*", "hassio"),
     *("microsoft network adapter multiplexor*", "vethernet (*", "vethernet [[]*", "hyper-v virtual*", "vswitch (*"),
     *("microsoft hyper-v network switch*", "network bridge", "network bridge *", "mac bridge miniport*", "team : *"),
-    *("team #*", "hp network team #*", "basp virtual adapter*", "* advanced network services virtual adapter*"),
+    *("team [0-9]*", "team #*", "nic team", "nic team *", "lbfo team*", "hp network team #*"),
+    *("basp virtual adapter*", "* advanced network services virtual adapter*"),
     # VLANs
     *("vlan*", "*[0-9a-z].[0-9]", "*[0-9a-z].[0-9][0-9]", "*[0-9a-z].[0-9][0-9][0-9]"),
     *("*[0-9a-z].[0-9][0-9][0-9][0-9]", "*[0-9a-z].[0-9]*@*", "macvlan*", "macvtap*", "ipvlan*", "* - vlan *"),
+    *("*[0-9]_vlan[0-9]*",),
     # containers and virtual machines
     *("docker*", "podman*", "veth*", "epair*", "cni*", "flannel*", "cali*", "cilium*", "lxc*", "lxdbr*", "vnet[0-9]*"),
     *("kube-*", "nodelocaldns", "weave*", "vxlan*", "genev*", "vboxnet*", "vmnet*", "vmenet*", "feth*"),
-    *("azv[0-9a-f]*", "eni[0-9a-f]*", "gke[0-9a-f]*", "dind*"),
+    *("azv[0-9a-f]*", "eni[0-9a-f]*", "gke[0-9a-f]*", "dind*", "nerdctl*", "antrea-*", "ovn-*"),
     *("incusbr*", "virtualbox host-only*", "vmware network adapter*", "vmware virtual ethernet adapter*"),
     # what shares the radio of another one
     *("microsoft wi-fi direct virtual adapter*", "microsoft hosted network virtual adapter*"),
@@ -45,7 +47,7 @@ LEFT_OUT = (
     *("tap-windows adapter*", "wintun *", "wireguard *", "openvpn *", "wan miniport*", "isatap*", "microsoft isatap*"),
     *("teredo*", "teredo* *", "6to4*", "6to4* *", "microsoft 6to4*", "microsoft ip-https*"),
     # what only listens, shapes, filters or debugs
-    *("microsoft kernel debug network adapter*", "microsoft km-test loopback*"),
+    *("microsoft kernel debug network adapter*", "ethernet (kernel debugger)", "microsoft km-test loopback*"),
     *("dummy*", "ifb[0-9]*", "nlmon*", "pflog*", "pfsync*", "enc0", "pktap*", "awdl*", "llw*", "anpi*"),
     *("*-qos packet scheduler*", "*-wfp *", "*-npcap *", "* filter-[0-9]*", "* filter driver-[0-9]*"),
 )

@@ -61,7 +61,7 @@ def test_an_interval_of_ten_seconds(stores: Stores) -> None:
 
 @pytest.mark.parametrize(
     ("every", "stop", "share"),
-    [(60, 3600, 1.0), (300, 3600, 1.0), (900, 3600, 1.0), (1200, 3600, 55 / 60), (30, 1800, 0.5), (120, 900, 4 / 15)],
+    [(60, 3600, 1.0), (300, 3600, 1.0), (900, 3600, 1.0), (1200, 3600, 1.0), (30, 1800, 0.5), (120, 900, 4 / 15)],
 )
 def test_other_intervals(stores: Stores, every: int, stop: int, share: float) -> None:
     """At 60 s a host that was up all the hour had a share of a half."""

@@ -32,6 +32,15 @@ def net(host: str, values: Values, interface: str = "eth0", suffix: str = "i") -
     )
 
 
+def win_net(host: str, values: Values, interface: str) -> str:
+    """Windows' performance counters with `UseRawValues = true`."""
+    tags, name = f"win_net,host={host},objectname=Network\\ Interface", interface.replace(" ", r"\ ")
+    return "".join(
+        f"{tags},instance={name} Bytes_Received_persec_Raw={value}i,Bytes_Sent_persec_Raw={value}i @ns({second})\n"
+        for second, value in values
+    )
+
+
 def octets(host: str, values: Values, interface: str = "eth0") -> str:
     """collectd's interface plugin."""
     lists = [
@@ -80,6 +89,14 @@ def falling(values: Values, back: int, often: int) -> Iterator[tuple[float, int]
 
 def wrapped(values: Values, bits: int) -> Iterator[tuple[float, int]]:
     return ((second, value % 2**bits) for second, value in values)
+
+
+def bursts(quiet: int, busy: int, base: int) -> Iterator[tuple[float, int]]:
+    """Quiet but for five minutes, every 30 seconds."""
+    value = base
+    for second in range(0, 3600, 30):
+        yield second, value
+        value += 30 * (busy if 1_200 <= second < 1_500 else quiet)
 
 
 def booted(rate: int, at: Sequence[int], every: int = 60) -> list[tuple[float, int]]:
@@ -191,6 +208,10 @@ VARIANTS: dict[str, tuple[list[str], Callable[[dict[str, Any]], None]]] = {
         [net("wraps-once-slowly", wrapped(steady(1_000, 10, base=2**32 - 2_000_000), 32))],
         network(3_590 * 1_000),
     ),
+    "wraps-in-a-download": (
+        [net("wraps-in-a-download", wrapped(bursts(3_000, 12_000_000, base=2**32 - 2 * 10**9), 32))],
+        network(110 * 30 * 3_000 - 30 * 3_000 + 10 * 30 * 12_000_000),
+    ),
     "wraps-every-5-min": (
         [octets("wraps-every-5-min", wrapped(steady(5_000_000, 300), 32))],
         network(3_300 * 5 * 10**6),
@@ -232,6 +253,17 @@ VARIANTS: dict[str, tuple[list[str], Callable[[dict[str, Any]], None]]] = {
     "twins": (
         [net("twins", steady(1_000, 60, 0)), net("twins", steady(1_000, 60, 20, base=500_000_000))],
         network(0, True),
+    ),
+    "two-inputs-of-one-telegraf": (
+        [
+            net("two-inputs-of-one-telegraf", steady(1_000), "Ethernet"),
+            win_net("two-inputs-of-one-telegraf", steady(1_000), "Intel[R] I219-V"),
+        ],
+        network(3_540_000, True),
+    ),
+    "raw-counters-of-windows": (
+        [win_net("raw-counters-of-windows", steady(1_000), "Intel[R] I219-V")],
+        network(3_540_000),
     ),
     "near-twins": (
         [net("near-twins", steady(1_000, 60, 0)), net("near-twins", steady(1_000, 60, 20, base=8_000_000_000))],
@@ -305,6 +337,10 @@ VARIANTS: dict[str, tuple[list[str], Callable[[dict[str, Any]], None]]] = {
         f"every-{every}": ([answers(f"every-{every}", every)], columns(sample_share=1.0))
         for every in (10, 60, 300, 900)
     },
+    "a-second-early": (
+        ["".join(f"mem,host=a-second-early used={MIB}i @ns({second})\n" for second in (*range(0, 3540, 60), 3539))],
+        columns(sample_share=1.0),
+    ),
     "quarter-at-15-min": ([answers("quarter-at-15-min", 900, 0, 1800)], columns(sample_share=0.5)),
     "last-third": ([answers("last-third", 10, 2400)], columns(sample_share=1 / 3)),
     "borders": (

@@ -116,6 +116,14 @@ def test_a_full_batch_may_have_been_cut_within_its_last_instant() -> None:
     assert cpu(check(telegraf(*both, *others))) == cpu(check(telegraf(*others[1:], *both))) == [25.5]
 
 
+def test_a_core_that_always_says_nonsense_leaves_no_mean_of_the_others() -> None:
+    """Core 0 alone, half idle, was the whole of a device whose other core is busier than there is."""
+    result = of_lines(*cores({0: 50, 1: -1.01}), *cores({0: 50, 1: -1.01}, seconds_ago=50))
+    assert cpu(result) == []
+    assert [(one.reason, one.field) for one in result.rejections] == [("negative", "cpu")] * 2
+    assert [(one.measurement, one.readings) for one in result.left_out] == [("cpu", 2)]
+
+
 def test_a_core_that_says_nonsense_costs_its_instant() -> None:
     lines = cores({0: 99, 1: -1305}) + cores({0: 99, 1: 50}, seconds_ago=50)
     result = of_lines(*lines)

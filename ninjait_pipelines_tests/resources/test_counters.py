@@ -81,6 +81,20 @@ def test_a_wrap_at_32_bits(values: list[float], added: float) -> None:
     assert hour(read(*values)) == (added, 0.0)
 
 
+@pytest.mark.parametrize("first", range(5))
+def test_a_counter_wraps_while_a_download_runs(first: int) -> None:
+    """A device that is quiet but for five minutes of 12 MB/s: what was left to 2^32 was lost, up to a gigabyte."""
+    added = [12e6 * 60 if 20 <= n < 25 else 6_000.0 for n in range(59)]
+    begin = WRAP - first * 12e6 * 60 - 2e8
+    values = [(begin + sum(added[:n])) % WRAP for n in range(60)]
+    assert hour(read(*values)) == (pytest.approx(sum(added)), 0.0)
+
+
+def test_a_device_that_boots_near_the_wrap_and_loads_much_does_not_wrap() -> None:
+    before, after = [3.5e9 + n * 6_000 for n in range(30)], [5e7 + n * 5e7 for n in range(10)]
+    assert hour(read(*before, *after)) == (29 * 6_000 + 5e8, 0.0)
+
+
 def test_a_wrap_is_none_where_the_value_is_up_again_at_once() -> None:
     found, resets = increases_of([0, 30, 60, 90], [WRAP - 100, 10, WRAP - 90, WRAP - 80])
     assert (found, resets) == ([10, WRAP - 100, 10], [True, False, False])

@@ -41,7 +41,7 @@ def in_plain_python(seconds: Iterable[float]) -> int:
     median = statistics.median_low(gaps) if gaps and not dense else 1
     interval = min(median, 15) if median <= 22 else 1
     bridged = interval if dense else max(interval + 1, interval * 3 // 2)
-    return sum(gap if gap <= bridged else interval for gap in [*gaps, 61] if minutes)
+    return sum(gap if gap <= bridged else interval for gap in [*gaps, minutes[0] + 60 - minutes[-1]])
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,13 @@ def in_plain_python(seconds: Iterable[float]) -> int:
         (range(899, 3600, 900), 60),
         (range(0, 1800, 900), 30),
         ([0, 900, 2700], 45),
-        (range(0, 3600, 1200), 55),
+        (range(0, 3600, 1200), 60),
+        # a second early at the hour's end, and late at its start; and half an hour of it
+        ([*range(0, 3540, 60), 3539], 60),
+        ([1, *range(300, 3300, 300), 3299], 60),
+        ([60, *range(120, 3600, 60)], 60),
+        ([*range(0, 1740, 60), 1739], 29),
+        (range(0, 3300, 300), 55),
         ([0, 10, 3580, 3590], 2),
         ([7], 1),
         ([7, 37], 1),
