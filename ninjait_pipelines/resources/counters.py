@@ -12,8 +12,9 @@ The rules, for the readings of one interface by one agent in order of time:
   never reaches 2^32 and goes on through its falls as fast as it rises (see `_usual_rates`): a busy counter wraps ten
   times an hour.
 - Readings that are less than half or more than twice the baseline, by a step beyond belief (and more than ten megabits
-  a second: after a boot much comes at once), are another's where the series then goes on as if they had not been: a
-  driver that reads 0 for a moment, a second machine that came by. They add nothing and count as one reset.
+  a second: after a boot much comes at once; a rise also more than twice a step beside it), are another's where the
+  series then goes on as if they had not been: a driver that reads 0 for a moment, a second machine that came by. They
+  add nothing and count as one reset.
 - More than FEW resets in an hour are none: several machines write as one device. Their counters add nothing in it.
 - More bytes than MOST_RATE brings are none either: no interface is so fast, a driver gave -1.
 - Of several agents on one device, the one that covers the longest part of the hour counts: from where its first
@@ -296,7 +297,8 @@ def increases_of(seconds: Sequence[float], values: Sequence[float]) -> tuple[lis
         elif not rises and series.is_wrap(highest, at):
             added, highest = value + WRAP - highest, value
         elif rises or falls_far:
-            doubtful = falls_far if not rises else not series.is_believed(value - highest, at - 1, at, FAST)
+            most = max(FAST, series.beside(at))
+            doubtful = falls_far if not rises else not series.is_believed(value - highest, at - 1, at, most)
             goes_on = series.goes_on(highest, at) if doubtful else at
             reset = not rises or goes_on > at
             if goes_on == at:

@@ -90,6 +90,16 @@ def test_a_counter_wraps_while_a_download_runs(first: int) -> None:
     assert hour(read(*values)) == (pytest.approx(sum(added)), 0.0)
 
 
+def test_a_download_between_two_boots_is_no_other_sender_s() -> None:
+    """After each boot the counter of a quiet device is small, as if 3.6 GB in between had not been: none counted."""
+    first = [5e9 + n * 3_000 for n in range(10)]
+    second = [3_000.0 * (n + 1) for n in range(10)]
+    download = [30_000 + 180e6 * (n + 1) for n in range(20)]
+    third = [3_000.0 * (n + 12) for n in range(20)]
+    added = 9 * 3_000 + download[-1] + third[-1]
+    assert hour(read(*first, *second, *download, *third, every=timedelta(seconds=15))) == (added, 0.0)
+
+
 def test_a_device_that_boots_near_the_wrap_and_loads_much_does_not_wrap() -> None:
     before, after = [3.5e9 + n * 6_000 for n in range(30)], [5e7 + n * 5e7 for n in range(10)]
     assert hour(read(*before, *after)) == (29 * 6_000 + 5e8, 0.0)
