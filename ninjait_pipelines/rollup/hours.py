@@ -130,6 +130,15 @@ def condense(late: Mapping[datetime, datetime], longest: int = 168) -> list[Late
     return ranges
 
 
+def in_turn(ranges: Sequence[LateRange]) -> list[LateRange]:
+    """The order in which ranges are rolled up again: by turns the newest hours, which people look at, and those for
+    which nothing has come for longest. However many hours one sender touches, and touches again, no other waits for
+    all of them."""
+    newest = sorted(ranges, key=lambda one: one.last, reverse=True)
+    longest_quiet = sorted(ranges, key=lambda one: one.touched_at)
+    return list(dict.fromkeys(itertools.chain.from_iterable(zip(newest, longest_quiet, strict=True))))
+
+
 def fewer(before: Mapping[datetime, int], after: Mapping[datetime, int], hours: Iterable[datetime]) -> list[str]:
     """The hours that have fewer samples after than before, each with both numbers, for people."""
     return [

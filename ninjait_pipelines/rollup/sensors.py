@@ -16,12 +16,12 @@ from ninjait_pipelines.resources.clickhouse import ClickHouse, sql
 from ninjait_pipelines.resources.metrics_store import RETENTION, Tier
 from ninjait_pipelines.rollup.assets import LOOKBACK, device_metrics_1h, device_metrics_5m, device_metrics_hourly
 from ninjait_pipelines.rollup.checks import hour_is_accounted_for
-from ninjait_pipelines.rollup.hours import HOUR, LateRange, condense
+from ninjait_pipelines.rollup.hours import HOUR, LateRange, condense, in_turn
 
 # How often a repair that failed is tried again.
 RETRY_AFTER = timedelta(minutes=15)
-# Runs a tick asks for at most. Nothing is forgotten: what is still late is found again by the next tick.
-MOST_RUNS = 10
+# Runs that are queued or running at most. Nothing is forgotten: what is still late is found again by a later tick.
+MAX_RUNS = 10
 
 ROLLUP = (device_metrics_5m, device_metrics_1h, device_metrics_hourly)
 
@@ -49,7 +49,8 @@ def late_hours(context: dg.SensorEvaluationContext, clickhouse: ClickHouse) -> I
     """Rolls up again what arrived late, as long as ClickHouse says that it is late; what depends on it follows.
 
     There is no cursor: the view late_hours is the state, so a missed tick, a failed run or a replayed queue change
-    nothing. Hours of a run under way are left to it.
+    nothing. Hours of a run under way are left to it. Whoever sends something for every other hour of two years makes
+    thousands of ranges: few are queued at once, and others' hours do not wait for the end of them.
     """
     now = clickhouse.now()
     late = {row["hour"]: row["touched_at"] for row in clickhouse.rows(sql("rollup/late_hours"), **_bounds(now))}
@@ -57,7 +58,11 @@ def late_hours(context: dg.SensorEvaluationContext, clickhouse: ClickHouse) -> I
     ranges = condense({hour: touched_at for hour, touched_at in late.items() if hour not in busy})
     if not ranges:
         yield dg.SkipReason(f"{len(late)} late hours, all of them being rolled up" if late else "no late hours")
-    for late_range in ranges[:MOST_RUNS]:
+    under_way = dg.RunsFilter(job_name=roll_up_late_hours.name, statuses=list(NOT_FINISHED_STATUSES))
+    room = max(MAX_RUNS - context.instance.get_runs_count(under_way), 0)
+    if ranges and not room:
+        yield dg.SkipReason(f"{len(ranges)} ranges of late hours wait: {MAX_RUNS} are being rolled up")
+    for late_range in in_turn(ranges)[:room]:
         yield _request(late_range, now)
 
 

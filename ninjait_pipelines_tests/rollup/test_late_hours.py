@@ -10,7 +10,17 @@ import pytest
 from ninjait_pipelines.archive.assets import device_metrics_archive
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.rollup.sensors import late_hours, roll_up_late_hours
-from ninjait_pipelines_tests.rollup.data import HOUR, ROLLUP, hourly, key, midnight, points, roll_up, touch
+from ninjait_pipelines_tests.rollup.data import (
+    HOUR,
+    OTHER_ORGANIZATION,
+    ROLLUP,
+    hourly,
+    key,
+    midnight,
+    points,
+    roll_up,
+    touch,
+)
 from ninjait_pipelines_tests.runs import run
 
 H = midnight(2)
@@ -84,6 +94,27 @@ def test_hours_of_a_run_under_way_are_left_to_it(stores: Stores, instance: dg.Da
     )
     [request] = tick(stores, instance).run_requests
     assert request.tags["dagster/asset_partition_range_start"] == key(H + 2 * HOUR)
+
+
+def test_whoever_touches_thousands_of_hours_holds_up_nobody_else_s(
+    stores: Stores, instance: dg.DagsterInstance
+) -> None:
+    """A sample for every other hour of two years made 8,760 runs, the oldest first, each tick ten more of them."""
+    quiet = H - 60 * HOUR
+    roll_up(stores, quiet)
+    roll_up(stores, H)
+    touch(stores, quiet, H, organization=OTHER_ORGANIZATION)
+    touch(stores, *(midnight(12) - 2 * n * HOUR for n in range(40)))
+    asked = [request.tags["dagster/asset_partition_range_start"] for request in tick(stores, instance).run_requests]
+    assert (len(asked), asked[0]) == (10, key(H))
+    assert key(quiet) in asked
+    for number in range(10):
+        if number == 8:
+            assert len(tick(stores, instance).run_requests) == 2
+        run_id = str(number) * 36
+        instance.add_run(dg.DagsterRun(roll_up_late_hours.name, run_id, status=dg.DagsterRunStatus.STARTED))
+    result = tick(stores, instance)
+    assert (result.run_requests, "wait: 10 are being rolled up" in result.skip_message) == ([], True)
 
 
 def test_an_hour_too_old_to_be_caught_up_is_rolled_up_for_the_first_time(
