@@ -651,7 +651,7 @@ def replaying(
        publishes under the same id, which the ledger shows as a duplicate; no other content goes out under that id.
 
     A copy in which the change is not possible, or changes nothing, stays held; so does one whose replay was begun with
-    another content.
+    another content, and one that the broker refuses.
     """
     published: set[tuple[str, str | None, bytes]] = set()
     for one in remade(mongodb, queue, documents, change):
@@ -663,7 +663,11 @@ def replaying(
             yield Replayed(one.copy, problem=problem)
             continue
         if content not in published:
-            queue.publish([one.message])
+            try:
+                queue.publish([one.message])
+            except StoreFailed as error:  # for what it is: the others go out
+                yield Replayed(one.copy, problem=str(error))
+                continue
             published.add(content)
         outcome = f"published as message {one.message.message_id}"
         about = {"message_id": one.message.message_id, "changes": change.described()}

@@ -182,9 +182,8 @@ class RabbitMQ(MessageQueue):
 
     def bury(self, message: Message, reason: str) -> None:
         """Publishes a message to the dead letters, with what `dead_letters` gives back."""
-        # What was no UTF-8 is longer as text.
-        key, exchange = message.routing_key.encode()[:255].decode(errors="ignore"), dead_queue(message.queue)
-        letter = Envelope(exchange, key, message.body, letter_properties(message, reason), message.queue)
+        exchange, properties = dead_queue(message.queue), letter_properties(message, reason)
+        letter = Envelope(exchange, message.routing_key, message.body, properties, message.queue)
         self._send(iter([letter]))
 
     def _send(self, envelopes: Iterator["Envelope"]) -> int:

@@ -21,6 +21,7 @@ SPARED = "ninjait-spared"  # how often it began anew, to blame for a store's fai
 OLD_ROUTING_KEY = "ninjait-routing-key"  # of dead letters that 0.3.0 made, whose envelope names their queue
 UNREADABLE = "ninjait-unreadable"  # never sent: what `_Properties` puts there
 _NOT_KEPT = {"CC", "BCC", UNREADABLE}
+MAX_SHORT_BYTES = 255  # of a routing key, a message id or a content type: AMQP's short strings
 MOST_REASON = 1_000  # characters; all headers go into one frame
 # What `properties_of` makes of a message, as it is encoded, unless its content type or id is an odd one.
 _OURS = re.compile(
@@ -42,11 +43,7 @@ def letter_properties(message: Message, reason: str) -> pika.BasicProperties:
         REASON: reason[:MOST_REASON].encode(errors="replace").decode(),
         DELIVERIES: message.deliveries,
     }
-    # They came with 255 bytes at most, but take more as text where they were none.
-    content_type, message_id = (
-        value and value.encode()[:255].decode(errors="ignore") for value in (message.content_type, message.message_id)
-    )
-    return _properties(content_type or "", message_id, message.delivery_id, message.published_at, headers)
+    return _properties(message.content_type, message.message_id, message.delivery_id, message.published_at, headers)
 
 
 def spares(delivery: Delivery) -> int:
@@ -96,7 +93,7 @@ def delivered(queue: str, generation: str, delivery: Delivery) -> Message:
         _, header_id, milliseconds, message_id = ours.groups()
         published_at = int.from_bytes(milliseconds)
         if 0 < published_at <= LAST_MS:
-            key, own_id = routing_key.decode(errors="replace"), message_id.decode() if message_id else None
+            key, own_id = text(routing_key), message_id.decode() if message_id else None
             copy = _copy_id(header_id.decode(), own_id, published_at, JSON, key, body)
             return Message(queue, key, body, JSON, own_id, receipt, copy, 1, published_at)
     # The count is the broker's only where the message comes again: a publisher may have sent one. One that cannot
@@ -182,8 +179,11 @@ def _death(headers: dict[str, Any], delivery_limit: int) -> str:
 
 
 def text(value: object) -> str:
-    """What should be text; pika gives bytes where it is not UTF-8."""
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value or "")
+    """What should be text; pika gives bytes where it is not UTF-8, which would be longer as text: it is cut, so that
+    what came can be published again."""
+    if isinstance(value, bytes):
+        return value.decode(errors="replace").encode()[:MAX_SHORT_BYTES].decode(errors="ignore")
+    return str(value or "")
 
 
 class _Properties(pika.BasicProperties):

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from ninjait_pipelines.ingest import outages, quarantine, reasons
 from ninjait_pipelines.ingest.decode import NOBODY, Decoded, Period, Rejection, decode, decode_nothing
 from ninjait_pipelines.ingest.ledger import BODY_NOT_KEPT
-from ninjait_pipelines.ingest.sensors import held_for_known_hosts
+from ninjait_pipelines.ingest.sensors import held_for_known_hosts, replay_registered
 from ninjait_pipelines.operations.assets import _bodies, stores_are_up
 from ninjait_pipelines.operations.health import check_all
 from ninjait_pipelines.resources import Stores
@@ -336,10 +336,13 @@ def test_a_person_may_say_whose_it_is_and_that_is_written_down(fleet: Stores, ni
 def send(stores: Stores, body: Any, key: str, **headers: Any) -> None:
     """As anybody does who may publish under this key."""
     assert isinstance(stores.message_queue, RabbitMQ)
-    with rabbitmq_channel(stores.message_queue) as channel:
+    _send(stores.message_queue, encoded(body), key, pika.BasicProperties("application/json", headers=headers))
+
+
+def _send(broker: RabbitMQ, body: bytes, key: Any, properties: Any) -> None:
+    with rabbitmq_channel(broker) as channel:
         channel.confirm_delivery()
-        properties = pika.BasicProperties("application/json", headers=headers)
-        channel.basic_publish(EVENTS, key, encoded(body), properties, mandatory=True)
+        channel.basic_publish(EVENTS, key, body, properties, mandatory=True)
 
 
 @pytest.mark.servers
@@ -479,3 +482,46 @@ def test_a_selection_is_served_by_an_index(fleet: Stores, name: str) -> None:
     keys = [list(index["key"]) for index in fleet.mongodb.database[quarantine.COLLECTION].list_indexes()]
     (field,) = quarantine.Wanted(**{name: "x"}).query()
     assert ["state", field, "quarantined_at"] in keys
+
+
+NO_TEXT = b"\xff" * 200  # each of them is three bytes as text, and 255 is the most that the broker takes
+
+
+@pytest.mark.servers
+def test_a_content_type_that_is_no_text_stops_nobody_s_replay(fleet: Stores) -> None:
+    """The sensor that replays what came from a host before it was registered failed for it, at every tick."""
+    assert isinstance(fleet.message_queue, RabbitMQ)
+    for content_type in (NO_TEXT, "text/plain"):
+        body = line("mem", f"used={len(content_type)}i", host="newcomer").encode()
+        _send(fleet.message_queue, body, f"metrics.telegraf.{ORG}", pika.BasicProperties(content_type))
+    assert drained(fleet).messages_quarantined == 2
+    registry = type(REGISTRY)(REGISTRY.organizations, REGISTRY.devices, {"newcomer": {ORG: DEVICE}})
+    assert replay_registered(fleet.mongodb, fleet.message_queue, registry, NOW) == 2
+
+
+@pytest.mark.servers
+def test_one_that_the_broker_refuses_does_not_hold_up_the_other_replays(fleet: Stores) -> None:
+    copies = [
+        hold(fleet, message("agent.metrics", metrics(sample(n)), content_type=kind, delivery_id=f"{n}"), "dead_letter")
+        for n, kind in enumerate(("x" * 300, "application/json"))
+    ]
+    found = [{"_id": copy} for copy in copies]
+    refused, replayed = quarantine.replaying(fleet.mongodb, fleet.message_queue, found, "me", NOW)
+    assert "longer than 255 bytes" in refused.problem
+    assert (replayed.copy, replayed.problem) == (copies[1], "")
+
+
+@pytest.mark.servers
+def test_a_routing_key_that_is_no_text_costs_nobody_else_the_last_delivery(fleet: Stores) -> None:
+    """What a drain gives back for the last time is published anew together: all of it became dead letters."""
+    broker = fleet.message_queue
+    assert isinstance(broker, RabbitMQ)
+    _send(broker, b"x", b"metrics.telegraf." + NO_TEXT, pika.BasicProperties())
+    send(fleet, metrics(sample()), f"metrics.{ORG}")
+    with broker.consume("agent.metrics", 2) as consumer:
+        for _ in range(broker.delivery_limit):
+            consumer.requeue(consumer.receive(2, 2))
+        assert {one.deliveries for one in consumer.receive(2, 2)} == {broker.delivery_limit + 1}
+        consumer.spare()
+    depth = broker.depth("agent.metrics")
+    assert (depth.ready, depth.dead) == (2, 0)
