@@ -7,12 +7,10 @@ late and tiers expire. Eight days ahead, it wrote hours beside their windows, wh
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 
-from ninjait_pipelines.resources.clickhouse import ClickHouse
+from ninjait_pipelines.resources.clickhouse import MOST_APART, ClickHouse
 from ninjait_pipelines.resources.metrics_store import MetricsStore
 from ninjait_pipelines.resources.postgres import Postgres
 
-# Far more than clocks that are kept by NTP differ, and far less than what is believed to be of the future.
-MOST_APART = timedelta(seconds=60)
 OURS = "this machine"
 
 

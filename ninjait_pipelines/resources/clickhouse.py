@@ -52,6 +52,8 @@ SLICES = {
 }
 # Markers of older versions that a slice may have before they are deleted: a deletion costs more than they do.
 MOST_MARKERS = 20
+# Far more than clocks that are kept by NTP differ, and far less than what is believed to be of the future.
+MOST_APART = timedelta(seconds=60)
 NOBODY = UUID(int=0)
 VERSION_OF = "version of "
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -79,6 +81,11 @@ BY_STATUS: dict[str, tuple[type[StoreError], str]] = {
 _BYTES = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view)
 # The client logs every error that it raises, without time and place; it reaches the reader as ours.
 logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)
+
+
+def clock() -> datetime:
+    """This machine's clock."""
+    return datetime.now(UTC)
 
 
 class ClickHouse(Store):
@@ -184,8 +191,18 @@ class ClickHouse(Store):
         self.insert("write_probes", pa.table({"probed_by": ["pipeline"]}))
 
     def now(self) -> datetime:
-        """ClickHouse's clock, UTC, in microseconds: the one clock by which versions and touches are compared."""
-        return self.scalar("SELECT now64(6, 'UTC')")
+        """ClickHouse's clock, UTC, in microseconds: the one clock by which versions and touches are compared.
+
+        Raises StoreFailed where it and this machine's clock are more than MOST_APART from each other: of a version that
+        is of the future every later one would be hidden, and one of the past would be hidden itself.
+        """
+        before = clock()
+        there: datetime = self.scalar("SELECT now64(6, 'UTC')")
+        after = clock()
+        if not before - MOST_APART <= there <= after + MOST_APART:
+            problem = f"its clock says {there:%Y-%m-%d %H:%M:%S} UTC, this machine's {after:%Y-%m-%d %H:%M:%S}"
+            raise StoreFailed(self.title, self.url, problem, "Set the wrong one right (NTP); docs/runbook.md, Clocks.")
+        return there
 
     def replace_slice(self, table: str, rows: pa.Table, as_of: datetime, slices: Sequence[date] = ()) -> int:
         """Makes `rows` the whole content of some slices of a mart (see SLICES), and returns how many there are.
@@ -197,6 +214,8 @@ class ClickHouse(Store):
            and from then on nothing of an older version, even where an older run writes later than this one.
            Dying before: the old version. Dying after: the new one.
         2. Delete what no reader sees any more. Dying before: it takes space until the next version.
+
+        Raises StoreFailed where a version is there that lies in the future: readers see that one, and not this.
         """
         storage = f"{table}_versions"
         self.insert(storage, _with_markers(table, rows, as_of, slices), at_once=True)
@@ -205,10 +224,14 @@ class ClickHouse(Store):
         [found] = self.rows(
             f"WITH (SELECT min(newest) FROM (SELECT max(as_of) AS newest FROM {storage} "  # noqa: S608
             f"WHERE {_marker(table)} AND {where} GROUP BY {SLICES[table] or 'tuple()'})) AS fence "
-            f"SELECT fence, countIf({_marker(table)}) AS markers, count() - markers AS rows "
-            f"FROM {storage} FINAL WHERE {where} AND as_of < fence",
+            f"SELECT fence, countIf({_marker(table)} AND as_of < fence) AS markers, "
+            f"countIf(as_of < fence) - markers AS rows, max(as_of) AS newest, now64(6, 'UTC') AS now "
+            f"FROM {storage} FINAL WHERE {where}",
             **parameters,
         )
+        if found["newest"] > max(found["now"] + MOST_APART, as_of):
+            problem = f"{table} has a version of {found['newest']:%Y-%m-%d %H:%M} UTC, which hides all others"
+            raise StoreFailed(self.title, self.url, problem, "docs/runbook.md, Clocks, says how to remove it.")
         if found["rows"] or found["markers"] > MOST_MARKERS:
             self._delete(storage, where, found["fence"], parameters)
         return rows.num_rows

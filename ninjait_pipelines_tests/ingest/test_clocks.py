@@ -6,8 +6,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from ninjait_pipelines.ingest import assets
-from ninjait_pipelines.ingest.clocks import MOST_APART, ClocksDiffer, ahead_of_ours, compare_clocks, refuse_apart
+from ninjait_pipelines.ingest.clocks import ClocksDiffer, ahead_of_ours, compare_clocks, refuse_apart
 from ninjait_pipelines.resources import Stores
+from ninjait_pipelines.resources.clickhouse import MOST_APART
 from ninjait_pipelines_tests.ingest.samples import metrics, outgoing, register, sample
 from ninjait_pipelines_tests.runs import run
 

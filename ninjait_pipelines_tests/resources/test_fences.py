@@ -10,6 +10,7 @@ import pytest
 
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.resources.clickhouse import SLICES, ClickHouse, mart_rows
+from ninjait_pipelines.resources.store import StoreFailed
 from ninjait_pipelines_tests.emptied import module_stores, settings, stores  # noqa: F401
 from ninjait_pipelines_tests.interleaved import Paused
 
@@ -133,6 +134,31 @@ def test_rows_of_before_the_fences_are_seen_until_their_slice_is_computed_again(
     assert seen(clickhouse, before) == (1, 2)
     clickhouse.replace_slice("ticket_facts", facts(2, day=before), clickhouse.now(), [before])
     assert seen(clickhouse, before) == (2,)
+
+
+@pytest.mark.parametrize("days", [8, 400])
+def test_a_version_of_the_future_is_named_by_whoever_it_hides(clickhouse: ClickHouse, days: int) -> None:
+    """ClickHouse's clock was days ahead for a minute: no later version was ever seen, and nothing said so."""
+    clickhouse.replace_slice("ticket_facts", facts(1), clickhouse.now() + timedelta(days=days), [DAY])
+    for _ in range(2):
+        with pytest.raises(StoreFailed, match=r"ticket_facts has a version of .*, which hides all others"):
+            clickhouse.replace_slice("ticket_facts", facts(2), clickhouse.now(), [DAY])
+    clickhouse.command("DELETE FROM ticket_facts_versions WHERE as_of > now() + 60")
+    assert seen(clickhouse) == (2,)
+    clickhouse.replace_slice("ticket_facts", facts(3), clickhouse.now(), [DAY])
+    assert seen(clickhouse) == (3,)
+
+
+@pytest.mark.parametrize("days", [-400, -1, 8])
+def test_no_version_is_made_by_a_wrong_clock(
+    clickhouse: ClickHouse, monkeypatch: pytest.MonkeyPatch, days: int
+) -> None:
+    """Ahead, it hides all that come after it; behind, it is hidden itself: caches and reports stood still unnoticed."""
+    monkeypatch.setattr(
+        "ninjait_pipelines.resources.clickhouse.clock", lambda: datetime.now(UTC) + timedelta(days=days)
+    )
+    with pytest.raises(StoreFailed, match=r"its clock says .*, this machine"):
+        clickhouse.now()
 
 
 def test_markers_of_old_versions_do_not_pile_up(clickhouse: ClickHouse) -> None:
