@@ -143,6 +143,12 @@ def _host_problem(name: str, parts: Url, what: str) -> str | None:
     local = name == "DATABASE_URL" and "host=" in parts.query  # a socket's folder
     if parts.scheme != "file" and not parts.hosts and not local:
         return f"{name} names no host: {what}."
+    if parts.scheme == "file" and parts.hosts not in ("", "localhost"):
+        return (
+            f"{name} names the host {parts.hosts}, and a folder is on this machine: file:///folder, with three slashes."
+        )
+    if name == "DRAGONFLY_URL" and (database := parts.path.strip("/")) and not database.isdecimal():
+        return f"{name} names the database {database}, and they have numbers: {what}."
     if len(parts.host_names) > 1 and name not in SEVERAL_HOSTS:
         return f"{name} names several hosts, and may name one: {what}."
     if name in ONLY_HOST and (parts.user_info or parts.path.strip("/") or parts.query):

@@ -42,6 +42,8 @@ def test_urls_that_are_accepted(name: str, url: str, shown: str) -> None:
         ("CLICKHOUSE_URL", "https://host/clickhouse", "nothing would obey"),
         ("CLICKHOUSE_URL", "https://host?verify=false", "nothing would obey"),
         ("CLICKHOUSE_URL", f"https://user:{CANARY}@host", "nothing would obey"),
+        ("DRAGONFLY_URL", "redis://host:6379/O1", "the database O1, and they have numbers"),  # it would be 0
+        ("ARCHIVE_URL", "file://srv/archive", "the host srv, .* three slashes"),  # it would be /archive
         ("DATABASE_URL", "postgresql://host:99999/db", "not a URL"),
         ("MONGODB_URL", "mongodb://h1:27017,h2:port/db", "not a URL"),
     ],
