@@ -40,7 +40,10 @@ OPTIONAL: dict[str, tuple[str, tuple[str, ...]]] = {
     "AWS_REGION": ("S3's region", ()),
     "QUARANTINE_SPOOL": ("the folder where quarantine waits while MongoDB is away, else .ninjait/spool", ()),
     "QUARANTINE_LIMIT_MIB": ("what the quarantine holds at most, MiB, else 1024", ()),
-    "HOSTS_WITHOUT_ORGANIZATION": ("on: Telegraf's and collectd's keys need not name an organization, else off", ()),
+    "HOSTS_WITHOUT_ORGANIZATION": (
+        "on where Telegraf's and collectd's keys need not name an organization, else off",
+        (),
+    ),
     "INTERFACES_LEFT_OUT": ("patterns of the network interfaces whose bytes do not count, separated by commas", ()),
     "CA_FILE": ("the certificates (PEM) of the authorities that signed the stores' certificates", ()),
     "RABBITMQ_CA_FILE": ("the same for RabbitMQ only, in place of CA_FILE", ()),
@@ -121,9 +124,9 @@ def _problem(name: str, value: str | None, what: str, schemes: tuple[str, ...]) 
     if not value:
         return f"{name} is not set: {what}."
     if name in NUMBERS and not (value.isascii() and value.isdecimal() and int(value)):
-        return f"{name} is not a whole number above 0: {what}."
+        return f"{name} is not a whole number above 0 but {value!r}: {what}."
     if name in SWITCHES and value not in ("on", "off"):
-        return f"{name} is neither on nor off: {what}."
+        return f"{name} is neither on nor off but {value!r}: {what}."
     if name.endswith("CA_FILE"):
         return _file_problem(name, value, what)
     if not schemes:

@@ -116,10 +116,11 @@ def test_a_missing_variable_is_named(name: str) -> None:
         ("RABBITMQ_URL", "rabbitmq://host", "RABBITMQ_URL starts with 'rabbitmq'"),
         ("INFLUXDB_URL", "http://host", "INFLUXDB_TOKEN is not set, and INFLUXDB_URL needs it"),
         ("AWS_ACCESS_KEY_ID", "key", "AWS_SECRET_ACCESS_KEY is not set"),
-        ("QUARANTINE_LIMIT_MIB", "1.5", "QUARANTINE_LIMIT_MIB is not a whole number above 0"),
+        ("QUARANTINE_LIMIT_MIB", "1.5", "QUARANTINE_LIMIT_MIB is not a whole number above 0 but '1.5': "),
+        ("HOSTS_WITHOUT_ORGANIZATION", "yes", "HOSTS_WITHOUT_ORGANIZATION is neither on nor off but 'yes': on where "),
     ],
 )
-def test_a_wrong_variable_is_named_without_its_value(name: str, value: str, words: str) -> None:
+def test_a_wrong_variable_is_named_without_its_secrets(name: str, value: str, words: str) -> None:
     with pytest.raises(SettingsError, match=words) as caught:
         validate({**NOWHERE, name: value})
     assert "hidden" not in str(caught.value)

@@ -73,7 +73,7 @@ def ledger_rows(
                 message.delivery_id,
                 run_id,
                 outcome or outcome_of(decoded),
-                _organization(message, decoded),
+                organization_shown(message, decoded) or NOBODY,
                 decoded.device_id or NOBODY,
                 decoded.agent,
                 decoded.host,
@@ -100,16 +100,16 @@ def ledger_rows(
     return pa.table(arrays)
 
 
-def _organization(message: Message, decoded: Decoded) -> str:
+def organization_shown(message: Message, decoded: Decoded) -> str | None:
     """Of a message that was taken the one that it is of; of one that was refused the one that it was published under,
-    whatever it says, so that nobody shows up as another one."""
+    whatever it says, so that nobody shows up as another one. None where the routing key names none."""
     if not decoded.whole or CONTRACTS[message.queue].routed_by != "organization_id":
-        return decoded.organization_id or NOBODY
+        return decoded.organization_id
     named = organization_of(message.routing_key)
     with suppress(Refused):
         if named == identifier(named):  # not in upper case, in braces, or with a line break: that is another key
             return named
-    return NOBODY
+    return None
 
 
 def _reasons(message: Message, decoded: Decoded, not_kept: Mapping[str, str]) -> list[str]:

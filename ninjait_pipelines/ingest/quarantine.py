@@ -36,7 +36,7 @@ from ninjait_pipelines.ingest import reasons
 from ninjait_pipelines.ingest.contract import CONTRACTS
 from ninjait_pipelines.ingest.decode import Decoded, format_of, organization_of, read_json
 from ninjait_pipelines.ingest.foreign import MEBIBYTE, text_of
-from ninjait_pipelines.ingest.ledger import BODY_NOT_KEPT, KEPT_ONCE_A_DAY
+from ninjait_pipelines.ingest.ledger import BODY_NOT_KEPT, KEPT_ONCE_A_DAY, organization_shown
 from ninjait_pipelines.ingest.mend import CannotChange, Change, mended
 from ninjait_pipelines.ingest.series import TOO_MANY
 from ninjait_pipelines.ingest.spool import Spool
@@ -453,7 +453,7 @@ def _document(
         "share": (room or Room()).share_of(envelope),
         "content_type": message.content_type,
         "message_id": str(decoded.message_id),
-        "organization_id": decoded.organization_id,
+        "organization_id": organization_shown(message, decoded),
         "device_id": decoded.device_id,
         "agent_version": decoded.agent_version,
         "body_bytes": len(message.body),

@@ -87,6 +87,18 @@ def test_list_show_and_replay_of_an_unknown_device_once_it_is_registered(ninjait
     assert json.loads(ninjait("quarantine", "replay", "--all-held", "--json").stdout) == {"replayed": 1, "left": {}}
 
 
+def test_the_list_says_under_which_organization_a_message_was_published(ninjait: Any, fleet: Stores) -> None:
+    """What nobody could read was of nobody in the list, and what named another organization was of that one."""
+    stolen = json.dumps(metrics(sample(), organization_id=OTHER_ORG))
+    ninjait("publish", "agent.metrics", "--raw", "--routing-key", f"metrics.{ORG}", stdin=f"not json\n{stolen}\n")
+    drained(fleet)
+    listed = json.loads(ninjait("quarantine", "list", "--json").stdout)
+    assert {(line["reason"], line["organization_id"]) for line in listed} == {
+        ("not_json", ORG),
+        ("device_of_another_organization", ORG),
+    }
+
+
 def test_of_a_partly_good_message_only_the_rejected_samples_are_replayed(ninjait: Any, fleet: Stores) -> None:
     now = datetime.now(UTC)  # not NOW, which is minutes old by the time that the suite comes here
     early = (now.timestamp() + 400) * 1000
@@ -300,7 +312,9 @@ def test_show_marks_what_was_refused_and_raw_writes_every_byte(ninjait: Any, fle
 
 
 def test_the_list_is_bounded_and_knows_names_queues_and_times(ninjait: Any, fleet: Stores) -> None:
-    strangers = [message("agent.metrics", metrics(sample(), organization_id=f"{n:032x}"), n) for n in range(60)]
+    strangers = [
+        message("agent.metrics", metrics(sample(), device_id=f"{n:032x}", agent_version=f"1.{n}"), n) for n in range(60)
+    ]
     known = [message("agent.metrics", metrics(sample(cpu=-2)), n) for n in (61, 62)]
     later = [message("platform.usage", EVENTS["platform.usage"] | {"storage_gb": 1}, 63)]
     for lot, moment in ((strangers + known, NOW), (later, NOW + timedelta(minutes=2))):
