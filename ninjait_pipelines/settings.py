@@ -7,8 +7,11 @@ from pathlib import Path
 
 from ninjait_pipelines.urls import Url, parse, remember
 
-ROOT = Path(__file__).resolve().parents[1]
-SQL = ROOT / "sql"
+_PACKAGE = Path(__file__).resolve().parent
+# The wheel has the SQL inside the package, and no folder of its own to write to: there it is the working directory.
+_INSTALLED = (_PACKAGE / "sql").is_dir()
+ROOT = Path.cwd() if _INSTALLED else _PACKAGE.parent
+SQL = (_PACKAGE if _INSTALLED else ROOT) / "sql"
 LOCAL_STACK = ROOT / ".ninjait"
 
 # name -> (what it is, the URL schemes it may have; none where it is not a URL)
