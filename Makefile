@@ -36,10 +36,15 @@ test-servers: $(READY) ## the contracts, the whole graph and the faults, on Rabb
 test-faults: $(READY) ## a hundred random cuts and kills, on RabbitMQ, InfluxDB and S3
 	@$(RUN) pytest -n 2 --servers -m faults
 
-check: $(READY) ## lint, format, types, and known vulnerabilities of what is pinned
+# Settings with which the definitions load: they open no connection.
+NOWHERE := DRAGONFLY_URL=redis://nowhere CLICKHOUSE_URL=http://nowhere CLICKHOUSE_USER=x CLICKHOUSE_PASSWORD=x CLICKHOUSE_DATABASE=x \
+	DATABASE_URL=postgresql://nowhere/x MONGODB_URL=mongodb://nowhere/x ARCHIVE_URL=file:///nowhere
+
+check: $(READY) ## lint, format, types, definitions, and known vulnerabilities of what is pinned
 	@$(RUN) ruff check .
 	@$(RUN) ruff format --check .
 	@$(RUN) mypy
+	@env -u DAGSTER_HOME $(NOWHERE) PYTHONWARNINGS=ignore $(RUN) dagster definitions validate --log-level error -m ninjait_pipelines.definitions
 	@.venv/bin/python .ci/audit.py
 
 bench: $(READY) ## ingest against Telegraf and others, and the roll-up, on real servers; half an hour
