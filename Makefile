@@ -44,7 +44,7 @@ check: $(READY) ## lint, format, types, definitions, and known vulnerabilities o
 	@$(RUN) ruff check .
 	@$(RUN) ruff format --check .
 	@$(RUN) mypy
-	@env -u DAGSTER_HOME $(NOWHERE) PYTHONWARNINGS=ignore $(RUN) dagster definitions validate --log-level error -m ninjait_pipelines.definitions
+	@DAGSTER_HOME=$(CURDIR)/.venv $(NOWHERE) PYTHONWARNINGS=ignore $(RUN) dagster definitions validate --log-level error -m ninjait_pipelines.definitions
 	@.venv/bin/python .ci/audit.py
 
 bench: $(READY) ## ingest against Telegraf and others, and the roll-up, on real servers; half an hour
