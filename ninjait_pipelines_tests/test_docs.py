@@ -20,8 +20,8 @@ from ninjait_pipelines.settings import OPTIONAL, REQUIRED, ROOT
 from ninjait_pipelines_tests.conftest import LONGEST, TESTS
 from ninjait_pipelines_tests.test_definitions import NOWHERE
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-TEXT = {page.name: page.read_text() for page in PAGES}
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+TEXT = {str(page.relative_to(ROOT)).removeprefix("docs/"): page.read_text() for page in PAGES}
 ALL = "\n".join(TEXT.values())
 CONTRACTS = TEXT["contracts.md"]
 OTHER_VARIABLES = {"DAGSTER_HOME", "DAGSTER_DATABASE_URL", "PYTHON"}
@@ -291,3 +291,24 @@ def test_no_file_names_a_package_index_or_a_machine() -> None:
     assert len(texts) > 100
     for path in texts:
         assert path == Path(__file__) or not pattern.search(path.read_text()), path
+
+
+def test_stages_of_the_workflow_are_targets_that_ci_runs() -> None:
+    """A stage that is renamed would be missing from one of the two, and nobody would notice."""
+    every = re.search(r"set -- (.+)", (ROOT / ".ci" / "run").read_text())
+    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+    named = [stage for stages in re.findall(r"run: \.ci/run (.+)", workflow) for stage in stages.split()]
+    assert every
+    assert sorted(named) == sorted(every[1].split())
+
+
+def test_owners_are_of_paths_that_exist() -> None:
+    lines = [line.split() for line in (ROOT / "CODEOWNERS").read_text().splitlines() if line and line[0] != "#"]
+    missing = [path for path, *_ in lines if path != "*" and not (ROOT / path.strip("/")).exists()]
+    assert not missing
+
+
+def test_every_decision_is_in_the_list() -> None:
+    folder = ROOT / "docs" / "decisions"
+    pages = {page.name for page in folder.glob("0*.md")}
+    assert pages == set(re.findall(r"\]\((0\d+-[\w-]+\.md)\)", (folder / "README.md").read_text()))
