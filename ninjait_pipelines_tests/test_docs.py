@@ -20,7 +20,7 @@ from ninjait_pipelines.settings import OPTIONAL, REQUIRED, ROOT
 from ninjait_pipelines_tests.conftest import LONGEST, TESTS
 from ninjait_pipelines_tests.test_definitions import NOWHERE
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 TEXT = {str(page.relative_to(ROOT)).removeprefix("docs/"): page.read_text() for page in PAGES}
 ALL = "\n".join(TEXT.values())
 CONTRACTS = TEXT["contracts.md"]
