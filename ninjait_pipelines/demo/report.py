@@ -347,5 +347,6 @@ def _table(title: str, *columns: str, wrapped: Collection[str] = ()) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", header_style="dim")
     for index, column in enumerate(columns):
         words = index == 0 or column in wrapped
-        table.add_column(column, justify="left" if words else "right", no_wrap=not words)
+        header = "\n".join(column.replace("_", " ").split())
+        table.add_column(header, justify="left" if words else "right", no_wrap=not words, overflow="fold")
     return table
