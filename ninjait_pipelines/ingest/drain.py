@@ -478,13 +478,14 @@ def _groups(suspects: Sequence[Message]) -> Iterator[Sequence[Message]]:
 
 
 def _parts(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
-    """The messages in as few parts as hold BATCH_BYTES each, or a single message: what is packed is large once it is
-    read, and a hundred messages come at once."""
+    """The messages in as few parts as hold twice BATCH_BYTES each, or a single message: what is packed is large once it
+    is read, and a hundred messages come at once. Twice, because a usual batch is a little beyond its bound, and that
+    little would be a batch of its own."""
     part: list[Message] = []
     size = 0
     for message in messages:
         room = size_of(message.body)
-        if part and size + room > BATCH_BYTES:
+        if part and size + room > 2 * BATCH_BYTES:
             yield part
             part, size = [], 0
         part.append(message)

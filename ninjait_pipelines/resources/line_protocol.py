@@ -55,7 +55,7 @@ def lines(measurement: str, tags: Mapping[str, pa.Array], fields: Mapping[str, p
     for name, tag in sorted(tags.items()):  # as InfluxDB advises: it need not sort them then
         few = tag.dictionary_encode()  # many rows, few devices
         parts.append(pc.binary_join_element_wise(f",{name}=", escaped(few.dictionary), "").take(few.indices))
-    texts = {name: pc.cast(of, pa.string()) for name, of in fields.items()}
+    texts = {name: pc.cast(of, pa.string()) for name, of in fields.items() if of.null_count < len(of)}
     if any(of.null_count for of in texts.values()):
         values = [pc.binary_join_element_wise(f"{name}=", of, "") for name, of in texts.items()]
         parts += [" ", pc.binary_join_element_wise(*values, ",", null_handling="skip")]

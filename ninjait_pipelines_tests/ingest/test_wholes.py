@@ -450,3 +450,6 @@ def test_what_is_packed_goes_in_parts_as_large_as_it_is_unpacked() -> None:
     assert [one for part in parts for one in part] == [small, small, packed, packed, small, small]
     assert list(_parts([])) == []
     assert json.dumps(len(list(_parts([small] * 4000)))) == "1"
+    usual = batch(100, 200)
+    received = [usual] * (BATCH_BYTES // len(usual.body) + 100)
+    assert len(list(_parts(received))) == 1, "what the last receive brings beyond the bound is no batch of its own"
