@@ -3,6 +3,7 @@
 import logging
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Literal, Protocol
@@ -104,18 +105,22 @@ class MetricsSink:
         self._metrics_store.probe()
 
     def write(self, decoded: Sequence[Decoded], run_id: str, now: datetime) -> Record:
-        """3a. Points to their tiers, but for series that are too many of their device (see series.py). Dying here:
-        written again, they replace themselves.
+        """3a. Points to their tiers, counters and volumes beside them, but for series that are too many of their device
+        (see series.py). Dying here: written again, they replace themselves.
         """
         bounded = self._bounded(decoded, now)
         wanted = self._without_late_duplicates(decoded, now)
         points = _gathered(wanted, "columns", POINTS)
-        _reject(wanted, "columns", self._write_points(points, now))
-        counters, volumes = (table for table, _ in bounded.values())
-        if len(counters):
-            _reject(wanted, "counters", _of_rows(bounded["counters"][1], self._metrics_store.write_counters(counters)))
-        if len(volumes):
-            _reject(wanted, "volumes", _of_rows(bounded["volumes"][1], self._metrics_store.write_volumes(volumes)))
+        (counters, counter_rows), (volumes, volume_rows) = bounded["counters"], bounded["volumes"]
+        with ThreadPoolExecutor(3, "store") as at_once:  # all end before a failure is raised
+            of_points = at_once.submit(lambda: list(self._write_points(points, now)))
+            of_counters = at_once.submit(self._metrics_store.write_counters, counters) if len(counters) else None
+            of_volumes = at_once.submit(self._metrics_store.write_volumes, volumes) if len(volumes) else None
+        _reject(wanted, "columns", of_points.result())
+        if of_counters:
+            _reject(wanted, "counters", _of_rows(counter_rows, of_counters.result()))
+        if of_volumes:
+            _reject(wanted, "volumes", _of_rows(volume_rows, of_volumes.result()))
         if wanted is not decoded:
             for one, part in zip(decoded, wanted, strict=True):
                 one.rejections = part.rejections
