@@ -6,7 +6,7 @@ MOST_REPLAYS times at most, so that one which is to blame after all does not go 
 """
 
 import functools
-import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from typing import Any
@@ -19,16 +19,16 @@ from ninjait_pipelines.resources.mongodb import MongoDB
 # The tag of a drain's run that failed for a store.
 STORE_FAILED = "ninjait/store_failed"
 WHO = "after_outage"
-REASON = "dead_letter"
 MOST_REPLAYS = 2
 # While a store is away a drain fails for it every few minutes, and the first one that succeeds moves the dead letters.
 BEFORE = timedelta(hours=6)
-_BY_A_STORE = re.compile(r"(Store(Unavailable|Refused|Failed)|OutOfSpace|TransferDamaged): ")
-_COUNTED_OUT = re.compile(r"delivered \d+ times and never settled")
 
 
-def waiting(mongodb: MongoDB, instance: dg.DagsterInstance, jobs: dict[str, str]) -> Iterator[dict[str, Any]]:
-    """The held copies that an outage made dead letters of, the oldest first; `jobs` names each queue's drain.
+def waiting(
+    mongodb: MongoDB, instance: dg.DagsterInstance, jobs: dict[str, str], of_one: int
+) -> Iterator[dict[str, Any]]:
+    """The held copies that an outage made dead letters of, the oldest first; `jobs` names each queue's drain. Of each
+    organization `of_one` at most, so that copies which no replay takes out of the way hold up nobody else's.
 
     Without those that a person began to replay with changes: only that person knows whether to go on. And without those
     of 0.3.0, whose routing keys may be what their senders wrote: they need a person too.
@@ -36,20 +36,26 @@ def waiting(mongodb: MongoDB, instance: dg.DagsterInstance, jobs: dict[str, str]
     # Dead letters are held many at a time: Dagster's storage is asked once for all of one moment.
     failed = functools.cache(functools.partial(drain_failed_for_a_store, instance))
     names = ("queue", "routing_key", "envelope_organization", "message_id", "reasons", "intent", "quarantined_at")
-    shown = dict.fromkeys(names, 1)
+    shown = dict.fromkeys((*names, "share"), 1)
+    taken: Counter[str] = Counter()
     with mongodb.errors():
-        held = mongodb.database[quarantine.COLLECTION].find({"state": "held", "reasons.reason": REASON}, shown)
+        held = mongodb.database[quarantine.COLLECTION].find(
+            {"state": "held", "reasons.reason": reasons.DEAD_LETTER}, shown
+        )
         for copy in held.sort("quarantined_at", 1):
             needs_a_person = (copy.get("intent") or {}).get("changes") or "envelope_organization" not in copy
-            if not needs_a_person and _is_of_outage(copy, failed, jobs) and _replayed(mongodb, copy) < MOST_REPLAYS:
+            if needs_a_person or taken[copy.get("share", "")] >= of_one:
+                continue
+            if _is_of_outage(copy, failed, jobs) and _replayed(mongodb, copy) < MOST_REPLAYS:
+                taken[copy.get("share", "")] += 1
                 yield {"_id": copy["_id"]}
 
 
 def _is_of_outage(copy: dict[str, Any], failed: Callable[[str, datetime], bool], jobs: dict[str, str]) -> bool:
-    words = next((value for kind in reasons.read(copy) if kind.reason == REASON for _, value in kind.examples), "")
-    if _BY_A_STORE.match(words):
+    words = reasons.words_of_dead_letter(copy)
+    if reasons.BY_A_STORE.match(words):
         return True
-    return bool(_COUNTED_OUT.match(words)) and failed(jobs[copy["queue"]], copy["quarantined_at"])
+    return bool(reasons.COUNTED_OUT.match(words)) and failed(jobs[copy["queue"]], copy["quarantined_at"])
 
 
 def drain_failed_for_a_store(instance: dg.DagsterInstance, job: str, before: datetime) -> bool:

@@ -7,8 +7,8 @@ What is held is never deleted by itself; what was replayed or discarded is, 30 d
 than the limit. A limit bounds what is held,
 and no organization can use up what others need of it: each may hold a third of what is free, so that one alone fills a
 quarter of the limit, however many there are some room is left, and a thousandth is everybody's in any case. (Switches
-share their buffers in this way: Choudhury and Hahne, Dynamic Queue Length Thresholds, 1998.) Dead letters may be good:
-of them an organization may hold as much as is free.
+share their buffers in this way: Choudhury and Hahne, Dynamic Queue Length Thresholds, 1998.) Dead letters of an outage
+may be good: of them an organization may hold as much as is free.
 
 Whose a message is follows from the routing key that the broker let it have; what is of no organization that PostgreSQL
 knows has one share together. What is beyond a share is not kept: the ledger has its row, which says so, the check
@@ -161,7 +161,7 @@ class Room:
         copy, share, size = document["_id"], document["share"], document["held_bytes"]
         if copy in self._kept:
             return True
-        of_free = SHARE_OF_DEAD_LETTERS if _is_dead_letter(document) else SHARE
+        of_free = SHARE_OF_DEAD_LETTERS if reasons.may_be_of_an_outage(document) else SHARE
         if self._used[share] + size > max_held(self._limit, self._total, of_free):
             return False
         self._used[share] += size
@@ -744,7 +744,7 @@ def _indexes(document: Mapping[str, Any]) -> list[int]:
 
 
 def _is_dead_letter(document: Mapping[str, Any]) -> bool:
-    return any(one["reason"].startswith("dead_letter") for one in document["reasons"])
+    return any(one["reason"].startswith(reasons.DEAD_LETTER) for one in document["reasons"])
 
 
 def routing_key_of(document: Mapping[str, Any]) -> str:

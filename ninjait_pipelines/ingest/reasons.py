@@ -5,6 +5,7 @@ is the exact number, which samples they were as a packed bitmap, and examples; o
 What was stored by 0.3.0, an entry for each refusal, is read as well.
 """
 
+import re
 import zlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
@@ -18,6 +19,10 @@ from ninjait_pipelines.ingest.decode import HOST_REASONS, Decoded
 MOST_EXAMPLES = 20
 MOST_EXAMPLE_BYTES = 8 * 1024
 MOST_HOSTS = 1000
+# The reason of a dead letter, and the words of those that an outage may have made: all others are their senders' own.
+DEAD_LETTER = "dead_letter"
+BY_A_STORE = re.compile(r"(Store(Unavailable|Refused|Failed)|OutOfSpace|TransferDamaged): ")
+COUNTED_OUT = re.compile(r"delivered \d+ times and never settled")
 _MOST_KINDS = 100
 _SEPARATOR = "\0"
 
@@ -159,3 +164,15 @@ def _packed(indexes: Collection[int]) -> bytes:
 def _unpacked(packed: bytes) -> Collection[int]:
     bits = zlib.decompress(packed) if packed else b""
     return {8 * at + bit for at, byte in enumerate(bits) if byte for bit in range(8) if byte >> bit & 1}
+
+
+def words_of_dead_letter(document: Mapping[str, Any]) -> str:
+    """What made a copy a dead letter, in the words of the drain or the broker; empty where it is none."""
+    kinds = (kind for kind in read(document) if kind.reason == DEAD_LETTER)
+    return next((value for kind in kinds for _, value in kind.examples), "")
+
+
+def may_be_of_an_outage(document: Mapping[str, Any]) -> bool:
+    """Whether a copy is a dead letter with which nothing may be wrong. One that expired is its sender's own doing."""
+    words = words_of_dead_letter(document)
+    return bool(BY_A_STORE.match(words) or COUNTED_OUT.match(words))

@@ -4,6 +4,7 @@ Beside them two that replay: what came from a host before PostgreSQL knew it, an
 """
 
 from ast import literal_eval
+from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import islice, takewhile
@@ -33,8 +34,10 @@ FAILURES_COUNTED = 4
 MOST_RUN_SECONDS = 300
 # Of all queued runs a drain starts first: it takes seconds, and messages wait for it.
 PRIORITY = "10"
-# Copies that one tick replays, a few milliseconds each.
-MOST_REPLAYED = 500
+# Copies that one tick replays, a few milliseconds each, and those of one organization among them: what no replay takes
+# out of the way stays the oldest.
+MOST_REPLAYED = 2_500
+MOST_OF_ONE = 250
 # Without NOT_STARTED: a run that died before it was queued keeps that for ever, and two drains at once do no harm.
 UNDER_WAY = [
     dg.DagsterRunStatus.QUEUED,
@@ -134,7 +137,7 @@ def after_outage(
     There is no cursor, as above.
     """
     names = {queue: job.name for queue, job in jobs.items()}
-    found = list(islice(outages.waiting(mongodb, context.instance, names), MOST_REPLAYED))
+    found = list(islice(outages.waiting(mongodb, context.instance, names, MOST_OF_ONE), MOST_REPLAYED))
     if not found:
         return dg.SkipReason("no dead letter is held that an outage made")
     try:
@@ -153,7 +156,7 @@ def replay_registered(mongodb: MongoDB, queue: MessageQueue, registry: Registry,
 
 
 def held_for_known_hosts(mongodb: MongoDB, registry: Registry) -> Iterator[dict[str, Any]]:
-    """The ids of held copies that a known host waits in, the oldest first.
+    """The ids of held copies that a known host waits in, the oldest first, MOST_OF_ONE of each organization.
 
     In one walk, with the hosts compared here: to ask for each host by itself is to read all that is held each time.
     Without those that a person began to replay with changes: only that person knows whether to go on.
@@ -162,13 +165,15 @@ def held_for_known_hosts(mongodb: MongoDB, registry: Registry) -> Iterator[dict[
     names = {repr(host).casefold() for host in registry.hosts}
     # `$or`, where `$in` would be shorter: the local stack's MongoDB does not look into arrays with `$in`.
     waiting = {"state": "held", "$or": [{"reasons.reason": reason} for reason in HOST_REASONS]}
-    shown = {"routing_key": 1, "hosts": 1, "reasons": 1, "intent": 1}
+    shown = {"routing_key": 1, "hosts": 1, "reasons": 1, "intent": 1, "share": 1}
+    taken: Counter[str | None] = Counter()
     with mongodb.errors():
         for copy in mongodb.database[quarantine.COLLECTION].find(waiting, shown).sort("quarantined_at", 1):
-            if (copy.get("intent") or {}).get("changes"):
+            if (copy.get("intent") or {}).get("changes") or taken[copy.get("share")] >= MOST_OF_ONE:
                 continue
             hosts = {host for host in read_hosts(copy) if host.casefold() in names}
             if any(_is_known(host, copy["routing_key"], registry) for host in hosts):
+                taken[copy.get("share")] += 1
                 yield {"_id": copy["_id"]}
 
 

@@ -10,8 +10,8 @@ from uuid import UUID
 import dagster as dg
 import msgspec
 
-from ninjait_pipelines.ingest.outages import REASON as DEAD_LETTER
 from ninjait_pipelines.ingest.quarantine import Wanted, count, delete_settled, move_spooled
+from ninjait_pipelines.ingest.reasons import DEAD_LETTER
 from ninjait_pipelines.operations.health import check_all
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.resources.clickhouse import ClickHouse, sql

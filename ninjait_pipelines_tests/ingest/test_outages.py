@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
@@ -15,7 +15,7 @@ from ninjait_pipelines.resources import Stores, dragonfly_queue, open_stores, ra
 from ninjait_pipelines.resources.store import OutOfSpace, StoreError, StoreFailed, StoreUnavailable
 from ninjait_pipelines.settings import Settings
 from ninjait_pipelines_tests.ingest.conftest import idle_seconds, make_drain, metrics_url, sink_of
-from ninjait_pipelines_tests.ingest.samples import EVENTS, metrics, outgoing, sample
+from ninjait_pipelines_tests.ingest.samples import EVENTS, OTHER_ORG, metrics, outgoing, sample
 from ninjait_pipelines_tests.ingest.test_drain import Broken, held, ledger, outstanding, poisoned
 from ninjait_pipelines_tests.resources.http_proxy import Answer, HttpProxy
 from ninjait_pipelines_tests.resources.queue_contract import eventually
@@ -343,7 +343,7 @@ def test_what_the_broker_counted_out_is_replayed_if_drains_failed_for_a_store(fl
 def test_dagster_is_asked_once_for_what_was_held_together(fleet: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten thousand that workers without memory had been counted out with: a question for each, at every tick, took the
     sensor's minute, and what an outage had made dead letters of was never replayed."""
-    reason = reasons.stored(reasons.kinds([(None, None, "delivered 6 times and never settled", outages.REASON)]))
+    reason = reasons.stored(reasons.kinds([(None, None, "delivered 6 times and never settled", reasons.DEAD_LETTER)]))
     about = {"queue": "agent.metrics", "routing_key": "metrics.a", "envelope_organization": "a", "state": "held"}
     about |= {"reasons": reason, "quarantined_at": datetime(2026, 11, 30, tzinfo=UTC)}
     fleet.mongodb.database.quarantine.insert_many([{"_id": str(n), "message_id": str(n), **about} for n in range(50)])
@@ -357,6 +357,24 @@ def test_dagster_is_asked_once_for_what_was_held_together(fleet: Stores, monkeyp
     with dg.DagsterInstance.ephemeral() as instance:
         assert tick(fleet, instance).startswith("no dead letter")
     assert asked == [JOB]
+
+
+def test_dead_letters_that_stay_hold_up_their_own_organization_only(
+    fleet: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The oldest that one tick may replay were taken, replayable or not: as many that are not, and it was never anybody
+    else's turn."""
+    monkeypatch.setattr(sensors, "MOST_OF_ONE", 3)
+    monkeypatch.setattr(sensors, "MOST_REPLAYED", 9)
+    rejected(fleet, "StoreUnavailable: ClickHouse is away")
+    [good] = fleet.mongodb.database.quarantine.find()
+    stuck = {**good, "share": OTHER_ORG, "quarantined_at": good["quarantined_at"] - timedelta(days=1)}
+    stuck |= {"routing_key": f"heartbeat.{OTHER_ORG}"}  # no key of this queue
+    fleet.mongodb.database.quarantine.insert_many([{**stuck, "_id": f"agent.metrics/stuck-{n}"} for n in range(20)])
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert tick(fleet, instance) == "replayed 1 messages"
+    assert fleet.mongodb.database.quarantine.find_one({"_id": good["_id"]})["state"] == "replayed"
+    assert fleet.mongodb.database.quarantine.count_documents({"state": "held"}) == 20
 
 
 def test_a_drain_that_fails_for_a_store_says_so_in_its_run(fleet: Stores, settings: Settings) -> None:
