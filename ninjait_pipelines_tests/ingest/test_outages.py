@@ -7,6 +7,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from tenacity import wait_exponential_jitter
 
 from ninjait_pipelines.ingest import outages, reasons, sensors
 from ninjait_pipelines.ingest.assets import agent_metrics
@@ -108,6 +109,8 @@ def test_a_store_that_fails_under_way_is_waited_for(
     fleet: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the messages in hand: nothing is given back, and nothing more is received than had been sent."""
+    # An outage that lasts, as a store's own tries make it: with none between them it is over before it is seen.
+    monkeypatch.setattr("ninjait_pipelines.resources.store.wait_exponential_jitter", wait_exponential_jitter)
     monkeypatch.setattr("ninjait_pipelines.ingest.drain.BATCH_MESSAGES", 10)
     monkeypatch.setattr("ninjait_pipelines.ingest.drain.PREFETCH", 40)
     published(fleet, 80)
