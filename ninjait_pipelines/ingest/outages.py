@@ -6,8 +6,7 @@ MOST_REPLAYS times at most, so that one which is to blame after all does not go 
 """
 
 import functools
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -27,31 +26,27 @@ BEFORE = timedelta(hours=6)
 def waiting(
     mongodb: MongoDB, instance: dg.DagsterInstance, jobs: dict[str, str], of_one: int
 ) -> Iterator[dict[str, Any]]:
-    """The held copies that an outage made dead letters of, the oldest first; `jobs` names each queue's drain. Of each
-    organization `of_one` at most, so that copies which no replay takes out of the way hold up nobody else's.
+    """The held copies that an outage made dead letters of, the oldest first, `of_one` of each organization; `jobs`
+    names each queue's drain.
 
-    Without those that a person began to replay with changes: only that person knows whether to go on. And without those
-    of 0.3.0, whose routing keys may be what their senders wrote: they need a person too.
+    Without those of 0.3.0, whose routing keys may be what their senders wrote: they need a person.
     """
     # Dead letters are held many at a time: Dagster's storage is asked once for all of one moment.
     failed = functools.cache(functools.partial(drain_failed_for_a_store, instance))
-    names = ("queue", "routing_key", "envelope_organization", "message_id", "reasons", "intent", "quarantined_at")
-    shown = dict.fromkeys((*names, "share"), 1)
-    taken: Counter[str] = Counter()
+    names = ("queue", "routing_key", "envelope_organization", "message_id", "reasons", "intent", "share")
+    shown = dict.fromkeys((*names, "quarantined_at"), 1)
+
+    def is_wanted(copy: Mapping[str, Any]) -> bool:
+        known = "envelope_organization" in copy and _is_of_outage(copy, failed, jobs)
+        return known and _replayed(mongodb, copy) < MOST_REPLAYS
+
+    query = {"state": "held", "reasons.reason": reasons.DEAD_LETTER}
     with mongodb.errors():
-        held = mongodb.database[quarantine.COLLECTION].find(
-            {"state": "held", "reasons.reason": reasons.DEAD_LETTER}, shown
-        )
-        for copy in held.sort("quarantined_at", 1):
-            needs_a_person = (copy.get("intent") or {}).get("changes") or "envelope_organization" not in copy
-            if needs_a_person or taken[copy.get("share", "")] >= of_one:
-                continue
-            if _is_of_outage(copy, failed, jobs) and _replayed(mongodb, copy) < MOST_REPLAYS:
-                taken[copy.get("share", "")] += 1
-                yield {"_id": copy["_id"]}
+        held = mongodb.database[quarantine.COLLECTION].find(query, shown).sort("quarantined_at", 1)
+        yield from quarantine.first_of_each(held, of_one, is_wanted)
 
 
-def _is_of_outage(copy: dict[str, Any], failed: Callable[[str, datetime], bool], jobs: dict[str, str]) -> bool:
+def _is_of_outage(copy: Mapping[str, Any], failed: Callable[[str, datetime], bool], jobs: dict[str, str]) -> bool:
     words = reasons.words_of_dead_letter(copy)
     if reasons.BY_A_STORE.match(words):
         return True
@@ -66,7 +61,7 @@ def drain_failed_for_a_store(instance: dg.DagsterInstance, job: str, before: dat
     return bool(instance.get_runs(of_job, limit=1))
 
 
-def _replayed(mongodb: MongoDB, copy: dict[str, Any]) -> int:
+def _replayed(mongodb: MongoDB, copy: Mapping[str, Any]) -> int:
     """How often the message was replayed automatically already, as whatever copy."""
     same = {name: copy[name] for name in ("queue", "routing_key", "message_id")}
     return mongodb.database[quarantine.COLLECTION].count_documents({**same, "state": "replayed", "trail.who": WHO})

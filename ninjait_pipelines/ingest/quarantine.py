@@ -4,11 +4,10 @@ One document is one delivered copy; its `_id` is made from the copy, so holding 
 What MongoDB does not take waits in the spool (see spool.py), and is moved once it does.
 
 What is held is never deleted by itself; what was replayed or discarded is, 30 days later, or sooner where it takes more
-than the limit. A limit bounds what is held,
-and no organization can use up what others need of it: each may hold a third of what is free, so that one alone fills a
-quarter of the limit, however many there are some room is left, and a thousandth is everybody's in any case. (Switches
-share their buffers in this way: Choudhury and Hahne, Dynamic Queue Length Thresholds, 1998.) Dead letters of an outage
-may be good: of them an organization may hold as much as is free.
+than the limit. A limit bounds what is held, and no organization can use up what others need of it: each may hold a
+third of what is free, so that one alone fills a quarter of the limit, however many there are some room is left, and a
+thousandth is everybody's in any case. (Switches share their buffers in this way: Choudhury and Hahne, Dynamic Queue
+Length Thresholds, 1998.) Dead letters of an outage may be good: of them an organization may hold as much as is free.
 
 Whose a message is follows from the routing key that the broker let it have; what is of no organization that PostgreSQL
 knows has one share together. What is beyond a share is not kept: the ledger has its row, which says so, the check
@@ -20,7 +19,7 @@ import json
 import logging
 import math
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from itertools import islice
@@ -626,6 +625,23 @@ def _lines(summaries: Iterable[tuple[str, int]], only: str | None) -> list[Line]
                 count[0] += copies
                 count[1] += copies * points
     return sorted((Line(*key, *count) for key, count in counts.items()), key=lambda line: -line.copies)
+
+
+def first_of_each(
+    copies: Iterable[Mapping[str, Any]], of_one: int, is_wanted: Callable[[Mapping[str, Any]], bool]
+) -> Iterator[dict[str, Any]]:
+    """The ids of the held copies to replay automatically: of each organization the first `of_one` that are wanted, so
+    that copies which no replay takes out of the way hold up nobody else's. `copies` have `share` and `intent`.
+
+    Without those that a person began to replay with changes: only that person knows whether to go on.
+    """
+    taken: Counter[str | None] = Counter()
+    for copy in copies:
+        if (copy.get("intent") or {}).get("changes") or taken[copy.get("share")] >= of_one:
+            continue
+        if is_wanted(copy):
+            taken[copy.get("share")] += 1
+            yield {"_id": copy["_id"]}
 
 
 def replay(mongodb: MongoDB, queue: MessageQueue, documents: Iterable[dict[str, Any]], who: str, now: datetime) -> int:

@@ -4,8 +4,7 @@ Beside them two that replay: what came from a host before PostgreSQL knew it, an
 """
 
 from ast import literal_eval
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from itertools import islice, takewhile
 from typing import Any
@@ -159,22 +158,20 @@ def held_for_known_hosts(mongodb: MongoDB, registry: Registry) -> Iterator[dict[
     """The ids of held copies that a known host waits in, the oldest first, MOST_OF_ONE of each organization.
 
     In one walk, with the hosts compared here: to ask for each host by itself is to read all that is held each time.
-    Without those that a person began to replay with changes: only that person knows whether to go on.
     """
     # Most are nobody's: a tenant may have a thousand in each copy, and to look each up would hold up everybody's tick.
     names = {repr(host).casefold() for host in registry.hosts}
     # `$or`, where `$in` would be shorter: the local stack's MongoDB does not look into arrays with `$in`.
     waiting = {"state": "held", "$or": [{"reasons.reason": reason} for reason in HOST_REASONS]}
     shown = {"routing_key": 1, "hosts": 1, "reasons": 1, "intent": 1, "share": 1}
-    taken: Counter[str | None] = Counter()
+
+    def is_wanted(copy: Mapping[str, Any]) -> bool:
+        hosts = {host for host in read_hosts(copy) if host.casefold() in names}
+        return any(_is_known(host, copy["routing_key"], registry) for host in hosts)
+
     with mongodb.errors():
-        for copy in mongodb.database[quarantine.COLLECTION].find(waiting, shown).sort("quarantined_at", 1):
-            if (copy.get("intent") or {}).get("changes") or taken[copy.get("share")] >= MOST_OF_ONE:
-                continue
-            hosts = {host for host in read_hosts(copy) if host.casefold() in names}
-            if any(_is_known(host, copy["routing_key"], registry) for host in hosts):
-                taken[copy.get("share")] += 1
-                yield {"_id": copy["_id"]}
+        held = mongodb.database[quarantine.COLLECTION].find(waiting, shown).sort("quarantined_at", 1)
+        yield from quarantine.first_of_each(held, MOST_OF_ONE, is_wanted)
 
 
 def _is_known(shown: str, routing_key: str, registry: Registry) -> bool:
