@@ -160,7 +160,8 @@ class Room:
         copy, share, size = document["_id"], document["share"], document["held_bytes"]
         if copy in self._kept:
             return True
-        of_free = SHARE_OF_DEAD_LETTERS if reasons.may_be_of_an_outage(document) else SHARE
+        of_an_outage = _is_dead_letter(document) and reasons.may_be_of_an_outage(document)
+        of_free = SHARE_OF_DEAD_LETTERS if of_an_outage else SHARE
         if self._used[share] + size > max_held(self._limit, self._total, of_free):
             return False
         self._used[share] += size
