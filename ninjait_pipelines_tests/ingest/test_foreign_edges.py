@@ -22,7 +22,7 @@ from ninjait_pipelines.ingest.decode import (
 from ninjait_pipelines.ingest.drain import Summary, load_registry
 from ninjait_pipelines.ingest.foreign import MOST_BYTES, MOST_ENTRIES
 from ninjait_pipelines.ingest.reasons import entries, read
-from ninjait_pipelines.ingest.sensors import held_for_known_hosts, replay_registered
+from ninjait_pipelines.ingest.sensors import MOST_OF_ONE, held_for_known_hosts, replay_registered
 from ninjait_pipelines.ingest.sinks import MetricsSink
 from ninjait_pipelines.ingest.telegraf import LINE_PROTOCOL
 from ninjait_pipelines.resources import Stores
@@ -538,7 +538,8 @@ def test_a_tick_is_quick_however_much_is_held_for_however_many_hosts(fleet: Stor
     started = time.monotonic()
     found = [copy["_id"] for copy in held_for_known_hosts(fleet.mongodb, registry)]
     assert time.monotonic() - started < 5
-    assert found == [f"agent.metrics/copy-{n}" for n in range(3000) if n % 1000 < 900 and n != 7]
+    known = [f"agent.metrics/copy-{n}" for n in range(3000) if n % 1000 < 900 and n != 7]
+    assert found == known[:MOST_OF_ONE]  # the next ticks take the rest
 
 
 def test_a_host_known_to_another_organization_only_is_not_replayed_again_and_again(fleet: Stores) -> None:
