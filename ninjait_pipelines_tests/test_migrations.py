@@ -21,8 +21,7 @@ from typer.testing import CliRunner
 from ninjait_pipelines import migrations
 from ninjait_pipelines.cli.migrate import register
 from ninjait_pipelines.migrations import MigrationError, Record, due, load, migrate_up, parse, rollback, statements
-from ninjait_pipelines.reference.assets import organizations
-from ninjait_pipelines.reference.checks import rows_keep_the_constraints
+from ninjait_pipelines.reference.assets import organizations, rows_keep_the_constraints
 from ninjait_pipelines.resources import Stores, open_stores
 from ninjait_pipelines.resources.store import StoreError
 from ninjait_pipelines.settings import SQL, Settings

@@ -4,8 +4,7 @@ import dagster as dg
 
 from ninjait_pipelines.late_days import late_days_sensor, past_days_schedule
 from ninjait_pipelines.partitions import AUTOMATION
-from ninjait_pipelines.reports.assets import weekly_reports
-from ninjait_pipelines.reports.checks import past_reports_are_right
+from ninjait_pipelines.reports.assets import past_reports_are_right, weekly_reports
 from ninjait_pipelines.reports.weekly import late_weeks
 
 report_late_weeks = dg.define_asset_job(

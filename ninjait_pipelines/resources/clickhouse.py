@@ -55,6 +55,8 @@ MOST_MARKERS = 20
 # Far more than clocks that are kept by NTP differ, and far less than what is believed to be of the future.
 MOST_APART = timedelta(seconds=60)
 NOBODY = UUID(int=0)
+# The first of these columns that a mart has names a row that is left out.
+KEYS = ("id", "event_id", "ticket_id", "organization_id")
 VERSION_OF = "version of "
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 WORDS = "Read ClickHouse's words above."
@@ -354,24 +356,40 @@ def mart_rows(table: str, rows: Iterable[Mapping[str, Any]]) -> pa.Table:
     Raises KeyError for a column that a row lacks, and ValueError (pyarrow.ArrowInvalid is one) for a value that the
     column does not hold, as a Decimal with more places.
     """
-    schema = pa.schema([(name, _arrow_type(type_)) for name, type_, _ in _columns()[table] if name != "as_of"])
+    schema = _schema(table)
     return _held([{name: _plain(row[name]) for name in schema.names} for row in rows], schema)
 
 
-def convertible(table: str, rows: Iterable[Mapping[str, Any]], left_out: LeftOut) -> list[Mapping[str, Any]]:
-    """The rows that `mart_rows` takes, and that the mart's view does not take for markers; the others are left out."""
+def _schema(table: str) -> pa.Schema:
+    """Of what a caller writes: `as_of` is added by `replace_slice`."""
+    return pa.schema([(name, _arrow_type(type_)) for name, type_, _ in _columns()[table] if name != "as_of"])
+
+
+def mart_table(table: str, rows: Iterable[Mapping[str, Any]] | pa.Table, left_out: LeftOut) -> pa.Table:
+    """What a mart can hold of these rows, as `replace_slice` takes it; rows that it cannot hold are left out.
+
+    Rows by columns (an Arrow table) are taken or refused as a whole: `mart_columns`.
+    """
+    if isinstance(rows, pa.Table):
+        return mart_columns(table, rows)
     rows = list(rows)
     try:
         _check(table, rows)
     except Exception:  # noqa: BLE001 -- each row by itself says which it is
-        key = next(name for name in ("id", "event_id", "ticket_id") if name in rows[0])
+        key = next(name for name in KEYS if name in rows[0])
 
-        def converted(row: Mapping[str, Any]) -> Mapping[str, Any]:
+        def checked(row: Mapping[str, Any]) -> Mapping[str, Any]:
             _check(table, [row])
             return row
 
-        return list(left_out.each(rows, lambda row: f"{table} {row[key]}", converted))
-    return rows
+        rows = list(left_out.each(rows, lambda row: f"{table} {row[key]}", checked))
+    return mart_rows(table, rows)
+
+
+def mart_columns(table: str, columns: pa.Table) -> pa.Table:
+    """The same of columns: in the table's order and types. Raises KeyError, pyarrow.ArrowInvalid as `mart_rows`."""
+    schema = _schema(table)
+    return columns.select(schema.names).cast(schema)
 
 
 def _check(table: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -394,6 +412,11 @@ def _held(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
             if found["min"] is not None and not first <= found["min"] <= found["max"] <= last:
                 raise ValueError(f"{field.name} from {found['min']} to {found['max']}: it holds {first} to {last}")
     return made
+
+
+def slice_at(table: str, start: datetime) -> date:
+    """The slice of a mart that a window from `start` on fills: an hour, or a day."""
+    return start if SLICES[table] == "hour" else start.date()
 
 
 def _with_markers(table: str, rows: pa.Table, as_of: datetime, slices: Sequence[date]) -> pa.Table:

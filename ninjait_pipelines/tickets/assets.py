@@ -1,7 +1,6 @@
-"""The service desk's assets, by UTC day: events, tickets at the day's end, technicians' figures."""
+"""The service desk's marts by UTC day, each with its checks: events, tickets at day's end, technicians' figures."""
 
 import itertools
-import time
 from collections import defaultdict
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -11,88 +10,58 @@ from uuid import UUID
 import dagster as dg
 
 from ninjait_pipelines import partitions
-from ninjait_pipelines.late_days import record_day
-from ninjait_pipelines.left_out import LeftOut
-from ninjait_pipelines.resources.clickhouse import ClickHouse, column_schema, convertible, mart_rows, sql
+from ninjait_pipelines.left_out import LeftOut, nothing_is_left_out
+from ninjait_pipelines.marts import Rows, Window, check, equal, mart
+from ninjait_pipelines.resources.clickhouse import ClickHouse, sql
 from ninjait_pipelines.resources.postgres import Postgres, check_times
 from ninjait_pipelines.tickets.facts import Event, Fact, Target, Ticket, fact
 
-COMMON: dict[str, Any] = {
-    "group_name": "tickets",
-    "owners": ["team:data-engineering"],
-    "partitions_def": partitions.DAILY,
-    "backfill_policy": dg.BackfillPolicy.multi_run(max_partitions_per_run=168),
-}
+DAILY: dict[str, Any] = {"group_name": "tickets", "partitions_def": partitions.DAILY}
 CATCH_UP = partitions.catch_up(timedelta(days=14))
 
 
-@dg.asset(
-    **COMMON,
-    kinds={"postgres", "clickhouse"},
-    description="What happened to tickets, as PostgreSQL's ticket_history has it. Grain: one event.",
-    metadata={"dagster/column_schema": column_schema("ticket_events")},
-    automation_condition=CATCH_UP,
-)
-def ticket_events(context: dg.AssetExecutionContext, postgres: Postgres, clickhouse: ClickHouse) -> None:
-    """Copies the history of the day."""
-    for key, start, end in partitions.windows(context):
-        started = time.perf_counter()
-        as_of = clickhouse.now()
-        left_out = LeftOut()
-        events = postgres.rows(sql("tickets/events"), {"start": start, "end": end})
-        rows = mart_rows("ticket_events", convertible("ticket_events", events, left_out))
-        # Dying here, or in it: replace_slice says what is seen; a rerun of the day heals it. As in all assets below.
-        count = clickhouse.replace_slice("ticket_events", rows, as_of, [start.date()])
-        record_day(clickhouse, "ticket_events", start.date(), as_of)
-        _record(context, key, count, started, left_out)
+@mart(**DAILY, kinds={"postgres"}, automation_condition=CATCH_UP, notices_late_days=True)
+def ticket_events(window: Window, postgres: Postgres) -> Rows:
+    """What happened to tickets, as PostgreSQL's ticket_history has it. Grain: one event."""
+    return postgres.rows(sql("tickets/events"), window._asdict())
 
 
-@dg.asset(
-    **COMMON,
-    kinds={"postgres", "clickhouse", "python"},
-    description=(
-        "Tickets to which something happened on the day, as they stood at its end: state, first response, closing and "
-        "breaches by wall clock. Computed from the history up to then, whenever it is computed. Grain: ticket and day."
-    ),
-    metadata={"dagster/column_schema": column_schema("ticket_facts")},
-    automation_condition=CATCH_UP,
-)
-def ticket_facts(context: dg.AssetExecutionContext, postgres: Postgres, clickhouse: ClickHouse) -> None:
-    """Reads the histories of the day's tickets and writes the facts; the rules are in facts.py."""
-    for key, start, end in partitions.windows(context):
-        started = time.perf_counter()
-        as_of = clickhouse.now()
-        day = start.date()
-        left_out = LeftOut()
-        facts = ({"day": day, **one._asdict()} for one in facts_of_day(postgres, start, end, left_out))
-        rows = mart_rows("ticket_facts", convertible("ticket_facts", facts, left_out))
-        count = clickhouse.replace_slice("ticket_facts", rows, as_of, [day])
-        record_day(clickhouse, "ticket_facts", day, as_of)
-        _record(context, key, count, started, left_out)
+ticket_events_left_nothing_out = nothing_is_left_out(ticket_events)
 
 
-@dg.asset(
-    **COMMON,
-    kinds={"clickhouse"},
-    deps=[ticket_facts],
-    description=(
-        "Closed tickets by the technician who had them: count, hours to close, first response, breaches. "
-        "Tickets that nobody had when they were closed are in nobody's figures. Grain: technician and day."
-    ),
-    metadata={"dagster/column_schema": column_schema("technician_performance")},
-    automation_condition=CATCH_UP | partitions.FOLLOW,
-)
-def technician_performance(context: dg.AssetExecutionContext, clickhouse: ClickHouse) -> None:
-    """Condenses the day's ticket_facts, in ClickHouse."""
-    for key, start, _ in partitions.windows(context):
-        started = time.perf_counter()
-        as_of = clickhouse.now()
-        day = start.date()
-        rows = ({"day": day, **row} for row in clickhouse.rows(sql("tickets/performance"), day=day))
-        count = clickhouse.replace_slice(
-            "technician_performance", mart_rows("technician_performance", rows), as_of, [day]
-        )
-        _record(context, key, count, started)
+@check(ticket_events, blocking=True)
+def every_event_copied(
+    window: Window, postgres: Postgres, clickhouse: ClickHouse, left_out: int
+) -> dg.AssetCheckResult:
+    """The day has as many events in ClickHouse as in PostgreSQL."""
+    return _events_copied(window, postgres, clickhouse, left_out)
+
+
+@check(ticket_events, unless_late=True)
+def past_history_is_copied(
+    window: Window, postgres: Postgres, clickhouse: ClickHouse, left_out: int
+) -> dg.AssetCheckResult:
+    """The same of past days, each morning: history that was committed later is late, and no loss. It blocks nothing: a
+    store that is away at night must not hold up five weeks."""
+    return _events_copied(window, postgres, clickhouse, left_out)
+
+
+def _events_copied(window: Window, postgres: Postgres, clickhouse: ClickHouse, left_out: int) -> dg.AssetCheckResult:
+    query = (
+        "SELECT count() FROM ticket_events WHERE occurred_at >= {start:DateTime64(3, 'UTC')} "
+        "AND occurred_at < {end:DateTime64(3, 'UTC')}"
+    )
+    copied = clickhouse.scalar(query, **window._asdict()) + left_out
+    return equal("events in PostgreSQL", _history(postgres, "count(*)", window), "in ClickHouse", copied)
+
+
+@mart(**DAILY, kinds={"postgres", "python"}, automation_condition=CATCH_UP, notices_late_days=True)
+def ticket_facts(window: Window, postgres: Postgres, left_out: LeftOut) -> Rows:
+    """Tickets to which something happened on the day, as they stood at its end: state, first response, closing and
+    breaches by wall clock. Computed from the history up to then, whenever it is computed. Grain: ticket and day."""
+    return (
+        {"day": window.day, **fact._asdict()} for fact in facts_of_day(postgres, window.start, window.end, left_out)
+    )
 
 
 def facts_of_day(postgres: Postgres, start: datetime, end: datetime, left_out: LeftOut | None = None) -> Iterator[Fact]:
@@ -115,8 +84,57 @@ def facts_of_day(postgres: Postgres, start: datetime, end: datetime, left_out: L
     return (left_out or LeftOut()).each(histories, lambda events: f"ticket {events[0]['id']}", compute)
 
 
-def _record(
-    context: dg.AssetExecutionContext, key: str, count: int, started: float, left_out: LeftOut | None = None
-) -> None:
-    metadata = {"dagster/partition_row_count": count, "duration_seconds": time.perf_counter() - started}
-    context.add_asset_metadata(metadata | (left_out or LeftOut()).metadata(), partition_key=key)
+ticket_facts_left_nothing_out = nothing_is_left_out(ticket_facts)
+
+
+@check(ticket_facts, blocking=True)
+def every_ticket_has_a_fact(
+    window: Window, postgres: Postgres, clickhouse: ClickHouse, left_out: int
+) -> dg.AssetCheckResult:
+    """Every ticket to which something happened on the day has a fact."""
+    return _tickets_have_facts(window, postgres, clickhouse, left_out)
+
+
+@check(ticket_facts, unless_late=True)
+def past_tickets_have_facts(
+    window: Window, postgres: Postgres, clickhouse: ClickHouse, left_out: int
+) -> dg.AssetCheckResult:
+    """The same of past days, each morning: history that was committed later is late, and no loss. It blocks nothing."""
+    return _tickets_have_facts(window, postgres, clickhouse, left_out)
+
+
+def _tickets_have_facts(
+    window: Window, postgres: Postgres, clickhouse: ClickHouse, left_out: int
+) -> dg.AssetCheckResult:
+    facts = clickhouse.scalar("SELECT count() FROM ticket_facts WHERE day = {day:Date}", day=window.day) + left_out
+    return equal("tickets in the history", _history(postgres, "count(DISTINCT ticket_id)", window), "facts", facts)
+
+
+@mart(**DAILY, kinds=set(), deps=[ticket_facts], automation_condition=CATCH_UP | partitions.FOLLOW)
+def technician_performance(window: Window, clickhouse: ClickHouse) -> Rows:
+    """Closed tickets by the technician who had them: count, hours to close, first response, breaches. Tickets that
+    nobody had when they were closed are in nobody's figures. Grain: technician and day."""
+    return ({"day": window.day, **row} for row in clickhouse.rows(sql("tickets/performance"), day=window.day))
+
+
+technician_performance_left_nothing_out = nothing_is_left_out(technician_performance)
+
+
+@check(technician_performance, blocking=True)
+def every_closing_counted_once(window: Window, clickhouse: ClickHouse) -> dg.AssetCheckResult:
+    """The closings of the day that somebody had are all in somebody's figures, once."""
+    counted = clickhouse.scalar(
+        "SELECT sum(tickets_closed) FROM technician_performance WHERE day = {day:Date}", day=window.day
+    )
+    closed = clickhouse.scalar(
+        "SELECT count() FROM ticket_facts WHERE day = {day:Date} AND closed_at >= {start:DateTime64(3, 'UTC')} "
+        "AND closed_assignee_id IS NOT NULL",
+        day=window.day,
+        start=window.start,
+    )
+    return equal("closings", closed, "counted for technicians", counted)
+
+
+def _history(postgres: Postgres, what: str, window: Window) -> int:
+    query = f"SELECT {what} AS n FROM ticket_history WHERE occurred_at >= %(start)s AND occurred_at < %(end)s"  # noqa: S608
+    return postgres.rows(query, window._asdict())[0]["n"]

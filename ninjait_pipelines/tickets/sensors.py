@@ -10,8 +10,13 @@ from ninjait_pipelines.late_days import COMPARED, DAY, late_days_sensor, midnigh
 from ninjait_pipelines.partitions import AUTOMATION, START
 from ninjait_pipelines.resources.clickhouse import ClickHouse, sql
 from ninjait_pipelines.resources.postgres import Postgres
-from ninjait_pipelines.tickets import checks
-from ninjait_pipelines.tickets.assets import technician_performance, ticket_events, ticket_facts
+from ninjait_pipelines.tickets.assets import (
+    past_history_is_copied,
+    past_tickets_have_facts,
+    technician_performance,
+    ticket_events,
+    ticket_facts,
+)
 
 compute_late_ticket_days = dg.define_asset_job(
     "compute_late_ticket_days",
@@ -21,7 +26,7 @@ compute_late_ticket_days = dg.define_asset_job(
 )
 check_past_ticket_days = dg.define_asset_job(
     "check_past_ticket_days",
-    selection=dg.AssetSelection.checks(checks.past_history_is_copied, checks.past_tickets_have_facts),
+    selection=dg.AssetSelection.checks(past_history_is_copied, past_tickets_have_facts),
     tags=AUTOMATION,
     description="Compares PostgreSQL's history with the service desk's marts, day by day.",
 )

@@ -8,20 +8,15 @@ from decimal import Decimal
 import dagster as dg
 import pytest
 
-from ninjait_pipelines.reference import assets, checks
-from ninjait_pipelines.resources import Stores, stores_from
+from ninjait_pipelines.reference import assets
+from ninjait_pipelines.resources import Stores, clickhouse, stores_from
 from ninjait_pipelines.resources.clickhouse import ClickHouse, mart_rows
 from ninjait_pipelines.resources.store import StoreError, StoreFailed
 from ninjait_pipelines.settings import SQL
 from ninjait_pipelines_tests.runs import Killed, add, content, killed, left_out, passed, run, spoil
 
 ALL = (assets.organizations, assets.users, assets.devices, assets.contracts)
-CHECKS = (
-    checks.organizations_row_count,
-    checks.users_row_count,
-    checks.devices_row_count,
-    checks.contracts_row_count,
-)
+CHECKS = tuple(assets.row_counts)
 SINCE = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -77,9 +72,7 @@ def test_an_empty_source_is_a_value(stores: Stores) -> None:
     run(stores, assets.organizations)
     with stores.postgres.transaction() as connection:
         connection.execute("DELETE FROM organizations")
-    assert passed(run(stores, assets.organizations, checks.organizations_row_count)) == {
-        "organizations_row_count": True
-    }
+    assert passed(run(stores, assets.organizations, assets.row_counts[0])) == {"organizations_row_count": True}
     assert stores.clickhouse.scalar("SELECT count() FROM organizations") == 0
 
 
@@ -113,8 +106,10 @@ def test_killed_half_way_and_run_again(stores: Stores) -> None:
 
 def test_the_row_count_check_fails_and_blocks_when_rows_differ(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
     add(stores, "organizations", [organization("one"), organization("two")])
-    monkeypatch.setattr(assets, "mart_rows", lambda table, rows: mart_rows(table, rows[1:]))  # a copy that loses a row
-    result = run(stores, assets.organizations, checks.organizations_row_count, fails=True)
+    monkeypatch.setattr(
+        clickhouse, "mart_rows", lambda table, rows: mart_rows(table, rows[1:])
+    )  # a copy that loses a row
+    result = run(stores, assets.organizations, assets.row_counts[0], fails=True)
     assert passed(result) == {"organizations_row_count": False}
 
 
@@ -122,7 +117,7 @@ def test_a_row_that_a_column_does_not_hold_is_left_out_and_named(stores: Stores)
     """A date before 1970 stopped the copy of every contract, and with it all billing."""
     add(stores, "organizations", [organization("one"), organization("two")])
     spoil(stores, "organizations", "UPDATE organizations SET created_at = '1850-01-01Z' WHERE slug = 'two'")
-    result = run(stores, assets.organizations, checks.organizations_row_count, checks.left_nothing_out[0])
+    result = run(stores, assets.organizations, assets.row_counts[0], assets.left_nothing_out[0])
     assert passed(result) == {"organizations_row_count": True, "organizations_left_nothing_out": False}
     assert [row["slug"] for row in stores.clickhouse.rows("SELECT slug FROM organizations")] == ["one"]
 
@@ -142,7 +137,7 @@ def test_a_time_that_nothing_can_compute_with_stops_only_its_row(one_of_each: St
     """psycopg raised for `infinity`, and with it the read of all rows: every copy, every day of billing."""
     [asset] = [one for one in ALL if one.key.to_user_string() == table]
     [count] = [one for one in CHECKS if one.check_key.name == f"{table}_row_count"]
-    [nothing] = [one for one in checks.left_nothing_out if one.check_key.name == f"{table}_left_nothing_out"]
+    [nothing] = [one for one in assets.left_nothing_out if one.check_key.name == f"{table}_left_nothing_out"]
     everything = {assets.organizations: None, asset: None, count: None, nothing: None}
     columns = ", ".join(one_of_each.postgres.rows(f"SELECT * FROM {table}")[0])
     copied = columns.replace("id,", "gen_random_uuid(),", 1)
@@ -155,7 +150,7 @@ def test_a_time_that_nothing_can_compute_with_stops_only_its_row(one_of_each: St
             values = values.replace("starts_on", "starts_on + number::int")
         source = f"{table}, unnest(ARRAY{list(times)}) WITH ORDINALITY AS t (time, number)"
         spoil(one_of_each, table, f"INSERT INTO {table} ({columns}) SELECT {values} FROM {source}")
-        result = run(one_of_each, *everything, checks.rows_keep_the_constraints)
+        result = run(one_of_each, *everything, assets.rows_keep_the_constraints)
         names = (f"{table}_row_count", f"{table}_left_nothing_out", "rows_keep_the_constraints")
         assert passed(result) == dict(zip(names, (True, False, False), strict=True))
         assert one_of_each.clickhouse.scalar(f"SELECT count() FROM {table}") == 1
@@ -168,7 +163,7 @@ def test_a_time_that_nothing_can_compute_with_stops_only_its_row(one_of_each: St
         assert all(id_ in str(check.description) for id_ in wrong)
         with one_of_each.postgres.transaction() as connection:
             connection.execute(f"DELETE FROM {table} WHERE id::text = ANY(%s)".encode(), (wrong,))
-    assert all(passed(run(one_of_each, *everything, checks.rows_keep_the_constraints)).values())
+    assert all(passed(run(one_of_each, *everything, assets.rows_keep_the_constraints)).values())
 
 
 @pytest.mark.parametrize("time", TIMES)
@@ -185,7 +180,7 @@ def test_the_door_refuses_such_times(one_of_each: Stores, time: str) -> None:
 def test_a_name_of_a_megabyte_and_a_slug_like_a_path_are_names(stores: Stores) -> None:
     odd = {"name": "x" * 2**20, "slug": "../../etc/passwd"}
     add(stores, "organizations", [organization("one"), organization("two") | odd])
-    result = run(stores, assets.organizations, checks.organizations_row_count, checks.left_nothing_out[0])
+    result = run(stores, assets.organizations, assets.row_counts[0], assets.left_nothing_out[0])
     assert passed(result) == {"organizations_row_count": True, "organizations_left_nothing_out": True}
     assert stores.clickhouse.scalar("SELECT max(length(name)) FROM organizations") == 2**20
 
@@ -199,7 +194,7 @@ def test_an_organization_that_is_called_like_a_version_stops_only_itself(stores:
         connection.execute("ALTER TABLE organizations DROP CONSTRAINT organizations_name_no_version")
         connection.execute("UPDATE organizations SET slug = 'version of two' WHERE slug = 'two'")
         connection.execute(definition.partition("-- migrate: up")[2].encode())
-    result = run(stores, assets.organizations, checks.organizations_row_count, checks.left_nothing_out[0])
+    result = run(stores, assets.organizations, assets.row_counts[0], assets.left_nothing_out[0])
     assert passed(result) == {"organizations_row_count": True, "organizations_left_nothing_out": False}
     assert [row["slug"] for row in stores.clickhouse.rows("SELECT slug FROM organizations")] == ["one"]
 

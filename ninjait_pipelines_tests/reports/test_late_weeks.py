@@ -7,8 +7,7 @@ from uuid import uuid4
 import dagster as dg
 
 from ninjait_pipelines.late_days import note_events
-from ninjait_pipelines.reports.assets import weekly_reports
-from ninjait_pipelines.reports.checks import past_reports_are_right
+from ninjait_pipelines.reports.assets import past_reports_are_right, weekly_reports
 from ninjait_pipelines.reports.sensors import late_report_weeks, past_report_weeks
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines_tests.reports.test_weekly import DAY, KEY, THIS_WEEK, WEEK, archived, marts, publish, put

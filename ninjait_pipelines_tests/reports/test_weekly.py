@@ -10,8 +10,11 @@ import pyarrow as pa
 import pytest
 
 from ninjait_pipelines.cache.keys import weekly_report
-from ninjait_pipelines.reports.assets import weekly_reports
-from ninjait_pipelines.reports.checks import every_organization_has_its_report, weekly_reports_left_nothing_out
+from ninjait_pipelines.reports.assets import (
+    every_organization_has_its_report,
+    weekly_reports,
+    weekly_reports_left_nothing_out,
+)
 from ninjait_pipelines.reports.weekly import completeness
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.resources.clickhouse import mart_rows

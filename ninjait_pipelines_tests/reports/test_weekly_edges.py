@@ -10,8 +10,7 @@ import dagster as dg
 import pytest
 
 from ninjait_pipelines.cache.keys import weekly_report
-from ninjait_pipelines.reports.assets import weekly_reports
-from ninjait_pipelines.reports.checks import every_organization_has_its_report
+from ninjait_pipelines.reports.assets import every_organization_has_its_report, weekly_reports
 from ninjait_pipelines.reports.weekly import WEEK, report_key
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.resources.archive import Archive

@@ -6,13 +6,13 @@ from typing import Any
 import dagster as dg
 
 from ninjait_pipelines.resources import Stores
-from ninjait_pipelines.tickets import checks
+from ninjait_pipelines.tickets import assets
 from ninjait_pipelines.tickets.sensors import compute_late_ticket_days, late_ticket_days, past_ticket_days
 from ninjait_pipelines_tests.rollup.data import check
 from ninjait_pipelines_tests.runs import passed, run
 from ninjait_pipelines_tests.tickets.test_ticket_assets import ALL, CHECKS, DAY, KEY, NEXT, Desk, desk  # noqa: F401
 
-PAST = (checks.past_history_is_copied, checks.past_tickets_have_facts)
+PAST = (assets.past_history_is_copied, assets.past_tickets_have_facts)
 
 
 def tick(stores: Stores, instance: dg.DagsterInstance) -> list[tuple[str, str]]:

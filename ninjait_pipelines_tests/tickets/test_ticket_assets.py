@@ -7,14 +7,14 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from ninjait_pipelines.resources import Stores, stores_from
+from ninjait_pipelines.resources import Stores, clickhouse, stores_from
 from ninjait_pipelines.resources.clickhouse import ClickHouse, mart_rows
-from ninjait_pipelines.tickets import assets, checks
+from ninjait_pipelines.tickets import assets
 from ninjait_pipelines.tickets.sensors import note_late_history
 from ninjait_pipelines_tests.runs import Killed, add, content, killed, left_out, passed, run, spoil
 
 ALL = (assets.ticket_events, assets.ticket_facts, assets.technician_performance)
-CHECKS = (checks.every_event_copied, checks.every_ticket_has_a_fact, checks.every_closing_counted_once)
+CHECKS = (assets.every_event_copied, assets.every_ticket_has_a_fact, assets.every_closing_counted_once)
 VIEWS = ("ticket_events", "ticket_facts", "technician_performance")
 DAY = datetime.combine(datetime.now(UTC).date() - timedelta(days=3), datetime.min.time(), UTC)
 KEY = DAY.date().isoformat()
@@ -158,7 +158,7 @@ def test_killed_half_way_and_run_again(desk: Desk, asset: dg.AssetsDefinition) -
 
 def test_each_check_fails_when_a_row_is_lost(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     run(desk.stores, *ALL, key=KEY)
-    monkeypatch.setattr(assets, "mart_rows", lambda table, rows: mart_rows(table, rows).slice(1))
+    monkeypatch.setattr(clickhouse, "mart_rows", lambda table, rows: mart_rows(table, rows).slice(1))
     for asset, check in zip(reversed(ALL), reversed(CHECKS), strict=True):
         for where in ({"key": KEY}, {"span": (KEY, NEXT)}):
             result = run(desk.stores, asset, check, **where, fails=True)
@@ -171,7 +171,7 @@ def test_a_bad_day_in_a_range_holds_only_itself(desk: Desk, monkeypatch: pytest.
     with dg.DagsterInstance.ephemeral() as instance:
         run(desk.stores, *ALL, *CHECKS, span=(KEY, NEXT), instance=instance)
         before = dg.evaluate_automation_conditions(definitions, instance)
-        monkeypatch.setattr(assets, "mart_rows", lambda table, rows: mart_rows(table, rows).slice(1))
+        monkeypatch.setattr(clickhouse, "mart_rows", lambda table, rows: mart_rows(table, rows).slice(1))
         run(desk.stores, assets.ticket_facts, CHECKS[1], span=(KEY, NEXT), instance=instance, fails=True)
         after = dg.evaluate_automation_conditions(definitions, instance, cursor=before.cursor)
     performance = assets.technician_performance.key
@@ -183,7 +183,7 @@ def test_what_is_missing_is_not_made_from_a_day_that_failed_its_check(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     definitions = dg.Definitions(ALL, asset_checks=CHECKS, resources=desk.stores.all())
-    monkeypatch.setattr(assets, "mart_rows", lambda table, rows: mart_rows(table, rows).slice(1))
+    monkeypatch.setattr(clickhouse, "mart_rows", lambda table, rows: mart_rows(table, rows).slice(1))
     with dg.DagsterInstance.ephemeral() as instance:
         run(desk.stores, assets.ticket_facts, CHECKS[1], span=(KEY, NEXT), instance=instance, fails=True)
         requested = dg.evaluate_automation_conditions(definitions, instance)
@@ -209,7 +209,7 @@ def test_gaps_are_filled_after_a_stop_and_what_was_run_again_is_followed() -> No
 def test_a_ticket_that_is_assigned_to_a_team_stops_only_itself(desk: Desk) -> None:
     """Its id is none of a user: it stopped the day of all tickets."""
     team = desk.ticket(60, (70, "assigned", ANA, "team:network"), (80, "status_changed", "open", "closed"))
-    all_checks = (*CHECKS, checks.ticket_facts_left_nothing_out)
+    all_checks = (*CHECKS, assets.ticket_facts_left_nothing_out)
     for where in ({"key": KEY}, {"span": (KEY, NEXT)}):
         result = run(desk.stores, *ALL, *all_checks, **where)
         found = passed(result)
@@ -233,7 +233,7 @@ def test_an_event_at_no_time_that_there_is_stops_only_its_ticket(desk: Desk, mom
         "ticket_history",
         f"UPDATE ticket_history SET occurred_at = '{moment}' WHERE ticket_id = '{odd}' AND event = 'commented'",
     )
-    result = run(desk.stores, *ALL, *CHECKS, checks.ticket_facts_left_nothing_out, key=KEY)
+    result = run(desk.stores, *ALL, *CHECKS, assets.ticket_facts_left_nothing_out, key=KEY)
     found = passed(result)
     assert not found.pop("ticket_facts_left_nothing_out")
     assert all(found.values())

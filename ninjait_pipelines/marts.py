@@ -1,0 +1,242 @@
+"""Marts and their checks, declared: a function computes the rows of one window, and this module does everything else.
+
+A mart is named after its function and described by its docstring; its columns and its slice are those of its table. A
+run takes its partitions in turn:
+
+1. Take the version from ClickHouse's clock, before any source is read: what comes later makes the day late.
+2. Compute the rows. Those that cannot be computed or stored are left out and named by `<mart>_left_nothing_out`.
+3. Replace the slice. Dying before, or in it: `replace_slice` says what readers see; rerunning the partition heals it.
+4. Record that the day is of this version, if late days are noticed. Dying before: the day is computed once more.
+
+Business rules do not belong here.
+"""
+
+import hashlib
+import inspect
+import time
+from collections.abc import Callable, Iterable, Mapping
+from datetime import date, datetime
+from typing import Any, NamedTuple, Protocol
+
+import dagster as dg
+import msgspec
+import pyarrow as pa
+
+from ninjait_pipelines import partitions
+from ninjait_pipelines.late_days import is_late, record_day
+from ninjait_pipelines.left_out import LeftOut, latest
+from ninjait_pipelines.resources.clickhouse import ClickHouse, column_schema, mart_table, slice_at
+
+OWNERS = ["team:data-engineering"]
+# A week of hours, or half a year of days: what one run may lose by dying, and what Dagster records in a few seconds.
+BACKFILL = dg.BackfillPolicy.multi_run(max_partitions_per_run=168)
+MAX_NAMED = 10
+
+
+class Window(NamedTuple):
+    """A partition: [start, end), UTC."""
+
+    start: datetime
+    end: datetime
+
+    @property
+    def day(self) -> date:
+        """Its first day."""
+        return self.start.date()
+
+
+class Columns(Protocol):
+    """A table by columns: pyarrow's, or that of any library that gives Arrow, such as polars."""
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object: ...
+
+
+Rows = Iterable[Mapping[str, Any]] | Columns
+
+
+class Computation(msgspec.Struct):
+    """What the function of a window may have, as a parameter of that name; its other parameters are resources.
+
+    left_out: leaves out and names what cannot be computed; metadata: what else the run records of the partition.
+    """
+
+    window: Window | None  # None: not partitioned
+    as_of: datetime
+    left_out: LeftOut = msgspec.field(default_factory=LeftOut)
+    metadata: dict[str, Any] = msgspec.field(default_factory=dict)
+    data_version: str | None = None
+
+
+def mart(**options: Any) -> Callable[[Callable[..., Rows]], dg.AssetsDefinition]:
+    """Makes the asset of a mart from a function of a window (see Computation) that returns its rows, without `as_of`.
+
+    options: those of `computed`. A mart without partitions is replaced whole, and has a data version: the hash of its
+    rows, so that only a copy that differs counts as a change downstream.
+
+        @mart(group_name="tickets", partitions_def=partitions.DAILY, kinds={"postgres"})
+        def ticket_events(window: Window, postgres: Postgres) -> Rows:
+    """
+
+    def decorate(rows_of: Callable[..., Rows]) -> dg.AssetsDefinition:
+        table = options.get("name", rows_of.__name__)
+
+        def write(clickhouse: ClickHouse, run: Computation, rows: Rows) -> int:
+            if run.window is None:
+                rows = list(rows) if isinstance(rows, Iterable) else rows
+                run.data_version = hashlib.sha256(repr(rows).encode()).hexdigest()
+            slices = [slice_at(table, run.window.start)] if run.window else []
+            content = pa.table(rows) if hasattr(rows, "__arrow_c_stream__") else rows
+            return clickhouse.replace_slice(table, mart_table(table, content, run.left_out), run.as_of, slices)
+
+        columns = {"dagster/column_schema": column_schema(table)}
+        return _asset(rows_of, write, metadata=columns, **{**options, "kinds": {"clickhouse", *options["kinds"]}})
+
+    return decorate
+
+
+def computed(**options: Any) -> Callable[[Callable[..., int]], dg.AssetsDefinition]:
+    """As `mart`, of a function that writes its window itself, to whichever stores, and returns the number of rows.
+
+    options: `notices_late_days`: see step 4; what else `dg.asset` takes.
+    """
+
+    def decorate(compute: Callable[..., int]) -> dg.AssetsDefinition:
+        return _asset(compute, lambda _clickhouse, _run, count: count, **options)
+
+    return decorate
+
+
+def _asset(
+    compute: Callable[..., Any],
+    write: Callable[[ClickHouse, Computation, Any], int],
+    notices_late_days: bool = False,
+    **options: Any,
+) -> dg.AssetsDefinition:
+    stores = _resources(compute, Computation.__struct_fields__)
+    options = {"name": compute.__name__, "description": _description(compute), "owners": OWNERS, **options}
+    partitioned = "partitions_def" in options
+    if partitioned:
+        options.setdefault("backfill_policy", BACKFILL)
+
+    @dg.asset(required_resource_keys={"clickhouse", *stores}, **options)
+    def asset(context: dg.AssetExecutionContext) -> None:
+        clickhouse: ClickHouse = context.resources.clickhouse
+        windows: Iterable[tuple[str | None, Window | None]] = (
+            ((key, Window(start, end)) for key, start, end in partitions.windows(context))
+            if partitioned
+            else [(None, None)]
+        )
+        for key, window in windows:
+            started = time.perf_counter()
+            run = Computation(window, clickhouse.now())
+            count = write(clickhouse, run, compute(**_arguments(compute, msgspec.structs.asdict(run), context)))
+            if notices_late_days and window:
+                record_day(clickhouse, options["name"], window.day, run.as_of)
+            rows = {"dagster/partition_row_count" if partitioned else "dagster/row_count": count}
+            duration = {"duration_seconds": time.perf_counter() - started}
+            metadata = {**rows, **run.metadata, **run.left_out.metadata(), **duration}
+            context.add_asset_metadata(metadata, partition_key=key)
+            if run.data_version:
+                context.set_data_version(context.asset_key, dg.DataVersion(run.data_version))
+
+    return asset
+
+
+class Examined(msgspec.Struct):
+    """What the function of a check may have, as a parameter of that name; its other parameters are resources.
+
+    left_out: how much the partition's last run left out, which another check names.
+    """
+
+    window: Window | None
+    left_out: int
+
+
+def check(
+    asset: dg.AssetsDefinition,
+    blocking: bool = False,
+    unless_late: bool = False,
+    name: str | None = None,
+    description: str | None = None,
+) -> Callable[[Callable[..., dg.AssetCheckResult]], dg.AssetChecksDefinition]:
+    """Makes a check of a function of a window (see Examined), for each partition of a run.
+
+    unless_late: a day that repairs itself has lost nothing, and passes; name and description: else the function's name
+    and docstring.
+    """
+
+    def decorate(examine: Callable[..., dg.AssetCheckResult]) -> dg.AssetChecksDefinition:
+        stores = _resources(examine, Examined.__struct_fields__)
+
+        @dg.asset_check(
+            asset=asset,
+            name=name or examine.__name__,
+            description=description or _description(examine),
+            partitions_def=asset.partitions_def,
+            blocking=blocking,
+            required_resource_keys={*stores, *({"clickhouse"} if unless_late else ())},
+        )
+        def checked(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+            def of(window: Window | None) -> dg.AssetCheckResult:
+                run = Examined(window, _left_out(context.instance, asset, window))
+                result = examine(**_arguments(examine, msgspec.structs.asdict(run), context))
+                return _unless_late(context.resources.clickhouse, asset, window, result) if unless_late else result
+
+            return partitions.check_each(context, lambda *window: of(Window(*window))) if partitioned else of(None)
+
+        return checked
+
+    partitioned = asset.partitions_def is not None
+    return decorate
+
+
+def _left_out(instance: dg.DagsterInstance, asset: dg.AssetsDefinition, window: Window | None) -> int:
+    definition, key = asset.partitions_def, None
+    if window and isinstance(definition, dg.TimeWindowPartitionsDefinition):
+        key = definition.get_partition_key_for_timestamp(window.start.timestamp())
+    return latest(instance, asset.key, key)[0]
+
+
+def _unless_late(
+    clickhouse: ClickHouse, asset: dg.AssetsDefinition, window: Window | None, result: dg.AssetCheckResult
+) -> dg.AssetCheckResult:
+    late = not result.passed and window is not None and is_late(clickhouse, asset.key.to_user_string(), window.day)
+    description = f"{result.description} The rest came later; it repairs itself." if late else result.description
+    return dg.AssetCheckResult(
+        passed=result.passed or late, description=description, metadata={**result.metadata, "late": late}
+    )
+
+
+def equal(name: str, expected: int, other_name: str, found: int) -> dg.AssetCheckResult:
+    """Passes where both counts are the same."""
+    return dg.AssetCheckResult(
+        passed=expected == found,
+        description=f"{expected} {name}, {found} {other_name}.",
+        metadata={name.replace(" ", "_"): expected, other_name.replace(" ", "_"): found},
+    )
+
+
+def none_of(wrong: Iterable[str], what: str, advice: str = "", **result: Any) -> dg.AssetCheckResult:
+    """Passes where nothing is wrong, else names the first of it; result: what else the result has."""
+    names = sorted(wrong)
+    listed = ", ".join(names[:MAX_NAMED]) + (", ..." if len(names) > MAX_NAMED else "")
+    description = f"{len(names)} {what}: {listed}{advice}" if names else "None."
+    return dg.AssetCheckResult(passed=not names, description=description, **result)
+
+
+def _resources(function: Callable[..., Any], given: tuple[str, ...]) -> list[str]:
+    return [name for name in inspect.signature(function).parameters if name not in given]
+
+
+def _arguments(
+    function: Callable[..., Any],
+    given: Mapping[str, Any],
+    context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext,
+) -> dict[str, Any]:
+    wanted = inspect.signature(function).parameters
+    return {name: given[name] if name in given else getattr(context.resources, name) for name in wanted}
+
+
+def _description(function: Callable[..., Any]) -> str:
+    """The docstring, its lines joined: Dagster's UI wraps them itself."""
+    return " ".join((inspect.getdoc(function) or "").split())
