@@ -8,8 +8,8 @@ from uuid import UUID, uuid5
 
 import msgspec
 
-from ninjait_pipelines.resources.message_queue import JSON, Outgoing
-from ninjait_pipelines.resources.metrics_store import FIELDS
+from ninjait_pipelines.messages import JSON, Outgoing
+from ninjait_pipelines.metrics.model import FIELDS
 from ninjait_pipelines.resources.postgres import Postgres
 
 QUEUE = "agent.metrics"

@@ -17,9 +17,9 @@ import pyarrow as pa
 from isal import igzip
 
 from benchmarks.messages import Load
-from ninjait_pipelines.resources.influxdb import InfluxDB
-from ninjait_pipelines.resources.metrics_store import FIELDS, POINTS
-from ninjait_pipelines.stack.engines import HOST
+from ninjait_pipelines.local.stack.engines import HOST
+from ninjait_pipelines.metrics.model import FIELDS, POINTS
+from ninjait_pipelines.resources.influxdb.resource import InfluxDB
 
 LINES = 5_000
 # As many messages as the drain takes at once: so many points are sorted together.

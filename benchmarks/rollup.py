@@ -29,10 +29,10 @@ import pyarrow.compute as pc
 from rich.console import Console
 from rich.table import Table
 
-from ninjait_pipelines.resources.influxdb import MEASUREMENT, InfluxDB
-from ninjait_pipelines.resources.metrics_store import AGGREGATES, COUNTERS, FIELDS, POINTS, Tier
-from ninjait_pipelines.stack import servers
-from ninjait_pipelines.stack.local import free_port
+from ninjait_pipelines.local.stack import servers
+from ninjait_pipelines.local.stack.local import free_port
+from ninjait_pipelines.metrics.model import AGGREGATES, COUNTERS, FIELDS, POINTS, Tier
+from ninjait_pipelines.resources.influxdb.resource import MEASUREMENT, InfluxDB
 
 DEVICES, SAMPLES, ROUNDS = 10_000, 120, 3
 HOUR, FIVE_MINUTES = timedelta(hours=1), timedelta(minutes=5)

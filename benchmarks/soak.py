@@ -47,18 +47,19 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.worker import make_drain
-from ninjait_pipelines.fleet import simulate
-from ninjait_pipelines.fleet.seed import seed
 from ninjait_pipelines.ingest import quarantine
 from ninjait_pipelines.ingest.sinks import Record
+from ninjait_pipelines.local.fleet import simulate
+from ninjait_pipelines.local.fleet.seed import seed
+from ninjait_pipelines.local.stack.local import LocalStack, find, stop
+from ninjait_pipelines.local.stack.servers import SERVERS, built
+from ninjait_pipelines.messages import Outgoing
+from ninjait_pipelines.metrics.model import FIELDS, Tier
 from ninjait_pipelines.migrations import migrate_up
 from ninjait_pipelines.resources import Stores, open_stores
-from ninjait_pipelines.resources.message_queue import Outgoing, QueueFull
-from ninjait_pipelines.resources.metrics_store import FIELDS, Tier
+from ninjait_pipelines.resources.message_queue import QueueFull
 from ninjait_pipelines.resources.store import StoreError, StoreUnavailable
 from ninjait_pipelines.settings import Settings, validate
-from ninjait_pipelines.stack.local import LocalStack, find, stop
-from ninjait_pipelines.stack.servers import SERVERS, built
 
 QUEUE = "agent.metrics"
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)

@@ -24,13 +24,13 @@ import pika
 
 from benchmarks import messages, telegraf
 from benchmarks.messages import QUEUE, Expected, Load
+from ninjait_pipelines.local.stack.local import LocalStack
+from ninjait_pipelines.local.stack.servers import SERVERS, built
+from ninjait_pipelines.metrics.model import Tier
 from ninjait_pipelines.migrations import migrate_up
 from ninjait_pipelines.resources import Stores, open_stores
-from ninjait_pipelines.resources.influxdb import InfluxDB
-from ninjait_pipelines.resources.metrics_store import Tier
+from ninjait_pipelines.resources.influxdb.resource import InfluxDB
 from ninjait_pipelines.settings import ROOT, validate
-from ninjait_pipelines.stack.local import LocalStack
-from ninjait_pipelines.stack.servers import SERVERS, built
 
 POLL_SECONDS = 0.02
 PATIENCE_SECONDS = 240.0

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from ninjait_pipelines.stack.servers import SERVERS
+from ninjait_pipelines.local.stack.servers import SERVERS
 
 BINARY = SERVERS / "bin" / "telegraf"
 PREFETCH = 500

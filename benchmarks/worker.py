@@ -33,9 +33,10 @@ from ninjait_pipelines.ingest import drain as drain_module
 from ninjait_pipelines.ingest import quarantine, sinks
 from ninjait_pipelines.ingest.drain import Drain
 from ninjait_pipelines.ingest.sinks import MetricsSink, Sink
+from ninjait_pipelines.messages import Message
+from ninjait_pipelines.metrics.model import FIELDS
 from ninjait_pipelines.resources import Stores, open_stores
-from ninjait_pipelines.resources.message_queue import Consumer, Message
-from ninjait_pipelines.resources.metrics_store import FIELDS
+from ninjait_pipelines.resources.message_queue import Consumer
 from ninjait_pipelines.settings import load
 
 QUEUE = "agent.metrics"

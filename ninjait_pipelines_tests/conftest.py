@@ -40,7 +40,7 @@ LONGEST = (
     "test_migrations_stopped",
     "rollup/test_checks",
     "rollup/test_tiers",
-    "stack/test_local",
+    "local/stack/test_local",
     "resources/test_hangs",
     "archive/test_archive",
     "test_migrations",
@@ -122,7 +122,7 @@ def on_servers(request: pytest.FixtureRequest) -> bool:
 @pytest.fixture(scope="session")
 def clickhouse_version(request: pytest.FixtureRequest) -> Iterator[str]:
     """With `--clickhouse` the local stack's ClickHouse is of that version; else this is empty."""
-    from ninjait_pipelines.stack.engines import ClickHouse
+    from ninjait_pipelines.local.stack.engines import ClickHouse
 
     version: str = request.config.getoption("--clickhouse") or ""
     folder, environment = SERVERS / f"clickhouse-{version}", ClickHouse.environment
@@ -140,8 +140,8 @@ def stack(
     tmp_path_factory: pytest.TempPathFactory, on_servers: bool, clickhouse_version: str
 ) -> Iterator[dict[str, str]]:
     """A local stack in a folder of its own, or the servers that the environment names: settings as variables."""
-    from ninjait_pipelines.stack.local import LocalStack
-    from ninjait_pipelines.stack.servers import built
+    from ninjait_pipelines.local.stack.local import LocalStack
+    from ninjait_pipelines.local.stack.servers import built
 
     if on_servers and NAMED:
         yield NAMED

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ninjait_pipelines.stack import clickhouse_engine, clickhouse_http
+from ninjait_pipelines.local.stack import clickhouse_engine, clickhouse_http
 
 
 class OldRun(clickhouse_engine.Run):

@@ -14,8 +14,8 @@ import yaml
 
 from ninjait_pipelines.build import build_defs
 from ninjait_pipelines.cli import app
-from ninjait_pipelines.resources.message_queue import QUEUES
-from ninjait_pipelines.resources.metrics_store import FIELDS
+from ninjait_pipelines.messages import QUEUES
+from ninjait_pipelines.metrics.model import FIELDS
 from ninjait_pipelines.settings import OPTIONAL, REQUIRED, ROOT
 from ninjait_pipelines_tests.conftest import LONGEST, TESTS
 from ninjait_pipelines_tests.test_definitions import NOWHERE
@@ -80,7 +80,7 @@ def test_queues_and_fields() -> None:
 
 
 def test_reasons_of_quarantine() -> None:
-    source = "".join(path.read_text() for path in (ROOT / "ninjait_pipelines" / "ingest").glob("*.py"))
+    source = "".join(path.read_text() for path in (ROOT / "ninjait_pipelines" / "ingest").rglob("*.py"))
     raised = r'Refused\((?:"\w+" if \w+ else )?"(\w+)"'
     reasons = {*re.findall(raised, source), *re.findall(r'Refused\("(\w+)"', source)} - {"not_one_of_"}
     assert len(reasons) > 30

@@ -11,16 +11,16 @@ import psycopg
 import pytest
 
 from ninjait_pipelines.billing import assets as billing
+from ninjait_pipelines.local.stack import engines
 from ninjait_pipelines.migrations import migrate_up, status
 from ninjait_pipelines.resources import Stores, open_stores
 from ninjait_pipelines.resources.postgres import Postgres
 from ninjait_pipelines.resources.store import StoreRefused
 from ninjait_pipelines.settings import ROOT, SQL
-from ninjait_pipelines.stack import engines
 from ninjait_pipelines_tests import conftest
+from ninjait_pipelines_tests.local.stack.alone import alone
 from ninjait_pipelines_tests.reference.test_reference import ALL, CHECKS, one_of_each
 from ninjait_pipelines_tests.runs import passed, run
-from ninjait_pipelines_tests.stack.alone import alone
 
 __all__ = ["one_of_each"]
 SCRIPT = (SQL / "roles" / "postgres.sql").read_text()

@@ -9,7 +9,7 @@ import dagster as dg
 from ninjait_pipelines.archive.days import write_day
 from ninjait_pipelines.archive.objects import ArchiveDamaged, manifest_key
 from ninjait_pipelines.partitions import DAILY, FOLLOW, catch_up, windows
-from ninjait_pipelines.resources.archive import Archive
+from ninjait_pipelines.resources.archive.resource import Archive
 from ninjait_pipelines.resources.clickhouse import ClickHouse, column_schema, sql
 
 DATASET = "device_metrics_hourly"

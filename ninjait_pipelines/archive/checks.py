@@ -9,7 +9,7 @@ from ninjait_pipelines.archive.assets import DATASET, device_metrics_archive
 from ninjait_pipelines.archive.days import read_day, verify_day
 from ninjait_pipelines.archive.objects import ArchiveDamaged
 from ninjait_pipelines.partitions import DAILY, check_each
-from ninjait_pipelines.resources.archive import Archive
+from ninjait_pipelines.resources.archive.resource import Archive
 
 
 @dg.asset_check(asset=device_metrics_archive, partitions_def=DAILY, blocking=True)

@@ -21,8 +21,8 @@ from ninjait_pipelines.archive.objects import (
     split,
     verify,
 )
-from ninjait_pipelines.resources.archive import Archive
-from ninjait_pipelines.resources.archive_errors import ObjectChanged, ObjectCorrupt, ObjectMissing, ObjectTooLarge
+from ninjait_pipelines.resources.archive.errors import ObjectChanged, ObjectCorrupt, ObjectMissing, ObjectTooLarge
+from ninjait_pipelines.resources.archive.resource import Archive
 
 # Runs of one day that race for its manifest: one of them wins each time
 ATTEMPTS = 5

@@ -8,11 +8,12 @@ from uuid import UUID
 import dagster as dg
 
 from ninjait_pipelines.cache import reads
-from ninjait_pipelines.cache.documents import device_list, latest_reading, summary, uptime_scores
-from ninjait_pipelines.cache.keys import DEVICES_TTL, organization_devices, organization_summary
+from ninjait_pipelines.cache.documents import device_list, summary, uptime_scores
 from ninjait_pipelines.cache.leaderboard import publish
-from ninjait_pipelines.ingest.contract import AHEAD
+from ninjait_pipelines.ingest.decode.contract import AHEAD
+from ninjait_pipelines.keys import DEVICES_TTL, organization_devices, organization_summary
 from ninjait_pipelines.left_out import LeftOut
+from ninjait_pipelines.metrics.latest import latest_reading
 from ninjait_pipelines.resources.clickhouse import ClickHouse
 from ninjait_pipelines.resources.dragonfly import Dragonfly, as_of_text
 from ninjait_pipelines.resources.metrics_store import MetricsStore

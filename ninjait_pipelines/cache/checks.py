@@ -8,13 +8,13 @@ from uuid import UUID
 import dagster as dg
 
 from ninjait_pipelines.cache.assets import device_caches, organization_summaries, uptime_leaderboard
-from ninjait_pipelines.cache.keys import (
+from ninjait_pipelines.cache.reads import documents
+from ninjait_pipelines.keys import (
     UPTIME_LEADERBOARD,
     UPTIME_LEADERBOARD_ABOUT,
     organization_devices,
     organization_summary,
 )
-from ninjait_pipelines.cache.reads import documents
 from ninjait_pipelines.left_out import nothing_is_left_out
 from ninjait_pipelines.resources.clickhouse import sql
 from ninjait_pipelines.resources.dragonfly import Dragonfly, errors

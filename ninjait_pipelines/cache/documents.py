@@ -10,10 +10,10 @@ from uuid import UUID
 
 import msgspec
 
-from ninjait_pipelines.cache.keys import device_latest, member
+from ninjait_pipelines.keys import member
 from ninjait_pipelines.left_out import LeftOut
+from ninjait_pipelines.metrics.model import FIELDS
 from ninjait_pipelines.resources.dragonfly import as_of_text
-from ninjait_pipelines.resources.metrics_store import FIELDS
 from ninjait_pipelines.rollup.hours import HOUR
 
 UNKNOWN = "unknown"
@@ -67,13 +67,6 @@ class Window(msgspec.Struct, frozen=True):
             return {"start": None, "end": None}
         stop = self.hours[-1] + HOUR
         return {"start": as_of_text(stop - timedelta(hours=self.length)), "end": as_of_text(stop)}
-
-
-def latest_reading(point: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Key and value of a device's latest reading, from a row of POINTS; null where there is none of a field."""
-    device_id, as_of = point["device_id"], as_of_text(point["time"])
-    about = {"organization_id": point["organization_id"], "device_id": device_id, "as_of": as_of}
-    return device_latest(device_id), about | {name: point[name] for name in FIELDS}
 
 
 def device_list(

@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from ninjait_pipelines.cache.keys import (
+from ninjait_pipelines.keys import (
     UNFINISHED_TTL,
     UPTIME_LEADERBOARD,
     UPTIME_LEADERBOARD_ABOUT,

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from ninjait_pipelines.cache import keys
+from ninjait_pipelines import keys
 from ninjait_pipelines.cache.documents import Device, Window
 from ninjait_pipelines.left_out import LeftOut
 from ninjait_pipelines.resources.clickhouse import ClickHouse, sql

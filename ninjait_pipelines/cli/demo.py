@@ -1,4 +1,4 @@
-"""`ninjait demo`; what it does lives in ninjait_pipelines.demo."""
+"""`ninjait demo`; what it does lives in ninjait_pipelines.local.demo."""
 
 import sys
 
@@ -14,8 +14,8 @@ def demo() -> None:
     """
     from rich.console import Console
 
-    from ninjait_pipelines.demo.report import Report
-    from ninjait_pipelines.demo.run import prepared, run
+    from ninjait_pipelines.local.demo.report import Report
+    from ninjait_pipelines.local.demo.run import prepared, run
 
     # A log file is no terminal of 80 columns.
     console = Console(width=None if sys.stdout.isatty() else 118)

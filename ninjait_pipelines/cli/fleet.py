@@ -1,4 +1,4 @@
-"""`ninjait seed`, `agent` and `simulate`: what a person sees; what happens is in ninjait_pipelines.fleet."""
+"""`ninjait seed`, `agent` and `simulate`: what a person sees; what happens is in ninjait_pipelines.local.fleet."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import typer
 from ninjait_pipelines.cli.output import Json, fail, opened_stores, print_json, print_table, say
 
 if TYPE_CHECKING:
-    from ninjait_pipelines.fleet.simulate import Tally, Window
+    from ninjait_pipelines.local.fleet.simulate import Tally, Window
 
 # The rows of what `simulate` prints: the numbers of fleet.simulate.QueueTally.
 COUNTS = (
@@ -51,7 +51,7 @@ def seed(
 
     Example: ninjait seed --environment demo
     """
-    from ninjait_pipelines.fleet import seed as fleet_seed
+    from ninjait_pipelines.local.fleet import seed as fleet_seed
 
     if clean and not yes:
         typer.confirm(f"Delete the organizations of '{environment}' with everything that belongs to them?", abort=True)
@@ -91,9 +91,9 @@ def agent(
 
     A relay for Telegraf: ninjait agent --organization aoraki --register --relay 8186
     """
-    from ninjait_pipelines.fleet import agent as fleet_agent
-    from ninjait_pipelines.fleet import relay as fleet_relay
-    from ninjait_pipelines.resources.interfaces import patterns_of
+    from ninjait_pipelines.local.fleet import agent as fleet_agent
+    from ninjait_pipelines.local.fleet import relay as fleet_relay
+    from ninjait_pipelines.metrics.interfaces import patterns_of
     from ninjait_pipelines.settings import LOCAL_STACK
 
     stop = threading.Event()
@@ -132,7 +132,7 @@ def agent(
 
 
 def _address(text: str) -> tuple[str, int]:
-    from ninjait_pipelines.fleet.relay import address_of
+    from ninjait_pipelines.local.fleet.relay import address_of
 
     try:
         return address_of(text)
@@ -161,7 +161,7 @@ def simulate(
 
     Example: ninjait simulate --hours 24 --organization havelland
     """
-    from ninjait_pipelines.fleet import simulate as fleet
+    from ninjait_pipelines.local.fleet import simulate as fleet
 
     options = fleet.Options(
         seed=seed_number,
@@ -201,7 +201,7 @@ def _now() -> datetime:
 
 def _window(start: str | None, length: timedelta, now: datetime) -> Window:
     """The window to simulate; one that starts by default lies before `now`, on whole minutes."""
-    from ninjait_pipelines.fleet.simulate import Window
+    from ninjait_pipelines.local.fleet.simulate import Window
 
     try:
         begin = datetime.fromisoformat(start) if start else now.replace(second=0, microsecond=0) - length

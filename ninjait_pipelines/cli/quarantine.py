@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-    from ninjait_pipelines.ingest.marks import Span
-    from ninjait_pipelines.ingest.mend import Change
     from ninjait_pipelines.ingest.quarantine import Line, Wanted
+    from ninjait_pipelines.ingest.quarantine.edit import Change
+    from ninjait_pipelines.ingest.quarantine.highlight import Span
     from ninjait_pipelines.resources import Stores
     from ninjait_pipelines.resources.mongodb import MongoDB
 
@@ -136,7 +136,7 @@ def _wanted(
     until: datetime | None,
     organization: str | None,
 ) -> Wanted:
-    from ninjait_pipelines.ingest.contract import CONTRACTS
+    from ninjait_pipelines.ingest.decode.contract import CONTRACTS
     from ninjait_pipelines.ingest.quarantine import Wanted
 
     if queue is not None and queue not in CONTRACTS:
@@ -223,7 +223,7 @@ def _found(mongodb: MongoDB, document_id: str) -> tuple[dict[str, Any], bytes]:
         document = quarantine.find(mongodb, document_id)
         body = quarantine.body_of(mongodb, document) if document else b""
     except StoreError as error:
-        from ninjait_pipelines.ingest.spool import Spool
+        from ninjait_pipelines.ingest.quarantine.spool import Spool
 
         this = quarantine.Wanted(document_id)
         spooled = {one["_id"]: one for one in quarantine.select_spooled(mongodb, this, bodies=True)}
@@ -264,8 +264,8 @@ def _show(document: dict[str, Any], body: bytes) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from ninjait_pipelines.ingest.marks import marked
-    from ninjait_pipelines.ingest.reasons import entries, read
+    from ninjait_pipelines.ingest.quarantine.highlight import marked
+    from ninjait_pipelines.ingest.quarantine.reasons import entries, read
 
     console = Console(soft_wrap=True, highlight=False)
 
@@ -370,7 +370,7 @@ def replay(
 
     Example: ninjait quarantine replay --reason unknown_device --map OLD_DEVICE_ID=NEW_DEVICE_ID --dry-run
     """
-    from ninjait_pipelines.ingest.mend import Change
+    from ninjait_pipelines.ingest.quarantine.edit import Change
 
     change = Change(_pairs("--set", "FIELD=VALUE", sets), _pairs("--map", "OLD=NEW", maps))
     wanted = _wanted(document_id, queue, reason, since, until, organization)
@@ -397,7 +397,7 @@ def _pairs(option: str, form: str, given: Iterable[str] | None) -> dict[str, str
 
 def _check_merges_nothing(found: list[dict[str, Any]], change: Change) -> None:
     """What tells several messages apart is not to be set to one value: they would become one without a word."""
-    from ninjait_pipelines.ingest.mend import names_nobody
+    from ninjait_pipelines.ingest.quarantine.edit import names_nobody
 
     if "organization_id" in change.fields and len({copy["routing_key"] for copy in found}) > 1:
         fail("--set organization_id is for copies of one organization, and these are of several: --map, or --id each")
@@ -469,9 +469,9 @@ def _rehearse(stores: Stores, found: list[dict[str, Any]], change: Change, as_js
     """What a replay would publish, decoded as a drain would decode it now. Publishes nothing, and marks nothing; exits
     with 1 if it could publish nothing."""
     from ninjait_pipelines.ingest import quarantine
-    from ninjait_pipelines.ingest.decode import Period, decode
+    from ninjait_pipelines.ingest.decode.message import Period, decode
     from ninjait_pipelines.ingest.drain import load_registry
-    from ninjait_pipelines.resources.message_queue import Message
+    from ninjait_pipelines.messages import Message
 
     registry, period = load_registry(stores.postgres), Period.at(datetime.now(UTC))
     left: dict[str, str] = {}

@@ -13,7 +13,7 @@ import typer
 from ninjait_pipelines.cli.output import Json, fail, opened_stores, print_json, say
 
 if TYPE_CHECKING:
-    from ninjait_pipelines.resources.message_queue import Outgoing
+    from ninjait_pipelines.messages import Outgoing
 # Lines that are confirmed at once; when one is refused, those of its batch may have been taken.
 BATCH = 500
 
@@ -37,7 +37,7 @@ def publish(
 
     Example: ninjait publish agent.metrics readings.jsonl
     """
-    from ninjait_pipelines.ingest.contract import CONTRACTS
+    from ninjait_pipelines.ingest.decode.contract import CONTRACTS
     from ninjait_pipelines.resources.store import StoreError
 
     if queue not in CONTRACTS:
@@ -63,7 +63,7 @@ class _BadLine(Exception):
 
 
 def _messages(queue: str, lines: BinaryIO, routing_key: str | None, content_type: str, raw: bool) -> Iterator[Outgoing]:
-    from ninjait_pipelines.resources.message_queue import Outgoing
+    from ninjait_pipelines.messages import Outgoing
 
     for number, line in enumerate(lines, start=1):
         body = line.rstrip(b"\r\n")
@@ -73,8 +73,8 @@ def _messages(queue: str, lines: BinaryIO, routing_key: str | None, content_type
 
 
 def _routing_key(queue: str, body: bytes, given: str | None, raw: bool, number: int) -> str:
-    from ninjait_pipelines.ingest.contract import CONTRACTS
-    from ninjait_pipelines.ingest.decode import read_json
+    from ninjait_pipelines.ingest.decode.contract import CONTRACTS
+    from ninjait_pipelines.ingest.decode.message import read_json
 
     contract = CONTRACTS[queue]
     try:

@@ -26,7 +26,7 @@ def sql(
     """
     from clickhouse_connect.driver.exceptions import ClickHouseError
 
-    from ninjait_pipelines.stack.clickhouse_sql import READS, first_word
+    from ninjait_pipelines.local.stack.clickhouse_sql import READS, first_word
 
     if as_json and as_csv:
         fail("choose one of --json and --csv")

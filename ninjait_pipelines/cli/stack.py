@@ -1,4 +1,4 @@
-"""`ninjait up`, `down` and `env`: the local stack from the command line; what happens is in ninjait_pipelines.stack."""
+"""`ninjait up`, `down` and `env`: the local stack from the command line; see ninjait_pipelines.local.stack."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def up(
 
     Example: ninjait up && eval "$(ninjait env)"
     """
-    from ninjait_pipelines.stack.local import LocalStack
-    from ninjait_pipelines.stack.servers import built
+    from ninjait_pipelines.local.stack.local import LocalStack
+    from ninjait_pipelines.local.stack.servers import built
 
     stack = LocalStack(home, built())
     try:
@@ -53,7 +53,7 @@ def down(
 
     Example: ninjait down --delete --yes
     """
-    from ninjait_pipelines.stack.local import LocalStack
+    from ninjait_pipelines.local.stack.local import LocalStack
 
     stack = LocalStack(home)
     if delete and not yes:
@@ -70,7 +70,7 @@ def env(home: Home = LOCAL_STACK, as_json: Json = False) -> None:
 
     Example: eval "$(ninjait env)"
     """
-    from ninjait_pipelines.stack.local import LocalStack
+    from ninjait_pipelines.local.stack.local import LocalStack
 
     settings = LocalStack(home).settings()
     if settings is None:

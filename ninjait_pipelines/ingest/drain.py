@@ -41,13 +41,14 @@ from typing import Any, Self, TypeVar
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exponential_jitter
 
 from ninjait_pipelines.ingest import quarantine
-from ninjait_pipelines.ingest.decode import HOST_REASONS, Decoded, Period, Registry, decode, decode_nothing
-from ninjait_pipelines.ingest.foreign import size_of
+from ninjait_pipelines.ingest.decode.message import HOST_REASONS, Decoded, Period, Registry, decode, decode_nothing
+from ninjait_pipelines.ingest.decode.third_party import size_of
 from ninjait_pipelines.ingest.ledger import Batch, ledger_rows, outcome_of
 from ninjait_pipelines.ingest.sinks import Hour, Record, Sink
+from ninjait_pipelines.messages import Message
+from ninjait_pipelines.metrics.interfaces import patterns_of
 from ninjait_pipelines.resources.clickhouse import ClickHouse
-from ninjait_pipelines.resources.interfaces import patterns_of
-from ninjait_pipelines.resources.message_queue import MAX_SPARES, Consumer, Message, MessageQueue
+from ninjait_pipelines.resources.message_queue import MAX_SPARES, Consumer, MessageQueue
 from ninjait_pipelines.resources.mongodb import MongoDB
 from ninjait_pipelines.resources.postgres import Postgres
 from ninjait_pipelines.resources.store import StoreError, StoreUnavailable

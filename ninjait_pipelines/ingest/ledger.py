@@ -11,11 +11,11 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 
-from ninjait_pipelines.ingest.contract import CONTRACTS, Refused, identifier
-from ninjait_pipelines.ingest.decode import NOBODY, Columns, Decoded, LeftOut, organization_of
+from ninjait_pipelines.ingest.decode.contract import CONTRACTS, Refused, identifier
+from ninjait_pipelines.ingest.decode.message import NOBODY, Columns, Decoded, LeftOut, organization_of
 from ninjait_pipelines.ingest.series import TOO_MANY
-from ninjait_pipelines.resources.message_queue import Message
-from ninjait_pipelines.resources.metrics_store import COUNTERS, FIELDS, VOLUMES
+from ninjait_pipelines.messages import Message
+from ninjait_pipelines.metrics.model import COUNTERS, FIELDS, VOLUMES
 
 Batch = Sequence[tuple[Message, Decoded]]
 # Among a row's reasons, why the quarantine has no body: its organization's share was full, or its device repeats what

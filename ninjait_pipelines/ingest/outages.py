@@ -12,7 +12,8 @@ from typing import Any
 
 import dagster as dg
 
-from ninjait_pipelines.ingest import quarantine, reasons
+from ninjait_pipelines.ingest import quarantine
+from ninjait_pipelines.ingest.quarantine import reasons
 from ninjait_pipelines.resources.mongodb import MongoDB
 
 # The tag of a drain's run that failed for a store.

@@ -13,10 +13,10 @@ import dagster as dg
 
 from ninjait_pipelines.ingest import outages, quarantine
 from ninjait_pipelines.ingest.assets import BY_QUEUE
-from ninjait_pipelines.ingest.contract import Refused
-from ninjait_pipelines.ingest.decode import HOST_REASONS, Registry, device_of, organization_of
+from ninjait_pipelines.ingest.decode.contract import Refused
+from ninjait_pipelines.ingest.decode.message import HOST_REASONS, Registry, device_of, organization_of
 from ninjait_pipelines.ingest.drain import load_registry
-from ninjait_pipelines.ingest.reasons import read_hosts
+from ninjait_pipelines.ingest.quarantine.reasons import read_hosts
 from ninjait_pipelines.resources.clickhouse import ClickHouse
 from ninjait_pipelines.resources.message_queue import Depth, MessageQueue
 from ninjait_pipelines.resources.metrics_store import MetricsStore

@@ -13,26 +13,17 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ninjait_pipelines.cache.documents import latest_reading
-from ninjait_pipelines.ingest.contract import milliseconds
-from ninjait_pipelines.ingest.decode import NOBODY, Columns, Decoded, Rejection
+from ninjait_pipelines.ingest.decode.contract import milliseconds
+from ninjait_pipelines.ingest.decode.message import NOBODY, Columns, Decoded, Rejection
 from ninjait_pipelines.ingest.quarantine import insert_new
 from ninjait_pipelines.ingest.series import NAME_OF, TOO_MANY, Named, Series
 from ninjait_pipelines.late_days import note_events
+from ninjait_pipelines.metrics.latest import latest_reading
+from ninjait_pipelines.metrics.model import COUNTER_GAP, COUNTERS, MARGIN, POINTS, RETENTION, VOLUMES, Tier
+from ninjait_pipelines.metrics.windows import late_windows
 from ninjait_pipelines.resources.clickhouse import ClickHouse, mart_rows, sql
 from ninjait_pipelines.resources.dragonfly import Dragonfly
-from ninjait_pipelines.resources.metrics_store import (
-    COUNTER_GAP,
-    COUNTERS,
-    MARGIN,
-    POINTS,
-    RETENTION,
-    VOLUMES,
-    MetricsStore,
-    Refusal,
-    Tier,
-    late_windows,
-)
+from ninjait_pipelines.resources.metrics_store import MetricsStore, Refusal
 from ninjait_pipelines.resources.mongodb import MongoDB
 from ninjait_pipelines.resources.store import StoreError
 

@@ -11,11 +11,12 @@ import dagster as dg
 import msgspec
 
 from ninjait_pipelines.ingest.quarantine import Wanted, count, delete_settled, move_spooled
-from ninjait_pipelines.ingest.reasons import DEAD_LETTER
+from ninjait_pipelines.ingest.quarantine.reasons import DEAD_LETTER
+from ninjait_pipelines.messages import QUEUES
 from ninjait_pipelines.operations.health import check_all
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.resources.clickhouse import ClickHouse, sql
-from ninjait_pipelines.resources.message_queue import QUEUES, MessageQueue
+from ninjait_pipelines.resources.message_queue import MessageQueue
 from ninjait_pipelines.resources.mongodb import MongoDB
 from ninjait_pipelines.resources.store import StoreError, StoreStatus
 

@@ -11,7 +11,7 @@ from threading import Thread
 import msgspec
 
 from ninjait_pipelines.ingest.quarantine import NEARLY_FULL, usage
-from ninjait_pipelines.ingest.spool import Spool
+from ninjait_pipelines.ingest.quarantine.spool import Spool
 from ninjait_pipelines.resources.dragonfly import Dragonfly
 from ninjait_pipelines.resources.mongodb import MongoDB
 from ninjait_pipelines.resources.store import Store, StoreError, StoreStatus

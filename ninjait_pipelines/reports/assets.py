@@ -21,7 +21,7 @@ from ninjait_pipelines.reports.weekly import (
     report,
     report_key,
 )
-from ninjait_pipelines.resources.archive import Archive
+from ninjait_pipelines.resources.archive.resource import Archive
 from ninjait_pipelines.resources.clickhouse import ClickHouse, sql
 from ninjait_pipelines.resources.dragonfly import Dragonfly
 

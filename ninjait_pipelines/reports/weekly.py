@@ -10,9 +10,9 @@ from uuid import UUID
 
 import msgspec
 
-from ninjait_pipelines.cache.keys import WEEKLY_REPORT_TTL, weekly_report
-from ninjait_pipelines.resources.archive import Archive
-from ninjait_pipelines.resources.archive_errors import ObjectCorrupt
+from ninjait_pipelines.keys import WEEKLY_REPORT_TTL, weekly_report
+from ninjait_pipelines.resources.archive.errors import ObjectCorrupt
+from ninjait_pipelines.resources.archive.resource import Archive
 from ninjait_pipelines.resources.clickhouse import ClickHouse, sql
 from ninjait_pipelines.resources.dragonfly import Dragonfly, as_of_text
 from ninjait_pipelines.rollup.hours import HOUR

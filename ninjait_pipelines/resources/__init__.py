@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
 from typing import Any
 
-from ninjait_pipelines.resources.archive import Archive
+from ninjait_pipelines.resources.archive.resource import Archive
 from ninjait_pipelines.resources.clickhouse import ClickHouse
 from ninjait_pipelines.resources.clickhouse_metrics import ClickHouseMetrics
 from ninjait_pipelines.resources.dragonfly import Dragonfly
@@ -58,12 +58,12 @@ def stores_from(value: Callable[[str], Any], given: Container[str] = ()) -> Stor
     left_out = optional("INTERFACES_LEFT_OUT")
     queue: MessageQueue = DragonflyQueue(url=value("DRAGONFLY_URL"), ca_file=authority("DRAGONFLY"))
     if "RABBITMQ_URL" in given:
-        from ninjait_pipelines.resources.rabbitmq import RabbitMQ
+        from ninjait_pipelines.resources.rabbitmq.resource import RabbitMQ
 
         queue = RabbitMQ(url=value("RABBITMQ_URL"), ca_file=authority("RABBITMQ"))
     metrics: MetricsStore = ClickHouseMetrics(**clickhouse, interfaces_left_out=left_out)
     if "INFLUXDB_URL" in given:
-        from ninjait_pipelines.resources.influxdb import InfluxDB
+        from ninjait_pipelines.resources.influxdb.resource import InfluxDB
 
         metrics = InfluxDB(
             url=value("INFLUXDB_URL"),

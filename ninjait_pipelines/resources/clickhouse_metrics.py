@@ -7,25 +7,24 @@ from typing import Any
 
 import pyarrow as pa
 
-from ninjait_pipelines.resources.clickhouse import ClickHouse
-from ninjait_pipelines.resources.counters import Readings, increases
-from ninjait_pipelines.resources.coverage import MINUTES
-from ninjait_pipelines.resources.first_tier import first_tier, whole_hours, widths
-from ninjait_pipelines.resources.metrics_store import (
-    ASSUMED_MINUTES,
+from ninjait_pipelines.metrics.counters import Readings, increases
+from ninjait_pipelines.metrics.coverage import MINUTES
+from ninjait_pipelines.metrics.first_tier import first_tier, whole_hours, widths
+from ninjait_pipelines.metrics.model import (
     COUNTER_GAP,
     COUNTERS,
     FIELDS,
     POINTS,
     VOLUMES,
     WINDOWS,
-    MetricsStore,
-    Refusal,
     Tier,
     check_window,
 )
+from ninjait_pipelines.metrics.volumes import disk_windows, with_disks
+from ninjait_pipelines.metrics.windows import ASSUMED_MINUTES
+from ninjait_pipelines.resources.clickhouse import ClickHouse
+from ninjait_pipelines.resources.metrics_store import MetricsStore, Refusal
 from ninjait_pipelines.resources.store import StoreFailed
-from ninjait_pipelines.resources.volumes import disk_windows, with_disks
 
 # Aggregates of a field over its samples, and over windows of it. All of them pass over nulls.
 OF_SAMPLES = {

@@ -17,17 +17,9 @@ import redis
 import redis.exceptions
 from pydantic import Field
 
+from ninjait_pipelines.messages import LAST_MS, QUEUES, Message, Outgoing
 from ninjait_pipelines.resources.dragonfly import Dragonfly, errors
-from ninjait_pipelines.resources.message_queue import (
-    LAST_MS,
-    MAX_SPARES,
-    QUEUES,
-    Depth,
-    Message,
-    MessageQueue,
-    Outgoing,
-    QueueFull,
-)
+from ninjait_pipelines.resources.message_queue import MAX_SPARES, Depth, MessageQueue, QueueFull
 from ninjait_pipelines.resources.store import StoreError, StoreFailed
 
 GROUP = "pipeline"

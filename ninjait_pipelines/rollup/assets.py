@@ -12,9 +12,10 @@ import dagster as dg
 import msgspec
 import pyarrow as pa
 
+from ninjait_pipelines.metrics.model import WIDTH, Tier
 from ninjait_pipelines.partitions import HOURLY, catch_up, windows
 from ninjait_pipelines.resources.clickhouse import ClickHouse, column_schema, sql
-from ninjait_pipelines.resources.metrics_store import WIDTH, MetricsStore, Tier
+from ninjait_pipelines.resources.metrics_store import MetricsStore
 from ninjait_pipelines.resources.store import StoreFailed
 from ninjait_pipelines.rollup.hours import (
     HOUR,

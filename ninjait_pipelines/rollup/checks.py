@@ -6,9 +6,10 @@ from datetime import datetime
 
 import dagster as dg
 
+from ninjait_pipelines.metrics.model import Tier, tier_of
 from ninjait_pipelines.partitions import HOURLY, check_each
 from ninjait_pipelines.resources.clickhouse import ClickHouse, sql
-from ninjait_pipelines.resources.metrics_store import MetricsStore, Tier, tier_of
+from ninjait_pipelines.resources.metrics_store import MetricsStore
 from ninjait_pipelines.rollup.assets import device_metrics_hourly, samples_by_hour
 from ninjait_pipelines.rollup.hours import HOUR, batches, per_hour, source_tier
 

@@ -11,7 +11,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ninjait_pipelines.resources.metrics_store import COUNTER_GAP, MARGIN, RETENTION, Tier, tier_of
+from ninjait_pipelines.metrics.model import COUNTER_GAP, MARGIN, RETENTION, Tier, tier_of
 
 HOUR = timedelta(hours=1)
 # Two hours by one query cost InfluxDB a tenth less than by two; three, hardly less than two.

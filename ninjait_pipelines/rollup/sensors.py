@@ -11,9 +11,9 @@ from dagster._core.storage.tags import (
     PARTITION_NAME_TAG,
 )
 
+from ninjait_pipelines.metrics.model import RETENTION, Tier
 from ninjait_pipelines.partitions import AUTOMATION, HOURLY, START
 from ninjait_pipelines.resources.clickhouse import ClickHouse, sql
-from ninjait_pipelines.resources.metrics_store import RETENTION, Tier
 from ninjait_pipelines.rollup.assets import LOOKBACK, device_metrics_1h, device_metrics_5m, device_metrics_hourly
 from ninjait_pipelines.rollup.checks import hour_is_accounted_for
 from ninjait_pipelines.rollup.hours import HOUR, LateRange, condense, in_turn

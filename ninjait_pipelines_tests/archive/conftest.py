@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from ninjait_pipelines.resources import Stores
-from ninjait_pipelines.resources.archive import Archive
+from ninjait_pipelines.resources.archive.resource import Archive
 from ninjait_pipelines_tests.archive.places import archive, s3
 from ninjait_pipelines_tests.emptied import module_stores, settings
 from ninjait_pipelines_tests.emptied import stores as emptied_stores

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from ninjait_pipelines.resources.archive import Archive
-from ninjait_pipelines.stack.servers import S3Gateway
+from ninjait_pipelines.local.stack.servers import S3Gateway
+from ninjait_pipelines.resources.archive.resource import Archive
 from ninjait_pipelines_tests import conftest
-from ninjait_pipelines_tests.stack.alone import alone
+from ninjait_pipelines_tests.local.stack.alone import alone
 
 SMALLEST_PART = 5 * 2**20
 

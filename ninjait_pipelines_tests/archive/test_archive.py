@@ -22,8 +22,8 @@ from ninjait_pipelines.archive.checks import archived_day_is_whole
 from ninjait_pipelines.archive.days import read_day, verify_day, write_day
 from ninjait_pipelines.archive.objects import ArchiveDamaged, ManifestRefused, ObjectDiffers, ObjectVanished, split
 from ninjait_pipelines.resources import Stores
-from ninjait_pipelines.resources.archive import Archive
-from ninjait_pipelines.resources.archive_errors import ObjectChanged
+from ninjait_pipelines.resources.archive.errors import ObjectChanged
+from ninjait_pipelines.resources.archive.resource import Archive
 from ninjait_pipelines.resources.clickhouse import sql
 from ninjait_pipelines.resources.store import StoreFailed
 from ninjait_pipelines.settings import ROOT
@@ -445,8 +445,8 @@ from datetime import date, datetime, UTC
 import dagster as dg
 import pyarrow as pa
 from ninjait_pipelines.archive.days import write_day
-from ninjait_pipelines.resources.archive import Archive
-from ninjait_pipelines.resources.archive_errors import ObjectChanged
+from ninjait_pipelines.resources.archive.resource import Archive
+from ninjait_pipelines.resources.archive.errors import ObjectChanged
 from ninjait_pipelines.resources.store import OutOfSpace
 rows = pa.table({"organization_id": ["a"] * 5000, "hour": [n * n % 7919 for n in range(5000)]})
 resource.setrlimit(resource.RLIMIT_FSIZE, (2048, 2048))

@@ -13,7 +13,8 @@ import pytest
 from redis.client import Pipeline
 from redis.commands.core import Script
 
-from ninjait_pipelines.cache import assets, checks, keys, leaderboard
+from ninjait_pipelines import keys
+from ninjait_pipelines.cache import assets, checks, leaderboard
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.resources.clickhouse import ClickHouse
 from ninjait_pipelines.resources.dragonfly import Dragonfly, as_of_text

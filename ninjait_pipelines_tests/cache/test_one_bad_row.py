@@ -5,7 +5,7 @@ from uuid import UUID
 
 import pytest
 
-from ninjait_pipelines.cache import keys
+from ninjait_pipelines import keys
 from ninjait_pipelines.cache.checks import left_nothing_out
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines_tests.cache.data import ALPHA, BETA, EMPTY, Fleet

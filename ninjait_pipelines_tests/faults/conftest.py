@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from ninjait_pipelines.local.stack.local import LocalStack
 from ninjait_pipelines.migrations import migrate_up
 from ninjait_pipelines.resources import open_stores
-from ninjait_pipelines.stack.local import LocalStack
 from ninjait_pipelines_tests.conftest import SERVERS, drop, fresh
 from ninjait_pipelines_tests.faults.world import World, preload, world
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from ninjait_pipelines.cache import keys
+from ninjait_pipelines import keys
 from ninjait_pipelines.cache.assets import device_caches
 from ninjait_pipelines.resources.dragonfly import as_of_text
 from ninjait_pipelines.settings import Settings

@@ -15,20 +15,20 @@ from datetime import UTC, datetime, timedelta
 from multiprocessing.context import ForkServerProcess
 from typing import Any
 
-from ninjait_pipelines.fleet import simulate
-from ninjait_pipelines.fleet.seed import seed
 from ninjait_pipelines.ingest import drain as drain_module
 from ninjait_pipelines.ingest import quarantine
-from ninjait_pipelines.ingest.decode import Period, decode
+from ninjait_pipelines.ingest.decode.message import Period, decode
 from ninjait_pipelines.ingest.drain import load_registry
+from ninjait_pipelines.local.fleet import simulate
+from ninjait_pipelines.local.fleet.seed import seed
+from ninjait_pipelines.local.stack.local import LocalStack, find
+from ninjait_pipelines.local.stack.servers import RabbitMQ
+from ninjait_pipelines.messages import Message, Outgoing
+from ninjait_pipelines.metrics.model import FIELDS
 from ninjait_pipelines.resources import Stores, open_stores
-from ninjait_pipelines.resources.message_queue import Message, Outgoing
-from ninjait_pipelines.resources.metrics_store import FIELDS
 from ninjait_pipelines.resources.store import StoreError
 from ninjait_pipelines.rollup.assets import roll_up
 from ninjait_pipelines.settings import Settings
-from ninjait_pipelines.stack.local import LocalStack, find
-from ninjait_pipelines.stack.servers import RabbitMQ
 from ninjait_pipelines_tests.ingest.conftest import make_drain
 
 QUEUE = "agent.metrics"

@@ -13,7 +13,7 @@ from ninjait_pipelines.cli import app
 from ninjait_pipelines.ingest.drain import Drain
 from ninjait_pipelines.ingest.sinks import EventsSink, LogsSink, MetricsSink, Sink
 from ninjait_pipelines.resources import Stores
-from ninjait_pipelines.resources.rabbitmq import RabbitMQ
+from ninjait_pipelines.resources.rabbitmq.resource import RabbitMQ
 from ninjait_pipelines.settings import Settings
 from ninjait_pipelines_tests.emptied import module_stores, settings, stores
 from ninjait_pipelines_tests.ingest.samples import register

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ninjait_pipelines.ingest.drain import Summary
+from ninjait_pipelines.messages import JSON, Outgoing
 from ninjait_pipelines.resources import Stores
-from ninjait_pipelines.resources.message_queue import JSON, Outgoing
 from ninjait_pipelines_tests.ingest.conftest import drained
 from ninjait_pipelines_tests.ingest.samples import register_device
 from ninjait_pipelines_tests.rollup.data import hourly, roll_up

@@ -20,8 +20,9 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 
-from ninjait_pipelines.ingest.contract import CONTRACTS, MOST_COUNTER, MOST_NUMBER
-from ninjait_pipelines.ingest.decode import (
+from ninjait_pipelines.ingest.decode.contract import CONTRACTS, MOST_COUNTER, MOST_NUMBER
+from ninjait_pipelines.ingest.decode.line_protocol import LINE_PROTOCOL
+from ninjait_pipelines.ingest.decode.message import (
     HOST_REASONS,
     Decoded,
     Period,
@@ -33,9 +34,8 @@ from ninjait_pipelines.ingest.decode import (
     format_of,
     organization_of,
 )
-from ninjait_pipelines.ingest.telegraf import LINE_PROTOCOL
-from ninjait_pipelines.resources.message_queue import Message
-from ninjait_pipelines.resources.metrics_store import COUNTERS, FIELDS, POINTS, VOLUMES
+from ninjait_pipelines.messages import Message
+from ninjait_pipelines.metrics.model import COUNTERS, FIELDS, POINTS, VOLUMES
 from ninjait_pipelines_tests.ingest.samples import (
     ANYBODY,
     DEVICE,

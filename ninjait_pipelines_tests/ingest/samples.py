@@ -11,8 +11,8 @@ from typing import Any
 
 import psycopg
 
-from ninjait_pipelines.ingest.decode import Registry
-from ninjait_pipelines.resources.message_queue import Message, Outgoing
+from ninjait_pipelines.ingest.decode.message import Registry
+from ninjait_pipelines.messages import Message, Outgoing
 from ninjait_pipelines.resources.postgres import Postgres
 
 ORG, OTHER_ORG = (str(uuid.uuid5(uuid.NAMESPACE_DNS, name)) for name in ("org", "other-org"))

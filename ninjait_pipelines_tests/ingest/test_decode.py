@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from ninjait_pipelines.ingest.contract import MOST_BYTES
-from ninjait_pipelines.ingest.decode import Decoded, Period, decode, decode_by_rules, decode_good_metrics
+from ninjait_pipelines.ingest.decode.contract import MOST_BYTES
+from ninjait_pipelines.ingest.decode.message import Decoded, Period, decode, decode_by_rules, decode_good_metrics
 from ninjait_pipelines_tests.ingest.samples import (
     DEVICE,
     EVENTS,

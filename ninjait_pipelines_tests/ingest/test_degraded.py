@@ -21,14 +21,14 @@ from pymongo.errors import BulkWriteError
 from typer.testing import CliRunner
 
 import ninjait_pipelines.resources
-from ninjait_pipelines.cache import keys
+from ninjait_pipelines import keys
 from ninjait_pipelines.cache.assets import device_caches
 from ninjait_pipelines.cli import quarantine as commands
 from ninjait_pipelines.ingest import drain as drain_module
 from ninjait_pipelines.ingest import quarantine
 from ninjait_pipelines.ingest.drain import Summary
+from ninjait_pipelines.ingest.quarantine.spool import Spool
 from ninjait_pipelines.ingest.sinks import MetricsSink
-from ninjait_pipelines.ingest.spool import Spool
 from ninjait_pipelines.resources import Stores, open_stores
 from ninjait_pipelines.resources.dragonfly import Dragonfly
 from ninjait_pipelines.resources.store import StoreFailed, StoreUnavailable

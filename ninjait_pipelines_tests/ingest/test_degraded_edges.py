@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from ninjait_pipelines.cache import keys
+from ninjait_pipelines import keys
 from ninjait_pipelines.cache.assets import device_caches
 from ninjait_pipelines.ingest import drain as drain_module
 from ninjait_pipelines.ingest import quarantine
 from ninjait_pipelines.ingest.drain import Summary
-from ninjait_pipelines.ingest.spool import Spool
+from ninjait_pipelines.ingest.quarantine.spool import Spool
 from ninjait_pipelines.operations.health import check_all
 from ninjait_pipelines.resources import Stores, open_stores
 from ninjait_pipelines.resources.dragonfly import Dragonfly

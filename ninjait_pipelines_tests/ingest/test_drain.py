@@ -14,19 +14,19 @@ import msgspec
 import pyarrow as pa
 import pytest
 
-from ninjait_pipelines.cache import keys
+from ninjait_pipelines import keys
 from ninjait_pipelines.ingest import drain as drain_module
 from ninjait_pipelines.ingest import sinks
-from ninjait_pipelines.ingest.decode import Decoded
+from ninjait_pipelines.ingest.decode.message import Decoded
 from ninjait_pipelines.ingest.drain import Summary
 from ninjait_pipelines.ingest.quarantine import body_of
-from ninjait_pipelines.ingest.reasons import entries, read
+from ninjait_pipelines.ingest.quarantine.reasons import entries, read
 from ninjait_pipelines.ingest.sinks import MetricsSink, Record
+from ninjait_pipelines.messages import Message
+from ninjait_pipelines.metrics.model import POINTS, Tier
 from ninjait_pipelines.resources import Stores, open_stores
 from ninjait_pipelines.resources.dragonfly import Dragonfly
-from ninjait_pipelines.resources.message_queue import Message
-from ninjait_pipelines.resources.metrics_store import POINTS, Tier
-from ninjait_pipelines.resources.rabbitmq import RabbitMQ
+from ninjait_pipelines.resources.rabbitmq.resource import RabbitMQ
 from ninjait_pipelines.resources.store import StoreFailed, StoreUnavailable
 from ninjait_pipelines.rollup.assets import fill_tier
 from ninjait_pipelines_tests.emptied import rabbitmq_channel

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from ninjait_pipelines.ingest import drain as drain_module
-from ninjait_pipelines.ingest import quarantine, sinks, spool
+from ninjait_pipelines.ingest import quarantine, sinks
+from ninjait_pipelines.ingest.quarantine import spool
 from ninjait_pipelines.ingest.series import MOST_NAMES
 from ninjait_pipelines.resources import Stores, open_stores
 from ninjait_pipelines.resources.dragonfly_queue import DragonflyQueue

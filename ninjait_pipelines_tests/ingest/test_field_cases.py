@@ -5,7 +5,8 @@ import json
 import dagster as dg
 import pytest
 
-from ninjait_pipelines.cache import assets, keys
+from ninjait_pipelines import keys
+from ninjait_pipelines.cache import assets
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.rollup.assets import device_metrics_hourly
 from ninjait_pipelines.rollup.checks import devices_have_one_sender, hour_is_accounted_for

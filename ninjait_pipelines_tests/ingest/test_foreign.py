@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 from influxdb_client import Point
 
 from ninjait_pipelines.ingest import quarantine, sensors
-from ninjait_pipelines.ingest import telegraf as reader
-from ninjait_pipelines.ingest.decode import Decoded, Period, decode
-from ninjait_pipelines.ingest.foreign import MOST_ENTRIES
+from ninjait_pipelines.ingest.decode import line_protocol as reader
+from ninjait_pipelines.ingest.decode.line_protocol import LINE_PROTOCOL, parts, value_of
+from ninjait_pipelines.ingest.decode.message import Decoded, Period, decode
+from ninjait_pipelines.ingest.decode.third_party import MOST_ENTRIES
 from ninjait_pipelines.ingest.sensors import registered_hosts, replay_registered
-from ninjait_pipelines.ingest.telegraf import LINE_PROTOCOL, parts, value_of
+from ninjait_pipelines.messages import Message
+from ninjait_pipelines.metrics.model import Tier
 from ninjait_pipelines.resources import Stores
-from ninjait_pipelines.resources.message_queue import Message
-from ninjait_pipelines.resources.metrics_store import Tier
 from ninjait_pipelines.resources.postgres import Postgres
 from ninjait_pipelines_tests.ingest.conftest import idle_seconds, make_drain
 from ninjait_pipelines_tests.ingest.fuzz import check

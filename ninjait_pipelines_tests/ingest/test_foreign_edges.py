@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ninjait_pipelines.ingest import quarantine
-from ninjait_pipelines.ingest.decode import (
+from ninjait_pipelines.ingest.decode.line_protocol import LINE_PROTOCOL
+from ninjait_pipelines.ingest.decode.message import (
     Decoded,
     Period,
     decode,
@@ -19,16 +20,16 @@ from ninjait_pipelines.ingest.decode import (
     decode_good_lines,
     organization_of,
 )
+from ninjait_pipelines.ingest.decode.third_party import MOST_BYTES, MOST_ENTRIES
 from ninjait_pipelines.ingest.drain import Summary, load_registry
-from ninjait_pipelines.ingest.foreign import MOST_BYTES, MOST_ENTRIES
-from ninjait_pipelines.ingest.reasons import entries, read
+from ninjait_pipelines.ingest.quarantine.reasons import entries, read
 from ninjait_pipelines.ingest.sensors import MOST_OF_ONE, held_for_known_hosts, replay_registered
 from ninjait_pipelines.ingest.sinks import MetricsSink
-from ninjait_pipelines.ingest.telegraf import LINE_PROTOCOL
+from ninjait_pipelines.messages import Message
+from ninjait_pipelines.metrics.model import FIELDS
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.resources.clickhouse_metrics import ClickHouseMetrics
-from ninjait_pipelines.resources.message_queue import Message
-from ninjait_pipelines.resources.metrics_store import FIELDS, Refusal
+from ninjait_pipelines.resources.metrics_store import Refusal
 from ninjait_pipelines_tests.ingest.conftest import LOG, make_drain
 from ninjait_pipelines_tests.ingest.samples import (
     NOW,

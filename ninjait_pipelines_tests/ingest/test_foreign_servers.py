@@ -17,21 +17,21 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 
-from ninjait_pipelines.ingest.decode import Decoded, Period, decode
+from ninjait_pipelines.ingest.decode.message import Decoded, Period, decode
+from ninjait_pipelines.ingest.decode.third_party import MEBIBYTE
 from ninjait_pipelines.ingest.drain import load_registry
-from ninjait_pipelines.ingest.foreign import MEBIBYTE
 from ninjait_pipelines.ingest.sensors import replay_registered
+from ninjait_pipelines.local.stack.servers import SERVERS
+from ninjait_pipelines.local.stack.servers import RabbitMQ as Engine
+from ninjait_pipelines.messages import Message
+from ninjait_pipelines.metrics.interfaces import is_left_out
+from ninjait_pipelines.metrics.model import VOLUMES
 from ninjait_pipelines.resources import Stores
-from ninjait_pipelines.resources.interfaces import is_left_out
-from ninjait_pipelines.resources.message_queue import Message
-from ninjait_pipelines.resources.metrics_store import VOLUMES
-from ninjait_pipelines.resources.rabbitmq import EVENTS, RabbitMQ
+from ninjait_pipelines.resources.rabbitmq.resource import EVENTS, RabbitMQ
 from ninjait_pipelines.settings import Settings
-from ninjait_pipelines.stack.servers import SERVERS
-from ninjait_pipelines.stack.servers import RabbitMQ as Engine
 from ninjait_pipelines_tests.ingest.conftest import make_drain
 from ninjait_pipelines_tests.ingest.samples import ORG, OTHER_DEVICE, OTHER_ORG, SECOND_DEVICE, register_device
-from ninjait_pipelines_tests.stack.alone import alone
+from ninjait_pipelines_tests.local.stack.alone import alone
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(300)]
 

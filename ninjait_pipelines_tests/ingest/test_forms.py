@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from ninjait_pipelines.ingest.decode import Decoded, Period, decode
-from ninjait_pipelines.ingest.foreign import MEBIBYTE
-from ninjait_pipelines.ingest.forms import form_of
+from ninjait_pipelines.ingest.decode.forms import form_of
+from ninjait_pipelines.ingest.decode.message import Decoded, Period, decode
+from ninjait_pipelines.ingest.decode.third_party import MEBIBYTE
 from ninjait_pipelines_tests.ingest.samples import (
     NOW,
     ORG,

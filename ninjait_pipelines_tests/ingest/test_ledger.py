@@ -7,14 +7,15 @@ from uuid import UUID
 import pika
 import pytest
 
-from ninjait_pipelines.ingest.contract import milliseconds
-from ninjait_pipelines.ingest.decode import NOBODY, Decoded, Period, Rejection, decode
+from ninjait_pipelines.ingest.decode.contract import milliseconds
+from ninjait_pipelines.ingest.decode.message import NOBODY, Decoded, Period, Rejection, decode
 from ninjait_pipelines.ingest.ledger import ledger_rows
 from ninjait_pipelines.ingest.sinks import _reject
+from ninjait_pipelines.metrics.model import Tier
 from ninjait_pipelines.resources import Stores
-from ninjait_pipelines.resources.metrics_store import Refusal, Tier
-from ninjait_pipelines.resources.rabbitmq import EVENTS as EXCHANGE
-from ninjait_pipelines.resources.rabbitmq import RabbitMQ
+from ninjait_pipelines.resources.metrics_store import Refusal
+from ninjait_pipelines.resources.rabbitmq.resource import EVENTS as EXCHANGE
+from ninjait_pipelines.resources.rabbitmq.resource import RabbitMQ
 from ninjait_pipelines.rollup.assets import device_metrics_hourly
 from ninjait_pipelines.rollup.checks import hour_is_accounted_for
 from ninjait_pipelines_tests.emptied import rabbitmq_channel

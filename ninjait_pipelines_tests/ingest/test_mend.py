@@ -9,13 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ninjait_pipelines.ingest import mend, quarantine
-from ninjait_pipelines.ingest.contract import CONTRACTS, Refused
-from ninjait_pipelines.ingest.decode import Period, decode, decode_nothing
-from ninjait_pipelines.ingest.marks import marked
-from ninjait_pipelines.ingest.mend import CannotChange, Change
-from ninjait_pipelines.ingest.reasons import entries, read
-from ninjait_pipelines.resources.message_queue import Message, Outgoing
+from ninjait_pipelines.ingest import quarantine
+from ninjait_pipelines.ingest.decode.contract import CONTRACTS, Refused
+from ninjait_pipelines.ingest.decode.message import Period, decode, decode_nothing
+from ninjait_pipelines.ingest.quarantine import edit as mend
+from ninjait_pipelines.ingest.quarantine.edit import CannotChange, Change
+from ninjait_pipelines.ingest.quarantine.highlight import marked
+from ninjait_pipelines.ingest.quarantine.reasons import entries, read
+from ninjait_pipelines.messages import Message, Outgoing
 from ninjait_pipelines_tests.ingest.samples import (
     DEVICE,
     EVENTS,

@@ -6,7 +6,7 @@ import pytest
 from ninjait_pipelines.ingest import assets, sensors
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.resources.dragonfly_queue import stream_key
-from ninjait_pipelines.resources.rabbitmq import RabbitMQ
+from ninjait_pipelines.resources.rabbitmq.resource import RabbitMQ
 from ninjait_pipelines.resources.store import StoreError
 from ninjait_pipelines_tests.emptied import rabbitmq_channel
 from ninjait_pipelines_tests.ingest.samples import metrics, outgoing, register, sample

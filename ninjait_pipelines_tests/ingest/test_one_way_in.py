@@ -19,13 +19,13 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from influxdb_client import Point
 
-from ninjait_pipelines.ingest.contract import CONTRACTS
-from ninjait_pipelines.ingest.decode import Decoded, decode_by_rules, decode_good_metrics
-from ninjait_pipelines.ingest.foreign import MEBIBYTE
+from ninjait_pipelines.ingest.decode.contract import CONTRACTS
+from ninjait_pipelines.ingest.decode.message import Decoded, decode_by_rules, decode_good_metrics
+from ninjait_pipelines.ingest.decode.third_party import MEBIBYTE
+from ninjait_pipelines.messages import CONTENT_NAMESPACE, Message, identity
+from ninjait_pipelines.metrics.model import FIELDS, Tier
 from ninjait_pipelines.resources import Stores
-from ninjait_pipelines.resources.line_protocol import held, lines
-from ninjait_pipelines.resources.message_queue import CONTENT_NAMESPACE, Message, identity
-from ninjait_pipelines.resources.metrics_store import FIELDS, Tier
+from ninjait_pipelines.resources.influxdb.line_protocol import held, lines
 from ninjait_pipelines_tests.ingest import fuzz
 from ninjait_pipelines_tests.ingest.conftest import drained
 from ninjait_pipelines_tests.ingest.fuzz import KEYS, KINDS, PERIOD, check, mutated, seeds

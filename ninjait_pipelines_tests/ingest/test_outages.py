@@ -9,10 +9,12 @@ import dagster as dg
 import pytest
 from tenacity import wait_exponential_jitter
 
-from ninjait_pipelines.ingest import outages, reasons, sensors
+from ninjait_pipelines.ingest import outages, sensors
 from ninjait_pipelines.ingest.assets import agent_metrics
-from ninjait_pipelines.ingest.decode import Decoded
-from ninjait_pipelines.resources import Stores, dragonfly_queue, open_stores, rabbitmq
+from ninjait_pipelines.ingest.decode.message import Decoded
+from ninjait_pipelines.ingest.quarantine import reasons
+from ninjait_pipelines.resources import Stores, dragonfly_queue, open_stores
+from ninjait_pipelines.resources.rabbitmq import resource as rabbitmq
 from ninjait_pipelines.resources.store import OutOfSpace, StoreError, StoreFailed, StoreUnavailable
 from ninjait_pipelines.settings import Settings
 from ninjait_pipelines_tests.ingest.conftest import idle_seconds, make_drain, metrics_url, sink_of

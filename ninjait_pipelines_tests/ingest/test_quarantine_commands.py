@@ -13,8 +13,8 @@ import pytest
 from typer.testing import Result
 
 from ninjait_pipelines.ingest import quarantine
-from ninjait_pipelines.ingest.decode import Period, decode, decode_nothing
-from ninjait_pipelines.ingest.spool import Spool
+from ninjait_pipelines.ingest.decode.message import Period, decode, decode_nothing
+from ninjait_pipelines.ingest.quarantine.spool import Spool
 from ninjait_pipelines.operations.assets import stores_are_up
 from ninjait_pipelines.operations.health import check_all
 from ninjait_pipelines.resources import Stores

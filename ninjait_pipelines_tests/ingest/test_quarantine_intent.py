@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from ninjait_pipelines.ingest import quarantine
-from ninjait_pipelines.ingest.decode import Period, decode, decode_nothing
-from ninjait_pipelines.ingest.mend import Change
+from ninjait_pipelines.ingest.decode.message import Period, decode, decode_nothing
+from ninjait_pipelines.ingest.quarantine.edit import Change
+from ninjait_pipelines.messages import Message, Outgoing, fits
 from ninjait_pipelines.resources import Stores
-from ninjait_pipelines.resources.message_queue import Message, Outgoing, fits
 from ninjait_pipelines_tests.ingest.conftest import LOG, drained
 from ninjait_pipelines_tests.ingest.samples import (
     EVENTS,

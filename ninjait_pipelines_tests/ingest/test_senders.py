@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from ninjait_pipelines.ingest.decode import MOST_LEFT_OUT, NOBODY, OTHERS, LeftOut, Period, decode
+from ninjait_pipelines.ingest.decode.message import MOST_LEFT_OUT, NOBODY, OTHERS, LeftOut, Period, decode
 from ninjait_pipelines.ingest.series import MOST_NAMES
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.resources.metrics_store import Refusal

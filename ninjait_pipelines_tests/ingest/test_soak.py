@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks import soak
-from ninjait_pipelines.fleet import simulate
 from ninjait_pipelines.ingest.quarantine import COLLECTION
+from ninjait_pipelines.local.fleet import simulate
+from ninjait_pipelines.metrics.model import POINTS, Tier
 from ninjait_pipelines.resources import Stores
-from ninjait_pipelines.resources.metrics_store import POINTS, Tier
 from ninjait_pipelines_tests.ingest.conftest import drained
 from ninjait_pipelines_tests.ingest.samples import metrics, outgoing
 from ninjait_pipelines_tests.resources.queue_contract import eventually

@@ -13,17 +13,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ninjait_pipelines.ingest import outages, quarantine, reasons
-from ninjait_pipelines.ingest.decode import NOBODY, Decoded, Period, Rejection, decode, decode_nothing
+from ninjait_pipelines.ingest import outages, quarantine
+from ninjait_pipelines.ingest.decode.message import NOBODY, Decoded, Period, Rejection, decode, decode_nothing
 from ninjait_pipelines.ingest.ledger import BODY_NOT_KEPT
+from ninjait_pipelines.ingest.quarantine import reasons
 from ninjait_pipelines.ingest.sensors import held_for_known_hosts, replay_registered
+from ninjait_pipelines.messages import Message, Outgoing
 from ninjait_pipelines.operations.assets import _bodies, stores_are_up
 from ninjait_pipelines.operations.health import check_all
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.resources.clickhouse import sql
-from ninjait_pipelines.resources.message_queue import Message, Outgoing
 from ninjait_pipelines.resources.mongodb import MongoDB
-from ninjait_pipelines.resources.rabbitmq import EVENTS, RabbitMQ
+from ninjait_pipelines.resources.rabbitmq.resource import EVENTS, RabbitMQ
 from ninjait_pipelines_tests.emptied import rabbitmq_channel
 from ninjait_pipelines_tests.ingest.conftest import LOG, drained
 from ninjait_pipelines_tests.ingest.samples import (

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from ninjait_pipelines.ingest.volumes import Place, drive_of, place_of
+from ninjait_pipelines.ingest.decode.volumes import Place, drive_of, place_of
 
 # (path, device, file system) -> (disk, volume)
 LOCAL = [

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from ninjait_pipelines.ingest.decode import Decoded, Period, Registry, decode
+from ninjait_pipelines.ingest.decode.message import Decoded, Period, Registry, decode
+from ninjait_pipelines.ingest.decode.third_party import MOST_BYTES
 from ninjait_pipelines.ingest.drain import BATCH_BYTES, _parts
-from ninjait_pipelines.ingest.foreign import MOST_BYTES
-from ninjait_pipelines.resources.message_queue import Message
+from ninjait_pipelines.messages import Message
 from ninjait_pipelines_tests.ingest.fuzz import check
 from ninjait_pipelines_tests.ingest.samples import (
     DEVICE,

@@ -16,14 +16,14 @@ from typer.testing import CliRunner, Result
 from ninjait_pipelines.cli import app
 from ninjait_pipelines.cli import status as status_command
 from ninjait_pipelines.ingest.quarantine import Usage, usage
-from ninjait_pipelines.ingest.spool import Spool
+from ninjait_pipelines.ingest.quarantine.spool import Spool
+from ninjait_pipelines.messages import Outgoing
 from ninjait_pipelines.operations import health
 from ninjait_pipelines.operations.assets import store_health, stores_are_up
 from ninjait_pipelines.operations.health import check_all
 from ninjait_pipelines.resources import Stores, open_stores
 from ninjait_pipelines.resources.dragonfly import Dragonfly
 from ninjait_pipelines.resources.dragonfly_queue import DragonflyQueue
-from ninjait_pipelines.resources.message_queue import Outgoing
 from ninjait_pipelines.resources.mongodb import MongoDB
 from ninjait_pipelines.settings import REQUIRED, Settings
 from ninjait_pipelines_tests.ingest.test_drain_dies import impatient

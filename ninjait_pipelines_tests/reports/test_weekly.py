@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from ninjait_pipelines.cache.keys import weekly_report
+from ninjait_pipelines.keys import weekly_report
 from ninjait_pipelines.reports.assets import (
     every_organization_has_its_report,
     weekly_reports,

@@ -9,11 +9,11 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from ninjait_pipelines.cache.keys import weekly_report
+from ninjait_pipelines.keys import weekly_report
 from ninjait_pipelines.reports.assets import every_organization_has_its_report, weekly_reports
 from ninjait_pipelines.reports.weekly import WEEK, report_key
 from ninjait_pipelines.resources import Stores
-from ninjait_pipelines.resources.archive import Archive
+from ninjait_pipelines.resources.archive.resource import Archive
 from ninjait_pipelines.resources.dragonfly import Dragonfly
 from ninjait_pipelines_tests.cache.data import ALPHA, BETA, EMPTY, HOUR, SINCE, Fleet, hours, mart, midnight
 from ninjait_pipelines_tests.rollup.data import check

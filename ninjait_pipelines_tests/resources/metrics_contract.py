@@ -17,18 +17,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ninjait_pipelines.resources.metrics_store import (
-    AGGREGATES,
-    COUNTER_GAP,
-    COUNTERS,
-    FIELDS,
-    POINTS,
-    VOLUMES,
-    WINDOWS,
-    MetricsStore,
-    Tier,
-    late_windows,
-)
+from ninjait_pipelines.metrics.model import AGGREGATES, COUNTER_GAP, COUNTERS, FIELDS, POINTS, VOLUMES, WINDOWS, Tier
+from ninjait_pipelines.metrics.windows import late_windows
+from ninjait_pipelines.resources.metrics_store import MetricsStore
 
 SECOND, MINUTE, HOUR, DAY = timedelta(seconds=1), timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 MILLISECOND = timedelta(milliseconds=1)

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 
 import pytest
 
-from ninjait_pipelines.resources import dragonfly_queue, rabbitmq
-from ninjait_pipelines.resources.message_queue import Message, MessageQueue, Outgoing, QueueFull
+from ninjait_pipelines.messages import Message, Outgoing
+from ninjait_pipelines.resources import dragonfly_queue
+from ninjait_pipelines.resources.message_queue import MessageQueue, QueueFull
+from ninjait_pipelines.resources.rabbitmq import resource as rabbitmq
 from ninjait_pipelines.resources.store import StoreError
 
 REDELIVERY_SECONDS = 1.0

@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ninjait_pipelines.resources.archive import Archive
-from ninjait_pipelines.resources.archive_errors import ObjectChanged, ObjectMissing
+from ninjait_pipelines.resources.archive.errors import ObjectChanged, ObjectMissing
+from ninjait_pipelines.resources.archive.resource import Archive
 from ninjait_pipelines_tests.archive import places
 
 archive, s3 = places.archive, places.s3

@@ -22,13 +22,13 @@ import pytest
 
 from ninjait_pipelines.archive.days import read_day, read_manifest, verify_day, write_day
 from ninjait_pipelines.archive.objects import Manifest, ObjectDiffers, ObjectVanished, manifest_key
-from ninjait_pipelines.resources.archive import Archive
-from ninjait_pipelines.resources.archive_errors import ObjectChanged, ObjectCorrupt, TransferDamaged
+from ninjait_pipelines.local.stack.servers import S3Gateway
+from ninjait_pipelines.resources.archive.errors import ObjectChanged, ObjectCorrupt, TransferDamaged
+from ninjait_pipelines.resources.archive.resource import Archive
 from ninjait_pipelines.resources.store import StoreFailed, StoreRefused, StoreUnavailable
-from ninjait_pipelines.stack.servers import S3Gateway
 from ninjait_pipelines_tests.archive.places import SMALLEST_PART, on_s3
+from ninjait_pipelines_tests.local.stack.alone import Alone, alone
 from ninjait_pipelines_tests.proxy import FROM_ENGINE, TO_ENGINE, Proxy
-from ninjait_pipelines_tests.stack.alone import Alone, alone
 
 pytestmark = pytest.mark.servers
 

@@ -6,13 +6,21 @@ from datetime import timedelta
 import pyarrow as pa
 import pytest
 
+from ninjait_pipelines.metrics.model import FIELDS, POINTS, WINDOWS, Tier
 from ninjait_pipelines.migrations import parse
 from ninjait_pipelines.resources.clickhouse import ClickHouse
 from ninjait_pipelines.resources.clickhouse_metrics import TABLES, ClickHouseMetrics
-from ninjait_pipelines.resources.metrics_store import FIELDS, POINTS, WINDOWS, MetricsStore, Tier
+from ninjait_pipelines.resources.metrics_store import MetricsStore
 from ninjait_pipelines.resources.store import StoreFailed
 from ninjait_pipelines.settings import SQL
-from ninjait_pipelines_tests.resources.metrics_contract import HOUR, SECOND, MetricsContract, new_id, points, yesterday
+from ninjait_pipelines_tests.resources.metrics_contract import (
+    HOUR,
+    SECOND,
+    MetricsContract,
+    new_id,
+    points,
+    yesterday,
+)
 
 DATABASE = "metrics_contract"
 FILES = ("0001_metrics.sql", "0008_counters.sql", "0011_numbers.sql")

@@ -11,11 +11,11 @@ from botocore.exceptions import ClientError
 from clickhouse_connect.driver.exceptions import DatabaseError
 from influxdb_client.rest import ApiException
 
-from ninjait_pipelines.resources.archive import arrow_errors
-from ninjait_pipelines.resources.bucket import Bucket
+from ninjait_pipelines.resources.archive.bucket import Bucket
+from ninjait_pipelines.resources.archive.resource import arrow_errors
 from ninjait_pipelines.resources.clickhouse import ClickHouse
 from ninjait_pipelines.resources.dragonfly import errors as dragonfly_errors
-from ninjait_pipelines.resources.influxdb import InfluxDB
+from ninjait_pipelines.resources.influxdb.resource import InfluxDB
 from ninjait_pipelines.resources.mongodb import MongoDB
 from ninjait_pipelines.resources.postgres import Postgres
 from ninjait_pipelines.resources.store import OutOfSpace, StoreFailed, StoreUnavailable

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 import redis
 
+from ninjait_pipelines.local.stack.engines import Dragonfly
+from ninjait_pipelines.local.stack.local import free_port
+from ninjait_pipelines.messages import Message
 from ninjait_pipelines.resources.dragonfly_queue import GROUP, DragonflyQueue, dead_key, stream_key
-from ninjait_pipelines.resources.message_queue import Message, MessageQueue, QueueFull
+from ninjait_pipelines.resources.message_queue import MessageQueue, QueueFull
 from ninjait_pipelines.resources.store import StoreFailed, StoreRefused, StoreUnavailable
-from ninjait_pipelines.stack.engines import Dragonfly
-from ninjait_pipelines.stack.local import free_port
 from ninjait_pipelines_tests.resources.queue_contract import (
     DELIVERY_LIMIT,
     MAX_LENGTH,

@@ -13,10 +13,10 @@ from pika.adapters.utils import io_services_utils
 from pika.channel import ContentFrameAssembler
 from pika.exceptions import BodyTooLongError, UnexpectedFrameError
 
-from ninjait_pipelines.resources import rabbitmq_messages
-from ninjait_pipelines.resources.amqp_frames import RECEIVE_BYTES, Delivery, Reader, ReceivingConnection
-from ninjait_pipelines.resources.message_queue import Message, Outgoing
-from ninjait_pipelines.resources.rabbitmq_messages import DELIVERY_ID, PUBLISHED_MS, delivered, properties_of
+from ninjait_pipelines.messages import Message, Outgoing
+from ninjait_pipelines.resources.rabbitmq import messages as rabbitmq_messages
+from ninjait_pipelines.resources.rabbitmq.frames import RECEIVE_BYTES, Delivery, Reader, ReceivingConnection
+from ninjait_pipelines.resources.rabbitmq.messages import DELIVERY_ID, PUBLISHED_MS, delivered, properties_of
 
 CHANNEL, FRAME_BYTES = 1, 10
 KEYS = st.text(max_size=60).map(lambda key: key.encode()[:255].decode(errors="ignore"))

@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
-from ninjait_pipelines.resources import archive, bucket, stores_from
-from ninjait_pipelines.resources.archive import Archive
-from ninjait_pipelines.resources.influxdb import InfluxDB
+from ninjait_pipelines.resources import stores_from
+from ninjait_pipelines.resources.archive import bucket
+from ninjait_pipelines.resources.archive import resource as archive
+from ninjait_pipelines.resources.archive.resource import Archive
+from ninjait_pipelines.resources.influxdb.resource import InfluxDB
 from ninjait_pipelines.resources.message_queue import MessageQueue
 from ninjait_pipelines.resources.postgres import Postgres
 from ninjait_pipelines.resources.store import StoreUnavailable, retrying

@@ -21,13 +21,15 @@ from hypothesis import strategies as st
 from influxdb_client import BucketRetentionRules, InfluxDBClient, Permission, PermissionResource, Point
 from influxdb_client.client.write_api import SYNCHRONOUS
 
-from ninjait_pipelines.resources.influxdb import COUNTER_MEASUREMENT, LINES_AT_ONCE, InfluxDB
-from ninjait_pipelines.resources.line_protocol import held, lines, text_of
-from ninjait_pipelines.resources.metrics_store import FIELDS, POINTS, WINDOWS, MetricsStore, Tier
+from ninjait_pipelines.local.stack import servers
+from ninjait_pipelines.metrics.model import FIELDS, POINTS, WINDOWS, Tier
+from ninjait_pipelines.resources.influxdb.line_protocol import held, lines, text_of
+from ninjait_pipelines.resources.influxdb.resource import COUNTER_MEASUREMENT, LINES_AT_ONCE, InfluxDB
+from ninjait_pipelines.resources.metrics_store import MetricsStore
 from ninjait_pipelines.resources.store import StoreFailed, StoreRefused, StoreUnavailable
 from ninjait_pipelines.resources.versions import numbers, problem
 from ninjait_pipelines.rollup.assets import fill_tier
-from ninjait_pipelines.stack import servers
+from ninjait_pipelines_tests.local.stack.alone import alone
 from ninjait_pipelines_tests.resources.http_proxy import HttpProxy
 from ninjait_pipelines_tests.resources.metrics_contract import (
     DAY,
@@ -46,7 +48,6 @@ from ninjait_pipelines_tests.resources.metrics_contract import (
     yesterday,
 )
 from ninjait_pipelines_tests.resources.queue_contract import eventually
-from ninjait_pipelines_tests.stack.alone import alone
 
 pytestmark = pytest.mark.servers
 SETTINGS = {"url": "INFLUXDB_URL", "token": "INFLUXDB_TOKEN", "organization": "INFLUXDB_ORG"}

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from ninjait_pipelines.resources.influxdb import InfluxDB
+from ninjait_pipelines.resources.influxdb.resource import InfluxDB
 from ninjait_pipelines.resources.metrics_store import MetricsStore
 from ninjait_pipelines_tests.conftest import (
     NAMED,

@@ -26,13 +26,14 @@ from typer.testing import CliRunner
 
 from ninjait_pipelines.cli.migrate import register
 from ninjait_pipelines.ingest import drain as drain_module
-from ninjait_pipelines.resources import rabbitmq, rabbitmq_upgrade
-from ninjait_pipelines.resources.message_queue import QUEUES, Message, Outgoing, fits
-from ninjait_pipelines.resources.rabbitmq import EVENTS, RabbitMQ, dead_queue
+from ninjait_pipelines.local.stack.local import clean_environment, free_port
+from ninjait_pipelines.local.stack.servers import RabbitMQ as Engine
+from ninjait_pipelines.messages import QUEUES, Message, Outgoing, fits
+from ninjait_pipelines.resources.rabbitmq import resource as rabbitmq
+from ninjait_pipelines.resources.rabbitmq import upgrade as rabbitmq_upgrade
+from ninjait_pipelines.resources.rabbitmq.resource import EVENTS, RabbitMQ, dead_queue
 from ninjait_pipelines.resources.store import OutOfSpace, StoreFailed, StoreRefused, StoreUnavailable
 from ninjait_pipelines.settings import Settings
-from ninjait_pipelines.stack.local import clean_environment, free_port
-from ninjait_pipelines.stack.servers import RabbitMQ as Engine
 from ninjait_pipelines_tests.proxy import FROM_ENGINE, TO_ENGINE, Proxy
 from ninjait_pipelines_tests.resources.queue_contract import (
     DELIVERY_LIMIT,
@@ -1299,7 +1300,7 @@ def test_closing_ends_every_thread_at_once(url: str, queue: RabbitMQ) -> None:
 def test_a_process_that_does_not_close_ends_all_the_same(url: str, queue: RabbitMQ, tmp_path: Path) -> None:
     script = (
         "import sys\n"
-        "from ninjait_pipelines.resources.rabbitmq import RabbitMQ\n"
+        "from ninjait_pipelines.resources.rabbitmq.resource import RabbitMQ\n"
         "queue = RabbitMQ(url=sys.argv[1])\n"
         "queue.depth('agent.metrics')\n"
         "queue.consume('agent.metrics', 1).__enter__()\n"

@@ -16,22 +16,15 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 import pytest
 
+from ninjait_pipelines.messages import Outgoing
 from ninjait_pipelines.resources import Stores, stores_from
-from ninjait_pipelines.resources.archive import Archive
+from ninjait_pipelines.resources.archive.resource import Archive
 from ninjait_pipelines.resources.clickhouse import ClickHouse, check_no_bytes
 from ninjait_pipelines.resources.dragonfly import Dragonfly, errors
 from ninjait_pipelines.resources.dragonfly_queue import DragonflyQueue
-from ninjait_pipelines.resources.message_queue import Outgoing
 from ninjait_pipelines.resources.mongodb import MongoDB
 from ninjait_pipelines.resources.postgres import Postgres
-from ninjait_pipelines.resources.store import (
-    Store,
-    StoreError,
-    StoreFailed,
-    StoreRefused,
-    StoreUnavailable,
-    retrying,
-)
+from ninjait_pipelines.resources.store import Store, StoreError, StoreFailed, StoreRefused, StoreUnavailable, retrying
 from ninjait_pipelines.settings import validate
 
 SETTING = {
@@ -359,7 +352,7 @@ def test_an_insert_of_bytes_is_refused_before_it_is_sent() -> None:
 
 FILL = """
 import resource, signal, sys
-from ninjait_pipelines.resources.archive import Archive
+from ninjait_pipelines.resources.archive.resource import Archive
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 Archive(url=sys.argv[1]).write("reports/week.json", bytes(100_000))

@@ -13,9 +13,9 @@ import pytest
 import trustme
 
 from ninjait_pipelines.resources import stores_from
-from ninjait_pipelines.resources.archive import Archive
+from ninjait_pipelines.resources.archive.resource import Archive
 from ninjait_pipelines.resources.clickhouse import ClickHouse
-from ninjait_pipelines.resources.influxdb import InfluxDB
+from ninjait_pipelines.resources.influxdb.resource import InfluxDB
 from ninjait_pipelines.resources.store import StoreFailed, StoreUnavailable
 from ninjait_pipelines.settings import Settings, SettingsError, validate
 from ninjait_pipelines_tests.tls import HOST_NAME, Secured, secured

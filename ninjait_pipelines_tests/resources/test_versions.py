@@ -15,10 +15,10 @@ from ninjait_pipelines.resources import Stores, stores_from
 from ninjait_pipelines.resources.clickhouse import ClickHouse
 from ninjait_pipelines.resources.dragonfly import Dragonfly
 from ninjait_pipelines.resources.dragonfly_queue import DragonflyQueue
-from ninjait_pipelines.resources.influxdb import InfluxDB
+from ninjait_pipelines.resources.influxdb.resource import InfluxDB
 from ninjait_pipelines.resources.mongodb import MongoDB
 from ninjait_pipelines.resources.postgres import Postgres
-from ninjait_pipelines.resources.rabbitmq import RabbitMQ
+from ninjait_pipelines.resources.rabbitmq.resource import RabbitMQ
 from ninjait_pipelines.resources.store import StoreFailed
 from ninjait_pipelines.resources.versions import numbers, problem, too_old
 from ninjait_pipelines.settings import ROOT, Settings

@@ -7,9 +7,9 @@ from typing import Any
 import dagster as dg
 import pyarrow as pa
 
+from ninjait_pipelines.metrics.model import FIELDS, POINTS
 from ninjait_pipelines.partitions import HOURLY
 from ninjait_pipelines.resources import Stores
-from ninjait_pipelines.resources.metrics_store import FIELDS, POINTS
 from ninjait_pipelines.rollup.assets import device_metrics_1h, device_metrics_5m, device_metrics_hourly
 from ninjait_pipelines.rollup.checks import sample_shares_are_shares, samples_are_conserved
 from ninjait_pipelines_tests.runs import run

@@ -7,9 +7,10 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from ninjait_pipelines.metrics.model import Tier
+from ninjait_pipelines.metrics.windows import late_windows
 from ninjait_pipelines.resources import Stores
-from ninjait_pipelines.resources.influxdb import InfluxDB
-from ninjait_pipelines.resources.metrics_store import Tier, late_windows
+from ninjait_pipelines.resources.influxdb.resource import InfluxDB
 from ninjait_pipelines.rollup import checks
 from ninjait_pipelines.rollup.assets import roll_up
 from ninjait_pipelines.rollup.checks import hour_is_accounted_for, samples_are_conserved

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ninjait_pipelines.resources.metrics_store import FIELDS, WINDOWS, Tier, late_windows, of_windows
+from ninjait_pipelines.metrics.model import FIELDS, WINDOWS, Tier
+from ninjait_pipelines.metrics.windows import late_windows, of_windows
 from ninjait_pipelines.rollup.hours import (
     HourExpired,
     LateRange,

@@ -4,9 +4,10 @@ from datetime import datetime, timedelta
 
 import pytest
 
+from ninjait_pipelines.metrics.model import Tier
+from ninjait_pipelines.metrics.windows import late_windows
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.resources.clickhouse import ClickHouse
-from ninjait_pipelines.resources.metrics_store import Tier, late_windows
 from ninjait_pipelines.resources.store import StoreUnavailable
 from ninjait_pipelines.rollup import assets
 from ninjait_pipelines.rollup.hours import HourExpired, SamplesLost

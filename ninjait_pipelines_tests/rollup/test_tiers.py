@@ -6,8 +6,8 @@ from datetime import datetime, timedelta
 import dagster as dg
 import pytest
 
+from ninjait_pipelines.metrics.model import Tier
 from ninjait_pipelines.resources import Stores
-from ninjait_pipelines.resources.metrics_store import Tier
 from ninjait_pipelines.rollup import assets, checks
 from ninjait_pipelines.rollup.assets import device_metrics_1h, device_metrics_5m, device_metrics_hourly
 from ninjait_pipelines_tests.interleaved import Paused

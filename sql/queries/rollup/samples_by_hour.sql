@@ -1,5 +1,5 @@
 -- Grain: one hour of [start, stop) that has rows. `wrong_shares` counts rows whose share their count cannot give: a sample
--- covers at most 22 minutes, one and a half of the longest interval (LONGEST_INTERVAL in resources/coverage.py).
+-- covers at most 22 minutes, one and a half of the longest interval (LONGEST_INTERVAL in metrics/coverage.py).
 -- Read by hour across all devices, which the order by device serves badly: at most one month's partition is scanned.
 SELECT
     hour,

@@ -1,0 +1,134 @@
+"""collectd's JSON, as its amqp and write_http plugins write it: a list of value lists."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from ninjait_pipelines.ingest.decode.contract import MOST_NUMBER, Refused
+from ninjait_pipelines.ingest.decode.parts import ALL_CORES, MEMORY_STATES, VOLUME_STATES, Number
+from ninjait_pipelines.ingest.decode.third_party import (
+    BYTES_IN,
+    BYTES_OUT,
+    CPU,
+    CPU_IDLE,
+    FREE,
+    MEMORY,
+    MOST_ENTRIES,
+    UPTIME,
+    USED,
+    Format,
+    Reading,
+    Target,
+    counted,
+)
+from ninjait_pipelines.ingest.decode.volumes import Place, place_of
+
+# (plugin, type, type_instance) -> data source -> ours; the plugin's instance says which core, volume or interface
+TABLE: Mapping[tuple[str, str, str], Mapping[str, Target]] = {
+    ("cpu", "percent", "idle"): {"value": CPU_IDLE},
+    ("cpu", "percent", "active"): {"value": CPU},
+    ("aggregation", "percent", "idle"): {"value": CPU_IDLE},
+    ("aggregation", "percent", "active"): {"value": CPU},
+    ("memory", "memory", "used"): {"value": MEMORY},
+    ("df", "df_complex", "used"): {"value": USED},
+    ("df", "df_complex", "free"): {"value": FREE},
+    ("interface", "if_octets", ""): {"rx": BYTES_IN, "tx": BYTES_OUT},
+    ("uptime", "uptime", ""): {"value": UPTIME},
+}
+# A value list has about 16: of its names, types and values.
+_MOST_COMMAS = 20 * MOST_ENTRIES
+_COUNTERS = {"counter", "derive"}
+_TEXT = {str}
+_NUMBER = re.compile(r"\d{1,6}", re.ASCII)
+# The root's mount point, as collectd's df writes it; of a container's layers and shared memory it has no better name.
+_ROOT = "root"
+# NFS and SMB by their device (ReportByDevice), nas:/export and //nas/share, whatever is written for the slashes.
+_REMOTE = re.compile(r"[^/]+:[-_/]|--|__|//")
+_OF_CONTAINERS = re.compile(r".*-(?:merged|shm)", re.DOTALL)
+
+
+def entries(text: str) -> Sequence[Any]:
+    """The value lists."""
+    if text.count(",") > _MOST_COMMAS:  # told before anything is made of them
+        raise Refused("too_many_readings")
+    try:
+        body = msgspec.json.decode(text)
+    except ValueError:
+        raise Refused("not_json") from None
+    if not isinstance(body, list):
+        raise Refused("not_a_list")
+    if not body:
+        raise Refused("no_samples")
+    return counted(body)
+
+
+def read(entry: Any) -> Reading:
+    """What a value list says, if the table has it."""
+    if not isinstance(entry, dict):
+        raise Refused("not_an_object")
+    names, values, types = entry.get("dsnames"), entry.get("values"), entry.get("dstypes")
+    if not (isinstance(names, list) and isinstance(values, list) and isinstance(types, list)):
+        raise Refused("bad_value_list")
+    if not len(names) == len(values) == len(types) or not _TEXT.issuperset(map(type, names + types)):
+        raise Refused("bad_value_list")
+    named, seconds = dict(zip(names, values, strict=True)), entry.get("time")
+    parts = [entry.get(name, "") for name in ("plugin", "type", "type_instance", "plugin_instance")]
+    if any(isinstance(part, list | dict) for part in (parts[:3] if parts[0] == "interface" else parts)):
+        raise Refused("bad_value_list")
+    plugin, kind, state, instance = parts
+    known, where = _meaning(plugin, kind, state, instance, types)
+    taken = [(target, named[name]) for name, target in known.items() if named.get(name) is not None]
+    time = round(seconds * 1000) if isinstance(seconds, int | float) and abs(seconds) < MOST_NUMBER else None
+    if "state" in where:
+        where["state"] = (state, named.get("value"))
+    what, of, example = (part if isinstance(part, str) else "" for part in parts[:3])
+    where |= {"measurement": f"{what}/{of}", "example": example or "".join(names[:1])}
+    return Reading(len(named) - len(taken), entry.get("host"), time, taken, **where)
+
+
+def _meaning(
+    plugin: Any, kind: Any, state: Any, instance: Any, types: Sequence[str]
+) -> tuple[Mapping[str, Target], dict[str, Any]]:
+    """Which of its data sources a value list's are of ours, and of which part of the device they are."""
+    known = TABLE.get((plugin, kind, state), {})
+    if plugin == "interface":
+        # null names no interface, and is refused like no name
+        return (known if _COUNTERS.issuperset(types) else {}), {"interface": "" if instance is None else instance}
+    if plugin == "df" and kind == "df_complex" and state in VOLUME_STATES:
+        place = _place_of(instance)
+        return (known, {"place": place, "state": state}) if place else ({}, {})
+    if plugin == "memory" and kind == "memory" and state in MEMORY_STATES and instance == "":
+        return known, {"state": state}
+    if plugin in ("cpu", "aggregation") and known:
+        core = _core_of(plugin, instance)
+        return (known, {"core": core}) if core is not None else ({}, {})
+    return (known if instance == "" else {}), {}
+
+
+def _core_of(plugin: str, instance: Any) -> Number | None:
+    """The cpu plugin says "percent" without an instance only where it adds up the cores."""
+    if plugin == "aggregation":
+        return ALL_CORES if instance == "cpu-average" else None
+    if instance == "":
+        return ALL_CORES
+    return (int(instance),) if isinstance(instance, str) and _NUMBER.fullmatch(instance) else None
+
+
+def _place_of(instance: Any) -> Place | None:
+    """A volume by its mount point, in which collectd writes dashes for slashes, or by its device (ReportByDevice)."""
+    if not isinstance(instance, str) or not instance:
+        return None
+    if _OF_CONTAINERS.fullmatch(instance) or _REMOTE.match(instance):
+        return None
+    path = "/" if instance == _ROOT else "/" + instance.replace("-", "/")
+    return Place("", instance) if place_of(path, instance) else None
+
+
+def names_of(field: str) -> set[str]:
+    """The data sources that are our field."""
+    return {name for known in TABLE.values() for name, target in known.items() if target.field == field}
+
+
+COLLECTD = Format(entries, read, msgspec.json.encode, lambda entry: entry, "collectd")

@@ -1,0 +1,1 @@
+"""The domain of metrics: fields, tiers, and the arithmetic of windows. Pure: tables in, tables out, no store."""

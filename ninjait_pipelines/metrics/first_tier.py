@@ -1,0 +1,144 @@
+"""Full resolution as windows: points, counters and volumes of a device together. Pure, and alike for both stores.
+
+Who reads it takes whole hours: what an interval is, which agent counts and where a reset is are said of an hour, and
+its windows have their parts of it.
+"""
+
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ninjait_pipelines.metrics.counters import DIRECTIONS, Readings
+from ninjait_pipelines.metrics.coverage import covered_windows, minutes_of
+from ninjait_pipelines.metrics.model import AGGREGATES, WINDOWS
+from ninjait_pipelines.metrics.volumes import DISK_FIELDS, FIVE_MINUTES
+from ninjait_pipelines.metrics.windows import added, filled, of_windows
+
+HOUR = timedelta(hours=1)
+Read = Callable[[list[str]], pa.Table]
+DEVICES_AT_ONCE = 100
+_HALVES = 120  # half minutes of an hour
+_DEVICE_HOUR = ["organization_id", "device_id", "hour"]
+
+
+def whole_hours(start: datetime, stop: datetime) -> tuple[datetime, datetime]:
+    """The hours that a window lies in."""
+    first = start.replace(minute=0, second=0, microsecond=0)
+    last = stop.replace(minute=0, second=0, microsecond=0)
+    return first, last if last == stop else last + HOUR
+
+
+def widths(every: timedelta) -> tuple[timedelta, timedelta]:
+    """The width of the windows that points and counters, and volumes, are read as for windows of width `every`."""
+    return min(every, HOUR), min(every, FIVE_MINUTES)
+
+
+def first_tier(
+    points: Readings,
+    counters: Readings,
+    volumes: Readings,
+    read: Read,
+    start: datetime,
+    stop: datetime,
+    every: timedelta,
+) -> pa.Table:
+    """The windows (schema WINDOWS, in order of its key) of [start, stop), from those of whole hours.
+
+    points: what the samples are worth (see `widths`) and their minutes; counters, volumes: of `increases` and
+    `disk_windows`. read: gives the points of these hours and devices, and is asked for those of which two agents count.
+    """
+    width, _ = widths(every)
+    of_points, of_counters = _by_one_sender(points, counters, read)
+    of_volumes = of_windows(volumes.windows, width)
+    # A sender that says what all its disks hold knows it better than what single volumes add up to.
+    of_volumes = _without(of_volumes, DISK_FIELDS, _carrying(of_points, DISK_FIELDS[:1]))
+    covered = covered_windows([one.minutes for one in (points, counters, volumes)], width)
+    windows = added(of_volumes, of_points, of_counters, filled(covered))
+    time = windows["time"]
+    of_time = WINDOWS.field("time").type
+    inside = pc.and_(pc.greater_equal(time, pa.scalar(start, of_time)), pc.less(time, pa.scalar(stop, of_time)))
+    # Of windows narrower than a minute, those in which nothing but a minute begins are none.
+    windows = windows.filter(pc.and_(inside, pc.greater(windows["samples"], 0.0)))
+    return windows if every == width else added(of_windows(windows, every))
+
+
+def _by_one_sender(points: Readings, counters: Readings, read: Read) -> tuple[pa.Table, pa.Table]:
+    """The windows of both: without the network of the one that covers less of a device's hour, where both count at the
+    same time. An agent that sends increases and one that sends counters count the same bytes, unless one follows the
+    other. As long: the one with more readings, else the increases."""
+    both = _carrying(points.windows, DIRECTIONS).join(
+        _carrying(counters.windows, DIRECTIONS), _DEVICE_HOUR, None, "inner", "", "_other"
+    )
+    if not len(both):
+        return points.windows, counters.windows
+    devices = sorted(set(both["device_id"].to_pylist()))
+    sent = pa.concat_tables([read(devices[n : n + DEVICES_AT_ONCE]) for n in range(0, len(devices), DEVICES_AT_ONCE)])
+    sent = sent.filter(pc.or_(*(pc.is_valid(sent[name]) for name in DIRECTIONS)))
+    theirs = counters.minutes.filter(pc.is_in(counters.minutes["device_id"], pa.array(devices, pa.string())))
+    of_points, of_counters = _spans(minutes_of(sent)), _spans(theirs)
+    gone = 0, 0  # deleted meanwhile
+    wins = [
+        _is_longer(of_points.get(hour, gone), of_counters.get(hour, gone), row["count"] >= row["count_other"])
+        for row in both.to_pylist()
+        for hour in [tuple(row[name] for name in _DEVICE_HOUR)]
+    ]
+    points_win, counters_win = (both.filter(pa.array([win is one for win in wins])) for one in (True, False))
+    several = pc.cast(_is_of(counters.windows, pa.concat_tables([points_win, counters_win])), pa.float64())
+    several = pc.max_element_wise(counters.windows["several_senders"], several)
+    at = WINDOWS.get_field_index("several_senders")
+    windows = counters.windows.set_column(at, WINDOWS.field(at), several)
+    return _without(points.windows, DIRECTIONS, counters_win), _without(windows, DIRECTIONS, points_win)
+
+
+def _spans(minutes: pa.Table) -> dict[tuple[Any, ...], tuple[int, int]]:
+    """Device and hour -> the first and the last of the hour's half minutes that have a reading."""
+    spans: dict[tuple[Any, ...], tuple[int, int]] = {}
+    for row in minutes.to_pylist():
+        halves = [2 * n + late for late, name in enumerate(("early", "late")) for n in range(60) if row[name] >> n & 1]
+        key = tuple(row[name] for name in _DEVICE_HOUR)
+        first, last = spans.get(key, (_HALVES, -1))
+        spans[key] = min(first, *halves), max(last, *halves)
+    return spans
+
+
+def _is_longer(one: tuple[int, int], other: tuple[int, int], has_more: bool) -> bool | None:
+    """Whether one covers more than the other; None where one ends before the other begins."""
+    if one != other and (one[1] <= other[0] or other[1] <= one[0]):
+        return None
+    length, of_other = one[1] - one[0], other[1] - other[0]
+    return length > of_other or (length == of_other and has_more)
+
+
+def _carrying(windows: pa.Table, fields: Sequence[str]) -> pa.Table:
+    """Devices' hours that have a value of the fields, and how many (`count`)."""
+    counts = pc.max_element_wise(*(windows[f"{name}_count"] for name in fields))
+    rows = windows.select(_DEVICE_HOUR[:2]).append_column("hour", _hours(windows)).append_column("count", counts)
+    rows = rows.filter(pc.greater(rows["count"], 0.0))
+    found = rows.group_by(_DEVICE_HOUR, use_threads=False).aggregate([("count", "sum")])
+    return found.rename_columns([*_DEVICE_HOUR, "count"])
+
+
+def _without(windows: pa.Table, fields: Sequence[str], hours: pa.Table) -> pa.Table:
+    """The windows, those of these devices' hours without the fields."""
+    if not len(hours) or not len(windows):
+        return windows
+    gone = _is_of(windows, hours)
+    for name in (f"{field}_{aggregate}" for field in fields for aggregate in AGGREGATES):
+        nothing = pa.scalar(0.0 if name.endswith("_count") else None, pa.float64())
+        column = pc.if_else(gone, nothing, windows[name])
+        windows = windows.set_column(windows.schema.get_field_index(name), WINDOWS.field(name), column)
+    return windows
+
+
+def _is_of(windows: pa.Table, hours: pa.Table) -> pa.ChunkedArray:
+    """Whether a window is of one of these devices' hours."""
+    keys = pc.binary_join_element_wise(*(pc.cast(hours[name], pa.string()) for name in _DEVICE_HOUR), "/")
+    own = [*(windows[name] for name in _DEVICE_HOUR[:2]), pc.cast(_hours(windows), pa.string())]
+    return pc.is_in(pc.binary_join_element_wise(*own, "/"), keys.combine_chunks())
+
+
+def _hours(windows: pa.Table) -> pa.ChunkedArray:
+    return pc.divide(pc.cast(windows["time"], pa.int64()), 3_600_000_000)

@@ -1,0 +1,15 @@
+"""A device's latest reading, as the platform reads it: ingest writes it, and `device_caches` where ingest did not."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ninjait_pipelines.keys import device_latest
+from ninjait_pipelines.metrics.model import FIELDS
+from ninjait_pipelines.resources.dragonfly import as_of_text
+
+
+def latest_reading(point: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Key and value of a device's latest reading, from a row of POINTS; null where there is none of a field."""
+    device_id, as_of = point["device_id"], as_of_text(point["time"])
+    about = {"organization_id": point["organization_id"], "device_id": device_id, "as_of": as_of}
+    return device_latest(device_id), about | {name: point[name] for name in FIELDS}

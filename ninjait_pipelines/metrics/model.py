@@ -1,0 +1,104 @@
+"""What metrics are: the fields of the contract, the tiers and how long each keeps them, the schemas of the tables."""
+
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+import pyarrow as pa
+
+# The metrics of the contract and their units; others are counted and left out.
+FIELDS = {
+    "cpu": "percent of all cores, 0 to 100",
+    "memory": "MiB in use",
+    "disk_used": "MiB in use",
+    "network_in": "bytes received since the previous sample",
+    "network_out": "bytes sent since the previous sample",
+    "uptime": "seconds since the last boot",
+    # New fields at the end: the stamp of a late sample has their numbers (see `late_windows`).
+    "memory_total": "MiB that the device has",
+    "disk_total": "MiB that all fixed local volumes have",
+    "disk_free": "MiB free on all fixed local volumes",
+}
+AGGREGATES = ("sum", "count", "min", "max", "last")
+
+
+class Tier(StrEnum):
+    """The tiers, finest first; the value is the name of the bucket or table."""
+
+    RAW = "metrics"
+    FIVE_MINUTES = "metrics_5m"
+    ONE_HOUR = "metrics_1h"
+
+
+# How far back a tier takes points. The stores themselves delete MARGIN later, so that nothing expires while the next
+# tier is still being made from it.
+RETENTION = {Tier.RAW: timedelta(days=7), Tier.FIVE_MINUTES: timedelta(days=90), Tier.ONE_HOUR: timedelta(days=730)}
+MARGIN = timedelta(days=1)
+WIDTH = {Tier.FIVE_MINUTES: timedelta(minutes=5), Tier.ONE_HOUR: timedelta(hours=1)}
+
+_KEY = [
+    pa.field("organization_id", pa.string(), nullable=False),
+    pa.field("device_id", pa.string(), nullable=False),
+    pa.field("time", pa.timestamp("us", "UTC"), nullable=False),
+]
+# One row a sample: what `write` takes and `read` gives.
+POINTS = pa.schema([*_KEY, *(pa.field(name, pa.float64()) for name in FIELDS)])
+# One row a device and window, `time` being the window's start: what `aggregate` gives and `write_aggregates` takes.
+# `samples` counts the samples whatever fields they carry; `<field>_count` those that carry the field. `covered` is the
+# minutes that samples cover (see coverage.py); `several_senders` is 1 where several machines or agents write as this
+# device in the hour (see counters.py), else 0.
+WINDOWS = pa.schema(
+    [
+        *_KEY,
+        pa.field("samples", pa.float64(), nullable=False),
+        pa.field("covered", pa.float64(), nullable=False),
+        pa.field("several_senders", pa.float64(), nullable=False),
+        *(pa.field(f"{name}_{aggregate}", pa.float64()) for name in FIELDS for aggregate in AGGREGATES),
+    ]
+)
+# Which agent a reading came from: two agents on one device read one counter at different moments. "" in rows that were
+# written before 0.4.0.
+_SOURCE = pa.field("source", pa.string(), nullable=False)
+SAMPLE = ["organization_id", "device_id", "time"]
+# One row a reading of an interface: bytes received and sent since its device booted. Full resolution only.
+COUNTERS = pa.schema(
+    [
+        *_KEY[:2],
+        _SOURCE,
+        pa.field("interface", pa.string(), nullable=False),
+        _KEY[2],
+        pa.field("network_in", pa.float64()),
+        pa.field("network_out", pa.float64()),
+    ]
+)
+# One row a reading of a fixed local volume, in MiB. `disk` is the disk or partition that it lies on, "" where the agent
+# does not say: mounted twice, it is one; `volume` is the mount point, drive letter or name. Full resolution only.
+VOLUMES = pa.schema(
+    [
+        *_KEY[:2],
+        _SOURCE,
+        pa.field("disk", pa.string(), nullable=False),
+        pa.field("volume", pa.string(), nullable=False),
+        _KEY[2],
+        *(pa.field(name, pa.float64()) for name in ("used", "total", "free")),
+    ]
+)
+# A reading increases the one before it where that is not older than this; else nobody knows what lies between, and it
+# only begins a new series. So a reading that comes late changes its own hour and the next one, and no other.
+COUNTER_GAP = timedelta(hours=1)
+
+
+def check_window(start: datetime, stop: datetime, every: timedelta) -> None:
+    """Raises ValueError for a window that is not UTC, not aligned to `every`, or empty."""
+    for name, moment in (("start", start), ("stop", stop)):
+        if moment.utcoffset() != timedelta(0):
+            raise ValueError(f"{name}={moment.isoformat()} is not in UTC")
+        if moment.timestamp() % every.total_seconds():
+            raise ValueError(f"{name}={moment.isoformat()} is not a multiple of {every}")
+    if start >= stop:
+        raise ValueError(f"start={start.isoformat()} is not before stop={stop.isoformat()}")
+
+
+def tier_of(moment: datetime, now: datetime) -> Tier | None:
+    """The finest tier that still takes a point of this moment; None where even the last is too young for it."""
+    age = now - moment
+    return next((tier for tier, kept in RETENTION.items() if age <= kept), None)

@@ -1,0 +1,1 @@
+"""The archive: a bucket of S3, or a folder."""

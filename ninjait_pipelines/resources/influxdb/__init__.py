@@ -1,0 +1,1 @@
+"""InfluxDB: the resource, and the line protocol that it writes."""

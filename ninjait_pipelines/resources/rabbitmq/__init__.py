@@ -1,0 +1,1 @@
+"""RabbitMQ: the resource, its connections, and what the broker says."""

@@ -1,0 +1,35 @@
+"""One running stack for the module tests that only use it, and one of its own for each test that stops or kills."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import clickhouse_connect
+import pytest
+from clickhouse_connect.driver.client import Client
+
+from ninjait_pipelines.local.stack.local import LocalStack
+
+
+@pytest.fixture(scope="session")
+def shared_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
+    stack = LocalStack(tmp_path_factory.mktemp("shared-stack"))
+    stack.up()
+    yield stack
+    stack.delete()
+
+
+@pytest.fixture
+def own_stack(tmp_path: Path) -> Iterator[LocalStack]:
+    stack = LocalStack(tmp_path / "home")
+    yield stack
+    stack.delete()
+
+
+def connect(settings: dict[str, str], **options: object) -> Client:
+    address = urlsplit(settings["CLICKHOUSE_URL"])
+    login = {"username": settings["CLICKHOUSE_USER"], "password": settings["CLICKHOUSE_PASSWORD"]}
+    place = {"host": address.hostname, "port": address.port, "database": settings["CLICKHOUSE_DATABASE"]}
+    return clickhouse_connect.get_client(**{**place, **login, **options})  # type: ignore[arg-type]

@@ -1,0 +1,550 @@
+"""The ClickHouse front as its clients see it, against the real engine."""
+
+from __future__ import annotations
+
+import gzip
+import http.client
+import json
+import os
+import signal
+import socket
+import threading
+import time
+import uuid
+import zlib
+from base64 import b64encode
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode, urlsplit
+
+import lz4.frame
+import psutil
+import pyarrow as pa
+import pytest
+from clickhouse_connect.driver.client import Client
+from clickhouse_connect.driver.exceptions import DatabaseError, StreamFailureError
+
+from ninjait_pipelines.local.stack.engines import ClickHouse
+from ninjait_pipelines.local.stack.local import LocalStack, find
+from ninjait_pipelines_tests.local.stack.conftest import connect
+
+SLOW = "SELECT count() FROM numbers(100000000000) WHERE sipHash64(number) = 1"
+
+
+@pytest.fixture(scope="module")
+def settings(shared_stack: LocalStack) -> dict[str, str]:
+    return shared_stack.up()
+
+
+@pytest.fixture
+def client(settings: dict[str, str]) -> Iterator[Client]:
+    with connect(settings) as client:
+        yield client
+
+
+@pytest.fixture
+def table(client: Client) -> Iterator[str]:
+    name = f"t{uuid.uuid4().hex[:8]}"
+    client.command(f"CREATE TABLE {name} (n UInt64, s String) ENGINE = MergeTree ORDER BY n")
+    yield name
+    client.command(f"DROP TABLE {name}")
+
+
+class Raw:
+    """HTTP as curl and Grafana speak it."""
+
+    def __init__(self, settings: dict[str, str]) -> None:
+        self.address = urlsplit(settings["CLICKHOUSE_URL"])
+        self.user, self.password = settings["CLICKHOUSE_USER"], settings["CLICKHOUSE_PASSWORD"]
+        self.database: str | None = settings["CLICKHOUSE_DATABASE"]
+
+    def __call__(
+        self,
+        method: str = "GET",
+        body: bytes = b"",
+        path: str = "/",
+        headers: dict[str, str] | None = None,
+        **params: str,
+    ) -> tuple[int, dict[str, str], bytes]:
+        login = b64encode(f"{self.user}:{self.password}".encode()).decode()
+        headers = {"Authorization": f"Basic {login}"} if headers is None else headers
+        params = {"database": self.database, **params} if self.database else params
+        connection = http.client.HTTPConnection(self.address.netloc, timeout=20)
+        try:
+            connection.request(method, f"{path}?{urlencode(params)}", body or None, headers)
+            answer = connection.getresponse()
+            return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
+        finally:
+            connection.close()
+
+    def socket(self, sql: str) -> socket.socket:
+        login = b64encode(f"{self.user}:{self.password}".encode()).decode()
+        request = f"GET /?query={quote(sql)} HTTP/1.1\r\nHost: x\r\nAuthorization: Basic {login}\r\n\r\n"
+        connection = socket.create_connection((self.address.hostname or "", self.address.port or 0))
+        connection.sendall(request.encode())
+        return connection
+
+
+@pytest.fixture
+def raw(settings: dict[str, str]) -> Raw:
+    return Raw(settings)
+
+
+def front_of(stack: LocalStack) -> psutil.Process:
+    process = find(ClickHouse(stack.home / "clickhouse", 0, ""))
+    assert process
+    return process
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 5) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+@pytest.mark.parametrize("compress", [True, False, "lz4", "zstd", "gzip"])
+def test_types_survive_in_both_directions(settings: dict[str, str], compress: bool | str) -> None:
+    now = datetime(2026, 3, 29, 1, 30, 0, 123000, tzinfo=UTC)
+    row = (1, "ü'\\\t\0", Decimal("12345678901234.5678"), uuid.UUID(int=7), ["a"], None, now)
+    columns = "a UInt64, b String, c Decimal(18, 4), d UUID, e Array(LowCardinality(String)), f Nullable(Int8)"
+    with connect(settings, compress=compress) as client:
+        client.command(
+            f"CREATE OR REPLACE TABLE types ({columns}, g DateTime64(3, 'UTC')) ENGINE = MergeTree ORDER BY a"
+        )
+        summary = client.insert("types", [row] * 5000)
+        assert summary.written_rows == 5000
+        result = client.query("SELECT * FROM types", tz_mode="aware").result_rows
+        assert (len(result), result[-1]) == (5000, row)
+
+
+def test_arrow_in_and_out(client: Client, table: str) -> None:
+    numbers = pa.table({"n": pa.array(range(100_000), pa.uint64()), "s": [str(n) for n in range(100_000)]})
+    client.insert_arrow(table, numbers)
+    assert client.query_arrow(f"SELECT * FROM {table} ORDER BY n", use_strings=True).to_pydict() == numbers.to_pydict()
+    with client.query_arrow_stream(f"SELECT n FROM {table}") as batches:
+        assert sum(batch.num_rows for batch in batches) == 100_000
+
+
+def test_an_insert_of_some_megabytes_is_one_part(client: Client, table: str) -> None:
+    client.insert(table, [[n, "x" * 20] for n in range(200_000)])
+    assert client.query(f"SELECT uniqExact(_part), count() FROM {table}").result_rows == [(1, 200_000)]
+
+
+def test_a_torn_insert_leaves_nothing(client: Client, raw: Raw, table: str) -> None:
+    whole = client.raw_query("SELECT number AS n, toString(number) AS s FROM numbers(200000)", fmt="Native")
+    status, headers, _ = raw("POST", whole[: len(whole) // 2], query=f"INSERT INTO {table} FORMAT Native")
+    assert (status, headers["x-clickhouse-exception-code"]) == (500, "33")
+    assert client.command(f"SELECT count() FROM {table}") == 0
+
+
+def test_a_client_that_dies_while_sending_leaves_nothing(client: Client, raw: Raw, table: str) -> None:
+    connection = http.client.HTTPConnection(raw.address.netloc)
+    login = {"X-ClickHouse-User": raw.user, "X-ClickHouse-Key": raw.password, "Content-Length": "1000000"}
+    connection.putrequest("POST", f"/?query={quote(f'INSERT INTO {table} FORMAT CSV')}")
+    for name, value in login.items():
+        connection.putheader(name, value)
+    connection.endheaders()
+    connection.send(b"1,a\n" * 1000)
+    connection.close()
+    time.sleep(0.2)
+    assert client.command(f"SELECT count() FROM {table}") == 0
+
+
+def test_parameters_are_bound_by_the_server(client: Client, table: str) -> None:
+    values: dict[str, Any] = {"text": "a'b\\c\td\n ü {x}", "list": [1, 2], "name": "n"}
+    values["time"] = datetime(2026, 1, 2, tzinfo=UTC)
+    moment = values["time"].replace(tzinfo=None)
+    sql = "SELECT {text:String}, {list:Array(UInt8)}, {time:DateTime}, {name:Identifier} FROM (SELECT 5 AS n)"
+    assert client.query(sql, parameters=values).result_rows == [(values["text"], [1, 2], moment, 5)]
+    client.command(f"INSERT INTO {table} VALUES ({{n:UInt64}}, {{s:String}})", parameters={"n": 4, "s": "x;'y"})
+    client.command(f"INSERT INTO {table} SELECT {{n:UInt64}}, {{s:String}}", parameters={"n": 5, "s": "z" * 50_000})
+    client.command(f"DELETE FROM {table} WHERE n = {{n:UInt64}}", parameters={"n": 5})
+    assert client.query(f"SELECT * FROM {table}").result_rows == [(4, "x;'y")]
+
+
+def test_statements_the_pipeline_needs(client: Client) -> None:
+    client.command("CREATE OR REPLACE TABLE versions (k UInt8, v UInt64, t DateTime) ENGINE = ReplacingMergeTree(v) "
+                   "PARTITION BY k ORDER BY k TTL t + INTERVAL 1 DAY COMMENT 'x'")  # fmt: skip
+    client.command("CREATE OR REPLACE VIEW latest AS SELECT k, v FROM versions FINAL")
+    fresh = datetime.now(UTC)
+    for version in (1, 2):
+        client.insert("versions", [[1, version, fresh], [2, version, datetime(2020, 1, 1, tzinfo=UTC)]])
+    assert client.query("SELECT * FROM latest WHERE k = 1").result_rows == [(1, 2)]
+    client.command("OPTIMIZE TABLE versions FINAL")
+    assert client.command("SELECT count() FROM versions WHERE k = 2") == 0
+    client.command("CREATE OR REPLACE TABLE staging AS versions")
+    client.command("ALTER TABLE staging REPLACE PARTITION 1 FROM versions")
+    client.command("EXCHANGE TABLES staging AND versions")
+    client.command("DELETE FROM versions WHERE v < 2")
+    client.command("SYSTEM FLUSH LOGS")
+    assert client.query("SELECT * FROM latest").result_rows == [(1, 2)]
+    assert client.query("DESCRIBE TABLE versions").result_rows[0][0] == "k"
+    assert client.query("SELECT k FROM versions LIMIT 0").column_names == ("k",)
+
+
+@pytest.mark.parametrize(
+    ("sql", "status", "code"),
+    [
+        ("SELEC 1", 400, 62),
+        ("SELECT 1; SELECT 2", 400, 62),
+        ("SELECT * FROM nowhere", 404, 60),
+        ("SELECT 1 SETTINGS nonsense = 1", 404, 115),
+        ("SELECT throwIf(number = 3000000) FROM numbers(4000000) FORMAT Null", 500, 395),
+        ("SELECT sleepEachRow(0.1) FROM numbers(30) SETTINGS max_execution_time = 1", 408, 159),
+        ("SELECT {x:String}", 500, 456),
+        ("SELECT groupArray(number) FROM numbers(9000000) SETTINGS max_memory_usage = 20000000", 500, 241),
+    ],
+)
+def test_errors_carry_status_and_code(raw: Raw, sql: str, status: int, code: int) -> None:
+    answer, headers, body = raw("POST", sql.encode())
+    assert (answer, headers["x-clickhouse-exception-code"]) == (status, str(code)), body
+    assert body.startswith(b"Code: %d. DB::Exception: " % code)
+
+
+def test_an_error_in_the_middle_of_a_stream_is_never_taken_for_its_end(client: Client, raw: Raw) -> None:
+    sql = "SELECT throwIf(number = 3000000), number FROM numbers(4000000)"
+    with (
+        pytest.raises(StreamFailureError, match="throwIf"),
+        client.query_row_block_stream(sql) as blocks,
+    ):
+        for _ in blocks:
+            pass
+    with pytest.raises(http.client.IncompleteRead):
+        raw("POST", sql.encode())
+
+
+def test_wrong_logins_are_refused(settings: dict[str, str], raw: Raw) -> None:
+    assert raw(query="SELECT 1")[0] == 200
+    key = {"X-ClickHouse-User": raw.user, "X-ClickHouse-Key": raw.password}
+    assert raw(query="SELECT 1", headers=key)[0] == 200
+    assert raw(query="SELECT 1", headers={}, user=raw.user, password=raw.password)[0] == 200
+    wrong = ({"X-ClickHouse-Key": "x"}, {"X-ClickHouse-User": "default"})
+    for headers in ({}, {"Authorization": "Basic !"}, *(key | part for part in wrong)):
+        status, answer, body = raw("POST", b"SELECT 1", headers=headers)
+        assert (status, answer["x-clickhouse-exception-code"]) == (403, "516")
+        assert raw.password.encode() not in body
+    with pytest.raises(DatabaseError) as refused:
+        connect(settings, password="wrong")
+    assert refused.value.code == 516
+
+
+def test_curl_and_grafana_reach_it(raw: Raw, table: str) -> None:
+    assert raw(path="/ping", headers={})[2] == raw()[2] == b"Ok.\n"
+    assert raw(query="SELECT 1 AS a FORMAT JSONEachRow")[2] == b'{"a":1}\n'
+    assert json.loads(raw(query="SELECT 1 AS a", default_format="JSONCompact")[2])["data"] == [[1]]
+    assert raw("POST", b"1,a\n2,b\n", query=f"INSERT INTO {table} FORMAT CSV")[0] == 200
+    assert raw("POST", f"INSERT INTO {table} VALUES (3, 'c')".encode())[0] == 200
+    assert raw("POST", b"FROM numbers(2)", query="SELECT number")[2] == b"0\n1\n"
+    assert raw("POST", f"SELECT n FROM {table} ORDER BY n".encode())[2] == b"1\n2\n3\n"
+    asking = {"X-ClickHouse-User": raw.user, "X-ClickHouse-Key": raw.password, "Accept-Encoding": "gzip"}
+    status, headers, body = raw(query="SELECT timezone()", headers=asking, enable_http_compression="1", query_id="mine")
+    assert (status, zlib.decompress(body, wbits=31), headers["x-clickhouse-query-id"]) == (200, b"UTC\n", "mine")
+    assert json.loads(headers["x-clickhouse-summary"])["result_rows"] == "1"
+
+
+def test_get_cannot_write(raw: Raw, table: str) -> None:
+    for sql in (
+        f"INSERT INTO {table} VALUES (1, 'a')",
+        f"DROP TABLE {table}",
+        f"TRUNCATE TABLE {table}",
+    ):
+        for more in ({}, {"readonly": "0"}):
+            assert raw(query=sql, **more)[1].get("x-clickhouse-exception-code") == "164", sql
+    assert raw(query="SELECT 1 SETTINGS readonly = 0")[1]["x-clickhouse-exception-code"] == "164"
+    assert raw("POST", b"SELECT 1 INTO OUTFILE '/tmp/ninjait-never'")[0] == 400
+
+
+def test_reading_writes_no_file_either(raw: Raw, tmp_path: Path) -> None:
+    """The engine's readonly mode refused every write but that of `INSERT INTO FUNCTION file(...)`, by GET too."""
+    target = f"FUNCTION file('{tmp_path / 'written.csv'}', 'CSV', 'a UInt8')"
+    for sql in (
+        f"INSERT INTO {target} SELECT 1",
+        f"INSERT INTO TABLE {target} VALUES (1)",
+        f"/**/ insert into {target} FORMAT CSV\n1",
+    ):
+        assert raw(query=sql)[1]["x-clickhouse-exception-code"] == "164", sql
+        assert raw("POST", sql.encode(), readonly="2")[1]["x-clickhouse-exception-code"] == "164", sql
+    assert not list(tmp_path.iterdir())
+
+
+# {read} is a file that is there, {write} one that is not.
+READS_OR_WRITES_FILES = """
+SELECT * FROM file('{read}', 'LineAsString')
+SELECT * FROM FILE('{read}', LineAsString)
+SELECT * FROM default.`{read}`
+SELECT * FROM default.`{folder}/*`
+DESCRIBE TABLE file('{read}', 'LineAsString')
+SELECT * FROM fileCluster('default', '{read}', 'LineAsString')
+SELECT * FROM filesystem('{folder}')
+SELECT * FROM sqlite('{write}', 't')
+SELECT * FROM executable('id', 'TSV', 'a String')
+SELECT * FROM python('x')
+SELECT file('{read}')
+SELECT length(`file`('{read}'))
+SELECT `\\x66ile`('{read}')
+SELECT "fi\\x6ce"('{read}')
+SELECT file /* a */ ('{read}')
+SELECT '{read}' AS p, p APPLY(file)
+SELECT arrayMap(f -> file(f), ['{read}'])
+WITH (SELECT file('{read}')) AS f SELECT f
+CREATE VIEW {table}_v (f String) AS SELECT file('{read}') AS f
+ALTER TABLE {table} UPDATE s = file('{read}') WHERE 1
+INSERT INTO {table} SELECT 1, file('{read}')
+INSERT INTO {table} VALUES (1, file('{read}'))
+INSERT INTO {table} VALUES (1, `file` /* a */ ('{read}'))
+INSERT INTO {table} VALUES (1, `f\\x69le`('{read}'))
+INSERT INTO {table} SETTINGS input_format_values_interpret_expressions = 1 VALUES (1, file('{read}'))
+INSERT INTO FUNCTION file('{write}', 'CSV', 'a Int') VALUES (1)
+INSERT INTO FUNCTION file('{write}', 'CSV', 'a Int') SELECT 1
+INSERT INTO {table} FROM INFILE '{read}' FORMAT CSV
+SELECT 1 INTO OUTFILE '{write}'
+CREATE TABLE {table}_f (a Int) ENGINE = File(CSV, '{write}')
+CREATE TABLE {table}_f ENGINE = MergeTree ORDER BY a AS SELECT * FROM file('{read}', 'LineAsString', 'a String')
+CREATE TABLE {table}_f (a Int) ENGINE = MergeTree ORDER BY a SETTINGS disk = disk(type = local, path = '{folder}/')
+CREATE DATABASE {table}_f ENGINE = Filesystem('{folder}')
+CREATE DATABASE {table}_f ENGINE = SQLite('{write}')
+CREATE DICTIONARY {table}_f (a UInt64) PRIMARY KEY a SOURCE(FILE(path '{read}' format 'CSV')) LAYOUT(FLAT()) LIFETIME(0)
+CREATE FUNCTION {table}_f AS (p) -> file(p)
+ATTACH TABLE {table}_f FROM '{folder}' (a Int) ENGINE = MergeTree ORDER BY a
+BACKUP TABLE {table} TO File('{write}')
+SELECT 1 FORMAT Protobuf SETTINGS output_format_schema = '{write}'
+SELECT 1 SETTINGS dialect = 'prql'
+SELECT arrayMap(file, ['{read}'])
+SELECT arrayMap((`fil\\x65` AS f), ['{read}'])
+INSERT INTO {table} VALUES (1, file\u00a0('{read}'))
+INSERT INTO {table} VALUES (1, file\ufeff('{read}'))
+INSERT INTO {table} VALUES (1, arrayMap(file, ['{read}'])[1])
+CREATE VIEW {table}_v (f Array(String)) SQL SECURITY NONE AS SELECT arrayMap(file, ['{read}']) AS f
+SELECT * FROM {table} SETTINGS additional_result_filter = 'throwIf(1, file(\\'{read}\\')) = 1'
+SELECT * FROM {table} SETTINGS additional_table_filters = {{'{table}': 'throwIf(1, file(\\'{read}\\')) = 1'}}
+SELECT 1 SETTINGS parallel_replicas_custom_key = 'file(\\'{read}\\')'
+SELECT 1 FORMAT Template SETTINGS format_template_row = '{read}'
+SELECT 1 FORMAT Template SETTINGS format_template_resultset = '{read}'
+SELECT * FROM format(CSV, 'a UInt8', 'x') SETTINGS input_format_record_errors_file_path = '{write}'
+SELECT * FROM eval('SELECT file(''{read}'')')
+ALTER TABLE {table} MODIFY SETTING disk = disk(type = local, path = '{folder}/made/')
+CREATE DATABASE {table}_f ENGINE = Atomic SETTINGS disk = disk(type = local, path = '{folder}/made/')
+CREATE TABLE {table}_f (a Int) ENGINE = Log SETTINGS disk = `di\\x73k`(type = local, path = '{write}')
+CREATE TABLE {table}_f (a Int) ENGINE = EmbeddedRocksDB(0, '{write}') PRIMARY KEY a
+CREATE TABLE {table}_f (a Int) ENGINE = ExecutablePool('x', CSV)
+SYSTEM SHUTDOWN
+"""
+ASKS_OTHERS = """
+SELECT * FROM url('http://{host}/', 'CSV', 'a String')
+SELECT * FROM s3('http://{host}/bucket/key', 'CSV', 'a String')
+SELECT * FROM remote('{host}', 'system', 'one')
+SELECT * FROM remoteSecure('{host}', 'system', 'one')
+SELECT * FROM mysql('{host}', 'a', 'b', 'c', 'd')
+SELECT * FROM postgresql('{host}', 'a', 'b', 'c', 'd')
+SELECT * FROM mongodb('{host}', 'a', 'b', 'c', 'd', 'e String')
+SELECT * FROM redis('{host}', 'k', 'k String')
+INSERT INTO FUNCTION url('http://{host}/', 'CSV', 'a Int') SELECT 1
+CREATE TABLE {table}_f (a Int) ENGINE = URL('http://{host}/', 'CSV')
+CREATE DATABASE {table}_f ENGINE = PostgreSQL('{host}', 'a', 'b', 'c')
+CREATE TABLE {table}_f (a Int) ENGINE = MergeTree ORDER BY a SETTINGS disk = disk(type = web, endpoint = 'http://{host}/')
+SELECT * FROM format(AvroConfluent, 'a Int32', '\\0\\0\\0\\0\\1x') SETTINGS format_avro_schema_registry_url = 'http://{host}/'
+"""
+
+
+def test_no_statement_reads_or_writes_files_of_the_process(
+    raw: Raw, client: Client, table: str, tmp_path: Path
+) -> None:
+    """Whoever had the local ClickHouse's password read and wrote as the user who had started it, /etc/passwd and
+    ~/.ssh among them: chDB confines `file()` to nothing."""
+    (tmp_path / "there").write_text("canary\n")
+    places = {"read": tmp_path / "there", "write": tmp_path / "new", "folder": tmp_path, "table": table}
+    for sql in filter(None, READS_OR_WRITES_FILES.format(**places).split("\n")):
+        for method, body, more in (("POST", sql.encode(), {}), ("POST", b"", {"query": sql})):
+            status, headers, answer = raw(method, body, **more)
+            assert status >= 400, sql
+            assert "x-clickhouse-exception-code" in headers
+            assert b"canary" not in answer, sql
+    assert client.command(f"SELECT count() FROM {table} WHERE s != ''") == 0
+    assert [one.name for one in tmp_path.iterdir()] == ["there"]
+    assert (
+        raw("POST", f"INSERT INTO {table} VALUES ({{n:UInt8}}, file('/etc/hostname'))".encode(), param_n="1")[0] >= 400
+    )
+    assert raw(query="SELECT 1", dialect="prql")[0] >= 400
+
+
+def test_no_statement_asks_other_servers(raw: Raw, table: str) -> None:
+    """url() reached whatever listens on loopback: the other engines of the stack, and Dagster."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        host = f"127.0.0.1:{other.getsockname()[1]}"
+        for sql in filter(None, ASKS_OTHERS.format(host=host, table=table).split("\n")):
+            assert raw("POST", sql.encode())[1].get("x-clickhouse-exception-code") in ("497", "452"), sql
+        other.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            other.accept()
+
+
+def test_what_only_looks_like_a_file_is_let_through(raw: Raw, client: Client, table: str) -> None:
+    for sql in (
+        "SELECT 'file(1)', 'into outfile', file FROM (SELECT 1 AS file)",
+        "SELECT 1 AS profile -- file('x')",
+        "SELECT arrayMap(x -> x + 1, [1]) AS a, 'disk(1)' AS disk",
+        "SELECT 'C:\\\\file (1)'",
+        f"INSERT INTO {table} VALUES (1, 'file (1) `\\\\x66`'), (2, 'python(')",
+        f"INSERT INTO {table} VALUES (3, upper('profile')), (toUInt8('4'), 'x')",
+    ):
+        status, _, answer = raw("POST", sql.encode())
+        assert status == 200, (sql, answer)
+    assert client.command(f"SELECT count() FROM {table}") == 4
+
+
+@pytest.mark.parametrize(("name", "compress"), [("gzip", gzip.compress), ("lz4", lz4.frame.compress)])
+def test_a_torn_compressed_body_is_refused_and_frames_in_a_row_are_all_read(
+    raw: Raw, client: Client, table: str, name: str, compress: Callable[[bytes], bytes]
+) -> None:
+    """An lz4 body that had lost its last bytes was answered with 200, with 18,080 of its 100,000 rows missing; and of
+    two gzip files sent in a row the second was dropped."""
+
+    def send(body: bytes) -> int:
+        encoding = {"X-ClickHouse-User": raw.user, "X-ClickHouse-Key": raw.password, "Content-Encoding": name}
+        return raw("POST", body, headers=encoding, query=f"INSERT INTO {table} FORMAT CSV")[0]
+
+    rows = b"1,b\n" * 100_000
+    for lost in (1, 50):
+        assert send(compress(rows)[:-lost]) == 400
+    assert client.command(f"SELECT count() FROM {table}") == 0
+    assert send(compress(b"1,a\n") + compress(rows) + compress(b"")) == 200
+    assert client.command(f"SELECT count() FROM {table}") == 100_001
+
+
+def test_a_long_address_is_read(raw: Raw) -> None:
+    """clickhouse-connect binds parameters in the URL: at 64 KiB it was "Invalid HTTP request"."""
+    assert raw(query="SELECT length({text:String})", param_text="x" * 200_000)[2] == b"200000\n"
+
+
+def test_forms_and_encodings_that_are_not_understood(raw: Raw) -> None:
+    """A form with bytes that are no text was a 500 and a traceback in the log."""
+    login = {"X-ClickHouse-User": raw.user, "X-ClickHouse-Key": raw.password}
+    multipart = {"Content-Type": "multipart/form-data; boundary=x"}
+    form = b'--x\r\nContent-Disposition: form-data; name="query"%s\r\n\r\nSELECT \xff\r\n--x--\r\n'
+    for body, headers, more, code in (
+        (form % b"", multipart, {}, "62"),
+        (form % b'; filename="f"', multipart, {}, "48"),
+        (b"SELECT 1", {"Content-Encoding": "br"}, {}, "48"),
+        (b"SELECT 1", {}, {"decompress": "1"}, "48"),
+    ):
+        assert raw("POST", body, headers=login | headers, **more)[1]["x-clickhouse-exception-code"] == code
+
+
+def test_nothing_of_a_request_reaches_the_next(client: Client, settings: dict[str, str], raw: Raw) -> None:
+    seen = b"SELECT currentDatabase(), getSetting('max_block_size'), getSetting('readonly') FORMAT CSV"
+    client.command("CREATE DATABASE IF NOT EXISTS other")
+    raw.database = None
+    before = raw("POST", seen)[2]
+    assert raw("POST", seen, database="other", max_block_size="77", readonly="2")[2] == b'"other",77,2\n'
+    assert raw("POST", b"SELECT {p:String}", param_p="x")[0] == 200
+    assert raw("POST", b"SELECT {p:String}")[1]["x-clickhouse-exception-code"] == "456"
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(lambda _: raw("POST", seen)[2], range(40))) == {before}
+    with connect(settings, database="other") as second:
+        assert second.command("SELECT currentDatabase()") == "other"
+        assert client.command("SELECT currentDatabase()") == settings["CLICKHOUSE_DATABASE"]
+    assert raw("POST", b"SELECT 1", database="nowhere")[1]["x-clickhouse-exception-code"] == "81"
+
+
+def test_what_only_a_session_would_keep_is_refused(client: Client, raw: Raw) -> None:
+    """Accepted and forgotten, a `SET` would leave its client believing in a limit that nothing keeps."""
+    for sql in ("SET max_block_size = 77", "USE default", "CREATE TEMPORARY TABLE mine (n UInt8)"):
+        with pytest.raises(DatabaseError, match="their request here"):
+            client.command(sql)
+    assert client.command("SELECT getSetting('max_block_size')", settings={"max_block_size": 88}) == 88
+    assert raw("POST", b"SELECT 1", session_id="any", session_timeout="-1")[2] == b"1\n"
+
+
+def test_slow_queries_do_not_hold_up_fast_ones(raw: Raw, client: Client, table: str) -> None:
+    with ThreadPoolExecutor(12) as pool:
+        slow = [pool.submit(raw, "POST", b"SELECT sleepEachRow(0.5) FROM numbers(4)") for _ in range(8)]
+        time.sleep(0.2)
+        for n in range(20):
+            client.insert(table, [[n, ""]])
+            assert client.command(f"SELECT count() FROM {table}") == n + 1
+        assert not any(future.done() for future in slow)
+        assert {future.result()[0] for future in slow} == {200}
+
+
+def test_the_query_of_a_client_that_left_is_stopped(raw: Raw) -> None:
+    processes = (
+        f"SELECT count() FROM system.processes WHERE query LIKE '%{'sipHash64'}%' AND query NOT LIKE '%processes%'"
+    )
+    connection = raw.socket(SLOW)
+    assert eventually(lambda: raw(query=processes)[2] == b"1\n")
+    connection.close()
+    assert eventually(lambda: raw(query=processes)[2] == b"0\n")
+
+
+def test_a_client_killed_in_a_stream_leaks_nothing(raw: Raw, shared_stack: LocalStack) -> None:
+    stream = "SELECT number, toString(number) FROM numbers(10000000000) -- endless"
+    processes = "SELECT count() FROM system.processes WHERE query LIKE '%endless%' AND query NOT LIKE '%processes%'"
+    front = front_of(shared_stack)
+    raw(query="SELECT 1")
+    before = len(front.net_connections())
+    connections = [raw.socket(stream) for _ in range(40)]
+    for connection in connections:
+        assert connection.recv(100_000)
+    assert raw(query=processes)[2] == b"40\n"
+    for connection in connections:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        connection.close()
+    assert eventually(lambda: raw(query=processes)[2] == b"0\n")
+    assert eventually(lambda: len(front.net_connections()) <= before)
+
+
+def test_a_large_result_streams_in_constant_memory(client: Client, shared_stack: LocalStack) -> None:
+    front = front_of(shared_stack)
+    client.query("SELECT number, toString(number) FROM numbers(100000)")
+    before, peak, rows = front.memory_info().rss, 0, 0
+    sql = "SELECT number, repeat('x', 100) FROM numbers(4000000)"
+    with client.query_column_block_stream(sql) as blocks:
+        for block in blocks:
+            rows += len(block[0])
+            peak = max(peak, front.memory_info().rss)
+    assert rows == 4_000_000  # 430 MB
+    assert peak - before < 120 << 20
+
+
+def insert_until(
+    settings: dict[str, str], table: str, number: int, acknowledged: list[int], stop: threading.Event
+) -> None:
+    with connect(settings) as client:
+        for n in range(number * 1_000_000, (number + 1) * 1_000_000):
+            if stop.is_set():
+                return
+            try:
+                client.insert(table, [[n]], column_names=["n"], column_type_names=["UInt64"])
+            except Exception:  # noqa: BLE001 - the front is gone: whatever this was, it was not acknowledged
+                return
+            acknowledged.append(n)
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGKILL])
+def test_no_acknowledged_insert_is_lost(own_stack: LocalStack, sent: signal.Signals) -> None:
+    settings = own_stack.up()
+    with connect(settings) as client:
+        client.command("CREATE TABLE acked (n UInt64) ENGINE = MergeTree ORDER BY n")
+    acknowledged: list[int] = []
+    stop = threading.Event()
+    with ThreadPoolExecutor(4) as pool:
+        for number in range(4):
+            pool.submit(insert_until, settings, "acked", number, acknowledged, stop)
+        assert eventually(lambda: len(acknowledged) > 200, 20)
+        front = front_of(own_stack)
+        os.kill(front.pid, sent)
+        assert eventually(lambda: not own_stack.running()["clickhouse"])
+        stop.set()
+    assert eventually(lambda: not front.is_running() or front.status() == psutil.STATUS_ZOMBIE)
+    settings = own_stack.up()
+    with connect(settings) as client:
+        stored = {row[0] for row in client.query("SELECT n FROM acked").result_rows}
+        assert set(acknowledged) - stored == set()
+        assert client.command("SELECT count() = uniqExact(n) FROM acked") == 1
