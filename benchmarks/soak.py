@@ -68,13 +68,13 @@ DRAINS = 2
 PHASE, BURST, LULL = 30.0, 1.6, 1.1
 TICK, WATCHED_EVERY, BIN = 0.05, 2.0, 5
 AFTER_FAILURE = 5.0  # the sensor waits a minute; here the next drain meets the same outage
-MOST_EMPTYING = 240.0
+MAX_EMPTYING = 240.0
 FILL_SAMPLES = 300_000
 BROKEN, TWICE = 0.05, 0.05  # shares of the messages
 CHUNK = 250
 # Of the oversized bodies, a megabyte each, one in so many: they would be most of the traffic else.
 OVERSIZED = 20
-MOST_QUEUED_A_MINUTE = 15_000
+MAX_QUEUED_A_MINUTE = 15_000
 FAILED, CRASHED = 1, 70
 SERVERS_OF_INGEST = ("rabbitmq", "influxdb", "clickhouse", "postgres", "mongodb", "dragonfly")
 LETTERS = {engine: engine[0].upper() for engine in SERVERS_OF_INGEST}
@@ -295,7 +295,7 @@ def own_devices(fleet: Sequence[simulate.Organization], number: int) -> list[sim
 def wanted(published: simulate.Published) -> bool:
     """All but most of the oversized, and their duplicates with them."""
     message = published.message
-    return len(message.body) <= simulate.MOST_BYTES or uuid.UUID(message.message_id).int % OVERSIZED == 0
+    return len(message.body) <= simulate.MAX_BYTES or uuid.UUID(message.message_id).int % OVERSIZED == 0
 
 
 def table_of(rows: Sequence[tuple[Any, ...]], schema: pa.Schema) -> pa.Table:
@@ -345,13 +345,13 @@ class Drains:
     ended: Counter[str] = field(default_factory=Counter)
     killed: set[int] = field(default_factory=set)
 
-    def tend(self, most: int = DRAINS) -> None:
+    def tend(self, limit: int = DRAINS) -> None:
         """Notes those that have ended, and starts others in their place, `most` in all."""
         for slot, process in enumerate(self.running):
             if process is not None and not process.is_alive():
                 self._note(slot, process)
                 self.running[slot] = process = None
-            if process is None and slot < most and time.monotonic() >= self.not_before[slot]:
+            if process is None and slot < limit and time.monotonic() >= self.not_before[slot]:
                 arguments = (self.settings, f"soak-{next(_runs)}", self.log)
                 process = self.running[slot] = _context.Process(target=drain_once, args=arguments)
                 process.start()
@@ -512,10 +512,10 @@ class Soak:
     began_at: float  # seconds since 1970
 
 
-def soak(stack: LocalStack, stores: Stores, folder: Path, minutes: float, random_seed: int, most_queued: int) -> Soak:
+def soak(stack: LocalStack, stores: Stores, folder: Path, minutes: float, random_seed: int, max_queued: int) -> Soak:
     """Fills, soaks and empties; what was published is in files in the folder."""
     settings, seconds = stack.settings() or {}, minutes * 60
-    limit_queue(settings, most_queued)
+    limit_queue(settings, max_queued)
     chance = random.Random(random_seed)  # noqa: S311
     planned = streams(datetime.now(UTC))
     shared = Shared(
@@ -562,10 +562,10 @@ def soak(stack: LocalStack, stores: Stores, folder: Path, minutes: float, random
     )
 
 
-def limit_queue(settings: dict[str, str], most: int) -> None:
+def limit_queue(settings: dict[str, str], limit: int) -> None:
     """Lowers what the queue holds by a policy: then it is full within the soak, and refuses its publishers."""
     url = urllib3.util.parse_url(settings["RABBITMQ_MANAGEMENT_URL"])
-    definition = {"pattern": f"^{QUEUE}$", "definition": {"max-length": most}, "apply-to": "queues"}
+    definition = {"pattern": f"^{QUEUE}$", "definition": {"max-length": limit}, "apply-to": "queues"}
     answer = urllib3.request(
         "PUT",
         url._replace(auth=None, path="/api/policies/%2F/soak").url,
@@ -624,7 +624,7 @@ def disturb(
 
 def empty(stores: Stores, drains: Drains) -> bool:
     """Drains until nothing is queued, held by a drain or dead; False if that takes too long."""
-    deadline = time.monotonic() + MOST_EMPTYING
+    deadline = time.monotonic() + MAX_EMPTYING
     while time.monotonic() < deadline:
         depth = stores.message_queue.depth(QUEUE)
         if depth.outstanding or depth.dead:
@@ -753,7 +753,7 @@ def report(stores: Stores, result: Soak, accounts: Accounts, chart: Path | None)
         "WHERE recorded_at >= {since:DateTime64(3, 'UTC')}",
         since=datetime.fromtimestamp(result.began_at, UTC),
     )[0]
-    took = result.seconds + (result.emptied_after or MOST_EMPTYING)
+    took = result.seconds + (result.emptied_after or MAX_EMPTYING)
     memory: dict[str, list[float]] = defaultdict(list)
     for seen in result.seen:
         for name, size in seen.memory.items():
@@ -765,7 +765,7 @@ def report(stores: Stores, result: Soak, accounts: Accounts, chart: Path | None)
         "samples_a_second": round(lag["samples"] / took),
         "lag_seconds_p50": round(lag["lag"][0], 1),
         "lag_seconds_p99": round(lag["lag"][1], 1),
-        "most_queued": max((seen.queued for seen in result.seen if seen.queued is not None), default=0),
+        "max_queued": max((seen.queued for seen in result.seen if seen.queued is not None), default=0),
         "emptied_after_seconds": result.emptied_after and round(result.emptied_after, 1),
         "publishes_refused_or_cut_off": result.unconfirmed,
         "memory_mib_median_and_most": {
@@ -965,7 +965,7 @@ def drain_all(settings: dict[str, str], run_id: str, stubbed: bool, ready: Any, 
         ready.wait(60)
         go.wait()
         before = time.process_time()
-        drain.run(most_messages=10**9, most_seconds=600, idle_seconds=1)
+        drain.run(max_messages=10**9, max_seconds=600, idle_seconds=1)
         used[slot] = time.process_time() - before
 
 
@@ -1006,8 +1006,8 @@ def main() -> None:
                 # A clean stop has RabbitMQ write its list of queues: killed before, 3.10 forgets who leads them.
                 restart(stack, Event(0, "rabbitmq", kill=False))
                 if not given.scaling:
-                    most = given.most_queued or int(MOST_QUEUED_A_MINUTE * given.minutes)
-                    result = soak(stack, stores, Path(folder), given.minutes, given.seed, most)
+                    limit = given.max_queued or int(MAX_QUEUED_A_MINUTE * given.minutes)
+                    result = soak(stack, stores, Path(folder), given.minutes, given.seed, limit)
                     figures = report(stores, result, account(stores, Path(folder)), given.chart)
                     print_soak(figures)
                     if result.ended["crashed"]:

@@ -82,7 +82,7 @@ def whole_drain(stores: Stores) -> dict[str, Any]:
     consume = stores.message_queue.consume
     object.__setattr__(stores.message_queue, "consume", lambda *how, **more: _watched(consume(*how, **more), progress))
     run_id = str(uuid.uuid4())
-    summary = make_drain(stores, run_id).run(most_messages=10**9, most_seconds=3_600, idle_seconds=IDLE_SECONDS)
+    summary = make_drain(stores, run_id).run(max_messages=10**9, max_seconds=3_600, idle_seconds=IDLE_SECONDS)
     return {
         "messages": summary.messages,
         "samples": summary.points_written,
@@ -167,8 +167,8 @@ def decoding(stores: Stores) -> dict[str, Any]:
     nowhere = Nowhere()
     sink = MetricsSink(nowhere, nowhere, nowhere, LOG)  # type: ignore[arg-type]
     drain = make_drain(stores, "benchmark", sink)
-    registry, samples, progress = drain_module.load_registry(stores.postgres), 0, Progress()
-    with drain_module.undisturbed(), stores.message_queue.consume(QUEUE, drain_module.PREFETCH) as consumer:
+    registry, samples, progress = drain_module.load_sender_registry(stores.postgres), 0, Progress()
+    with drain_module.tuned_interpreter(), stores.message_queue.consume(QUEUE, drain_module.PREFETCH) as consumer:
         while messages := drain_module._receive(consumer, 10**9, IDLE_SECONDS):
             now = datetime.now(UTC)
             batch, registry = drain._decode_all(messages, registry, now)

@@ -6,12 +6,12 @@ from typing import Any, TypeVar
 
 import dagster as dg
 
-from ninjait_pipelines.partitions import check_each
+from ninjait_pipelines.partitions import per_partition
 
 T = TypeVar("T")
 R = TypeVar("R")
 # Names in a run's metadata and in a check: enough to begin with, few enough to read.
-MOST_NAMED = 20
+MAX_NAMED = 20
 METADATA = "left_out"
 
 
@@ -31,7 +31,7 @@ class LeftOut:
 
     def metadata(self) -> dict[str, Any]:
         """For the run's metadata, which the check reads."""
-        said = [f"{name} ({reason})" for name, reason in sorted(self.reasons.items())[:MOST_NAMED]]
+        said = [f"{name} ({reason})" for name, reason in sorted(self.reasons.items())[:MAX_NAMED]]
         return {METADATA: len(self.reasons), f"{METADATA}_names": "; ".join(said)}
 
 
@@ -60,7 +60,7 @@ def nothing_is_left_out(asset: dg.AssetsDefinition) -> dg.AssetChecksDefinition:
             assert isinstance(partitions, dg.TimeWindowPartitionsDefinition)
             return _result(context, asset.key, partitions.get_partition_key_for_timestamp(start.timestamp()))
 
-        return check_each(context, examine) if partitions else _result(context, asset.key, None)
+        return per_partition(context, examine) if partitions else _result(context, asset.key, None)
 
     return check
 

@@ -182,7 +182,7 @@ def check(
                 result = examine(**_arguments(examine, msgspec.structs.asdict(run), context))
                 return _unless_late(context.resources.clickhouse, asset, window, result) if unless_late else result
 
-            return partitions.check_each(context, lambda *window: of(Window(*window))) if partitioned else of(None)
+            return partitions.per_partition(context, lambda *window: of(Window(*window))) if partitioned else of(None)
 
         return checked
 

@@ -28,7 +28,7 @@ from ninjait_pipelines.resources.clickhouse import ClickHouse
 from ninjait_pipelines.resources.postgres import Postgres
 from ninjait_pipelines.resources.store import Store, StoreError, StoreFailed
 from ninjait_pipelines.resources.versions import NEWER, problem, too_old
-from ninjait_pipelines.settings import SQL, MendableError
+from ninjait_pipelines.settings import SQL, UserError
 
 STORES = ("postgres", "clickhouse")
 # Any number will do, as long as nothing else takes PostgreSQL's advisory lock of this number.
@@ -43,7 +43,7 @@ _DROPPED_TABLE = re.compile(r"^DROP TABLE IF EXISTS (\w+)", re.MULTILINE)
 Report = Callable[[str], None]
 
 
-class MigrationError(MendableError):
+class MigrationError(UserError):
     """Migrations that do not fit the database, or one that failed; the message names it, and says what holds now."""
 
 

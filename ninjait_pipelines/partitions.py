@@ -24,7 +24,7 @@ MONTHLY = dg.MonthlyPartitionsDefinition(start_date=START, timezone="UTC", end_o
 # The tags of runs that nobody asked for and no message waits for: `dagster.yaml` leaves room beside them.
 AUTOMATION = {"ninjait/lane": "automation", "dagster/priority": "5"}
 
-RUNNING = dg.TimeWindowPartitionMapping(allow_nonexistent_upstream_partitions=True)
+INCLUDES_CURRENT_PERIOD = dg.TimeWindowPartitionMapping(allow_nonexistent_upstream_partitions=True)
 # A local day D of any time zone lies inside [D - 1 day, D + 2 days) of UTC.
 LOCAL_DAY = dg.TimeWindowPartitionMapping(start_offset=-1, end_offset=1, allow_nonexistent_upstream_partitions=True)
 
@@ -47,10 +47,10 @@ NO_DEP_FAILED_ITS_CHECKS = ~dg.AutomationCondition.any_deps_match(
 
 # A partition that failed is tried again once an hour: a store that was away for a minute at night must not leave a gap
 # until somebody wakes up, and what fails for another reason must not fail at every tick.
-AGAIN = dg.AutomationCondition.cron_tick_passed("10 * * * *").with_label("ten past the hour")
+HOURLY_RETRY = dg.AutomationCondition.cron_tick_passed("10 * * * *").with_label("ten past the hour")
 
 
-def catch_up(lookback: timedelta) -> AndAutomationCondition:
+def fill_missing(lookback: timedelta) -> AndAutomationCondition:
     """Fills every gap of the last `lookback`, also those of a time when nothing ran, or when what ran failed.
 
     `on_cron` would only ever ask for the newest partition after a stop.
@@ -61,21 +61,21 @@ def catch_up(lookback: timedelta) -> AndAutomationCondition:
         & ~dg.AutomationCondition.any_deps_missing()
         & NO_DEP_FAILED_ITS_CHECKS
         & ~dg.AutomationCondition.in_progress()
-        & (~dg.AutomationCondition.execution_failed() | AGAIN)
+        & (~dg.AutomationCondition.execution_failed() | HOURLY_RETRY)
     ).with_label("catch_up")
 
 
-def news(ignoring: dg.AssetSelection | None = None) -> dg.AutomationCondition:
+def deps_updated_since_requested(ignoring: dg.AssetSelection | None = None) -> dg.AutomationCondition:
     """A dependency (but for `ignoring`) was updated, and nothing was requested because of it yet.
 
     eager() forgets an update that comes while the target is being computed: the target's own update then counts as the
     answer to it. An hour repaired while its day was being archived would never reach the archive.
     """
     updated = dg.AutomationCondition.any_deps_updated()
-    return unanswered(updated.ignore(ignoring) if ignoring else updated)
+    return latched_until_requested(updated.ignore(ignoring) if ignoring else updated)
 
 
-def unanswered(event: dg.AutomationCondition) -> dg.AutomationCondition:
+def latched_until_requested(event: dg.AutomationCondition) -> dg.AutomationCondition:
     """True from the tick on which `event` was true until the target is requested.
 
     Dagster tells two of these of one asset apart by the kind of `event` alone, not by what is in it: two any_deps_...
@@ -86,8 +86,8 @@ def unanswered(event: dg.AutomationCondition) -> dg.AutomationCondition:
 
 
 # What depends on a partition that was computed again is computed again too, however old it is.
-FOLLOW = (
-    news()
+FOLLOW_UPSTREAM = (
+    deps_updated_since_requested()
     & ~dg.AutomationCondition.any_deps_missing()
     & ~dg.AutomationCondition.any_deps_in_progress()
     & ~dg.AutomationCondition.in_progress()
@@ -95,7 +95,7 @@ FOLLOW = (
 ).with_label("follow")
 
 
-def check_each(
+def per_partition(
     context: dg.AssetCheckExecutionContext, examine: Callable[[datetime, datetime], dg.AssetCheckResult]
 ) -> dg.AssetCheckResult:
     """The result of a partitioned check: `examine(start, end)` of each partition of the run.

@@ -77,11 +77,11 @@ TLS_BY_SCHEME = {
 NEEDS = {"INFLUXDB_URL": ("INFLUXDB_TOKEN", "INFLUXDB_ORG"), "AWS_ACCESS_KEY_ID": ("AWS_SECRET_ACCESS_KEY",)}
 
 
-class MendableError(Exception):
+class UserError(Exception):
     """An error whose message is all that a person needs to mend it: a command prints it instead of a traceback."""
 
 
-class SettingsError(MendableError):
+class SettingsError(UserError):
     """A setting that is missing or cannot be right; the message names the variable and what to do."""
 
 

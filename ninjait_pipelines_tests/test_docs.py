@@ -81,8 +81,8 @@ def test_queues_and_fields() -> None:
 
 def test_reasons_of_quarantine() -> None:
     source = "".join(path.read_text() for path in (ROOT / "ninjait_pipelines" / "ingest").rglob("*.py"))
-    raised = r'Refused\((?:"\w+" if \w+ else )?"(\w+)"'
-    reasons = {*re.findall(raised, source), *re.findall(r'Refused\("(\w+)"', source)} - {"not_one_of_"}
+    raised = r'ContractViolation\((?:"\w+" if \w+ else )?"(\w+)"'
+    reasons = {*re.findall(raised, source), *re.findall(r'ContractViolation\("(\w+)"', source)} - {"not_one_of_"}
     assert len(reasons) > 30
     assert not [reason for reason in reasons if f"`{reason}`" not in CONTRACTS]
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import dagster as dg
 
-from ninjait_pipelines.partitions import DAILY, catch_up
+from ninjait_pipelines.partitions import DAILY, fill_missing
 
 DAY = "2026-03-09"
 NOON = datetime(2026, 3, 10, 12, 20, tzinfo=UTC)
@@ -15,7 +15,7 @@ def test_a_partition_that_failed_is_tried_again_once_an_hour() -> None:
     """ClickHouse was away for half a minute at night: what ran then failed, and stayed missing until somebody woke."""
     away = True
 
-    @dg.asset(partitions_def=DAILY, automation_condition=catch_up(timedelta(days=1)))
+    @dg.asset(partitions_def=DAILY, automation_condition=fill_missing(timedelta(days=1)))
     def mart() -> None:
         if away:
             raise RuntimeError("the store is away")

@@ -8,7 +8,7 @@ import dagster as dg
 
 from ninjait_pipelines.archive.days import write_day
 from ninjait_pipelines.archive.objects import ArchiveDamaged, manifest_key
-from ninjait_pipelines.partitions import DAILY, FOLLOW, catch_up, windows
+from ninjait_pipelines.partitions import DAILY, FOLLOW_UPSTREAM, fill_missing, windows
 from ninjait_pipelines.resources.archive.resource import Archive
 from ninjait_pipelines.resources.clickhouse import ClickHouse, column_schema, sql
 
@@ -20,7 +20,7 @@ DATASET = "device_metrics_hourly"
     deps=["device_metrics_hourly"],
     partitions_def=DAILY,
     backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=168),
-    automation_condition=FOLLOW | catch_up(timedelta(days=14)),
+    automation_condition=FOLLOW_UPSTREAM | fill_missing(timedelta(days=14)),
     kinds={"s3", "parquet"},
     owners=["team:data-engineering"],
     metadata={"dagster/column_schema": column_schema(DATASET)},

@@ -8,7 +8,7 @@ import dagster as dg
 from ninjait_pipelines.archive.assets import DATASET, device_metrics_archive
 from ninjait_pipelines.archive.days import read_day, verify_day
 from ninjait_pipelines.archive.objects import ArchiveDamaged
-from ninjait_pipelines.partitions import DAILY, check_each
+from ninjait_pipelines.partitions import DAILY, per_partition
 from ninjait_pipelines.resources.archive.resource import Archive
 
 
@@ -29,4 +29,4 @@ def archived_day_is_whole(context: dg.AssetCheckExecutionContext, archive: Archi
             return dg.AssetCheckResult(passed=False, description=problem)
         return dg.AssetCheckResult(passed=True, metadata={"objects": len(manifest.objects), "rows": manifest.rows})
 
-    return check_each(context, examine)
+    return per_partition(context, examine)

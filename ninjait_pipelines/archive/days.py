@@ -146,12 +146,12 @@ def verify_day(archive: Archive, dataset: str, day: date) -> Manifest:
     return manifest
 
 
-def _read(archive: Archive, key: str, most_bytes: int) -> bytes:
+def _read(archive: Archive, key: str, max_bytes: int) -> bytes:
     try:
-        return archive.read(key, most_bytes)
+        return archive.read(key, max_bytes)
     except ObjectMissing as error:
         raise ObjectVanished(key, "is not there") from error
     except ObjectTooLarge as error:
-        raise ObjectDiffers(key, f"is larger than {most_bytes} bytes, which is the most that was written") from error
+        raise ObjectDiffers(key, f"is larger than {max_bytes} bytes, which is the most that was written") from error
     except ObjectCorrupt as error:
         raise ObjectDiffers(key, "its bytes have another hash than those that were written") from error

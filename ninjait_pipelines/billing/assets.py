@@ -29,15 +29,15 @@ REFERENCE = dg.AssetSelection.assets("contracts", "organizations")
 # Unlike partitions.FOLLOW this does not wait for what is missing upstream: every row says how complete it is, and the
 # first day after installation has hours that never were. Only the partitioned upstreams count: the drains and the
 # hourly copies have no partitions, so that each of their updates would ask for every day there is.
-FOLLOW = (
-    partitions.news(ignoring=DRAINS | REFERENCE)
+FOLLOW_UPSTREAM = (
+    partitions.deps_updated_since_requested(ignoring=DRAINS | REFERENCE)
     & partitions.NO_DEP_FAILED_ITS_CHECKS
     & ~dg.AutomationCondition.any_deps_in_progress().ignore(DRAINS | REFERENCE)
     & ~dg.AutomationCondition.in_progress()
 )
 # The data version of a copy changes only when its rows do.
 CONTRACTS_CHANGED = (
-    partitions.unanswered(
+    partitions.latched_until_requested(
         dg.AutomationCondition.in_latest_time_window(lookback_delta=CORRECTED)
         & dg.AutomationCondition.any_deps_match(dg.AutomationCondition.data_version_changed()).allow(REFERENCE)
     )
@@ -67,8 +67,8 @@ COMMON: dict[str, Any] = {
         "2026-03-01 is 1 March in Auckland and in Denver. Grain: organization, local day and kind."
     ),
     metadata={"dagster/column_schema": column_schema("billing_events")},
-    automation_condition=partitions.catch_up(timedelta(days=14)).ignore(DRAINS | REFERENCE)
-    | FOLLOW
+    automation_condition=partitions.fill_missing(timedelta(days=14)).ignore(DRAINS | REFERENCE)
+    | FOLLOW_UPSTREAM
     | CONTRACTS_CHANGED,
 )
 def billing_events(context: dg.AssetExecutionContext, postgres: Postgres, clickhouse: ClickHouse) -> None:
@@ -99,14 +99,20 @@ def billing_events(context: dg.AssetExecutionContext, postgres: Postgres, clickh
     **COMMON,
     kinds={"clickhouse", "postgres", "python"},
     partitions_def=partitions.MONTHLY,
-    deps=[dg.AssetDep(billing_events, partition_mapping=partitions.RUNNING), "contracts", "organizations"],
+    deps=[
+        dg.AssetDep(billing_events, partition_mapping=partitions.INCLUDES_CURRENT_PERIOD),
+        "contracts",
+        "organizations",
+    ],
     description=(
         "Invoices of the local month, as drafts: days_covered of days_in_period says how much of it is in yet. "
         "PostgreSQL's billing.invoices is the system of record, ClickHouse has a copy. Grain: contract and month."
     ),
     metadata={"dagster/column_schema": column_schema("invoices")},
     automation_condition=(
-        partitions.catch_up(CORRECTED).without(~dg.AutomationCondition.any_deps_missing()) | FOLLOW | CONTRACTS_CHANGED
+        partitions.fill_missing(CORRECTED).without(~dg.AutomationCondition.any_deps_missing())
+        | FOLLOW_UPSTREAM
+        | CONTRACTS_CHANGED
     ),
 )
 def invoices(context: dg.AssetExecutionContext, postgres: Postgres, clickhouse: ClickHouse) -> None:

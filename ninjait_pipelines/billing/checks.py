@@ -48,7 +48,7 @@ def every_contract_is_measured(
             metadata={"organizations_with_contract": len(expected), "organizations_measured": len(found)},
         )
 
-    return partitions.check_each(context, examine)
+    return partitions.per_partition(context, examine)
 
 
 @dg.asset_check(
@@ -78,7 +78,7 @@ def past_days_are_measured(
             metadata={"quantities": len(billed), "differing": len(wrong), "late": late},
         )
 
-    return partitions.check_each(context, examine)
+    return partitions.per_partition(context, examine)
 
 
 @dg.asset_check(
@@ -100,7 +100,7 @@ def every_organization_has_a_contract(
             metadata={"organizations_without_contract": len(rows)},
         )
 
-    return partitions.check_each(context, examine)
+    return partitions.per_partition(context, examine)
 
 
 @dg.asset_check(
@@ -132,7 +132,7 @@ def lines_add_up(
             metadata={f"invoices_{name.lower()}": len(totals) for name, totals in stores.items()},
         )
 
-    return partitions.check_each(context, examine)
+    return partitions.per_partition(context, examine)
 
 
 @dg.asset_check(
@@ -162,7 +162,7 @@ def stores_agree(
             metadata={"invoices": len(record), "total_of_all": str(sum(total for total, _ in record.values()))},
         )
 
-    return partitions.check_each(context, examine)
+    return partitions.per_partition(context, examine)
 
 
 def totals_in_postgres(postgres: Postgres, month: date) -> Totals:
@@ -177,5 +177,5 @@ def totals_in_clickhouse(clickhouse: ClickHouse, month: date) -> Totals:
     return {row["id"]: (row["total"], row["lines"]) for row in rows}
 
 
-def _some(names: list[str], most: int = 10) -> str:
-    return ", ".join(sorted(names)[:most]) + (", ..." if len(names) > most else "")
+def _some(names: list[str], limit: int = 10) -> str:
+    return ", ".join(sorted(names)[:limit]) + (", ..." if len(names) > limit else "")

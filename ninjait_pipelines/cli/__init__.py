@@ -6,7 +6,7 @@ import typer
 
 from ninjait_pipelines.cli import bench, demo, fleet, migrate, quarantine, queue, sql, stack, status
 from ninjait_pipelines.cli.output import say
-from ninjait_pipelines.settings import MendableError
+from ninjait_pipelines.settings import UserError
 
 app = typer.Typer(
     name="ninjait",
@@ -24,6 +24,6 @@ def main() -> None:
     """The entry point: what a person can mend is one line on standard error and exit code 1, not a traceback."""
     try:
         app()
-    except MendableError as error:
+    except UserError as error:
         say(str(error), err=True)
         sys.exit(1)

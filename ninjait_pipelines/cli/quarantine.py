@@ -37,13 +37,13 @@ Organization = Annotated[
 ]
 AllHeld = Annotated[bool, typer.Option("--all-held", help="Everything that is held.")]
 
-MOST_GROUPS = 50
+MAX_GROUPS = 50
 # Of what is held, where nothing of it was meant.
-MOST_HELD = 10
+MAX_HELD = 10
 # What somebody else says beside these is not in the body.
 REASONS_WITH_WORDS = ("dead_letter", "refused_by_store")
 # `show` prints the body of one copy if it is no longer than that. --json and --raw have all.
-MOST_CHARACTERS = 4000
+MAX_CHARACTERS = 4000
 BEGINNING = 400
 # Of a line that shows what was refused.
 WIDTH = 110
@@ -65,11 +65,11 @@ def list_(
     since: Since = None,
     until: Until = None,
     organization: Organization = None,
-    all_groups: Annotated[bool, typer.Option("--all-groups", help=f"Not only the {MOST_GROUPS} largest.")] = False,
+    all_groups: Annotated[bool, typer.Option("--all-groups", help=f"Not only the {MAX_GROUPS} largest.")] = False,
     every: Annotated[
         bool, typer.Option("--all", help="A line for each copy, in every state, the newest first.")
     ] = False,
-    most: Annotated[int, typer.Option(help="With --all: so many copies.", min=1)] = 200,
+    limit: Annotated[int, typer.Option(help="With --all: so many copies.", min=1)] = 200,
     as_json: Json = False,
 ) -> None:
     """List what is held: copies by reason, queue, organization and agent version, the most frequent first.
@@ -86,7 +86,7 @@ def list_(
     with opened_stores() as stores:
         try:
             _move_spooled(stores.mongodb)
-            rows, left = _rows(stores, wanted, most if every else None)
+            rows, left = _rows(stores, wanted, limit if every else None)
             others = 0 if rows else quarantine.count(stores.mongodb, None if every else "held")
         except StoreError as error:
             found = quarantine.select_spooled(stores.mongodb, wanted)
@@ -98,9 +98,9 @@ def list_(
     if as_json:
         print_json(rows)
     elif rows:
-        most_rows = len(rows) if every or all_groups else MOST_GROUPS
-        print_table(rows[0], [row.values() for row in rows[:most_rows]])
-        if rest := rows[most_rows:]:
+        max_rows = len(rows) if every or all_groups else MAX_GROUPS
+        print_table(rows[0], [row.values() for row in rows[:max_rows]])
+        if rest := rows[max_rows:]:
             copies = sum(row["copies"] for row in rest)
             say(f"and {len(rest):,} more groups, {copies:,} copies: --all-groups")
     elif others:
@@ -115,16 +115,16 @@ def list_(
         fail(away)
 
 
-def _rows(stores: Stores, wanted: Wanted, most: int | None) -> tuple[list[dict[str, Any]], int]:
+def _rows(stores: Stores, wanted: Wanted, limit: int | None) -> tuple[list[dict[str, Any]], int]:
     """What a list shows, copies or groups of them, and how much it leaves out."""
     from ninjait_pipelines.ingest import quarantine
 
-    if most is None:
+    if limit is None:
         groups, complete = quarantine.groups(stores.mongodb, wanted)
         names = _names(stores)
         return [_group(one, names) for one in groups], int(not complete)
-    found = list(quarantine.select(stores.mongodb, wanted, None, newest=most))
-    left = quarantine.count(stores.mongodb, None, wanted) - len(found) if len(found) == most else 0
+    found = list(quarantine.select(stores.mongodb, wanted, None, newest=limit))
+    left = quarantine.count(stores.mongodb, None, wanted) - len(found) if len(found) == limit else 0
     return [*map(_single, found)], left
 
 
@@ -295,7 +295,7 @@ def _show(document: dict[str, Any], body: bytes) -> None:
         tell(f"and {rest:,} more: {said}")
     is_unpacked = body.startswith(b"\x1f\x8b") and not text.startswith("\\x1f")
     unpacked = f", {len(text.encode()):,} unpacked" if is_unpacked else ""
-    if len(text) > MOST_CHARACTERS:
+    if len(text) > MAX_CHARACTERS:
         tell(f"original bytes ({len(body):,}{unpacked}), of which --raw writes all, begin with:")
         console.print(Text(safe(text[:BEGINNING], "\n\t") + "..."))
     else:
@@ -445,8 +445,8 @@ def _nothing_selected(mongodb: MongoDB, wanted: Wanted) -> str:
         copies[line.reason] += line.copies
     if not copies:
         return "nothing is held"
-    kinds = ", ".join(f"{count:,} of {reason}" for reason, count in copies.most_common(MOST_HELD))
-    rest = f" and {len(copies) - MOST_HELD:,} more reasons" if len(copies) > MOST_HELD else ""
+    kinds = ", ".join(f"{count:,} of {reason}" for reason, count in copies.most_common(MAX_HELD))
+    rest = f" and {len(copies) - MAX_HELD:,} more reasons" if len(copies) > MAX_HELD else ""
     return safe(f"no held copy is one of those; held are {kinds}{rest}")
 
 
@@ -470,10 +470,10 @@ def _rehearse(stores: Stores, found: list[dict[str, Any]], change: Change, as_js
     with 1 if it could publish nothing."""
     from ninjait_pipelines.ingest import quarantine
     from ninjait_pipelines.ingest.decode.message import Period, decode
-    from ninjait_pipelines.ingest.drain import load_registry
+    from ninjait_pipelines.ingest.drain import load_sender_registry
     from ninjait_pipelines.messages import Message
 
-    registry, period = load_registry(stores.postgres), Period.at(datetime.now(UTC))
+    registry, period = load_sender_registry(stores.postgres), Period.at(datetime.now(UTC))
     left: dict[str, str] = {}
     published: list[dict[str, Any]] = []
     messages = set()
@@ -512,7 +512,7 @@ def _print_rehearsed(published: list[dict[str, Any]], messages: int, left: Mappi
     _print_problems(left.values())
     if len(published) == 1:
         say(f"routing key {safe(published[0]['routing_key'])}, body:")
-        say(safe(published[0]["body"][:MOST_CHARACTERS], "\n\t"))
+        say(safe(published[0]["body"][:MAX_CHARACTERS], "\n\t"))
 
 
 def _publish(stores: Stores, found: list[dict[str, Any]], change: Change, as_json: bool) -> None:

@@ -27,8 +27,8 @@ QUEUE = "ninjait/queue"
 class DrainConfig(dg.Config):
     """The bounds of one drain. Whatever is left is for the next one, which starts within seconds."""
 
-    most_messages: int = Field(default=20_000, ge=1, description="Messages that it takes at most")
-    most_seconds: float = Field(
+    max_messages: int = Field(default=20_000, ge=1, description="Messages that it takes at most")
+    max_seconds: float = Field(
         default=45,
         gt=0,
         description="Seconds after which it takes no further batch; a batch under way is finished. Far below the time "
@@ -75,7 +75,7 @@ def _drain_asset(
         )
         drain = Drain(sink, message_queue, postgres, clickhouse, mongodb, context.run_id, clock, context.log)
         try:
-            summary = drain.run(config.most_messages, config.most_seconds, config.idle_seconds)
+            summary = drain.run(config.max_messages, config.max_seconds, config.idle_seconds)
         except StoreError:  # what becomes a dead letter by it is replayed automatically
             context.instance.add_run_tags(context.run_id, {STORE_FAILED: "true"})
             raise

@@ -7,7 +7,7 @@ late and tiers expire. Eight days ahead, it wrote hours beside their windows, wh
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 
-from ninjait_pipelines.resources.clickhouse import MOST_APART, ClickHouse
+from ninjait_pipelines.resources.clickhouse import MAX_APART, ClickHouse
 from ninjait_pipelines.resources.metrics_store import MetricsStore
 from ninjait_pipelines.resources.postgres import Postgres
 
@@ -21,7 +21,7 @@ class ClocksDiffer(Exception):
 def compare_clocks(
     clock: Callable[[], datetime], clickhouse: ClickHouse, postgres: Postgres, metrics_store: MetricsStore
 ) -> None:
-    """Raises ClocksDiffer, naming both clocks, where ours and the stores' are more than MOST_APART from each other."""
+    """Raises ClocksDiffer, naming both clocks, where ours and the stores' are more than MAX_APART from each other."""
     asked = {
         clickhouse.title: clickhouse.now,
         postgres.title: lambda: postgres.rows("SELECT clock_timestamp() AS now")[0]["now"],
@@ -43,9 +43,9 @@ def refuse_apart(clocks: Mapping[str, datetime]) -> None:
     """As `compare_clocks`, of clocks by name that were read at one moment."""
     first, last = min(clocks, key=lambda name: clocks[name]), max(clocks, key=lambda name: clocks[name])
     apart = clocks[last] - clocks[first]
-    if apart > MOST_APART:
+    if apart > MAX_APART:
         said = "; ".join(f"{name} says {moment:%Y-%m-%d %H:%M:%S} UTC" for name, moment in clocks.items())
         raise ClocksDiffer(
-            f"The clock of {last} is {apart} ahead of that of {first} (at most {MOST_APART.seconds} s are allowed): "
+            f"The clock of {last} is {apart} ahead of that of {first} (at most {MAX_APART.seconds} s are allowed): "
             f"{said}. Nothing was taken from the queue. Set the wrong one right (NTP), and the drain goes on."
         )

@@ -41,7 +41,14 @@ from typing import Any, Self, TypeVar
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exponential_jitter
 
 from ninjait_pipelines.ingest import quarantine
-from ninjait_pipelines.ingest.decode.message import HOST_REASONS, Decoded, Period, Registry, decode, decode_nothing
+from ninjait_pipelines.ingest.decode.message import (
+    HOST_REASONS,
+    Decoded,
+    Period,
+    SenderRegistry,
+    decode,
+    decode_nothing,
+)
 from ninjait_pipelines.ingest.decode.third_party import size_of
 from ninjait_pipelines.ingest.ledger import Batch, ledger_rows, outcome_of
 from ninjait_pipelines.ingest.sinks import Hour, Record, Sink
@@ -63,7 +70,7 @@ PREFETCH = 16_000
 # How long a thread may keep Python to itself. The others wait for the network again and again, and each time for this.
 SWITCH_SECONDS = 0.0005
 # Batches that are written, recorded, or wait for their acknowledgement, while the next one is received and decoded.
-MOST_UNDER_WAY = 3
+MAX_UNDER_WAY = 3
 # For how long a drain waits for stores that fail under way. With the longest time-out of one (40 s, and waits between
 # its tries) this stays below the 120 s after which Dragonfly gives a silent consumer's messages to others.
 HOLD_SECONDS = 45.0
@@ -138,27 +145,27 @@ class Drain:
     def __post_init__(self) -> None:
         object.__setattr__(self, "hold", Hold(self.hold_seconds, self.log, self.sleep))
 
-    def run(self, most_messages: int = 20_000, most_seconds: float = 45, idle_seconds: float = 1) -> Summary:
+    def run(self, max_messages: int = 20_000, max_seconds: float = 45, idle_seconds: float = 1) -> Summary:
         """Drains until the queue has been empty for `idle_seconds`, or one of the bounds is reached.
 
-        After `most_seconds` it asks for no more, and ends with what the broker has sent already.
+        After `max_seconds` it asks for no more, and ends with what the broker has sent already.
         Raises StoreError where a store is away or refuses; what was not acknowledged is given back then.
         """
         started = self.clock()
         self._prepare()
-        half_time = started + timedelta(seconds=most_seconds / 2)
-        summary = Summary(dead_letters=self._move_dead_letters(most_messages, half_time))
-        registry = load_registry(self.postgres)
+        half_time = started + timedelta(seconds=max_seconds / 2)
+        summary = Summary(dead_letters=self._move_dead_letters(max_messages, half_time))
+        registry = load_sender_registry(self.postgres)
         with (
-            undisturbed(),
-            self.message_queue.consume(self.sink.queue, PREFETCH, most_messages) as consumer,
+            tuned_interpreter(),
+            self.message_queue.consume(self.sink.queue, PREFETCH, max_messages) as consumer,
             self._sparing(consumer),
             _Stages(self._write, self._record, lambda: self._wait_with(consumer)) as stages,
         ):
             while True:
-                if self.hold.began or (self.clock() - started).total_seconds() >= most_seconds:
+                if self.hold.began or (self.clock() - started).total_seconds() >= max_seconds:
                     consumer.stop()
-                room = most_messages - summary.messages - stages.messages
+                room = max_messages - summary.messages - stages.messages
                 messages = _receive(consumer, room, 0 if stages.under_way else idle_seconds)
                 if not messages and not stages.under_way:
                     break
@@ -216,7 +223,9 @@ class Drain:
             consumer.stop()
         consumer.keep_alive()
 
-    def _decode_all(self, messages: Sequence[Message], registry: Registry, now: datetime) -> tuple[Batch, Registry]:
+    def _decode_all(
+        self, messages: Sequence[Message], registry: SenderRegistry, now: datetime
+    ) -> tuple[Batch, SenderRegistry]:
         """Decodes a batch; once more with the registry of now what comes from somebody whom the given one did not know.
 
         A device may have been registered a second ago, and have sent its first sample since.
@@ -229,7 +238,7 @@ class Drain:
             gc.enable()
         if not any(_is_unregistered(decoded) for _, decoded in batch):
             return batch, registry
-        registry = self.hold(lambda: load_registry(self.postgres))
+        registry = self.hold(lambda: load_sender_registry(self.postgres))
         return [
             (message, self._decode(message, registry, period) if _is_unregistered(decoded) else decoded)
             for message, decoded in batch
@@ -264,7 +273,7 @@ class Drain:
             self.log.warning("%d messages were not acknowledged and will come again: %s", len(batch), error)
         consumer.keep_alive()
 
-    def _decode(self, message: Message, registry: Registry, period: Period) -> Decoded:
+    def _decode(self, message: Message, registry: SenderRegistry, period: Period) -> Decoded:
         """A message that our own code stumbles over is bad input like any other: it must not take its batch along."""
         try:
             return decode(message, registry, period)
@@ -273,8 +282,8 @@ class Drain:
             return decode_nothing(message, f"decoder_failed:{type(error).__name__}")
 
     def _process(
-        self, consumer: Consumer, messages: Sequence[Message], registry: Registry, summary: Summary
-    ) -> Registry:
+        self, consumer: Consumer, messages: Sequence[Message], registry: SenderRegistry, summary: Summary
+    ) -> SenderRegistry:
         """All steps of one batch, with no other under way."""
         now = self.clock()
         batch, registry = self._decode_all(messages, registry, now)
@@ -285,9 +294,9 @@ class Drain:
         self,
         consumer: Consumer,
         suspects: Sequence[Message],
-        registry: Registry,
+        registry: SenderRegistry,
         summary: Summary,
-    ) -> Registry:
+    ) -> SenderRegistry:
         """In groups; one that fails is tried by halves. Raises StoreError for a store that takes nothing of anybody."""
         failures: list[tuple[Message, Exception]] = []
         doubted: list[tuple[Message, StoreError]] = []
@@ -320,7 +329,7 @@ class Drain:
         return registry
 
     def _judge(
-        self, consumer: Consumer, message: Message, failure: StoreError, registry: Registry, summary: Summary
+        self, consumer: Consumer, message: Message, failure: StoreError, registry: SenderRegistry, summary: Summary
     ) -> None:
         """Rejects a message for which a store failed, if that is to blame on it and not on the store: raises then."""
         if not self.proven:
@@ -341,13 +350,13 @@ class Drain:
         self.log.error("%s becomes a dead letter: %s", quarantine.document_id(message), failure)
         consumer.reject(message, f"{type(failure).__name__}: {failure}")
 
-    def _move_dead_letters(self, most: int, until: datetime) -> int:
+    def _move_dead_letters(self, limit: int, until: datetime) -> int:
         """Moves dead letters into quarantine, where people look: held, recorded, then removed from the broker.
 
         Dying between any two of these: they are still dead letters, and are moved again onto themselves.
         """
         moved = 0
-        while moved < most and (letters := self.message_queue.dead_letters(self.sink.queue, DEAD_LETTERS)):
+        while moved < limit and (letters := self.message_queue.dead_letters(self.sink.queue, DEAD_LETTERS)):
             batch = [(message, decode_nothing(message, "dead_letter", words)) for message, words in letters]
             not_kept = quarantine.hold(self.mongodb, batch, self.run_id, self.clock(), self.log, self.room)
             rows = ledger_rows(batch, self.run_id, outcome="dead_lettered", not_kept=not_kept)
@@ -360,7 +369,7 @@ class Drain:
 
 
 @contextmanager
-def undisturbed() -> Iterator[None]:
+def tuned_interpreter() -> Iterator[None]:
     """Has Python's threads change places often, and its collector leave alone what was there before the messages."""
     seconds = sys.getswitchinterval()
     sys.setswitchinterval(SWITCH_SECONDS)
@@ -444,7 +453,7 @@ class _Stages:
     @property
     def full(self) -> bool:
         """Whether the oldest batch has to be taken before another one is put; it may be before."""
-        return len(self.under_way) == MOST_UNDER_WAY or self.under_way[0][1].done()
+        return len(self.under_way) == MAX_UNDER_WAY or self.under_way[0][1].done()
 
     def put(self, batch: Batch, now: datetime) -> None:
         """Has it written, and then recorded."""
@@ -499,14 +508,14 @@ def _is_unregistered(decoded: Decoded) -> bool:
     return any(rejection.reason in UNREGISTERED for rejection in decoded.rejections)
 
 
-def load_registry(postgres: Postgres) -> Registry:
+def load_sender_registry(postgres: Postgres) -> SenderRegistry:
     """Who may send, as PostgreSQL has it now; retired devices too, because their last samples may come late."""
     organizations = postgres.rows("SELECT id::text AS id FROM organizations")
     devices = postgres.rows("SELECT id::text AS id, organization_id::text AS organization_id, hostname FROM devices")
     hosts: dict[str, dict[str, str]] = {}
     for row in devices:
         hosts.setdefault(row["hostname"], {})[row["organization_id"]] = row["id"]
-    return Registry(
+    return SenderRegistry(
         organizations=frozenset(row["id"] for row in organizations),
         devices={row["id"]: row["organization_id"] for row in devices},
         hosts=hosts,
@@ -515,13 +524,13 @@ def load_registry(postgres: Postgres) -> Registry:
     )
 
 
-def _receive(consumer: Consumer, most: int, idle_seconds: float) -> list[Message]:
+def _receive(consumer: Consumer, limit: int, idle_seconds: float) -> list[Message]:
     """A batch: what is there, bounded in messages and bytes; an empty list once nothing came for `idle_seconds`."""
-    most = min(most, BATCH_MESSAGES)
+    limit = min(limit, BATCH_MESSAGES)
     batch: list[Message] = []
     size = 0
-    while len(batch) < most and size < BATCH_BYTES:
-        asked = min(most - len(batch), RECEIVE_MESSAGES)
+    while len(batch) < limit and size < BATCH_BYTES:
+        asked = min(limit - len(batch), RECEIVE_MESSAGES)
         received = consumer.receive(asked, 0 if batch else idle_seconds)
         batch += received
         size += sum(size_of(message.body) for message in received)

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 
-from ninjait_pipelines.ingest.decode.contract import CONTRACTS, Refused, identifier
+from ninjait_pipelines.ingest.decode.contract import CONTRACTS, ContractViolation, identifier
 from ninjait_pipelines.ingest.decode.message import NOBODY, Columns, Decoded, LeftOut, organization_of
 from ninjait_pipelines.ingest.series import TOO_MANY
 from ninjait_pipelines.messages import Message
@@ -106,7 +106,7 @@ def organization_shown(message: Message, decoded: Decoded) -> str | None:
     if not decoded.whole or CONTRACTS[message.queue].routed_by != "organization_id":
         return decoded.organization_id
     named = organization_of(message.routing_key)
-    with suppress(Refused):
+    with suppress(ContractViolation):
         if named == identifier(named):  # not in upper case, in braces, or with a line break: that is another key
             return named
     return None

@@ -2,7 +2,7 @@
 
 Nothing is wrong with them: a drain recorded a store's error as their reason, or the broker counted them out while
 drains of their queue failed for a store. Whatever else made a dead letter waits for a person. A message is replayed
-MOST_REPLAYS times at most, so that one which is to blame after all does not go round for ever.
+MAX_REPLAYS times at most, so that one which is to blame after all does not go round for ever.
 """
 
 import functools
@@ -19,7 +19,7 @@ from ninjait_pipelines.resources.mongodb import MongoDB
 # The tag of a drain's run that failed for a store.
 STORE_FAILED = "ninjait/store_failed"
 WHO = "after_outage"
-MOST_REPLAYS = 2
+MAX_REPLAYS = 2
 # While a store is away a drain fails for it every few minutes, and the first one that succeeds moves the dead letters.
 BEFORE = timedelta(hours=6)
 
@@ -39,7 +39,7 @@ def waiting(
 
     def is_wanted(copy: Mapping[str, Any]) -> bool:
         known = "envelope_organization" in copy and _is_of_outage(copy, failed, jobs)
-        return known and _replayed(mongodb, copy) < MOST_REPLAYS
+        return known and _replayed(mongodb, copy) < MAX_REPLAYS
 
     query = {"state": "held", "reasons.reason": reasons.DEAD_LETTER}
     with mongodb.errors():

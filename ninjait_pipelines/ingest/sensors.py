@@ -13,9 +13,9 @@ import dagster as dg
 
 from ninjait_pipelines.ingest import outages, quarantine
 from ninjait_pipelines.ingest.assets import BY_QUEUE
-from ninjait_pipelines.ingest.decode.contract import Refused
-from ninjait_pipelines.ingest.decode.message import HOST_REASONS, Registry, device_of, organization_of
-from ninjait_pipelines.ingest.drain import load_registry
+from ninjait_pipelines.ingest.decode.contract import ContractViolation
+from ninjait_pipelines.ingest.decode.message import HOST_REASONS, SenderRegistry, device_of, organization_of
+from ninjait_pipelines.ingest.drain import load_sender_registry
 from ninjait_pipelines.ingest.quarantine.reasons import read_hosts
 from ninjait_pipelines.resources.clickhouse import ClickHouse
 from ninjait_pipelines.resources.message_queue import Depth, MessageQueue
@@ -30,15 +30,15 @@ WAIT_AFTER_FAILURE = timedelta(seconds=60)
 LONGEST_WAIT = timedelta(minutes=5)
 FAILURES_COUNTED = 4
 # Far beyond its bound of 45 seconds: a worker that hangs, or whose machine is gone, makes room for the next drain.
-MOST_RUN_SECONDS = 300
+MAX_RUN_SECONDS = 300
 # Of all queued runs a drain starts first: it takes seconds, and messages wait for it.
 PRIORITY = "10"
 # Copies that one tick replays, a few milliseconds each, and those of one organization among them: what no replay takes
 # out of the way stays the oldest.
-MOST_REPLAYED = 2_500
-MOST_OF_ONE = 250
+MAX_REPLAYED = 2_500
+MAX_OF_ONE = 250
 # Without NOT_STARTED: a run that died before it was queued keeps that for ever, and two drains at once do no harm.
-UNDER_WAY = [
+ACTIVE_RUN_STATUSES = [
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.STARTING,
     dg.DagsterRunStatus.STARTED,
@@ -53,7 +53,7 @@ def drain_job(asset: dg.AssetsDefinition) -> dg.JobDefinition:
         f"drain_{name}",
         selection=dg.AssetSelection.assets(asset),
         executor_def=dg.in_process_executor,
-        tags={"dagster/max_runtime_seconds": str(MOST_RUN_SECONDS), "dagster/priority": PRIORITY},
+        tags={"dagster/max_runtime_seconds": str(MAX_RUN_SECONDS), "dagster/priority": PRIORITY},
         description=f"One bounded drain into {name}.",
     )
 
@@ -98,7 +98,7 @@ def drain_sensor(queue: str, job: dg.JobDefinition) -> dg.SensorDefinition:
 
 def last_drain(instance: dg.DagsterInstance, job_name: str) -> tuple[bool, datetime | None, int]:
     """(whether a drain is queued or running, when the last one failed if it did, how many failed in a row)."""
-    if instance.get_runs_count(dg.RunsFilter(job_name=job_name, statuses=UNDER_WAY)):
+    if instance.get_runs_count(dg.RunsFilter(job_name=job_name, statuses=ACTIVE_RUN_STATUSES)):
         return True, None, 0
     last = instance.get_run_records(dg.RunsFilter(job_name=job_name), limit=FAILURES_COUNTED)
     failed = list(takewhile(lambda record: record.dagster_run.is_failure and record.end_time, last))
@@ -119,7 +119,7 @@ def registered_hosts(
     There is no cursor: what is held is the state, so a missed tick changes nothing, and what is left over by one tick
     is found by the next.
     """
-    replayed = replay_registered(mongodb, message_queue, load_registry(postgres), datetime.now(UTC))
+    replayed = replay_registered(mongodb, message_queue, load_sender_registry(postgres), datetime.now(UTC))
     return dg.SkipReason(f"replayed {replayed} messages" if replayed else "nothing is held for a host that is known")
 
 
@@ -136,7 +136,7 @@ def after_outage(
     There is no cursor, as above.
     """
     names = {queue: job.name for queue, job in jobs.items()}
-    found = list(islice(outages.waiting(mongodb, context.instance, names, MOST_OF_ONE), MOST_REPLAYED))
+    found = list(islice(outages.waiting(mongodb, context.instance, names, MAX_OF_ONE), MAX_REPLAYED))
     if not found:
         return dg.SkipReason("no dead letter is held that an outage made")
     try:
@@ -148,14 +148,14 @@ def after_outage(
     return dg.SkipReason(f"replayed {replayed} messages")
 
 
-def replay_registered(mongodb: MongoDB, queue: MessageQueue, registry: Registry, now: datetime) -> int:
-    """Replays up to MOST_REPLAYED held copies whose host is known by now; returns how many messages that were."""
-    found = islice(held_for_known_hosts(mongodb, registry), MOST_REPLAYED)
+def replay_registered(mongodb: MongoDB, queue: MessageQueue, registry: SenderRegistry, now: datetime) -> int:
+    """Replays up to MAX_REPLAYED held copies whose host is known by now; returns how many messages that were."""
+    found = islice(held_for_known_hosts(mongodb, registry), MAX_REPLAYED)
     return quarantine.replay(mongodb, queue, list(found), "registered_hosts", now)
 
 
-def held_for_known_hosts(mongodb: MongoDB, registry: Registry) -> Iterator[dict[str, Any]]:
-    """The ids of held copies that a known host waits in, the oldest first, MOST_OF_ONE of each organization.
+def held_for_known_hosts(mongodb: MongoDB, registry: SenderRegistry) -> Iterator[dict[str, Any]]:
+    """The ids of held copies that a known host waits in, the oldest first, MAX_OF_ONE of each organization.
 
     In one walk, with the hosts compared here: to ask for each host by itself is to read all that is held each time.
     """
@@ -171,15 +171,15 @@ def held_for_known_hosts(mongodb: MongoDB, registry: Registry) -> Iterator[dict[
 
     with mongodb.errors():
         held = mongodb.database[quarantine.COLLECTION].find(waiting, shown).sort("quarantined_at", 1)
-        yield from quarantine.first_of_each(held, MOST_OF_ONE, is_wanted)
+        yield from quarantine.first_of_each(held, MAX_OF_ONE, is_wanted)
 
 
-def _is_known(shown: str, routing_key: str, registry: Registry) -> bool:
+def _is_known(shown: str, routing_key: str, registry: SenderRegistry) -> bool:
     """Whether the host is a device's by now; `shown` is its repr, as rejections have it."""
     try:
         host = literal_eval(shown)
         return isinstance(host, str) and bool(device_of(host, organization_of(routing_key), registry))
-    except (Refused, ValueError, SyntaxError):
+    except (ContractViolation, ValueError, SyntaxError):
         return False
 
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 from ninjait_pipelines.resources.clickhouse import ClickHouse, sql
 
 # Interfaces of one device, and as many volumes.
-MOST_NAMES = 64
+MAX_NAMES = 64
 # As long as full resolution keeps their readings.
 KEPT = timedelta(days=7)
 Named = Literal["counters", "volumes"]
@@ -84,7 +84,7 @@ def admit(
         seen_on = known[device].get(name)
         if seen_on is None:
             if device not in room:
-                room[device] = MOST_NAMES - sum(kind == name[0] for kind, _ in known[device])
+                room[device] = MAX_NAMES - sum(kind == name[0] for kind, _ in known[device])
             room[device] -= 1
         if (seen_on is None and room[device] >= 0) or (seen_on is not None and seen_on < today):
             yield device, name

@@ -19,7 +19,7 @@ from ninjait_pipelines.ingest.quarantine import insert_new
 from ninjait_pipelines.ingest.series import NAME_OF, TOO_MANY, Named, Series
 from ninjait_pipelines.late_days import note_events
 from ninjait_pipelines.metrics.latest import latest_reading
-from ninjait_pipelines.metrics.model import COUNTER_GAP, COUNTERS, MARGIN, POINTS, RETENTION, VOLUMES, Tier
+from ninjait_pipelines.metrics.model import COUNTER_GAP, COUNTERS, POINTS, RETENTION, RETENTION_GRACE, VOLUMES, Tier
 from ninjait_pipelines.metrics.windows import late_windows
 from ninjait_pipelines.resources.clickhouse import ClickHouse, mart_rows, sql
 from ninjait_pipelines.resources.dragonfly import Dragonfly
@@ -36,10 +36,10 @@ _ROWS: Mapping[Kind, str] = {"columns": "rows", "counters": "counter_rows", "vol
 _MILLISECONDS = pa.timestamp("ms", "UTC")
 _HOUR_US = 3_600_000_000
 # Of a query: ClickHouse takes a parameter of 128 KiB at most, and an id is 39 bytes of it.
-MOST_IDS = 1_000
+MAX_IDS = 1_000
 # How long after full resolution took its last points of an hour it is still asked for them: the windows of the hour are
 # made from it again for MARGIN less an hour or two, and a repair takes its time.
-STILL_MADE = MARGIN - timedelta(hours=6)
+REBUILD_HORIZON = RETENTION_GRACE - timedelta(hours=6)
 DEVICES_AT_ONCE = 100
 # Events that days are computed from: see the view late_days.
 NOTED = ("api_calls", "usage_reports")
@@ -164,7 +164,7 @@ class MetricsSink:
         that is made of them, and count twice.
         """
         times, oldest = points["time"], now - RETENTION[Tier.RAW]
-        aged = pc.and_(pc.less(times, _instant(oldest)), pc.greater_equal(times, _instant(oldest - STILL_MADE)))
+        aged = pc.and_(pc.less(times, _instant(oldest)), pc.greater_equal(times, _instant(oldest - REBUILD_HORIZON)))
         places = pc.indices_nonzero(aged)
         if not len(places):
             return times
@@ -192,8 +192,8 @@ class MetricsSink:
         if not late:
             return decoded
         written: set[tuple[str, UUID]] = set()
-        for first in range(0, len(late), MOST_IDS):
-            some = late[first : first + MOST_IDS]
+        for first in range(0, len(late), MAX_IDS):
+            some = late[first : first + MAX_IDS]
             rows = self._clickhouse.rows(sql("ingest/already_written"), queue=self.queue, message_ids=some)
             written |= {(str(row["organization_id"]), row["message_id"]) for row in rows}
         return [

@@ -16,7 +16,7 @@ The rules, for the readings of one interface by one agent in order of time:
   series then goes on as if they had not been: a driver that reads 0 for a moment, a second machine that came by. They
   add nothing and count as one reset.
 - More than FEW resets in an hour are none: several machines write as one device. Their counters add nothing in it.
-- More bytes than MOST_RATE brings are none either: no interface is so fast, a driver gave -1.
+- More bytes than MAX_RATE brings are none either: no interface is so fast, a driver gave -1.
 - Of several agents on one device, the one that covers the longest part of the hour counts: from where its first
   increase begins to its last reading. (As long: the one with more readings, else the first by name.) What another one
   counted before that or after it counts as well: an agent that took over from another one counts other bytes.
@@ -39,7 +39,7 @@ import pyarrow.compute as pc
 from ninjait_pipelines.metrics.coverage import MINUTES, Integers, devices_of, distinct, minutes_of, starts_of
 from ninjait_pipelines.metrics.interfaces import is_left_out, patterns_of
 from ninjait_pipelines.metrics.model import COUNTER_GAP, COUNTERS, WINDOWS
-from ninjait_pipelines.metrics.windows import filled
+from ninjait_pipelines.metrics.windows import fill_columns
 
 Floats = npt.NDArray[np.float64]
 FEW = 3  # resets of an interface in an hour, or falls of two senders before a device is said to have several
@@ -50,7 +50,7 @@ WRAP = 2.0**32
 NEAR_WRAP, AFTER_WRAP = 0.75 * WRAP, 0.25 * WRAP
 USUAL_RATES = 4  # times the usual rate
 SLOW, FAST = 131_072.0, 1_310_720.0  # bytes a second
-MOST_RATE = 1e11  # bytes a second, likewise: 800 Gbit/s
+MAX_RATE = 1e11  # bytes a second, likewise: 800 Gbit/s
 DIRECTIONS = ("network_in", "network_out")
 _KEY = ["organization_id", "device_id", "time"]
 _HOUR_US = 3_600_000_000
@@ -160,18 +160,18 @@ def _rows(readings: pa.Table, start: datetime) -> _Rows:
 def _adopted(rows: _Rows) -> Integers:
     """The sources, where "" is the device's only named one in the hour: the readings go on that an earlier version
     wrote without a name. Of two, nobody knows whose they were."""
-    group, most = _device_hour(rows), int(rows.source.max()) + 1
-    pairs = distinct(group * most + rows.source)
-    pairs = pairs[pairs % most > 0]
-    starts = starts_of(pairs // most)
+    group, limit = _device_hour(rows), int(rows.source.max()) + 1
+    pairs = distinct(group * limit + rows.source)
+    pairs = pairs[pairs % limit > 0]
+    starts = starts_of(pairs // limit)
     alone = np.diff(np.append(starts, len(pairs))) == 1
     only = pairs[starts][alone]
-    place = np.searchsorted(only // most, group)
+    place = np.searchsorted(only // limit, group)
     known = place < len(only)
-    known[known] = (only // most)[place[known]] == group[known]
+    known[known] = (only // limit)[place[known]] == group[known]
     known &= rows.source == 0
     source = rows.source.copy()
-    source[known] = (only % most)[place[known]]
+    source[known] = (only % limit)[place[known]]
     return source
 
 
@@ -204,7 +204,7 @@ def _increases(rows: _Rows, value: Floats) -> _Increases:
         resets, falls, all_ = (np.bincount(group, of & rows.own)[group] for of in (reset, odd, np.ones_like(odd)))
         grown[(resets > FEW) & ~np.isnan(grown)] = 0.0
         result.several[places] = (resets > FEW) | ((falls > FEW) & (falls > OFTEN * all_))
-    grown[grown > MOST_RATE * np.maximum((rows.time - since) / 1e6, 1.0)] = 0.0
+    grown[grown > MAX_RATE * np.maximum((rows.time - since) / 1e6, 1.0)] = 0.0
     result.grown[places], result.since[places] = grown, since
     return result
 
@@ -231,8 +231,8 @@ def _of_another(seconds: Floats, values: Floats, added: float) -> npt.NDArray[np
     whose counter goes back a little does so in time, and by little."""
     gap = np.diff(seconds)
     nearest = np.minimum(gap, np.append(gap[1:], np.inf))
-    most = max(USUAL_RATES * added / max(seconds[-1] - seconds[0], 1.0), SLOW)  # bytes a second
-    return (nearest < OFF_BEAT * np.quantile(gap, 0.75)) | (-np.diff(values) > most * gap)
+    limit = max(USUAL_RATES * added / max(seconds[-1] - seconds[0], 1.0), SLOW)  # bytes a second
+    return (nearest < OFF_BEAT * np.quantile(gap, 0.75)) | (-np.diff(values) > limit * gap)
 
 
 class _Series(NamedTuple):
@@ -298,8 +298,8 @@ def increases_of(seconds: Sequence[float], values: Sequence[float]) -> tuple[lis
         elif not rises and series.is_wrap(highest, at):
             added, highest = value + WRAP - highest, value
         elif rises or falls_far:
-            most = max(FAST, series.beside(at))
-            doubtful = falls_far if not rises else not series.is_believed(value - highest, at - 1, at, most)
+            limit = max(FAST, series.beside(at))
+            doubtful = falls_far if not rises else not series.is_believed(value - highest, at - 1, at, limit)
             goes_on = series.goes_on(highest, at) if doubtful else at
             reset = not rises or goes_on > at
             if goes_on == at:
@@ -399,7 +399,7 @@ def _windows(
     columns["several_senders"] = several[starts].astype(np.float64)
     for name, of in zip(DIRECTIONS, sums, strict=True):
         columns |= {f"{name}_{aggregate}": values for aggregate, values in _aggregates(of, starts).items()}
-    return filled(pa.table(columns))
+    return fill_columns(pa.table(columns))
 
 
 def _anywhere(group: Integers, flag: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:

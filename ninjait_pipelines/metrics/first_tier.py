@@ -15,7 +15,7 @@ from ninjait_pipelines.metrics.counters import DIRECTIONS, Readings
 from ninjait_pipelines.metrics.coverage import covered_windows, minutes_of
 from ninjait_pipelines.metrics.model import AGGREGATES, WINDOWS
 from ninjait_pipelines.metrics.volumes import DISK_FIELDS, FIVE_MINUTES
-from ninjait_pipelines.metrics.windows import added, filled, of_windows
+from ninjait_pipelines.metrics.windows import aggregate_windows, fill_columns, merge_windows
 
 HOUR = timedelta(hours=1)
 Read = Callable[[list[str]], pa.Table]
@@ -52,17 +52,17 @@ def first_tier(
     """
     width, _ = widths(every)
     of_points, of_counters = _by_one_sender(points, counters, read)
-    of_volumes = of_windows(volumes.windows, width)
+    of_volumes = aggregate_windows(volumes.windows, width)
     # A sender that says what all its disks hold knows it better than what single volumes add up to.
     of_volumes = _without(of_volumes, DISK_FIELDS, _carrying(of_points, DISK_FIELDS[:1]))
     covered = covered_windows([one.minutes for one in (points, counters, volumes)], width)
-    windows = added(of_volumes, of_points, of_counters, filled(covered))
+    windows = merge_windows(of_volumes, of_points, of_counters, fill_columns(covered))
     time = windows["time"]
     of_time = WINDOWS.field("time").type
     inside = pc.and_(pc.greater_equal(time, pa.scalar(start, of_time)), pc.less(time, pa.scalar(stop, of_time)))
     # Of windows narrower than a minute, those in which nothing but a minute begins are none.
     windows = windows.filter(pc.and_(inside, pc.greater(windows["samples"], 0.0)))
-    return windows if every == width else added(of_windows(windows, every))
+    return windows if every == width else merge_windows(aggregate_windows(windows, every))
 
 
 def _by_one_sender(points: Readings, counters: Readings, read: Read) -> tuple[pa.Table, pa.Table]:

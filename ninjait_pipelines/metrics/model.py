@@ -32,7 +32,7 @@ class Tier(StrEnum):
 # How far back a tier takes points. The stores themselves delete MARGIN later, so that nothing expires while the next
 # tier is still being made from it.
 RETENTION = {Tier.RAW: timedelta(days=7), Tier.FIVE_MINUTES: timedelta(days=90), Tier.ONE_HOUR: timedelta(days=730)}
-MARGIN = timedelta(days=1)
+RETENTION_GRACE = timedelta(days=1)
 WIDTH = {Tier.FIVE_MINUTES: timedelta(minutes=5), Tier.ONE_HOUR: timedelta(hours=1)}
 
 _KEY = [

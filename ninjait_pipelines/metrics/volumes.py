@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 from ninjait_pipelines.metrics.counters import Readings, whole_devices
 from ninjait_pipelines.metrics.coverage import MINUTES, minutes_of
 from ninjait_pipelines.metrics.model import POINTS, WINDOWS
-from ninjait_pipelines.metrics.windows import by_window, filled
+from ninjait_pipelines.metrics.windows import by_window, fill_columns
 
 FIVE_MINUTES = timedelta(minutes=5)
 DISK_FIELDS = ("disk_used", "disk_total", "disk_free")
@@ -150,7 +150,7 @@ def _readings_of(readings: pa.Table, every: timedelta) -> Readings:
         value = pa.array(of, pa.float64())
         columns |= {f"{name}_{aggregate}": value for aggregate in ("sum", "min", "max", "last")}
         columns[f"{name}_count"] = pc.cast(pc.is_valid(value), pa.float64())
-    return Readings(filled(pa.table(columns)), minutes_of(instants))
+    return Readings(fill_columns(pa.table(columns)), minutes_of(instants))
 
 
 def _by_device_and_hour(rows: Sequence[dict[str, Any]]) -> dict[Any, list[dict[str, Any]]]:

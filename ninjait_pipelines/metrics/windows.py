@@ -53,27 +53,27 @@ def _of_either_twin(windows: pa.Table) -> pa.ChunkedArray:
     return numbered.join(covered, SAMPLE).sort_by("row")["covered_max"]
 
 
-def of_points(points: pa.Table, every: timedelta) -> pa.Table:
+def aggregate_points(points: pa.Table, every: timedelta) -> pa.Table:
     """Points (schema POINTS, and the number of `samples` of each) as windows (schema WINDOWS), in any order.
 
     What they cover is not told: it is 0. Those of a device are in order of time: `last` is the last that is there.
     """
     of = [("samples", "sum"), *((name, aggregate) for name in FIELDS for aggregate in AGGREGATES)]
     names = [name for name in WINDOWS.names if name not in _OF_HOURS]
-    return filled(by_window(points, every).aggregate(of).rename_columns(names))
+    return fill_columns(by_window(points, every).aggregate(of).rename_columns(names))
 
 
-def of_windows(windows: pa.Table, every: timedelta) -> pa.Table:
+def aggregate_windows(windows: pa.Table, every: timedelta) -> pa.Table:
     """Windows (schema WINDOWS) as wider ones, in any order. Those of a device are in order of time.
 
     Windows that were written before 0.4.0 do not say what they cover: half a minute for each sample, by the field that
     most of them carry, as was taken then.
     """
     counts = pc.max_element_wise(*(windows[f"{name}_count"] for name in FIELDS))
-    most = pc.if_else(pc.greater(pc.fill_null(counts, 0.0), 0.0), counts, windows["samples"])
-    column = pc.coalesce(windows["covered"], pc.multiply(most, ASSUMED_MINUTES))
+    limit = pc.if_else(pc.greater(pc.fill_null(counts, 0.0), 0.0), counts, windows["samples"])
+    column = pc.coalesce(windows["covered"], pc.multiply(limit, ASSUMED_MINUTES))
     windows = windows.set_column(windows.schema.get_field_index("covered"), "covered", column)
-    return filled(by_window(windows, every).aggregate(TOGETHER).rename_columns(WINDOWS.names))
+    return fill_columns(by_window(windows, every).aggregate(TOGETHER).rename_columns(WINDOWS.names))
 
 
 def by_window(rows: pa.Table, every: timedelta, key: Sequence[str] = SAMPLE[:2]) -> pa.TableGroupBy:
@@ -85,7 +85,7 @@ def by_window(rows: pa.Table, every: timedelta, key: Sequence[str] = SAMPLE[:2])
     return rows.group_by([*key, "time"], use_threads=False)
 
 
-def added(*windows: pa.Table) -> pa.Table:
+def merge_windows(*windows: pa.Table) -> pa.Table:
     """Tables (schema WINDOWS) as one, in order of the key; of windows in several, `last` is that of the last one."""
     some = [of for of in windows if len(of)]
     found = some[0] if some else WINDOWS.empty_table()
@@ -95,7 +95,7 @@ def added(*windows: pa.Table) -> pa.Table:
     return found.sort_by([(name, "ascending") for name in SAMPLE])
 
 
-def filled(windows: pa.Table) -> pa.Table:
+def fill_columns(windows: pa.Table) -> pa.Table:
     """Windows that lack columns, as schema WINDOWS: what is not there was in no sample."""
     columns = {name: windows[name] for name in windows.column_names}
     for name in WINDOWS.names:

@@ -8,7 +8,7 @@ import dagster as dg
 
 from ninjait_pipelines.left_out import LeftOut, nothing_is_left_out
 from ninjait_pipelines.marts import Window, check, computed
-from ninjait_pipelines.partitions import RUNNING, WEEKLY, catch_up, news
+from ninjait_pipelines.partitions import INCLUDES_CURRENT_PERIOD, WEEKLY, deps_updated_since_requested, fill_missing
 from ninjait_pipelines.reports.weekly import (
     WEEK,
     Report,
@@ -34,18 +34,18 @@ _ALWAYS_NEW = dg.AssetSelection.assets(*ALWAYS_NEW)
 # A report says how complete it is, so it waits for nothing: the running week's grows with every hour, and the first
 # week of an installation, of which hours are missing for ever, has one too.
 _FOLLOW = (
-    news(_ALWAYS_NEW)
+    deps_updated_since_requested(_ALWAYS_NEW)
     & ~dg.AutomationCondition.any_deps_in_progress().ignore(_ALWAYS_NEW)
     & ~dg.AutomationCondition.in_progress()
 )
-AUTOMATION = (catch_up(timedelta(days=14)).without(~dg.AutomationCondition.any_deps_missing()) | _FOLLOW).with_label(
-    "weekly"
-)
+AUTOMATION = (
+    fill_missing(timedelta(days=14)).without(~dg.AutomationCondition.any_deps_missing()) | _FOLLOW
+).with_label("weekly")
 
 
 @computed(
     group_name="reports",
-    deps=[*(dg.AssetDep(name, partition_mapping=RUNNING) for name in UPSTREAM), *ALWAYS_NEW],
+    deps=[*(dg.AssetDep(name, partition_mapping=INCLUDES_CURRENT_PERIOD) for name in UPSTREAM), *ALWAYS_NEW],
     partitions_def=WEEKLY,
     automation_condition=AUTOMATION,
     kinds={"s3", "redis"},

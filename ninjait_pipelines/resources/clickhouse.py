@@ -51,9 +51,9 @@ SLICES = {
     "invoice_lines": "period_starts_on",
 }
 # Markers of older versions that a slice may have before they are deleted: a deletion costs more than they do.
-MOST_MARKERS = 20
+MAX_MARKERS = 20
 # Far more than clocks that are kept by NTP differ, and far less than what is believed to be of the future.
-MOST_APART = timedelta(seconds=60)
+MAX_APART = timedelta(seconds=60)
 NOBODY = UUID(int=0)
 # The first of these columns that a mart has names a row that is left out.
 KEYS = ("id", "event_id", "ticket_id", "organization_id")
@@ -195,13 +195,13 @@ class ClickHouse(Store):
     def now(self) -> datetime:
         """ClickHouse's clock, UTC, in microseconds: the one clock by which versions and touches are compared.
 
-        Raises StoreFailed where it and this machine's clock are more than MOST_APART from each other: of a version that
+        Raises StoreFailed where it and this machine's clock are more than MAX_APART from each other: of a version that
         is of the future every later one would be hidden, and one of the past would be hidden itself.
         """
         before = clock()
         there: datetime = self.scalar("SELECT now64(6, 'UTC')")
         after = clock()
-        if not before - MOST_APART <= there <= after + MOST_APART:
+        if not before - MAX_APART <= there <= after + MAX_APART:
             problem = f"its clock says {there:%Y-%m-%d %H:%M:%S} UTC, this machine's {after:%Y-%m-%d %H:%M:%S}"
             raise StoreFailed(self.title, self.url, problem, "Set the wrong one right (NTP); docs/runbook.md, Clocks.")
         return there
@@ -231,10 +231,10 @@ class ClickHouse(Store):
             f"FROM {storage} FINAL WHERE {where}",
             **parameters,
         )
-        if found["newest"] > max(found["now"] + MOST_APART, as_of):
+        if found["newest"] > max(found["now"] + MAX_APART, as_of):
             problem = f"{table} has a version of {found['newest']:%Y-%m-%d %H:%M} UTC, which hides all others"
             raise StoreFailed(self.title, self.url, problem, "docs/runbook.md, Clocks, says how to remove it.")
-        if found["rows"] or found["markers"] > MOST_MARKERS:
+        if found["rows"] or found["markers"] > MAX_MARKERS:
             self._delete(storage, where, found["fence"], parameters)
         return rows.num_rows
 

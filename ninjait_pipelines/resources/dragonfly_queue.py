@@ -120,7 +120,7 @@ class DragonflyQueue(Dragonfly, MessageQueue):
             return self.client.register_script(_PUBLISH)(keys=[stream_key(queue)], args=arguments)
 
     @contextmanager
-    def consume(self, queue: str, prefetch: int, most: int | None = None) -> Iterator["StreamConsumer"]:
+    def consume(self, queue: str, prefetch: int, limit: int | None = None) -> Iterator["StreamConsumer"]:
         """Nothing is sent ahead, so `most` means nothing here."""
         consumer = StreamConsumer(self, queue, prefetch)
         try:
@@ -139,9 +139,9 @@ class DragonflyQueue(Dragonfly, MessageQueue):
             length, pending, dead = pipeline.execute()
         return Depth(ready=max(0, length - pending["pending"]), unsettled=pending["pending"], dead=dead)
 
-    def dead_letters(self, queue: str, most: int = 100) -> list[tuple[Message, str]]:
+    def dead_letters(self, queue: str, limit: int = 100) -> list[tuple[Message, str]]:
         with errors(self.url):
-            entries: list[Any] = self.client.xrange(dead_key(queue), count=most)  # type: ignore[assignment]
+            entries: list[Any] = self.client.xrange(dead_key(queue), count=limit)  # type: ignore[assignment]
         return [
             (_dead_letter(queue, *entry), entry[1].get(b"reason", b"").decode(errors="replace")) for entry in entries
         ]
@@ -182,9 +182,9 @@ class StreamConsumer:
         """Nothing comes that was not asked for."""
         self._stopped = True
 
-    def receive(self, most: int, wait_seconds: float) -> list[Message]:
+    def receive(self, limit: int, wait_seconds: float) -> list[Message]:
         """What comes again is given before what is new."""
-        room = 0 if self._stopped else min(most, self._prefetch - len(self._held))
+        room = 0 if self._stopped else min(limit, self._prefetch - len(self._held))
         if room <= 0:
             return []
         deadline = time.monotonic() + wait_seconds
@@ -198,20 +198,20 @@ class StreamConsumer:
                 return messages
             time.sleep(min(POLL_SECONDS, left))
 
-    def _new(self, most: int) -> list[Message]:
+    def _new(self, limit: int) -> list[Message]:
         with self._errors():
-            streams: Any = self._client.xreadgroup(GROUP, self._name, {self._key: ">"}, count=most)
+            streams: Any = self._client.xreadgroup(GROUP, self._name, {self._key: ">"}, count=limit)
         return [_message(self._queue, entry_id, fields, 1) for entry_id, fields in _entries(streams)]
 
-    def _returned(self, most: int) -> list[Message]:
+    def _returned(self, limit: int) -> list[Message]:
         """Claims what others gave back, or have held for too long. Two who claim the same do not both get it: the first
         claim makes it young again."""
         with self._errors():
             rows: Any = self._client.xpending_range(
-                self._key, GROUP, min="-", max="+", count=most + len(self._held), idle=self._idle_ms
+                self._key, GROUP, min="-", max="+", count=limit + len(self._held), idle=self._idle_ms
             )
             times = {row["message_id"].decode(): row["times_delivered"] for row in rows}
-            wanted = [receipt for receipt in times if receipt not in self._held][:most]
+            wanted = [receipt for receipt in times if receipt not in self._held][:limit]
             if not wanted:
                 return []
             claimed: Any = self._client.xclaim(self._key, GROUP, self._name, self._idle_ms, wanted)

@@ -48,7 +48,7 @@ class Depth(msgspec.Struct, frozen=True):
 class Consumer(Protocol):
     """One reader of one queue. It holds at most `prefetch` unsettled messages; `receive` gives nothing beyond that."""
 
-    def receive(self, most: int, wait_seconds: float) -> list[Message]:
+    def receive(self, limit: int, wait_seconds: float) -> list[Message]:
         """Up to `most` messages; an empty list when none came within `wait_seconds`."""
 
     def stop(self) -> None:
@@ -107,7 +107,7 @@ class MessageQueue(Store):
         return True
 
     @abstractmethod
-    def consume(self, queue: str, prefetch: int, most: int | None = None) -> AbstractContextManager[Consumer]:
+    def consume(self, queue: str, prefetch: int, limit: int | None = None) -> AbstractContextManager[Consumer]:
         """A consumer; at the end of the `with` what it did not settle is given back.
 
         A broker that sends ahead sends no more than `most` messages in all: what is given back counts as delivered.
@@ -118,7 +118,7 @@ class MessageQueue(Store):
         """The queue's depth, without touching a message."""
 
     @abstractmethod
-    def dead_letters(self, queue: str, most: int = 100) -> list[tuple[Message, str]]:
+    def dead_letters(self, queue: str, limit: int = 100) -> list[tuple[Message, str]]:
         """The oldest dead letters of a queue with their reasons, left where they are."""
 
     @abstractmethod

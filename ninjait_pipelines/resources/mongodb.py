@@ -30,7 +30,7 @@ OUT_OF_DISK_SPACE = 14031
 # Codes of errors that are about a document or a query, and quote it: a duplicate key, a failed validation, a bad value.
 QUOTING = {2, 9, 14, 121, 11000}
 # What an error says at most of a write of thousands of documents.
-MOST_WORDS, MOST_CHARACTERS = 5, 2_000
+MAX_WORDS, MAX_CHARACTERS = 5, 2_000
 # Codes of what passes: no primary for now, shutting down, a time limit.
 PASSING = {50, 89, 91, 133, 189, 262, 9001, 10107, 11600, 11602, 13388, 13435, 13436}
 
@@ -158,7 +158,7 @@ def _said(error: pymongo.errors.OperationFailure) -> str:
     if not isinstance(error, pymongo.errors.BulkWriteError):
         return str(error).partition(", full error: ")[0]
     words = dict.fromkeys(f"{one.get('errmsg')} (code {one.get('code')})" for one in _problems(error))
-    return "; ".join(list(words)[:MOST_WORDS])[:MOST_CHARACTERS]
+    return "; ".join(list(words)[:MAX_WORDS])[:MAX_CHARACTERS]
 
 
 def _problems(error: pymongo.errors.OperationFailure) -> list[Mapping[str, Any]]:

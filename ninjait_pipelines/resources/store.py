@@ -15,11 +15,11 @@ from pybreaker import CircuitBreaker, CircuitBreakerError
 from pydantic import Field, PrivateAttr
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, stop_after_delay, wait_exponential_jitter
 
-from ninjait_pipelines.settings import MendableError
+from ninjait_pipelines.settings import UserError
 from ninjait_pipelines.urls import redacted, without_password
 
 
-class StoreError(MendableError):
+class StoreError(UserError):
     """A store that did not do what it was asked.
 
     The message has the store, its address without the password, what happened and what to do. Neither it nor the
@@ -152,14 +152,14 @@ def _circuit_breaker() -> CircuitBreaker:
     )
 
 
-def retrying(attempts: int = 4, first_wait: float = 0.2, most_seconds: float = 30) -> Retrying:
+def retrying(attempts: int = 4, first_wait: float = 0.2, max_seconds: float = 30) -> Retrying:
     """Tries again, with growing and jittered waits, only what StoreUnavailable says is worth it.
 
-    No try begins after `most_seconds`: a server that hangs until a long time-out would hang for every further one.
+    No try begins after `max_seconds`: a server that hangs until a long time-out would hang for every further one.
     """
     return Retrying(
         retry=retry_if_exception_type(StoreUnavailable),
-        stop=stop_after_attempt(attempts) | stop_after_delay(most_seconds),
+        stop=stop_after_attempt(attempts) | stop_after_delay(max_seconds),
         wait=wait_exponential_jitter(initial=first_wait, max=5),
         reraise=True,
     )

@@ -13,7 +13,7 @@ import msgspec
 import pyarrow as pa
 
 from ninjait_pipelines.metrics.model import WIDTH, Tier
-from ninjait_pipelines.partitions import HOURLY, catch_up, windows
+from ninjait_pipelines.partitions import HOURLY, fill_missing, windows
 from ninjait_pipelines.resources.clickhouse import ClickHouse, column_schema, sql
 from ninjait_pipelines.resources.metrics_store import MetricsStore
 from ninjait_pipelines.resources.store import StoreFailed
@@ -39,11 +39,11 @@ _DEPS_MISSING = dg.AutomationCondition.any_deps_missing()
 _HOURS_MISSING = _DEPS_MISSING.ignore(dg.AssetSelection.assets("agent_metrics"))
 # None of the three has FOLLOW: they are asked for in one tick, and the sensor late_hours asks for all three again.
 # Dagster would take a range run's updates of one for news to the next, and compute the range three times.
-CATCH_UP = catch_up(LOOKBACK).replace(_DEPS_MISSING, _HOURS_MISSING) & _GRACE
+CATCH_UP = fill_missing(LOOKBACK).replace(_DEPS_MISSING, _HOURS_MISSING) & _GRACE
 # A week of hours a run: what one run may lose by dying, and what Dagster records in a few seconds.
 WEEK = dg.BackfillPolicy.multi_run(max_partitions_per_run=168)
 # How often a run fills an hour that another run fills at the same time. If they never miss each other the hour is late.
-MOST_ROUNDS = 3
+MAX_ROUNDS = 3
 NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -107,7 +107,7 @@ def bring_up_to_date(
     """
     written: dict[datetime, int] = {}
     again = hours
-    for _ in range(MOST_ROUNDS):
+    for _ in range(MAX_ROUNDS):
         as_of = clickhouse.now()
         _record_run(clickhouse, again, target, as_of, NEVER)
         written |= fill_tier(store, source, target, again, as_of)

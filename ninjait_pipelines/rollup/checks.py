@@ -7,7 +7,7 @@ from datetime import datetime
 import dagster as dg
 
 from ninjait_pipelines.metrics.model import Tier, tier_of
-from ninjait_pipelines.partitions import HOURLY, check_each
+from ninjait_pipelines.partitions import HOURLY, per_partition
 from ninjait_pipelines.resources.clickhouse import ClickHouse, sql
 from ninjait_pipelines.resources.metrics_store import MetricsStore
 from ninjait_pipelines.rollup.assets import device_metrics_hourly, samples_by_hour
@@ -48,7 +48,7 @@ def samples_are_conserved(
             },
         )
 
-    return check_each(context, examine)
+    return per_partition(context, examine)
 
 
 @dg.asset_check(asset=device_metrics_hourly, partitions_def=HOURLY)
@@ -94,7 +94,7 @@ def hour_is_accounted_for(
             metadata={"points_recorded": recorded, "points_stored": stored, "points_rolled_up": counted, "late": late},
         )
 
-    return check_each(context, examine)
+    return per_partition(context, examine)
 
 
 def _stored(metrics_store: MetricsStore, tier: Tier, hours: list[datetime]) -> dict[datetime, int]:
@@ -182,7 +182,7 @@ def sample_shares_are_shares(context: dg.AssetCheckExecutionContext, clickhouse:
             metadata={"wrong_rows": row["wrong_shares"], "mean_share": row["mean_share"]},
         )
 
-    return check_each(context, examine)
+    return per_partition(context, examine)
 
 
 @dg.asset_check(asset=device_metrics_hourly, partitions_def=HOURLY)
@@ -204,7 +204,7 @@ def devices_have_one_sender(context: dg.AssetCheckExecutionContext, clickhouse: 
             metadata={"devices": row["devices"]},
         )
 
-    return check_each(context, examine)
+    return per_partition(context, examine)
 
 
 def hours_of(context: dg.AssetCheckExecutionContext) -> list[datetime]:

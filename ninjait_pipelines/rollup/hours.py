@@ -11,7 +11,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ninjait_pipelines.metrics.model import COUNTER_GAP, MARGIN, RETENTION, Tier, tier_of
+from ninjait_pipelines.metrics.model import COUNTER_GAP, RETENTION, RETENTION_GRACE, Tier, tier_of
 
 HOUR = timedelta(hours=1)
 # Two hours by one query cost InfluxDB a tenth less than by two; three, hardly less than two.
@@ -32,7 +32,7 @@ def still_whole(tier: Tier, hour: datetime, now: datetime) -> bool:
     The increases of counters begin with readings of the hour before, which only full resolution has.
     """
     first = hour - COUNTER_GAP if tier is Tier.RAW else hour
-    return now - first <= RETENTION[tier] + MARGIN
+    return now - first <= RETENTION[tier] + RETENTION_GRACE
 
 
 def source_tier(hour: datetime, now: datetime) -> Tier:
@@ -45,7 +45,7 @@ def source_tier(hour: datetime, now: datetime) -> Tier:
     if tier is None and still_whole(Tier.ONE_HOUR, hour, now):
         return Tier.ONE_HOUR
     if tier is None:
-        kept = (RETENTION[Tier.ONE_HOUR] + MARGIN).days
+        kept = (RETENTION[Tier.ONE_HOUR] + RETENTION_GRACE).days
         raise HourExpired(
             f"{hour:%Y-%m-%d %H:%M} UTC is older than the {kept} days of the last tier; nothing was changed."
         )

@@ -17,7 +17,7 @@ from ninjait_pipelines.resources.postgres import Postgres, check_times
 from ninjait_pipelines.tickets.facts import Event, Fact, Target, Ticket, fact
 
 DAILY: dict[str, Any] = {"group_name": "tickets", "partitions_def": partitions.DAILY}
-CATCH_UP = partitions.catch_up(timedelta(days=14))
+CATCH_UP = partitions.fill_missing(timedelta(days=14))
 
 
 @mart(**DAILY, kinds={"postgres"}, automation_condition=CATCH_UP, notices_late_days=True)
@@ -110,7 +110,7 @@ def _tickets_have_facts(
     return equal("tickets in the history", _history(postgres, "count(DISTINCT ticket_id)", window), "facts", facts)
 
 
-@mart(**DAILY, kinds=set(), deps=[ticket_facts], automation_condition=CATCH_UP | partitions.FOLLOW)
+@mart(**DAILY, kinds=set(), deps=[ticket_facts], automation_condition=CATCH_UP | partitions.FOLLOW_UPSTREAM)
 def technician_performance(window: Window, clickhouse: ClickHouse) -> Rows:
     """Closed tickets by the technician who had them: count, hours to close, first response, breaches. Tickets that
     nobody had when they were closed are in nobody's figures. Grain: technician and day."""

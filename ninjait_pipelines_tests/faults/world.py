@@ -18,7 +18,7 @@ from typing import Any
 from ninjait_pipelines.ingest import drain as drain_module
 from ninjait_pipelines.ingest import quarantine
 from ninjait_pipelines.ingest.decode.message import Period, decode
-from ninjait_pipelines.ingest.drain import load_registry
+from ninjait_pipelines.ingest.drain import load_sender_registry
 from ninjait_pipelines.local.fleet import simulate
 from ninjait_pipelines.local.fleet.seed import seed
 from ninjait_pipelines.local.stack.local import LocalStack, find
@@ -124,7 +124,7 @@ class World:
 
     def expected_points(self) -> dict[tuple[str, int], dict[str, float]]:
         """(device, milliseconds) -> the fields of every good sample that was published."""
-        registry, period = load_registry(self.stores.postgres), Period.at(datetime.now(UTC))
+        registry, period = load_sender_registry(self.stores.postgres), Period.at(datetime.now(UTC))
         points = {}
         for published in self.sent:
             columns = decode(_delivered(published.message), registry, period).columns
@@ -146,7 +146,7 @@ def world(stack: LocalStack, settings: Settings, random_seed: int = 1, hours: in
     window = simulate.Window(end - hours * HOUR, end)
     with open_stores(settings) as stores:
         seed(stores.postgres, "demo", end.date())
-        fleet = simulate.read_fleet(stores.postgres, before=window.start, most_devices=6)
+        fleet = simulate.read_fleet(stores.postgres, before=window.start, max_devices=6)
         options = simulate.Options(seed=random_seed, broken=0.05, duplicates=0.05, resent=0.05, away=0)
         everything = simulate.simulate(fleet, window, options)
         sent = [published for published in everything if published.message.queue == QUEUE]
@@ -166,11 +166,11 @@ class Drain:
         *,
         die_after: str | None = None,
         slow: float = 0,
-        most: int = 20_000,
+        limit: int = 20_000,
         patience: float = 10,
     ) -> None:
         self._began = _context.Event()
-        arguments = (dict(settings), run_id, die_after, slow, most, patience, self._began)
+        arguments = (dict(settings), run_id, die_after, slow, limit, patience, self._began)
         self.process: ForkServerProcess = _context.Process(target=_drain, args=arguments)
         self.process.start()
 
@@ -206,7 +206,7 @@ STEPS: dict[str, Callable[[Stores], tuple[Any, str, str | None]]] = {
 
 
 def _drain(
-    settings: dict[str, str], run_id: str, die_after: str | None, slow: float, most: int, patience: float, began: Any
+    settings: dict[str, str], run_id: str, die_after: str | None, slow: float, limit: int, patience: float, began: Any
 ) -> None:
     drain_module.BATCH_MESSAGES, drain_module.PREFETCH = BATCH_MESSAGES, 4 * BATCH_MESSAGES
     with open_stores(Settings(settings)) as stores:
@@ -215,7 +215,7 @@ def _drain(
             _after(*STEPS[die_after](stores), lambda: os.kill(os.getpid(), signal.SIGKILL))
         try:
             broker = stores.message_queue.model_copy(update={"timeout_seconds": patience})
-            make_drain(stores, run_id=run_id, message_queue=broker).run(most_messages=most, idle_seconds=1)
+            make_drain(stores, run_id=run_id, message_queue=broker).run(max_messages=limit, idle_seconds=1)
         except StoreError as error:
             print(f"{run_id}: {error}")
             raise SystemExit(1) from None

@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 
-from ninjait_pipelines.ingest.decode.contract import CONTRACTS, MOST_COUNTER, MOST_NUMBER
+from ninjait_pipelines.ingest.decode.contract import CONTRACTS, MAX_COUNTER, MAX_NUMBER
 from ninjait_pipelines.ingest.decode.line_protocol import LINE_PROTOCOL
 from ninjait_pipelines.ingest.decode.message import (
     HOST_REASONS,
@@ -229,20 +229,20 @@ def _check_metrics(incoming: Message, result: Decoded) -> None:
         fields = [columns[name] for name in schema.names[schema.get_field_index("time") + 1 :]]
         assert (None,) * len(fields) not in zip(*fields, strict=True)
         if schema is VOLUMES:
-            assert all(_number(value, MOST_NUMBER) for values in fields for value in values)
+            assert all(_number(value, MAX_NUMBER) for values in fields for value in values)
             assert all(columns["volume"])
         for name, values in zip(FIELDS, fields, strict=False) if schema is POINTS else ():
-            assert all(_number(value, 100 if name == "cpu" else MOST_NUMBER) for value in values)
+            assert all(_number(value, 100 if name == "cpu" else MAX_NUMBER) for value in values)
         for values in fields if schema is COUNTERS else ():
-            assert all(_number(value, MOST_COUNTER) and (value is None or value.is_integer()) for value in values)
+            assert all(_number(value, MAX_COUNTER) and (value is None or value.is_integer()) for value in values)
 
 
 def _key(columns: Mapping[str, Sequence[Any]]) -> tuple[Sequence[str], Sequence[str]]:
     return columns["organization_id"], columns["device_id"]
 
 
-def _number(value: Any, most: float) -> bool:
-    return value is None or (type(value) is float and 0 <= value <= most)
+def _number(value: Any, limit: float) -> bool:
+    return value is None or (type(value) is float and 0 <= value <= limit)
 
 
 def _check_event(incoming: Message, result: Decoded) -> None:
@@ -255,7 +255,7 @@ def _check_event(incoming: Message, result: Decoded) -> None:
         if isinstance(value, str):
             value.encode()
         if isinstance(value, float | int | Decimal):
-            assert 0 <= value <= max(MOST_NUMBER, MOST_COUNTER)
+            assert 0 <= value <= max(MAX_NUMBER, MAX_COUNTER)
     if result.columns:
         assert set(CONTRACTS[incoming.queue].fields) < set(result.columns)
         assert result.columns["organization_id"][0] in ANYBODY.organizations

@@ -11,7 +11,7 @@ from typing import Any
 
 import psycopg
 
-from ninjait_pipelines.ingest.decode.message import Registry
+from ninjait_pipelines.ingest.decode.message import SenderRegistry
 from ninjait_pipelines.messages import Message, Outgoing
 from ninjait_pipelines.resources.postgres import Postgres
 
@@ -19,9 +19,11 @@ ORG, OTHER_ORG = (str(uuid.uuid5(uuid.NAMESPACE_DNS, name)) for name in ("org", 
 DEVICE, SECOND_DEVICE, OTHER_DEVICE = (str(uuid.uuid5(uuid.NAMESPACE_DNS, name)) for name in ("a", "b", "c"))
 # Of the organizations' devices, two have the same name.
 HOSTS = {"lap-1": {ORG: DEVICE, OTHER_ORG: OTHER_DEVICE}, "lap-2": {ORG: SECOND_DEVICE}}
-REGISTRY = Registry(frozenset([ORG, OTHER_ORG]), {DEVICE: ORG, SECOND_DEVICE: ORG, OTHER_DEVICE: OTHER_ORG}, HOSTS)
+REGISTRY = SenderRegistry(
+    frozenset([ORG, OTHER_ORG]), {DEVICE: ORG, SECOND_DEVICE: ORG, OTHER_DEVICE: OTHER_ORG}, HOSTS
+)
 # Where keys need not name an organization.
-ANYBODY = Registry(REGISTRY.organizations, REGISTRY.devices, HOSTS, hosts_without_organization=True)
+ANYBODY = SenderRegistry(REGISTRY.organizations, REGISTRY.devices, HOSTS, hosts_without_organization=True)
 # Whole milliseconds, because that is what is stored. Of today, because the tiers' retention is real.
 # One moment for all of pytest-xdist's workers: names of tests have it in them.
 NOW = datetime.fromtimestamp(int(os.environ.get("NINJAIT_TESTS_NOW", time.time())), UTC)

@@ -247,4 +247,4 @@ def test_a_sensor_starts_a_drain_skips_while_one_runs_and_waits_after_a_failure(
 
 def test_a_drain_that_waits_in_the_queue_of_runs_counts_as_under_way() -> None:
     """Dagster's own IN_PROGRESS_RUN_STATUSES leaves it out: a sensor would queue another drain at every tick."""
-    assert dg.DagsterRunStatus.QUEUED in sensors.UNDER_WAY
+    assert dg.DagsterRunStatus.QUEUED in sensors.ACTIVE_RUN_STATUSES

@@ -8,7 +8,7 @@ import pytest
 from ninjait_pipelines.ingest import assets
 from ninjait_pipelines.ingest.clocks import ClocksDiffer, ahead_of_ours, compare_clocks, refuse_apart
 from ninjait_pipelines.resources import Stores
-from ninjait_pipelines.resources.clickhouse import MOST_APART
+from ninjait_pipelines.resources.clickhouse import MAX_APART
 from ninjait_pipelines_tests.ingest.samples import metrics, outgoing, register, sample
 from ninjait_pipelines_tests.runs import run
 
@@ -33,7 +33,7 @@ def test_both_clocks_are_named(clocks: dict[str, int], words: str) -> None:
 
 
 def test_clocks_within_the_bound_are_taken_for_equal() -> None:
-    refuse_apart({"this machine": NOON, "ClickHouse": NOON + MOST_APART, "PostgreSQL": NOON})
+    refuse_apart({"this machine": NOON, "ClickHouse": NOON + MAX_APART, "PostgreSQL": NOON})
 
 
 @pytest.mark.parametrize(("there", "ahead"), [(0, 0), (45, 0), (90, 0), (91, 1), (-1, -1)])

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ninjait_pipelines.ingest.decode.contract import MOST_BYTES
+from ninjait_pipelines.ingest.decode.contract import MAX_BYTES
 from ninjait_pipelines.ingest.decode.message import Decoded, Period, decode, decode_by_rules, decode_good_metrics
 from ninjait_pipelines_tests.ingest.samples import (
     DEVICE,
@@ -195,7 +195,7 @@ def test_what_cannot_be_taken_at_all(body: Any, fields: dict[str, Any], reason: 
 
 def test_the_largest_allowed_message_is_taken() -> None:
     body = metrics(*[sample()] * 1000)
-    padding = MOST_BYTES - len(json.dumps(body | {"agent_version": ""}).encode())
+    padding = MAX_BYTES - len(json.dumps(body | {"agent_version": ""}).encode())
     assert decoded(body | {"agent_version": "x" * padding}).points_accepted == 1000
 
 

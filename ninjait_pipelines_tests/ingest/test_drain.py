@@ -271,7 +271,7 @@ def test_what_full_resolution_has_is_left_to_the_next_tier_once_no_windows_are_m
 
 def test_many_late_messages_are_asked_for_in_several_queries(fleet: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
     """The ids of a batch in one parameter were more than ClickHouse takes."""
-    monkeypatch.setattr(sinks, "MOST_IDS", 3)
+    monkeypatch.setattr(sinks, "MAX_IDS", 3)
     bodies = [metrics(sample(timestamp=(NOW - timedelta(days=8, minutes=n)).isoformat(), cpu=n)) for n in range(7)]
     publish(fleet, *bodies[:5])
     run(fleet)
@@ -302,7 +302,7 @@ def test_an_organization_cannot_use_up_the_message_ids_of_another(fleet: Stores)
     publish(fleet, metrics(sample(), **theirs), metrics(old), message_id=taken)
     log = EVENTS["platform.logs"]
     publish(fleet, log | theirs | {"message": "theirs"}, log, queue="platform.logs", message_id=taken)
-    make_drain(fleet).run(most_messages=1, idle_seconds=idle_seconds(fleet))
+    make_drain(fleet).run(max_messages=1, idle_seconds=idle_seconds(fleet))
     run(fleet)
     run(fleet, "platform.logs")
     start = (NOW - timedelta(days=9)).replace(hour=0, minute=0, second=0)
@@ -331,10 +331,10 @@ def test_a_device_that_is_registered_while_a_drain_runs_is_known(fleet: Stores) 
 def test_bounds_in_messages_and_seconds(fleet: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(drain_module, "BATCH_MESSAGES", 4)
     publish(fleet, *(metrics(sample(n)) for n in range(1, 21)))
-    assert make_drain(fleet).run(most_messages=6, idle_seconds=idle_seconds(fleet)).messages == 6
+    assert make_drain(fleet).run(max_messages=6, idle_seconds=idle_seconds(fleet)).messages == 6
     times = iter(NOW + timedelta(seconds=10 * n) for n in range(100))
     bounded = make_drain(fleet, clock=lambda: next(times))
-    taken = bounded.run(most_seconds=45, idle_seconds=idle_seconds(fleet)).messages
+    taken = bounded.run(max_seconds=45, idle_seconds=idle_seconds(fleet)).messages
     assert 8 <= taken <= 14  # RabbitMQ has sent ahead what it may
     assert eventually(lambda: outstanding(fleet) == (14 - taken, 0))
     assert run(fleet).messages == 14 - taken
@@ -345,7 +345,7 @@ def test_what_a_drain_leaves_at_its_bound_was_never_delivered(fleet: Stores, mon
     """Given back it would count as delivered, and after some bounded drains as suspect."""
     monkeypatch.setattr(drain_module, "BATCH_MESSAGES", 4)
     publish(fleet, *(metrics(sample(n)) for n in range(1, 61)))
-    taken = make_drain(fleet).run(most_messages=40, idle_seconds=idle_seconds(fleet)).messages
+    taken = make_drain(fleet).run(max_messages=40, idle_seconds=idle_seconds(fleet)).messages
     assert taken == 40
     with fleet.message_queue.consume("agent.metrics", 60) as consumer:
         left = consumer.receive(60, 2)
@@ -376,7 +376,7 @@ def test_a_message_that_kills_each_drain_takes_few_others_along(fleet: Stores, c
 
 @pytest.mark.parametrize(("outages", "most"), [(2, 16), (3, 32)])
 def test_many_that_came_often_because_a_store_was_away_go_through_in_few_groups(
-    fleet: Stores, monkeypatch: pytest.MonkeyPatch, outages: int, most: int
+    fleet: Stores, monkeypatch: pytest.MonkeyPatch, outages: int, limit: int
 ) -> None:
     """One by one they took minutes, and the next outage made dead letters of them."""
     monkeypatch.setattr(drain_module, "SUSPECTS", {3: (2, 16), 4: (2, 32)})
@@ -390,7 +390,7 @@ def test_many_that_came_often_because_a_store_was_away_go_through_in_few_groups(
     groups: list[int] = []
     counting = Broken(sink_of(fleet, "agent.metrics"), lambda decoded: groups.append(len(decoded)))  # type: ignore[arg-type]
     assert run(fleet, sink=counting).messages == sum(groups) == 140
-    assert 4 < len(groups) <= most
+    assert 4 < len(groups) <= limit
     assert ledger(fleet) == {"written": 140}
 
 
@@ -620,7 +620,7 @@ def test_dead_letters_leave_time_for_the_queue(fleet: Stores, monkeypatch: pytes
             consumer.reject(message, "tried it")
     times = iter(NOW + timedelta(seconds=n) for n in range(1_000))
     drain = make_drain(fleet, clock=lambda: next(times))
-    summary = drain.run(most_seconds=12, idle_seconds=idle_seconds(fleet))
+    summary = drain.run(max_seconds=12, idle_seconds=idle_seconds(fleet))
     assert 2 <= summary.dead_letters < 8
     assert summary.messages == 1
 

@@ -15,7 +15,7 @@ import pytest
 from ninjait_pipelines.ingest import drain as drain_module
 from ninjait_pipelines.ingest import quarantine, sinks
 from ninjait_pipelines.ingest.quarantine import spool
-from ninjait_pipelines.ingest.series import MOST_NAMES
+from ninjait_pipelines.ingest.series import MAX_NAMES
 from ninjait_pipelines.resources import Stores, open_stores
 from ninjait_pipelines.resources.dragonfly_queue import DragonflyQueue
 from ninjait_pipelines.resources.message_queue import MessageQueue
@@ -146,7 +146,7 @@ def publish_everything(stores: Stores) -> None:
 def publish_as_others(stores: Stores) -> None:
     """Messages of Telegraf's: nothing of one is for us, the other has two interfaces more than a device may have."""
     swap = [line("swap", "used=1i"), line("swap", "in=1i"), line("kernel", "boot=1i")]
-    net = [line("net", "bytes_recv=1i", interface=f"if{number}") for number in range(MOST_NAMES + 2)]
+    net = [line("net", "bytes_recv=1i", interface=f"if{number}") for number in range(MAX_NAMES + 2)]
     stores.message_queue.publish([as_published(telegraf(*lines, organization=ORG)) for lines in (swap, net)])
 
 
@@ -161,7 +161,7 @@ def test_killed_between_any_two_steps_and_run_again_the_stores_are_as_if_nothing
     outcomes = {"written", "not_understood", "partly_quarantined", "quarantined", "duplicate"}
     assert {row["outcome"] for row in clean["ledger"]} == outcomes
     assert [row["readings"] for row in clean["left out"]] == [1, 2]
-    assert len(clean["series"]) == MOST_NAMES
+    assert len(clean["series"]) == MAX_NAMES
 
     empty(fleet)
     for death in STEPS:

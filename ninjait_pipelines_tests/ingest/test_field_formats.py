@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ninjait_pipelines.ingest import quarantine
-from ninjait_pipelines.ingest.drain import load_registry
+from ninjait_pipelines.ingest.drain import load_sender_registry
 from ninjait_pipelines.ingest.sensors import replay_registered
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines_tests.ingest.conftest import drained
@@ -117,7 +117,7 @@ def test_what_waits_for_a_host_in_the_other_case_comes_by_itself(stores: Stores)
     assert take(stores, [message_of("mem,host=PC-9 used=1048576i @ns(10)\n", hour)]).points_quarantined == 1
     with stores.postgres.transaction() as connection:
         register_device(connection, device_of("pc-9"), ORG, "pc-9")
-    registry = load_registry(stores.postgres)
+    registry = load_sender_registry(stores.postgres)
     assert replay_registered(stores.mongodb, stores.message_queue, registry, datetime.now(UTC)) == 1
     assert drained(stores).points_written == 1
     assert rolled_up(stores, hour)[device_of("pc-9")]["memory_avg"] == 1.0

@@ -20,7 +20,7 @@ from ninjait_pipelines.ingest import quarantine, sensors
 from ninjait_pipelines.ingest.decode import line_protocol as reader
 from ninjait_pipelines.ingest.decode.line_protocol import LINE_PROTOCOL, parts, value_of
 from ninjait_pipelines.ingest.decode.message import Decoded, Period, decode
-from ninjait_pipelines.ingest.decode.third_party import MOST_ENTRIES
+from ninjait_pipelines.ingest.decode.third_party import MAX_ENTRIES
 from ninjait_pipelines.ingest.sensors import registered_hosts, replay_registered
 from ninjait_pipelines.messages import Message
 from ninjait_pipelines.metrics.model import Tier
@@ -304,7 +304,7 @@ def test_a_value_that_collectd_does_not_know_is_none() -> None:
         ("telegraf", b"\n# nothing\n", "not_line_protocol"),
         ("telegraf", json.dumps(metrics(sample())).encode(), "ninjait_json"),
         ("telegraf", b"mem used=1i 1\n\xff", "invalid_utf8"),
-        ("telegraf", b"m f=1 1\n" * (MOST_ENTRIES + 1), "too_many_readings"),
+        ("telegraf", b"m f=1 1\n" * (MAX_ENTRIES + 1), "too_many_readings"),
         ("telegraf", b"x" * (2**24 + 1), "too_large"),
         ("collectd", b"", "not_json"),
         ("collectd", b"[{]", "not_json"),
@@ -313,7 +313,7 @@ def test_a_value_that_collectd_does_not_know_is_none() -> None:
         ("collectd", b'{"values": []}', "not_a_list"),
         ("collectd", b"[]", "no_samples"),
         ("collectd", b"[" * 100_000, "nested_too_deeply"),
-        ("collectd", b"[" + b"1," * MOST_ENTRIES + b"1]", "too_many_readings"),
+        ("collectd", b"[" + b"1," * MAX_ENTRIES + b"1]", "too_many_readings"),
     ],
 )
 def test_what_cannot_be_taken_at_all(key: str, body: bytes, reason: str) -> None:
@@ -477,7 +477,7 @@ def test_a_plain_line_is_read_as_the_whole_grammar_reads_it(body: bytes, organiz
 def test_the_lines_of_a_fleet_are_plain(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each by itself, and all of them: no message of a fleet in which nothing is wrong comes near the grammar."""
     expected = [check(telegraf(one)) for one in REAL_LINES], check(telegraf(*REAL_LINES))
-    monkeypatch.setattr("ninjait_pipelines.ingest.decode.decode_foreign", None)
+    monkeypatch.setattr("ninjait_pipelines.ingest.decode.message.decode_foreign", None)
     assert ([decoded(telegraf(one)) for one in REAL_LINES], result := decoded(telegraf(*REAL_LINES))) == expected
     assert (result.rows, result.counter_rows, result.volume_rows) == ([0, 2, 9, 11, 12, 15], [5, 7], [3, 8, 14])
     assert result.unknown_fields == 27
@@ -721,11 +721,11 @@ def test_what_names_no_organization_waits_for_a_person(ninjait: Any, fleet: Stor
 
 
 def test_one_tick_replays_no_more_than_its_bound(fleet: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sensors, "MOST_REPLAYED", 2)
+    monkeypatch.setattr(sensors, "MAX_REPLAYED", 2)
     publish(fleet, *(telegraf(line("mem", f"used={n}i", host="new", seconds_ago=60 + n)) for n in range(3)))
     assert drained(fleet).points_quarantined == 3
     register(fleet)
-    registry = sensors.load_registry(fleet.postgres)
+    registry = sensors.load_sender_registry(fleet.postgres)
     replayed = [replay_registered(fleet.mongodb, fleet.message_queue, registry, NOW) for _ in range(3)]
     assert replayed == [2, 1, 0]
     assert drained(fleet).points_written == 3

@@ -20,10 +20,10 @@ from ninjait_pipelines.ingest.decode.message import (
     decode_good_lines,
     organization_of,
 )
-from ninjait_pipelines.ingest.decode.third_party import MOST_BYTES, MOST_ENTRIES
-from ninjait_pipelines.ingest.drain import Summary, load_registry
+from ninjait_pipelines.ingest.decode.third_party import MAX_BYTES, MAX_ENTRIES
+from ninjait_pipelines.ingest.drain import Summary, load_sender_registry
 from ninjait_pipelines.ingest.quarantine.reasons import entries, read
-from ninjait_pipelines.ingest.sensors import MOST_OF_ONE, held_for_known_hosts, replay_registered
+from ninjait_pipelines.ingest.sensors import MAX_OF_ONE, held_for_known_hosts, replay_registered
 from ninjait_pipelines.ingest.sinks import MetricsSink
 from ninjait_pipelines.messages import Message
 from ninjait_pipelines.metrics.model import FIELDS
@@ -151,7 +151,7 @@ def test_a_batch_packed_by_gzip_is_read_and_its_bad_lines_are_replayed_as_text()
         (gzipped(b"mem used=1i 1\n") + b"more", "bad_gzip"),
         (b"\x1f\x8b", "bad_gzip"),
         (b"\x1f\x8bnothing of the kind", "bad_gzip"),
-        (gzipped(b"x" * 2 * MOST_BYTES), "too_large"),
+        (gzipped(b"x" * 2 * MAX_BYTES), "too_large"),
         (gzipped(b"\xff"), "invalid_utf8"),
         (gzipped(b"{}"), "json"),
     ],
@@ -399,17 +399,17 @@ LINE_EDGES: list[tuple[str | bytes, bool, list[Any]]] = [
     (b"", False, ["not_line_protocol"]),
     (b"\n", False, ["not_line_protocol"]),
     (f"#{MEM}".encode(), False, ["not_line_protocol"]),
-    (left_out("a=1") * (MOST_ENTRIES - 1), True, []),
-    (left_out("a=1") * MOST_ENTRIES, False, ["too_many_readings"]),
+    (left_out("a=1") * (MAX_ENTRIES - 1), True, []),
+    (left_out("a=1") * MAX_ENTRIES, False, ["too_many_readings"]),
     (b"\xff" + MEM.encode(), False, ["invalid_utf8"]),
     (MEM.encode() + b"\x1f\x8b", False, ["invalid_utf8"]),
     (gzipped(f"{MEM}{NET}".encode()), True, [1.0, 5.0]),
     (gzipped(MEM.encode()) + b"\n", False, ["bad_gzip"]),
     (gzipped(gzipped(MEM.encode())), False, ["gzip"]),
     (gzipped(MEM.encode() + b"\xff"), False, ["invalid_utf8"]),
-    (key("m,a=").replace(" ", "x" * (MOST_BYTES - len(key("m,a="))) + " ", 1).encode(), True, []),
-    (key("m,a=").replace(" ", "x" * (MOST_BYTES - len(key("m,a="))) + "x ", 1).encode(), False, ["too_large"]),
-    (gzipped(key(f"m,a={'x' * MOST_BYTES}").encode()), False, ["too_large"]),
+    (key("m,a=").replace(" ", "x" * (MAX_BYTES - len(key("m,a="))) + " ", 1).encode(), True, []),
+    (key("m,a=").replace(" ", "x" * (MAX_BYTES - len(key("m,a="))) + "x ", 1).encode(), False, ["too_large"]),
+    (gzipped(key(f"m,a={'x' * MAX_BYTES}").encode()), False, ["too_large"]),
 ]
 
 
@@ -540,7 +540,7 @@ def test_a_tick_is_quick_however_much_is_held_for_however_many_hosts(fleet: Stor
     found = [copy["_id"] for copy in held_for_known_hosts(fleet.mongodb, registry)]
     assert time.monotonic() - started < 5
     known = [f"agent.metrics/copy-{n}" for n in range(3000) if n % 1000 < 900 and n != 7]
-    assert found == known[:MOST_OF_ONE]  # the next ticks take the rest
+    assert found == known[:MAX_OF_ONE]  # the next ticks take the rest
 
 
 def test_a_host_known_to_another_organization_only_is_not_replayed_again_and_again(fleet: Stores) -> None:
@@ -554,7 +554,7 @@ def test_a_host_known_to_another_organization_only_is_not_replayed_again_and_aga
     make_drain(fleet).run(idle_seconds=0.05)
     with fleet.postgres.transaction() as connection:
         register_device(connection, str(uuid.UUID(int=77)), OTHER_ORG, "new")
-    registry = load_registry(fleet.postgres)
+    registry = load_sender_registry(fleet.postgres)
     ticks = [replay_registered(fleet.mongodb, fleet.message_queue, registry, NOW) for _ in range(3)]
     assert ticks == [1, 0, 0]
     assert make_drain(fleet).run(idle_seconds=0.05).points_written == 1

@@ -19,7 +19,7 @@ import pytest
 
 from ninjait_pipelines.ingest.decode.message import Decoded, Period, decode
 from ninjait_pipelines.ingest.decode.third_party import MEBIBYTE
-from ninjait_pipelines.ingest.drain import load_registry
+from ninjait_pipelines.ingest.drain import load_sender_registry
 from ninjait_pipelines.ingest.sensors import replay_registered
 from ninjait_pipelines.local.stack.servers import SERVERS
 from ninjait_pipelines.local.stack.servers import RabbitMQ as Engine
@@ -255,7 +255,7 @@ def test_real_agents_are_drained_into_the_stores(fleet: Stores, broker: RabbitMQ
     assert eventually(lambda: broker.depth(QUEUE).ready > 60)
 
     messages = waiting(broker)
-    registry, now = load_registry(stores.postgres), datetime.now(UTC)
+    registry, now = load_sender_registry(stores.postgres), datetime.now(UTC)
     decoded = [decode(message, registry, Period.at(now)) for message in messages]
     check_readings(decoded, SECOND_DEVICE)
     check_readings(decoded, OTHER_DEVICE)
@@ -285,9 +285,9 @@ def test_real_agents_are_drained_into_the_stores(fleet: Stores, broker: RabbitMQ
 
     with stores.postgres.transaction() as connection:
         register_device(connection, NEW_DEVICE, ORG, "new")
-    replayed = replay_registered(stores.mongodb, broker, load_registry(stores.postgres), datetime.now(UTC))
+    replayed = replay_registered(stores.mongodb, broker, load_sender_registry(stores.postgres), datetime.now(UTC))
     assert replayed == len(of_new)
     assert make_drain(stores, run_id="run-2").run(idle_seconds=0.5).points_written == summary.points_quarantined
     stored = stores.metrics_store.read(now - timedelta(hours=1), now + timedelta(hours=1), [NEW_DEVICE])
     assert stored["memory"].drop_null().to_pylist()
-    assert replay_registered(stores.mongodb, broker, load_registry(stores.postgres), datetime.now(UTC)) == 0
+    assert replay_registered(stores.mongodb, broker, load_sender_registry(stores.postgres), datetime.now(UTC)) == 0

@@ -294,7 +294,7 @@ def test_on_rabbitmq_copies_that_nobody_marked_are_one_row(fleet: Stores) -> Non
         for properties in ({}, {}, {"timestamp": 1_700_000_000}):
             sent = pika.BasicProperties(content_type="text/plain", delivery_mode=2, **properties)
             channel.basic_publish(EXCHANGE, f"metrics.telegraf.{ORG}", body, sent, mandatory=True)
-    make_drain(fleet).run(most_messages=1, idle_seconds=1)
+    make_drain(fleet).run(max_messages=1, idle_seconds=1)
     assert run(fleet).messages == 2  # of which one has the row of the first
     assert len(points(fleet)) == 1
     assert ledger(fleet) == {"written": 1, "duplicate": 1}  # the time of publication tells the third one apart

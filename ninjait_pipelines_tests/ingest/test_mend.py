@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ninjait_pipelines.ingest import quarantine
-from ninjait_pipelines.ingest.decode.contract import CONTRACTS, Refused
+from ninjait_pipelines.ingest.decode.contract import CONTRACTS, ContractViolation
 from ninjait_pipelines.ingest.decode.message import Period, decode, decode_nothing
 from ninjait_pipelines.ingest.quarantine import edit as mend
-from ninjait_pipelines.ingest.quarantine.edit import CannotChange, Change
+from ninjait_pipelines.ingest.quarantine.edit import Change, EditRejected
 from ninjait_pipelines.ingest.quarantine.highlight import marked
 from ninjait_pipelines.ingest.quarantine.reasons import entries, read
 from ninjait_pipelines.messages import Message, Outgoing
@@ -63,7 +63,7 @@ def test_a_field_is_set_in_those_samples_only_that_were_rejected_for_it() -> Non
     one = message(METRICS, metrics(sample(60, cpu=-2), sample(50, cpu=7), sample(40, cpu=8, memory=-1), "bad"))
     body = json.loads(quarantine.again(held(one), one.body).body)
     assert [type(row) for row in body["samples"]] == [dict, dict, str], "of the rejected ones, in their order"
-    with pytest.raises(CannotChange, match="is not a JSON object"):
+    with pytest.raises(EditRejected, match="is not a JSON object"):
         mended(one, Change({"cpu": "5"}))
     one = message(METRICS, metrics(sample(60, cpu=-2), sample(50, cpu=7), sample(40, cpu=8, memory=-1)))
     result = mended(one, Change({"cpu": "5"}))
@@ -71,7 +71,7 @@ def test_a_field_is_set_in_those_samples_only_that_were_rejected_for_it() -> Non
     assert accepted(result) == (2, 1)
     assert accepted(mended(one, Change({"cpu": "null", "memory": "1"}))) == (2, 2)
     with pytest.raises(
-        CannotChange, match="none of its samples was rejected for uptime; refused was cpu: negative, memory"
+        EditRejected, match="none of its samples was rejected for uptime; refused was cpu: negative, memory"
     ):
         mended(one, Change({"uptime": "5"}))
 
@@ -104,13 +104,13 @@ def test_what_a_body_says_of_its_organization_is_no_routing_key() -> None:
 
 def test_a_change_that_would_lose_or_mean_nothing_is_refused() -> None:
     one = message(METRICS, metrics(sample(timestamp=0, cpu=1), sample(timestamp=1, cpu=2)))
-    with pytest.raises(CannotChange, match="several of its samples would get one timestamp"):
+    with pytest.raises(EditRejected, match="several of its samples would get one timestamp"):
         mended(one, Change({"timestamp": NOW.isoformat()}))
     one = message(METRICS, metrics(sample(timestamp=0)))
     assert accepted(mended(one, Change({"timestamp": NOW.isoformat()}))) == (1, 1)
     for name in ("error.code", "samples.0.cpu", "message_id", "cpus"):
         with pytest.raises(
-            CannotChange, match=f"agent.metrics knows no field {name}; it knows schema, .*, cpu, memory"
+            EditRejected, match=f"agent.metrics knows no field {name}; it knows schema, .*, cpu, memory"
         ):
             mended(one, Change({name: "1"}))
 
@@ -146,7 +146,7 @@ def test_every_field_is_known_as_one_of_text_or_not() -> None:
         try:
             rule(100)
             takes_number = True
-        except Refused as refused:
+        except ContractViolation as refused:
             takes_number = str(refused) == "not_an_object"
         assert takes_text != takes_number, (queue, name)
 
@@ -181,7 +181,7 @@ def test_a_body_that_is_not_of_its_routing_key_can_be_put_right_either_way() -> 
     result = mended(event, Change(values={"eror": "error"}))
     assert (result.routing_key, accepted(result)) == ("log.error", (1, 1))
     for value in ("null", "a.b", "a#", ""):
-        with pytest.raises(CannotChange, match="routing key is made from organization_id"):
+        with pytest.raises(EditRejected, match="routing key is made from organization_id"):
             mended(one, Change({"organization_id": value}))
 
 
@@ -213,12 +213,12 @@ def test_the_host_of_line_protocol(packed: bool) -> None:
     assert accepted(result) == (3, 2)
     assert b'note="a b,host=old,x=1"' in result.body
     assert result.body.count(b",host=lap-1 ") == 2
-    with pytest.raises(CannotChange, match="changes nothing"):
+    with pytest.raises(EditRejected, match="changes nothing"):
         mended(one, Change(values={"old": "lap-1"}))
-    with pytest.raises(CannotChange, match="--map changes hosts and tags"):
+    with pytest.raises(EditRejected, match="--map changes hosts and tags"):
         mended(one, Change({"host": "lap-1"}))
     for bad in ("", "a\\", "a\nb"):
-        with pytest.raises(CannotChange, match="cannot be a tag's value"):
+        with pytest.raises(EditRejected, match="cannot be a tag's value"):
             mended(one, Change(values={"old na,me": bad}))
 
 
@@ -260,11 +260,11 @@ def test_the_host_of_collectd() -> None:
 def test_what_cannot_be_changed_says_why(body: bytes, says: str | None) -> None:
     change = Change({"schema": "ninjait.metrics.v1"}, {"x": "y"})
     if says:
-        with pytest.raises(CannotChange, match=says):
+        with pytest.raises(EditRejected, match=says):
             mended(message(METRICS, body, routing_key=f"metrics.{ORG}"), change)
     else:
         assert json.loads(mended(message(METRICS, body), change).body) == {"schema": "ninjait.metrics.v1"}
-    with pytest.raises(CannotChange, match="it cannot be read: bad_gzip"):
+    with pytest.raises(EditRejected, match="it cannot be read: bad_gzip"):
         mended(with_body(telegraf(), b"\x1f\x8bxx"), Change(values={"x": "y"}))
 
 
@@ -376,5 +376,5 @@ def test_whatever_was_held_is_shown_and_changed_or_not_without_an_accident(body:
         for change in (Change({"cpu": "1"}), Change({"schema": "x"}), Change(values={"a": "b"})):
             try:
                 quarantine.again(document, body, change)
-            except CannotChange:
+            except EditRejected:
                 continue

@@ -369,8 +369,8 @@ def test_dead_letters_that_stay_hold_up_their_own_organization_only(
 ) -> None:
     """The oldest that one tick may replay were taken, replayable or not: as many that are not, and it was never anybody
     else's turn."""
-    monkeypatch.setattr(sensors, "MOST_OF_ONE", 3)
-    monkeypatch.setattr(sensors, "MOST_REPLAYED", 9)
+    monkeypatch.setattr(sensors, "MAX_OF_ONE", 3)
+    monkeypatch.setattr(sensors, "MAX_REPLAYED", 9)
     rejected(fleet, "StoreUnavailable: ClickHouse is away")
     [good] = fleet.mongodb.database.quarantine.find()
     stuck = {**good, "share": OTHER_ORG, "quarantined_at": good["quarantined_at"] - timedelta(days=1)}

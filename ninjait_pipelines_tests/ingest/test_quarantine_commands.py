@@ -514,7 +514,7 @@ def test_what_was_settled_30_days_ago_is_deleted_and_nothing_else(fleet: Stores)
     month += timedelta(seconds=1)
     later = [{"at": month, "who": "test", "action": "discarded", "outcome": "later"}]
     database[quarantine.COLLECTION].update_one({"_id": ids[0]}, {"$set": {"trail": later}})
-    assert quarantine.delete_settled(fleet.mongodb, month, most=60) == 60
+    assert quarantine.delete_settled(fleet.mongodb, month, limit=60) == 60
     assert database[quarantine.COLLECTION].count_documents({}) == 121 - 60 + 3
     assert quarantine.delete_settled(fleet.mongodb, month) == 60
     left = {document["_id"]: document["state"] for document in database[quarantine.COLLECTION].find()}

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from ninjait_pipelines.ingest.decode.message import MOST_LEFT_OUT, NOBODY, OTHERS, LeftOut, Period, decode
-from ninjait_pipelines.ingest.series import MOST_NAMES
+from ninjait_pipelines.ingest.decode.message import MAX_LEFT_OUT, NOBODY, OTHERS, LeftOut, Period, decode
+from ninjait_pipelines.ingest.series import MAX_NAMES
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.resources.metrics_store import Refusal
 from ninjait_pipelines_tests.ingest.conftest import drained, sink_of
@@ -86,10 +86,10 @@ def test_invented_names_are_bounded_in_number_and_length(fast: bool) -> None:
     invented += [line("x", "y=1i", host=f"h{number:0>300}") for number in range(1000)]
     body = telegraf(*invented, *([] if fast else ["# thorough"]), organization=ORG)
     found = decode(body, REGISTRY, PERIOD).left_out
-    assert len(found) == 2 * MOST_LEFT_OUT + 1
+    assert len(found) == 2 * MAX_LEFT_OUT + 1
     assert sum(one.readings for one in found) == 2000
     assert max(len(name) for one in found for name in (one.host, one.measurement, one.example)) == 100
-    assert [one.readings for one in found if (one.host, one.measurement) == ("lap-2", OTHERS)] == [1000 - MOST_LEFT_OUT]
+    assert [one.readings for one in found if (one.host, one.measurement) == ("lap-2", OTHERS)] == [1000 - MAX_LEFT_OUT]
     assert found[-1].host == OTHERS
 
 
@@ -240,14 +240,14 @@ def test_a_device_may_make_so_many_series_and_no_more(fleet: Stores) -> None:
     fleet.message_queue.publish(list(map(as_published, bodies[:2])))
     fleet.message_queue.publish([as_published(interfaces("eth0", host="lap-1"))])
     first = drained(fleet)
-    assert (first.points, first.points_quarantined) == (205, 200 - MOST_NAMES + 1)
+    assert (first.points, first.points_quarantined) == (205, 200 - MAX_NAMES + 1)
     fleet.message_queue.publish([as_published(bodies[2]), as_published(interfaces("eth0", "new", seconds_ago=30))])
     second = drained(fleet)
     assert (second.points, second.points_quarantined) == (104, 101)
     names = counted(fleet)
-    assert (len(names), "eth0" in names, "if0" in names, "if62" in names) == (MOST_NAMES, True, True, True)
+    assert (len(names), "eth0" in names, "if0" in names, "if62" in names) == (MAX_NAMES, True, True, True)
     assert counted(fleet, DEVICE) == ["eth0"], "and harms nobody else"
-    assert device_series(fleet) == {SECOND_DEVICE: MOST_NAMES, DEVICE: 1}
+    assert device_series(fleet) == {SECOND_DEVICE: MAX_NAMES, DEVICE: 1}
     points = fleet.metrics_store.read(NOW - timedelta(hours=1), NOW)
     assert {row["device_id"] for row in points.to_pylist()} == {SECOND_DEVICE}, "its other readings are there"
     reasons = fleet.clickhouse.rows("SELECT DISTINCT reason FROM quarantined_by_reason")
@@ -255,14 +255,14 @@ def test_a_device_may_make_so_many_series_and_no_more(fleet: Stores) -> None:
     [balance] = fleet.clickhouse.rows(
         "SELECT sum(balance) AS balance, sum(points_written) AS written FROM conservation"
     )
-    assert balance == {"balance": 0, "written": MOST_NAMES + 7}
+    assert balance == {"balance": 0, "written": MAX_NAMES + 7}
     ledger = fleet.clickhouse.rows("SELECT sum(length(counter_instants)) AS n FROM message_deliveries FINAL")
-    assert ledger == [{"n": MOST_NAMES + 4}]
+    assert ledger == [{"n": MAX_NAMES + 4}]
 
 
 def test_the_same_message_again_is_taken_in_the_same_way(fleet: Stores) -> None:
     """Delivered again after a drain died, in a batch in another order: what was let in has its place."""
-    names = [f"if{number}" for number in range(MOST_NAMES + 10)]
+    names = [f"if{number}" for number in range(MAX_NAMES + 10)]
     one, two = (as_published(interfaces(*names[at::2])) for at in (0, 1))
     fleet.message_queue.publish([one, two])
     drained(fleet)
@@ -280,16 +280,16 @@ def test_names_that_are_not_used_make_room(fleet: Stores) -> None:
         sink_of(fleet, "agent.metrics").write([decoded], "run", NOW - timedelta(days=days_ago))
         return len(decoded.rejections)
 
-    assert send(12, "eth0", *(f"old{number}" for number in range(MOST_NAMES - 1))) == 0
+    assert send(12, "eth0", *(f"old{number}" for number in range(MAX_NAMES - 1))) == 0
     assert send(11, "eth0", "other") == 1
     assert send(6, "eth0") == 0
-    assert send(2, *(f"new{number}" for number in range(MOST_NAMES))) == 1, "eth0 is in use"
+    assert send(2, *(f"new{number}" for number in range(MAX_NAMES))) == 1, "eth0 is in use"
     assert send(0, "eth0", "new0") == 0
 
 
 def test_volumes_are_bounded_too(fleet: Stores) -> None:
     decoded = decode(telegraf(line("mem", "used=1i"), organization=ORG), REGISTRY, PERIOD)
-    count = MOST_NAMES + 3
+    count = MAX_NAMES + 3
     names = [f"/mnt/{number}" for number in range(count)]
     decoded.volumes = {
         "organization_id": [ORG] * count,
@@ -306,12 +306,12 @@ def test_volumes_are_bounded_too(fleet: Stores) -> None:
     assert [rejection.index for rejection in decoded.rejections] == [count - 2, count - 1, count]
     assert decoded.rejections[0].value == repr(names[-3])
     row = row_of(telegraf(organization=ORG), decoded)
-    assert (row["points_written"], row["points_quarantined"]) == (MOST_NAMES + 1, 3)
+    assert (row["points_written"], row["points_quarantined"]) == (MAX_NAMES + 1, 3)
 
 
 def test_a_batch_that_is_written_once_more_is_refused_the_same(fleet: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
     """A store fails under way, and the drain tries the same batch again, without the rejections of its first try."""
-    names = [f"if{number}" for number in range(MOST_NAMES + 2)]
+    names = [f"if{number}" for number in range(MAX_NAMES + 2)]
     decoded, sink = decode(interfaces(*names), REGISTRY, PERIOD), sink_of(fleet, "agent.metrics")
     with monkeypatch.context() as patch:
         patch.setattr(type(fleet.metrics_store), "write_counters", lambda *_: 1 / 0)
@@ -323,34 +323,34 @@ def test_a_batch_that_is_written_once_more_is_refused_the_same(fleet: Stores, mo
         sink.write([decoded], "run", NOW)
         rows.append(row_of(interfaces(*names), decoded))
     assert rows[0] == rows[1]
-    assert (rows[0]["points_written"], rows[0]["points_quarantined"]) == (MOST_NAMES, 2)
+    assert (rows[0]["points_written"], rows[0]["points_quarantined"]) == (MAX_NAMES, 2)
 
 
 def test_names_that_could_not_be_read_are_read_again(fleet: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
     """ClickHouse fails under way: a device must not count as one without names, which would double its room."""
     sink = sink_of(fleet, "agent.metrics")
     sink_of(fleet, "agent.metrics").write([decode(interfaces("eth0"), REGISTRY, PERIOD)], "run", NOW)
-    decoded = decode(interfaces(*(f"if{number}" for number in range(MOST_NAMES))), REGISTRY, PERIOD)
+    decoded = decode(interfaces(*(f"if{number}" for number in range(MAX_NAMES))), REGISTRY, PERIOD)
     with monkeypatch.context() as patch:
         patch.setattr(type(fleet.clickhouse), "rows", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             sink.write([decoded], "run", NOW)
     sink.write([decoded], "run", NOW)
-    assert [rejection.value for rejection in decoded.rejections] == [repr(f"if{MOST_NAMES - 1}")]
+    assert [rejection.value for rejection in decoded.rejections] == [repr(f"if{MAX_NAMES - 1}")]
 
 
 def test_refusals_of_the_store_are_of_their_own_rows_beside_series_that_are_too_many(
     fleet: Stores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The store refuses by row of what it was given, which is less than what was sent."""
-    names = [f"if{number}" for number in range(MOST_NAMES + 2)]
+    names = [f"if{number}" for number in range(MAX_NAMES + 2)]
     first, second = (decode(interfaces(*some), REGISTRY, PERIOD) for some in (names, names[-3:]))
-    refused = [Refusal(MOST_NAMES, "no room")]
+    refused = [Refusal(MAX_NAMES, "no room")]
     monkeypatch.setattr(type(fleet.metrics_store), "write_counters", lambda self, counters: refused)
     sink_of(fleet, "agent.metrics").write([first, second], "run", NOW)
     assert {(one.index, one.reason) for one in first.rejections} == {
-        (MOST_NAMES, "too_many_interfaces"),
-        (MOST_NAMES + 1, "too_many_interfaces"),
+        (MAX_NAMES, "too_many_interfaces"),
+        (MAX_NAMES + 1, "too_many_interfaces"),
     }
     assert [(one.index, one.reason) for one in second.rejections] == [
         (1, "too_many_interfaces"),

@@ -205,7 +205,7 @@ def test_four_organizations_with_full_shares_stop_nobody_else(fleet: Stores) -> 
         ("delivered 6 times and never settled", 0.4, 0.52),
     ],
 )
-def test_dead_letters_have_a_bound_too(fleet: Stores, why: str, least: float, most: float) -> None:
+def test_dead_letters_have_a_bound_too(fleet: Stores, why: str, least: float, limit: float) -> None:
     """Whoever sets an expiry makes as many as it likes, and they were kept beyond every share. An outage's have more
     room than those, because nothing is wrong with them."""
     for n in range(120):
@@ -216,7 +216,7 @@ def test_dead_letters_have_a_bound_too(fleet: Stores, why: str, least: float, mo
                 consumer.reject(one, why)
     stores = small(fleet)
     assert drained(stores).dead_letters == 120
-    assert least < quarantine.usage(stores.mongodb).share < most
+    assert least < quarantine.usage(stores.mongodb).share < limit
     fleet.message_queue.publish([bad(99, OTHER_ORG)])
     assert (drained(stores).bodies_not_kept, kept(fleet)[OTHER_ORG]) == (0, 1)
     result = _bodies(fleet.clickhouse)

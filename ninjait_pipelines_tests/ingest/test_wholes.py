@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from ninjait_pipelines.ingest.decode.message import Decoded, Period, Registry, decode
-from ninjait_pipelines.ingest.decode.third_party import MOST_BYTES
+from ninjait_pipelines.ingest.decode.message import Decoded, Period, SenderRegistry, decode
+from ninjait_pipelines.ingest.decode.third_party import MAX_BYTES
 from ninjait_pipelines.ingest.drain import BATCH_BYTES, _parts
 from ninjait_pipelines.messages import Message
 from ninjait_pipelines_tests.ingest.fuzz import check
@@ -368,7 +368,7 @@ def test_a_volume_keeps_what_is_good_of_it() -> None:
 )
 def test_case_tells_hosts_apart_only_where_it_has_to(host: str, device: str | None) -> None:
     hosts = {"lap-2": {ORG: SECOND_DEVICE}, "pc": {ORG: DEVICE}, "PC": {ORG: SECOND_DEVICE, OTHER_ORG: OTHER_DEVICE}}
-    registry = Registry(REGISTRY.organizations, REGISTRY.devices, hosts)
+    registry = SenderRegistry(REGISTRY.organizations, REGISTRY.devices, hosts)
     for foreign in (
         telegraf(line("mem", "used=0i", host=host), organization=ORG),
         collectd(value_list("memory", "memory", 0, type_instance="used", host=host), organization=ORG),
@@ -386,7 +386,7 @@ def test_case_tells_hosts_apart_only_where_it_has_to(host: str, device: str | No
 
 
 def test_which_interfaces_count_is_said_once_for_all_formats() -> None:
-    mine = Registry(REGISTRY.organizations, REGISTRY.devices, REGISTRY.hosts, interfaces_left_out=("eth*", "lo"))
+    mine = SenderRegistry(REGISTRY.organizations, REGISTRY.devices, REGISTRY.hosts, interfaces_left_out=("eth*", "lo"))
     names = ["eth0", "br0", "lo"]
     lines = telegraf(*(line("net", "bytes_recv=1i", interface=name) for name in names), organization=ORG)
     lists = collectd(
@@ -428,7 +428,7 @@ def test_a_large_list_of_collectd_s_is_taken() -> None:
 
 @pytest.mark.parametrize("of", [b"{},", b"[],", b"1,", b'"",', b"null,"])
 def test_junk_of_16_mib_takes_bounded_memory_and_time(of: bytes) -> None:
-    body = b"[" + of * ((MOST_BYTES - 4) // len(of)) + b"1]"
+    body = b"[" + of * ((MAX_BYTES - 4) // len(of)) + b"1]"
     foreign = message("agent.metrics", body, routing_key=f"metrics.collectd.{ORG}", message_id=None)
     tracemalloc.start()
     started = time.thread_time()
@@ -442,7 +442,7 @@ def test_junk_of_16_mib_takes_bounded_memory_and_time(of: bytes) -> None:
 
 def test_what_is_packed_goes_in_parts_as_large_as_it_is_unpacked() -> None:
     """A hundred messages come at once, and 16 MiB may be packed into 16 kB."""
-    small, large = batch(10, 1), batch(1, MOST_BYTES - 200)
+    small, large = batch(10, 1), batch(1, MAX_BYTES - 200)
     packed = message("agent.metrics", gzipped(large.body), routing_key=large.routing_key)
     assert len(packed.body) < 50_000 < BATCH_BYTES
     parts = [list(part) for part in _parts([small, small, packed, packed, small, small])]

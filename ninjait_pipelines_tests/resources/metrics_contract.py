@@ -123,14 +123,14 @@ def _increases_in_an_hour(rows: list[tuple[datetime, float, bool]]) -> list[tupl
         rises = [(b - a) / (t - s).total_seconds() for (s, a, _), (t, b, _) in itertools.pairwise(chain) if b > a]
         usual = statistics.median(rises) if rises else 0.0
         wrapping = _wrapping(chain)
-        most = max(4 * usual, 2**17)
+        limit = max(4 * usual, 2**17)
         baseline, goes_on = chain[0][1], 0
         for at in range(1, len(chain)):
             moment, value, own = chain[at]
             seconds = (moment - chain[at - 1][0]).total_seconds()
             through, increase = value + 2**32 - baseline, 0.0
             again = at + 1 < len(chain) and chain[at + 1][1] >= baseline
-            near = baseline >= 3 * 2**30 and value < 2**30 and through <= most * seconds
+            near = baseline >= 3 * 2**30 and value < 2**30 and through <= limit * seconds
             far = through <= wrapping * seconds
             if at < goes_on:
                 pass

@@ -67,21 +67,21 @@ def eventually(holds: Callable[[], bool], seconds: float = 10) -> bool:
     return True
 
 
-def hold(make: Callable[[], MessageQueue], most: int, holding: multiprocessing.synchronize.Event) -> None:
+def hold(make: Callable[[], MessageQueue], limit: int, holding: multiprocessing.synchronize.Event) -> None:
     """A consumer that takes messages and never settles them; it is killed."""
-    with make().open() as queue, queue.consume(QUEUE, prefetch=most) as consumer:
+    with make().open() as queue, queue.consume(QUEUE, prefetch=limit) as consumer:
         taken = 0
-        while taken < most:
-            taken += len(consumer.receive(most, wait_seconds=1))
+        while taken < limit:
+            taken += len(consumer.receive(limit, wait_seconds=1))
         holding.set()
         time.sleep(60)
 
 
-def kill_a_consumer_that_holds(broker: Broker, most: int) -> None:
+def kill_a_consumer_that_holds(broker: Broker, limit: int) -> None:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])  # a spawned process imports everything anew
     holding = context.Event()
-    process = context.Process(target=hold, args=(broker.make, most, holding))
+    process = context.Process(target=hold, args=(broker.make, limit, holding))
     process.start()
     try:
         assert eventually(lambda: holding.is_set() or not process.is_alive(), BEGIN_SECONDS), "it does not begin"
@@ -267,7 +267,7 @@ class QueueContract:
 
     def test_what_a_killed_consumer_held_comes_again(self, broker: Broker, queue: MessageQueue) -> None:
         queue.publish(outgoing(number) for number in range(6))
-        kill_a_consumer_that_holds(broker, most=4)
+        kill_a_consumer_that_holds(broker, limit=4)
         got = drain(queue, wait_seconds=REDELIVERY_SECONDS + 1)
         assert sorted(bodies(got)) == [0, 1, 2, 3, 4, 5]
         assert {number: m.deliveries for number, m in zip(bodies(got), got, strict=True)} == dict(
@@ -380,7 +380,7 @@ class QueueContract:
             (b"body 1", held[0].delivery_id, "not_json: größe"),
             (b"body 3", held[2].delivery_id, "unknown_schema"),
         ]
-        assert queue.dead_letters(QUEUE, most=1) == letters[:1]
+        assert queue.dead_letters(QUEUE, limit=1) == letters[:1]
         queue.discard_dead_letters([letters[0][0]])
         assert queue.dead_letters(QUEUE) == letters[1:]
         queue.discard_dead_letters([letters[0][0], letters[1][0]])

@@ -199,9 +199,9 @@ class TestKilledGateway:
 
     def as_if_undisturbed(self, gateway: Alone, store: Archive) -> None:
         rerun = archived(store, late=True)
-        with on_s3(gateway.settings, "undisturbed").open() as undisturbed:
-            assert archived(undisturbed, late=True) == rerun
-            named = {key: undisturbed.read(key) for key in undisturbed.list_keys("")}
+        with on_s3(gateway.settings, "undisturbed").open() as tuned_interpreter:
+            assert archived(tuned_interpreter, late=True) == rerun
+            named = {key: tuned_interpreter.read(key) for key in tuned_interpreter.list_keys("")}
             for key, data in named.items():
                 assert store.read(key) == data
             assert len(named) == 3

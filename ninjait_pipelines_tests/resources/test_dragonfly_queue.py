@@ -112,7 +112,7 @@ def test_a_killed_consumers_messages_wait_for_redelivery_seconds(
     server: Server, broker: Broker, queue: MessageQueue
 ) -> None:
     queue.publish(outgoing(number) for number in range(3))
-    kill_a_consumer_that_holds(broker, most=3)
+    kill_a_consumer_that_holds(broker, limit=3)
     with _make(server.url, redelivery_seconds=600).open() as patient:
         assert drain(patient, wait_seconds=0) == []
     assert bodies(drain(queue, wait_seconds=REDELIVERY_SECONDS + 0.5)) == [0, 1, 2]

@@ -33,7 +33,7 @@ SHORT = {
     "timeout_seconds": 1,
     "connect_timeout_seconds": 1,
     "answer_timeout_seconds": 1,
-    "most_wait_seconds": 1,
+    "max_wait_seconds": 1,
     "statement_timeout_seconds": 30,
 }
 VARIABLES = {

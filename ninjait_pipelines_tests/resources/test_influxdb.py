@@ -241,7 +241,7 @@ def test_a_server_that_asks_to_wait_is_waited_for(server: dict[str, str], proxy:
 
 
 def test_a_server_that_asks_for_too_long_is_unavailable(server: dict[str, str], proxy: HttpProxy) -> None:
-    with opened({**server, "url": proxy.url}, most_wait_seconds=2) as store:
+    with opened({**server, "url": proxy.url}, max_wait_seconds=2) as store:
         proxy.instead = lambda method, path: (503, {"Retry-After": "60"}) if "/write" in path else None
         with pytest.raises(StoreUnavailable, match="503"):
             store.write(points([sample(yesterday())]))
@@ -614,7 +614,7 @@ def test_increases_go_on_over_the_borders_of_what_is_read_at_once(
     store: InfluxDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A part of the answer ends in the middle of a device."""
-    monkeypatch.setattr("ninjait_pipelines.resources.influxdb.ROWS_AT_ONCE", 10)
+    monkeypatch.setattr("ninjait_pipelines.resources.influxdb.resource.ROWS_AT_ONCE", 10)
     start, organization = yesterday(), new_id()
     readings = [
         (organization, device, interface, start + n * 30 * SECOND, float((n % 17) * factor), float(n))
@@ -630,7 +630,7 @@ def test_increases_go_on_over_the_borders_of_what_is_read_at_once(
 
 def test_a_series_that_comes_in_several_parts_is_one(store: InfluxDB, monkeypatch: pytest.MonkeyPatch) -> None:
     """The server sends 10,000 rows at once."""
-    monkeypatch.setattr("ninjait_pipelines.resources.influxdb.ROWS_AT_ONCE", 1_000)
+    monkeypatch.setattr("ninjait_pipelines.resources.influxdb.resource.ROWS_AT_ONCE", 1_000)
     start, organization = yesterday(), new_id()
     samples: list[Sample] = [
         (organization, device, start + n * 150 * timedelta(milliseconds=1), {"cpu": float(n)})

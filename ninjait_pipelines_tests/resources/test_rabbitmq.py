@@ -202,11 +202,11 @@ class TestContract(QueueContract):
         return broker
 
 
-def held(consumer: Any, most: int) -> list[Message]:
+def held(consumer: Any, limit: int) -> list[Message]:
     """`most` messages."""
     messages: list[Message] = []
-    while len(messages) < most:
-        got = consumer.receive(most - len(messages), wait_seconds=5)
+    while len(messages) < limit:
+        got = consumer.receive(limit - len(messages), wait_seconds=5)
         assert got
         messages += got
     return messages
@@ -302,7 +302,9 @@ def declare_as_0_3_0(raw: Any) -> None:
     raw.exchange_declare("ninjait.dead", "direct", durable=True)
     for name, keys in QUEUES.items():
         raw.queue_declare(
-            dead_queue(name), durable=True, arguments={"x-queue-type": "quorum", "x-delivery-limit": rabbitmq.LOOKS}
+            dead_queue(name),
+            durable=True,
+            arguments={"x-queue-type": "quorum", "x-delivery-limit": rabbitmq.DEAD_LETTER_DELIVERY_LIMIT},
         )
         raw.queue_bind(dead_queue(name), "ninjait.dead", name)
         arguments = {
@@ -749,7 +751,7 @@ def test_a_prefetch_below_the_drains_batch_does_not_stop_it(queue: RabbitMQ, pre
 
 def test_a_batch_is_what_is_there(queue: RabbitMQ, monkeypatch: pytest.MonkeyPatch) -> None:
     """Deliveries trickle in; a drain that took the first few for all would write in crumbs."""
-    for name in ("LINGER_SECONDS", "MOST_LINGER_SECONDS"):  # on a busy machine they trickle as much more slowly
+    for name in ("LINGER_SECONDS", "MAX_LINGER_SECONDS"):  # on a busy machine they trickle as much more slowly
         monkeypatch.setattr(rabbitmq, name, 100 * getattr(rabbitmq, name))
     queue.publish(outgoing(number) for number in range(1_500))
     with queue.consume(QUEUE, 1_000) as consumer:
@@ -921,7 +923,7 @@ def test_dying_between_dead_letter_and_acknowledgement_leaves_both_with_one_iden
     queue.publish([outgoing(1)])
     with queue.consume(QUEUE, 1) as consumer:
         (first,) = held(consumer, 1)
-        queue.bury(first, "why")  # the first half of `reject`; the process dies
+        queue.publish_dead_letter(first, "why")  # the first half of `reject`; the process dies
     ((letter, reason),) = queue.dead_letters(QUEUE)
     (again,) = drain(queue)
     assert (letter.delivery_id, reason) == (again.delivery_id, "why") == (first.delivery_id, "why")
@@ -1180,7 +1182,7 @@ def test_big_messages_wait_in_the_broker_while_the_caller_is_slow(
     url: str, queue: RabbitMQ, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A prefetch of 1,000 messages of 1 MiB took a gigabyte. What is slowed down still answers broker and caller."""
-    monkeypatch.setattr(rabbitmq, "MOST_WAITING_BYTES", 4_000_000)
+    monkeypatch.setattr(rabbitmq, "MAX_WAITING_BYTES", 4_000_000)
     queue.publish(Outgoing(QUEUE, "metrics.a", f"body {number} ".encode() + b"x" * 1_000_000) for number in range(60))
     with make(url, heartbeat_seconds=2).open() as slow, slow.consume(QUEUE, 60) as consumer:
         messages = consumer.receive(1, wait_seconds=5)

@@ -80,7 +80,7 @@ def test_the_pipeline_drains_and_replays_and_the_owner_declares(by: dict[str, Ra
     with pipelines.consume("agent.metrics", 10) as consumer:
         [message] = consumer.receive(10, wait_seconds=2)
         consumer.acknowledge([message])
-    pipelines.bury(message, "of the test")
+    pipelines.publish_dead_letter(message, "of the test")
     assert pipelines.depth("agent.metrics").dead == 1
     pipelines.discard_dead_letters([letter for letter, _ in pipelines.dead_letters("agent.metrics")])
     assert pipelines.depth("agent.metrics").dead == 0

@@ -231,10 +231,10 @@ def test_a_wrong_query_is_not_tried_again(stores: Stores) -> None:
 
 
 def test_only_what_may_pass_is_tried_again() -> None:
-    def attempts(error: type[StoreError], most_seconds: float = 30) -> int:
+    def attempts(error: type[StoreError], max_seconds: float = 30) -> int:
         count = 0
         try:
-            for attempt in retrying(attempts=3, first_wait=0.001, most_seconds=most_seconds):
+            for attempt in retrying(attempts=3, first_wait=0.001, max_seconds=max_seconds):
                 with attempt:
                     count += 1
                     time.sleep(0.01)
@@ -244,7 +244,7 @@ def test_only_what_may_pass_is_tried_again() -> None:
         raise AssertionError("it did not fail")
 
     assert [attempts(error) for error in (StoreUnavailable, StoreRefused, StoreFailed)] == [3, 1, 1]
-    assert attempts(StoreUnavailable, most_seconds=0.001) == 1
+    assert attempts(StoreUnavailable, max_seconds=0.001) == 1
 
 
 def test_an_error_names_store_address_problem_and_advice_but_no_password() -> None:
@@ -269,7 +269,7 @@ def test_an_error_names_store_address_problem_and_advice_but_no_password() -> No
     ],
 )
 def test_a_server_that_is_no_clickhouse(
-    stack: dict[str, str], answer: bytes, kind: type[StoreError], most: int
+    stack: dict[str, str], answer: bytes, kind: type[StoreError], limit: int
 ) -> None:
     """A proxy's 401 and another server's 404 were tried again for seconds, and a page with the words "code 60" was
     taken for a missing table."""
@@ -289,7 +289,7 @@ def test_a_server_that_is_no_clickhouse(
         with opened(stack, "clickhouse", host=host) as clickhouse, pytest.raises(kind) as error:
             clickhouse.rows("SELECT 1")
     assert "migrate" not in str(error.value)
-    assert 1 <= len(seen) <= most
+    assert 1 <= len(seen) <= limit
 
 
 def test_postgres_rolls_back_what_fails_half_way(stack: dict[str, str]) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ninjait_pipelines.metrics.model import FIELDS, WINDOWS, Tier
-from ninjait_pipelines.metrics.windows import late_windows, of_windows
+from ninjait_pipelines.metrics.windows import aggregate_windows, late_windows
 from ninjait_pipelines.rollup.hours import (
     HourExpired,
     LateRange,
@@ -95,7 +95,7 @@ def test_windows_of_earlier_versions_count_half_a_minute_a_sample() -> None:
         for name, count in zip(FIELDS, counts, strict=True):
             column = pa.array([count])
             spread = spread.set_column(spread.schema.get_field_index(f"{name}_count"), f"{name}_count", column)
-        assert of_windows(spread, HOUR)["covered"].to_pylist() == [covered]
+        assert aggregate_windows(spread, HOUR)["covered"].to_pylist() == [covered]
 
 
 def test_a_disk_of_which_only_the_free_space_is_sent_has_its_use() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from ninjait_pipelines.ingest.decode.contract import MOST_NUMBER, Refused
+from ninjait_pipelines.ingest.decode.contract import MAX_NUMBER, ContractViolation
 from ninjait_pipelines.ingest.decode.parts import ALL_CORES, MEMORY_STATES, VOLUME_STATES, Number
 from ninjait_pipelines.ingest.decode.third_party import (
     BYTES_IN,
@@ -14,8 +14,8 @@ from ninjait_pipelines.ingest.decode.third_party import (
     CPU,
     CPU_IDLE,
     FREE,
+    MAX_ENTRIES,
     MEMORY,
-    MOST_ENTRIES,
     UPTIME,
     USED,
     Format,
@@ -38,7 +38,7 @@ TABLE: Mapping[tuple[str, str, str], Mapping[str, Target]] = {
     ("uptime", "uptime", ""): {"value": UPTIME},
 }
 # A value list has about 16: of its names, types and values.
-_MOST_COMMAS = 20 * MOST_ENTRIES
+_MAX_COMMAS = 20 * MAX_ENTRIES
 _COUNTERS = {"counter", "derive"}
 _TEXT = {str}
 _NUMBER = re.compile(r"\d{1,6}", re.ASCII)
@@ -51,36 +51,36 @@ _OF_CONTAINERS = re.compile(r".*-(?:merged|shm)", re.DOTALL)
 
 def entries(text: str) -> Sequence[Any]:
     """The value lists."""
-    if text.count(",") > _MOST_COMMAS:  # told before anything is made of them
-        raise Refused("too_many_readings")
+    if text.count(",") > _MAX_COMMAS:  # told before anything is made of them
+        raise ContractViolation("too_many_readings")
     try:
         body = msgspec.json.decode(text)
     except ValueError:
-        raise Refused("not_json") from None
+        raise ContractViolation("not_json") from None
     if not isinstance(body, list):
-        raise Refused("not_a_list")
+        raise ContractViolation("not_a_list")
     if not body:
-        raise Refused("no_samples")
+        raise ContractViolation("no_samples")
     return counted(body)
 
 
 def read(entry: Any) -> Reading:
     """What a value list says, if the table has it."""
     if not isinstance(entry, dict):
-        raise Refused("not_an_object")
+        raise ContractViolation("not_an_object")
     names, values, types = entry.get("dsnames"), entry.get("values"), entry.get("dstypes")
     if not (isinstance(names, list) and isinstance(values, list) and isinstance(types, list)):
-        raise Refused("bad_value_list")
+        raise ContractViolation("bad_value_list")
     if not len(names) == len(values) == len(types) or not _TEXT.issuperset(map(type, names + types)):
-        raise Refused("bad_value_list")
+        raise ContractViolation("bad_value_list")
     named, seconds = dict(zip(names, values, strict=True)), entry.get("time")
     parts = [entry.get(name, "") for name in ("plugin", "type", "type_instance", "plugin_instance")]
     if any(isinstance(part, list | dict) for part in (parts[:3] if parts[0] == "interface" else parts)):
-        raise Refused("bad_value_list")
+        raise ContractViolation("bad_value_list")
     plugin, kind, state, instance = parts
     known, where = _meaning(plugin, kind, state, instance, types)
     taken = [(target, named[name]) for name, target in known.items() if named.get(name) is not None]
-    time = round(seconds * 1000) if isinstance(seconds, int | float) and abs(seconds) < MOST_NUMBER else None
+    time = round(seconds * 1000) if isinstance(seconds, int | float) and abs(seconds) < MAX_NUMBER else None
     if "state" in where:
         where["state"] = (state, named.get("value"))
     what, of, example = (part if isinstance(part, str) else "" for part in parts[:3])

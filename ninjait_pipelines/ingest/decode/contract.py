@@ -20,8 +20,8 @@ from bson.errors import BSONError
 
 from ninjait_pipelines.metrics.model import FIELDS, RETENTION, Tier
 
-MOST_BYTES = 1024 * 1024
-MOST_SAMPLES = 1000
+MAX_BYTES = 1024 * 1024
+MAX_SAMPLES = 1000
 # Clocks of devices are wrong by minutes, not by hours.
 AHEAD = timedelta(minutes=5)
 BEHIND = RETENTION[Tier.ONE_HOUR]
@@ -29,10 +29,10 @@ BEHIND = RETENTION[Tier.ONE_HOUR]
 COUNTERS_BEHIND = RETENTION[Tier.RAW]
 DEEPEST_DOCUMENT = 20
 # Beyond any real reading (a disk of an exabyte), and small enough that no sum of samples becomes infinite.
-MOST_NUMBER = 1e15
+MAX_NUMBER = 1e15
 # Counters have 64 bits. The stores keep them as floats, which have every whole number up to 2^53 (9 PB) and beyond it
 # those in steps of 2 to 2,048 bytes: so far may one reading be off, and no sum of increases by more than that.
-MOST_COUNTER = 2.0**64
+MAX_COUNTER = 2.0**64
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DECIMAL = re.compile(r"-?\d{1,12}(\.\d{1,6})?", re.ASCII)
@@ -42,7 +42,7 @@ _PERCENT_BEYOND = 1
 _NOT_IN_A_NAME = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
-class Refused(ValueError):
+class ContractViolation(ValueError):
     """A value, or a message for one of its fields, that the contract does not allow; its text is the reason, a slug."""
 
     def __init__(self, reason: str, field: str | None = None) -> None:
@@ -73,29 +73,29 @@ def instant(value: Any) -> int:
     if type(value) is int:
         return value
     if not isinstance(value, str):
-        raise Refused("not_a_time")
+        raise ContractViolation("not_a_time")
     try:
         moment = msgspec.convert(value, datetime)
     except ValueError:  # also for half of a surrogate pair
-        raise Refused("not_a_time") from None
+        raise ContractViolation("not_a_time") from None
     if moment.tzinfo is None:
-        raise Refused("no_time_zone")
+        raise ContractViolation("no_time_zone")
     return milliseconds(moment)
 
 
-def number(value: Any, most: float = MOST_NUMBER, beyond: str = "out_of_range") -> float:
+def number(value: Any, limit: float = MAX_NUMBER, beyond: str = "out_of_range") -> float:
     """A finite number from 0 to `most`. True is not a number, and neither is text."""
-    if type(value) in (float, int) and 0 <= value <= most:
+    if type(value) in (float, int) and 0 <= value <= limit:
         return float(value)
     if isinstance(value, bool):
-        raise Refused("boolean_as_number")
+        raise ContractViolation("boolean_as_number")
     if isinstance(value, str):
-        raise Refused("number_as_text")
+        raise ContractViolation("number_as_text")
     if not isinstance(value, int | float):
-        raise Refused("not_a_number")
+        raise ContractViolation("not_a_number")
     if not abs(value) < math.inf:
-        raise Refused("not_finite")
-    raise Refused("negative" if value < 0 else beyond)
+        raise ContractViolation("not_finite")
+    raise ContractViolation("negative" if value < 0 else beyond)
 
 
 def percent(value: Any) -> float:
@@ -107,44 +107,44 @@ def percent(value: Any) -> float:
 
 def counter(value: Any) -> float:
     """A counter of bytes. It has no fractions: where there are some, somebody sends rates in its place."""
-    if not (counted := number(value, MOST_COUNTER)).is_integer():
-        raise Refused("not_an_integer")
+    if not (counted := number(value, MAX_COUNTER)).is_integer():
+        raise ContractViolation("not_an_integer")
     return counted
 
 
-def whole(value: Any, least: int, most: int) -> int:
+def whole(value: Any, least: int, limit: int) -> int:
     """An integer within its bounds, both included."""
-    if number(value, most) < least:
-        raise Refused("out_of_range")
+    if number(value, limit) < least:
+        raise ContractViolation("out_of_range")
     if not isinstance(value, int):
-        raise Refused("not_an_integer")
+        raise ContractViolation("not_an_integer")
     return value
 
 
-def text(value: Any, most: int, least: int = 1) -> str:
+def text(value: Any, limit: int, least: int = 1) -> str:
     """Text of so many characters."""
     if not isinstance(value, str):
-        raise Refused("not_text")
-    if not least <= len(value) <= most:
-        raise Refused("too_long" if value else "empty")
+        raise ContractViolation("not_text")
+    if not least <= len(value) <= limit:
+        raise ContractViolation("too_long" if value else "empty")
     try:
         value.encode()
     except UnicodeEncodeError:  # half of a surrogate pair: no store takes it
-        raise Refused("invalid_text") from None
+        raise ContractViolation("invalid_text") from None
     return value
 
 
 def name(value: Any) -> str:
     """The name of a host, an interface or a volume: one line of up to 255 characters, whatever its script."""
     if _NOT_IN_A_NAME.search(text(value, 255)):
-        raise Refused("invalid_text")
+        raise ContractViolation("invalid_text")
     return str(value)
 
 
 def choice(value: Any, allowed: tuple[str, ...]) -> str:
     """One of these words."""
     if value not in allowed:
-        raise Refused("not_one_of_" + "_".join(allowed))
+        raise ContractViolation("not_one_of_" + "_".join(allowed))
     return str(value)
 
 
@@ -153,41 +153,41 @@ def identifier(value: Any) -> str:
     try:
         return str(UUID(value))
     except (ValueError, AttributeError, TypeError):
-        raise Refused("not_an_id") from None
+        raise ContractViolation("not_an_id") from None
 
 
 def decimal_text(value: Any) -> Decimal:
     """A decimal as text, so that no floating point comes near it: 12 digits before the point, 6 after it at most."""
     if not isinstance(value, str):
-        raise Refused("decimal_not_as_text")
+        raise ContractViolation("decimal_not_as_text")
     if not _DECIMAL.fullmatch(value):
-        raise Refused("not_a_decimal")
+        raise ContractViolation("not_a_decimal")
     if (converted := Decimal(value)) < 0:
-        raise Refused("negative")
+        raise ContractViolation("negative")
     return converted
 
 
 def document(value: Any) -> dict[str, Any]:
     """A JSON object that MongoDB can hold."""
     if not isinstance(value, dict):
-        raise Refused("not_an_object")
+        raise ContractViolation("not_an_object")
     if _unstorable(value, DEEPEST_DOCUMENT):
-        raise Refused("not_storable")
+        raise ContractViolation("not_storable")
     try:
         bson.encode(value)
     except (BSONError, OverflowError, UnicodeEncodeError):
-        raise Refused("not_storable") from None
+        raise ContractViolation("not_storable") from None
     return value
 
 
 def samples(value: Any) -> list[Any]:
     """The samples of a message, as far as their number."""
     if not isinstance(value, list):
-        raise Refused("not_a_list")
+        raise ContractViolation("not_a_list")
     if not value:
-        raise Refused("no_samples")
-    if len(value) > MOST_SAMPLES:
-        raise Refused("too_many_samples")
+        raise ContractViolation("no_samples")
+    if len(value) > MAX_SAMPLES:
+        raise ContractViolation("too_many_samples")
     return value
 
 
@@ -234,18 +234,18 @@ HEARTBEATS = Contract(
     "heartbeat",
     {
         "status": Field(partial(choice, allowed=("online", "offline", "maintenance"))),
-        "agent_version": Field(partial(text, most=100)),
-        "os_version": Field(partial(text, most=200)),
-        "uptime_seconds": Field(partial(whole, least=0, most=2**53), required=False),
+        "agent_version": Field(partial(text, limit=100)),
+        "os_version": Field(partial(text, limit=200)),
+        "uptime_seconds": Field(partial(whole, least=0, limit=2**53), required=False),
     },
     device=_DEVICE,
 )
 API_CALLS = Contract(
     "api_call",
     {
-        "endpoint": Field(partial(text, most=500)),
-        "method": Field(partial(text, most=20)),
-        "status_code": Field(partial(whole, least=100, most=599)),
+        "endpoint": Field(partial(text, limit=500)),
+        "method": Field(partial(text, limit=20)),
+        "status_code": Field(partial(whole, least=100, limit=599)),
         "response_time_ms": Field(number),
         "user_id": Field(identifier, required=False),
     },
@@ -255,8 +255,8 @@ LOGS = Contract(
     "log",
     {
         "level": Field(partial(choice, allowed=("debug", "info", "warning", "error", "critical"))),
-        "service": Field(partial(text, most=200)),
-        "message": Field(partial(text, most=100_000, least=0)),
+        "service": Field(partial(text, limit=200)),
+        "message": Field(partial(text, limit=100_000, least=0)),
         "error": Field(document, required=False),
     },
     routed_by="level",
@@ -272,7 +272,7 @@ CONTRACTS: Mapping[str, Contract] = {
 
 
 def _annotation(rule: Rule) -> Any:
-    return Annotated[float, msgspec.Meta(ge=0, le=100 if rule is percent else MOST_NUMBER)] | None
+    return Annotated[float, msgspec.Meta(ge=0, le=100 if rule is percent else MAX_NUMBER)] | None
 
 
 Sample = msgspec.defstruct(
@@ -295,6 +295,6 @@ class Metrics(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     schema: Literal["ninjait.metrics.v1"]
     organization_id: str
     device_id: str
-    samples: Annotated[list[Sample], msgspec.Meta(min_length=1, max_length=MOST_SAMPLES)]  # type: ignore[valid-type]
+    samples: Annotated[list[Sample], msgspec.Meta(min_length=1, max_length=MAX_SAMPLES)]  # type: ignore[valid-type]
     agent_version: Annotated[str, msgspec.Meta(min_length=1, max_length=100)] | None = None
     message_id: str | None = None

@@ -14,7 +14,7 @@ import msgspec
 import re2
 
 from ninjait_pipelines.ingest.decode import contract as rules
-from ninjait_pipelines.ingest.decode.contract import Refused
+from ninjait_pipelines.ingest.decode.contract import ContractViolation
 from ninjait_pipelines.ingest.decode.parts import ALL_CORES, Number
 from ninjait_pipelines.ingest.decode.third_party import (
     BYTES_IN,
@@ -22,9 +22,9 @@ from ninjait_pipelines.ingest.decode.third_party import (
     CPU,
     CPU_IDLE,
     FREE,
+    MAX_ENTRIES,
     MEMORY,
     MEMORY_TOTAL,
-    MOST_ENTRIES,
     TOTAL,
     UPTIME,
     USED,
@@ -151,7 +151,7 @@ _PLAIN_VALUE = (
 )
 _PLAIN_FIELD = rf"[!#-+\--<>-\[\]-~]+=(?:{_PLAIN_VALUE})"
 _PLAIN = re2.compile(rf"(?:{_PLAIN_KEY} {_PLAIN_FIELD}(?:,{_PLAIN_FIELD})* [0-9]{{19}}\n)+")
-_MOST_REMEMBERED = 300
+_MAX_REMEMBERED = 300
 _NO_LINE = re.compile(r"[ \t\r\ufeff]*+(?:#|\n|\Z)")
 # Whatever string a bad line left open ends here, and what follows it makes that line bad again.
 _GUARD = '#"!\n'
@@ -182,9 +182,9 @@ class Series(msgspec.Struct, frozen=True, gc=False):
 
 def entries(text: str) -> Sequence[Line]:
     """The lines, and what is none: comments, blank lines, bad lines."""
-    found = counted(list(islice(_ENTRY.finditer(text), MOST_ENTRIES + 1)))
+    found = counted(list(islice(_ENTRY.finditer(text), MAX_ENTRIES + 1)))
     if not any(line[1] for line in found):
-        raise Refused("not_line_protocol")
+        raise ContractViolation("not_line_protocol")
     return found
 
 
@@ -208,7 +208,7 @@ def read(line: Line) -> Reading:
     if not line[1]:
         if _NO_LINE.match(line[0]):
             return Reading()
-        raise Refused("bad_line")
+        raise ContractViolation("bad_line")
     measurement, tags, fields, time = parts(line)
     found = _series_of(measurement, tags)
     texts = {f",{name}=": text for name, text in fields}
@@ -262,14 +262,14 @@ def _result_of(one: Derived, values: Sequence[Any]) -> float | None:
         result = one.formula(*values)
         if result is not None:
             one.target.convert(result)
-    except Refused:
+    except ContractViolation:
         return None
     return result
 
 
 def series(key: str) -> Series:
     """What the key of a plain line says. Raises Refused where it is not one of a good line."""
-    return (_series if len(key) <= _MOST_REMEMBERED else _series_of_key)(key)
+    return (_series if len(key) <= _MAX_REMEMBERED else _series_of_key)(key)
 
 
 def _series_of_key(key: str) -> Series:
@@ -363,7 +363,7 @@ def _names(key: str) -> tuple[str, dict[str, str]]:
     pairs = _TAG.findall(found[2]) if found else []
     tags = {_unescaped(name): _unescaped(value) for name, value in pairs}
     if not found or len(tags) < len(pairs):
-        raise Refused("bad_line")  # a tag named twice: nobody knows which one is meant
+        raise ContractViolation("bad_line")  # a tag named twice: nobody knows which one is meant
     return _unescaped(found[1], _ESCAPED_MEASUREMENT), tags
 
 

@@ -18,15 +18,15 @@ import msgspec
 from ninjait_pipelines.ingest.decode import contract as rules
 from ninjait_pipelines.ingest.decode import line_protocol as telegraf
 from ninjait_pipelines.ingest.decode.collectd import COLLECTD
-from ninjait_pipelines.ingest.decode.contract import CONTRACTS, METRICS, Contract, Field, Refused
+from ninjait_pipelines.ingest.decode.contract import CONTRACTS, METRICS, Contract, ContractViolation, Field
 from ninjait_pipelines.ingest.decode.forms import form_of
 from ninjait_pipelines.ingest.decode.line_protocol import LINE_PROTOCOL
 from ninjait_pipelines.ingest.decode.parts import ALL_CORES, Core, mean, memory_total, volume_total, whole_processors
 from ninjait_pipelines.ingest.decode.third_party import (
     BYTE_ORDER_MARK,
+    MAX_BYTES,
+    MAX_ENTRIES,
     MEMORY_TOTAL,
-    MOST_BYTES,
-    MOST_ENTRIES,
     TOTAL,
     Format,
     Reading,
@@ -39,10 +39,10 @@ from ninjait_pipelines.metrics.model import COUNTERS, FIELDS, POINTS, VOLUMES
 
 Columns = Mapping[str, Sequence[Any]]  # name -> a value a row
 # Python refuses to read longer integers, which are infinite to every store.
-_MOST_DIGITS = 4300
+_MAX_DIGITS = 4300
 _SHOWN = 200
 # Of what is left out of one message: pairs of host and measurement that are told apart, and characters of a name.
-MOST_LEFT_OUT, _MOST_OF_NAME = 64, 100
+MAX_LEFT_OUT, _MAX_OF_NAME = 64, 100
 OTHERS = "(others)"
 # What mends itself once PostgreSQL knows the host.
 HOST_REASONS = ("unknown_host", "ambiguous_host")
@@ -58,7 +58,7 @@ _OUR_FORMS = {"ninjait_json", "json"}
 _FORMS = {id(LINE_PROTOCOL): {"line_protocol"}, id(COLLECTD): {"collectd_json", "json"}}
 _metrics = msgspec.json.Decoder(rules.Metrics)
 _values = msgspec.structs.astuple
-_agent_version = partial(rules.text, most=100)
+_agent_version = partial(rules.text, limit=100)
 # Shared by all messages of our own agents: empty ones of their own would make the garbage collector run more often.
 _NO_COLUMNS: Columns = MappingProxyType({})
 # Asking a schema for its names takes as long as a row.
@@ -73,7 +73,7 @@ _SAMPLES = Field(rules.samples)
 _NAME = Field(rules.name)
 
 
-class Registry(msgspec.Struct, frozen=True):
+class SenderRegistry(msgspec.Struct, frozen=True):
     """Who may send: the organizations, the organization of each device, and the devices of each host name.
 
     Ids in canonical spelling. `hosts` is for agents that know no ids: host name -> organization -> device; `folded` are
@@ -119,16 +119,16 @@ class Period(msgspec.Struct, frozen=True):
         """The time of a sample or an event, in milliseconds since 1970. Raises Refused."""
         moment = rules.instant(value)
         if moment > self.newest:
-            raise Refused("in_the_future")
+            raise ContractViolation("in_the_future")
         if moment < self.oldest:
-            raise Refused("too_old")
+            raise ContractViolation("too_old")
         return moment
 
     def check_counter(self, value: Any) -> int:
         """The time of a reading of counters, likewise."""
         moment = self.check(value)
         if moment < self.oldest_counter:
-            raise Refused("counter_too_old")
+            raise ContractViolation("counter_too_old")
         return moment
 
 
@@ -195,7 +195,7 @@ class Decoded(msgspec.Struct, gc=False):
         return self.points - self.points_rejected
 
 
-def decode(message: Message, registry: Registry, period: Period) -> Decoded:
+def decode(message: Message, registry: SenderRegistry, period: Period) -> Decoded:
     """The one way in, for every queue and format: what is good of a message, as columns, and what is not, with reasons.
 
     The body may be any bytes, and the routing key and the content type any text: no exception comes of them. A metrics
@@ -213,9 +213,9 @@ def decode(message: Message, registry: Registry, period: Period) -> Decoded:
     return decode_by_rules(message, registry, period)
 
 
-def decode_good_metrics(message: Message, registry: Registry, period: Period) -> Decoded | None:
+def decode_good_metrics(message: Message, registry: SenderRegistry, period: Period) -> Decoded | None:
     """Decodes a metrics message in which everything is right; None where anything is not, or is unusual."""
-    if len(message.body) > rules.MOST_BYTES or not _is_json(message.content_type):
+    if len(message.body) > rules.MAX_BYTES or not _is_json(message.content_type):
         return None
     try:
         body = _metrics.decode(message.body)
@@ -240,17 +240,17 @@ def decode_good_metrics(message: Message, registry: Registry, period: Period) ->
     )
 
 
-def decode_good_lines(message: Message, registry: Registry, period: Period) -> Decoded | None:
+def decode_good_lines(message: Message, registry: SenderRegistry, period: Period) -> Decoded | None:
     """Decodes a message of line protocol in which every line is plain and good; None where any is not."""
     tables: tuple[list[list[Any]], ...] = ([], [], [])
     indexes: tuple[list[int], ...] = ([], [], [])
     cores: list[tuple[int, str, str, str]] = []
     named = taken = 0
     try:
-        _check_size(message, MOST_BYTES)
+        _check_size(message, MAX_BYTES)
         lines = telegraf.plain(text_of(message.body))
         organization = organization_of(message.routing_key)
-        if not 0 < len(lines) <= MOST_ENTRIES or registry.refusal(organization):
+        if not 0 < len(lines) <= MAX_ENTRIES or registry.refusal(organization):
             return None
         all_series = _AllSeries(_Devices(organization, registry), registry.interfaces_left_out)
         for index, line in enumerate(lines):
@@ -336,7 +336,7 @@ def _index_of(cores: Sequence[Core]) -> int:
     return max(core.index for core in cores)
 
 
-def decode_by_rules(message: Message, registry: Registry, period: Period) -> Decoded:
+def decode_by_rules(message: Message, registry: SenderRegistry, period: Period) -> Decoded:
     """Decodes a message rule by rule and says what is wrong with it, and where."""
     contract = CONTRACTS[message.queue]
     body: dict[str, Any] | None = None
@@ -348,7 +348,7 @@ def decode_by_rules(message: Message, registry: Registry, period: Period) -> Dec
             _decode_samples(body["samples"], decoded, period)
         else:
             _decode_event(body, contract, decoded, period)
-    except Refused as refused:
+    except ContractViolation as refused:
         return _refuse(message, body, _named(refused, message.body, _OUR_FORMS))
     return decoded
 
@@ -373,7 +373,7 @@ def organization_of(routing_key: str) -> str | None:
     return ".".join(words) if words else None  # a key that ends in a dot names one, which nobody is
 
 
-def device_of(host: str, organization: str | None, registry: Registry) -> tuple[str, str]:
+def device_of(host: str, organization: str | None, registry: SenderRegistry) -> tuple[str, str]:
     """(organization, device) of a host name, within the organization if one is given. Raises Refused.
 
     Upper and lower case count only where there are several such names: Windows writes one name in both. Without an
@@ -381,31 +381,31 @@ def device_of(host: str, organization: str | None, registry: Registry) -> tuple[
     readings they are.
     """
     if organization is None and not registry.hosts_without_organization:
-        raise Refused("no_organization_in_key", "routing_key")
+        raise ContractViolation("no_organization_in_key", "routing_key")
     exact = registry.hosts.get(host, {})
     found = [one for one in exact.items() if organization in (None, one[0])]
     if not found:
         found = [one for one in registry.folded.get(host.casefold(), ()) if organization in (None, one[0])]
     if not found:
-        raise Refused("unknown_host", "host")
+        raise ContractViolation("unknown_host", "host")
     if len(found) > 1:
-        raise Refused("ambiguous_host", "host")
+        raise ContractViolation("ambiguous_host", "host")
     return found[0]
 
 
-def decode_foreign(message: Message, foreign: Format, registry: Registry, period: Period) -> Decoded:
+def decode_foreign(message: Message, foreign: Format, registry: SenderRegistry, period: Period) -> Decoded:
     """Decodes a message of another agent. A point is an entry that holds a reading, or cannot be read."""
     organization = organization_of(message.routing_key)
     refusal = registry.refusal(organization)
     text = ""
     try:
-        _check_size(message, MOST_BYTES)
+        _check_size(message, MAX_BYTES)
         text = text_of(message.body)
         entries = foreign.entries(text)
         if refusal:
-            raise Refused(refusal, "routing_key")
-    except (Refused, UnicodeDecodeError, RecursionError) as error:
-        refused = error if isinstance(error, Refused) else Refused(_UNREADABLE[type(error)])
+            raise ContractViolation(refusal, "routing_key")
+    except (ContractViolation, UnicodeDecodeError, RecursionError) as error:
+        refused = error if isinstance(error, ContractViolation) else ContractViolation(_UNREADABLE[type(error)])
         unpacked = error.object if isinstance(error, UnicodeDecodeError) else text.encode()
         named = _named(refused, unpacked, _FORMS[id(foreign)])
         decoded = _refuse(message, {"routing_key": message.routing_key}, named)
@@ -418,10 +418,10 @@ def decode_foreign(message: Message, foreign: Format, registry: Registry, period
     return decoded
 
 
-def _named(refused: Refused, body: bytes, expected: Collection[str]) -> Refused:
+def _named(refused: ContractViolation, body: bytes, expected: Collection[str]) -> ContractViolation:
     """The reason of a message that cannot be read: the form that it is in, where that is none of those expected."""
     form = form_of(body) if str(refused) in _NOT_READ else None
-    return Refused(form, refused.field) if form and form not in expected else refused
+    return ContractViolation(form, refused.field) if form and form not in expected else refused
 
 
 def decode_nothing(message: Message, reason: str, words: str = "") -> Decoded:
@@ -430,9 +430,9 @@ def decode_nothing(message: Message, reason: str, words: str = "") -> Decoded:
     `words` is what somebody else says of it: beside the reason, which stays one however many words there are.
     """
     try:
-        decoded = _refuse(message, _load(message), Refused(reason))
-    except Refused:
-        decoded = _refuse(message, None, Refused(reason))
+        decoded = _refuse(message, _load(message), ContractViolation(reason))
+    except ContractViolation:
+        decoded = _refuse(message, None, ContractViolation(reason))
     if words:
         decoded.rejections = [Rejection(None, None, words[:_SHOWN], reason)]
     return decoded
@@ -442,19 +442,19 @@ def _load(message: Message) -> dict[str, Any]:
     """The body as a dict. NaN and 1e999 are values in it, so that they cost their sample and not the message."""
     _check_size(message)
     if not _is_json(message.content_type):
-        raise Refused("unknown_content_type")
+        raise ContractViolation("unknown_content_type")
     try:
         body = read_json(message.body)
     except (ValueError, RecursionError) as error:
-        raise Refused(_UNREADABLE.get(type(error), "not_json")) from None
+        raise ContractViolation(_UNREADABLE.get(type(error), "not_json")) from None
     if not isinstance(body, dict):
-        raise Refused("not_an_object")
+        raise ContractViolation("not_an_object")
     return body
 
 
-def _check_size(message: Message, most: int = rules.MOST_BYTES) -> None:
-    if len(message.body) > most:
-        raise Refused("too_large")
+def _check_size(message: Message, limit: int = rules.MAX_BYTES) -> None:
+    if len(message.body) > limit:
+        raise ContractViolation("too_large")
 
 
 def _is_json(content_type: str | None) -> bool:
@@ -471,10 +471,10 @@ def read_json(body: bytes) -> Any:
 
 
 def _integer(digits: str) -> int | float:
-    return int(digits) if len(digits) <= _MOST_DIGITS else float(digits)
+    return int(digits) if len(digits) <= _MAX_DIGITS else float(digits)
 
 
-def _refuse(message: Message, body: dict[str, Any] | None, refused: Refused) -> Decoded:
+def _refuse(message: Message, body: dict[str, Any] | None, refused: ContractViolation) -> Decoded:
     """A message that is refused whole."""
     decoded = _describe(message, body)
     decoded.whole = True
@@ -500,28 +500,28 @@ def _describe(message: Message, body: dict[str, Any] | None) -> Decoded:
 def _or_none(rule: rules.Rule, value: Any) -> Any:
     try:
         return rule(value)
-    except Refused:
+    except ContractViolation:
         return None
 
 
 def _check_envelope(
-    message: Message, body: dict[str, Any], contract: Contract, decoded: Decoded, registry: Registry
+    message: Message, body: dict[str, Any], contract: Contract, decoded: Decoded, registry: SenderRegistry
 ) -> None:
     """Raises Refused for a message that must not be taken at all, whatever its points are like."""
     if body.get("schema") != contract.schema:
-        raise Refused("wrong_schema", "schema")
+        raise ContractViolation("wrong_schema", "schema")
     organization = _value("organization_id", _ID, body)
     if organization not in registry.organizations:
-        raise Refused("unknown_organization", "organization_id")
+        raise ContractViolation("unknown_organization", "organization_id")
     device = _value("device_id", contract.device, body) if contract.device else None
     if device:
         if device not in registry.devices:
-            raise Refused("unknown_device", "device_id")
+            raise ContractViolation("unknown_device", "device_id")
         if registry.devices[device] != organization:
-            raise Refused("device_of_another_organization", "device_id")
+            raise ContractViolation("device_of_another_organization", "device_id")
     routed_by = organization if contract.routed_by == "organization_id" else body.get(contract.routed_by)
     if message.routing_key != f"{contract.topic}.{routed_by}":
-        raise Refused("not_of_its_routing_key", contract.routed_by)
+        raise ContractViolation("not_of_its_routing_key", contract.routed_by)
     if contract is METRICS:
         _value("samples", _SAMPLES, body)
 
@@ -531,12 +531,12 @@ def _value(name: str, field: Field, body: Mapping[str, Any]) -> Any:
     value = body.get(name)
     if value is None:
         if field.required:
-            raise Refused("missing", name)
+            raise ContractViolation("missing", name)
         return None
     try:
         return field.rule(value)
-    except Refused as refused:
-        raise Refused(str(refused), name) from None
+    except ContractViolation as refused:
+        raise ContractViolation(str(refused), name) from None
 
 
 def _decode_samples(samples: list[Any], decoded: Decoded, period: Period) -> None:
@@ -560,19 +560,19 @@ def _decode_samples(samples: list[Any], decoded: Decoded, period: Period) -> Non
         decoded.columns = _metric_columns(decoded.organization_id, decoded.device_id, list(times), values)
 
 
-def _decode_sample(sample: Any, fields: Mapping[str, Field]) -> tuple[list[Any], list[Refused]]:
+def _decode_sample(sample: Any, fields: Mapping[str, Field]) -> tuple[list[Any], list[ContractViolation]]:
     """(the values of the fields, all that is wrong) of one sample."""
     if not isinstance(sample, dict):
-        return [], [Refused("not_an_object")]
+        return [], [ContractViolation("not_an_object")]
     row: list[Any] = []
-    problems: list[Refused] = []
+    problems: list[ContractViolation] = []
     for name, field in fields.items():
         try:
             row.append(_value(name, field, sample))
-        except Refused as refused:
+        except ContractViolation as refused:
             problems.append(refused)
     if not problems and row.count(None) == len(FIELDS):
-        problems.append(Refused("no_known_field"))
+        problems.append(ContractViolation("no_known_field"))
     return row, problems
 
 
@@ -586,7 +586,7 @@ def _decode_entries(
     foreign: Format,
     organization: str | None,
     decoded: Decoded,
-    registry: Registry,
+    registry: SenderRegistry,
     period: Period,
 ) -> None:
     found = _Found(foreign.source, _Devices(organization, registry), period, registry.interfaces_left_out)
@@ -596,12 +596,12 @@ def _decode_entries(
         try:
             reading = foreign.read(entry)
             found.add(index, reading)
-        except Refused as refused:
+        except ContractViolation as refused:
             rejections.append(_foreign_rejection(index, refused, foreign.shown(entry), reading))
     for index, reading in found.lone_cores():
         try:
             found.add_core(index, reading)
-        except Refused as refused:
+        except ContractViolation as refused:
             rejections.append(_foreign_rejection(index, refused, foreign.shown(entries[index]), reading))
     found.finish(len(entries))
     decoded.rejections = sorted(rejections, key=lambda one: one.index or 0)
@@ -712,7 +712,7 @@ def _add_total(row: list[Any] | None, states: Sequence[Reading]) -> bool:
         return False
     try:
         row[_NAMES[_table_of(states[0])].index(target.field)] = target.convert(total)
-    except Refused:  # beyond any memory or disk
+    except ContractViolation:  # beyond any memory or disk
         return False
     return True
 
@@ -736,7 +736,7 @@ def _table_of(reading: Reading) -> int:
 class _Devices(dict[str, tuple[str, str]]):
     """(organization, device) of each host of a message, looked up once. Raises Refused, with the field."""
 
-    def __init__(self, organization: str | None, registry: Registry) -> None:
+    def __init__(self, organization: str | None, registry: SenderRegistry) -> None:
         self._organization, self._registry = organization, registry
 
     def __missing__(self, host: str) -> tuple[str, str]:
@@ -761,19 +761,19 @@ class _LeftOut(dict[tuple[str | None, str], LeftOut]):
 
     def __missing__(self, key: tuple[str | None, str]) -> LeftOut:
         host, measurement = key
-        if len(self) >= MOST_LEFT_OUT:
+        if len(self) >= MAX_LEFT_OUT:
             if measurement is not OTHERS:
                 return self[host, OTHERS]
-            if len(self) >= 2 * MOST_LEFT_OUT and host is not OTHERS:
+            if len(self) >= 2 * MAX_LEFT_OUT and host is not OTHERS:
                 return self[OTHERS, OTHERS]
         owner = self._owners.get(host) or self._find(host)
-        self[key] = one = LeftOut(*owner, host[:_MOST_OF_NAME] if host else "", measurement[:_MOST_OF_NAME])
+        self[key] = one = LeftOut(*owner, host[:_MAX_OF_NAME] if host else "", measurement[:_MAX_OF_NAME])
         return one
 
     def _find(self, host: str | None) -> tuple[str, str]:
         try:
             owner = self._devices[host or ""]
-        except Refused:
+        except ContractViolation:
             owner = NOBODY, NOBODY
         self._owners[host] = owner
         return owner
@@ -869,7 +869,7 @@ def _row(reading: Reading, source: str, devices: _Devices, period: Period) -> li
     host, time, interface = reading.host, reading.time, reading.interface
     organization, device = devices[host] if isinstance(host, str) else devices.__missing__(host)
     if time is None:
-        raise Refused("no_time", "time")
+        raise ContractViolation("no_time", "time")
     values: dict[str, float] = {}
     field = "time"
     try:
@@ -885,8 +885,8 @@ def _row(reading: Reading, source: str, devices: _Devices, period: Period) -> li
             where = [source, *_names_of(reading.place)]
         field = "time"
         time = period.check_counter(time) if where else period.check(time)
-    except Refused as refused:
-        raise Refused(str(refused), field) from None
+    except ContractViolation as refused:
+        raise ContractViolation(str(refused), field) from None
     return [organization, device, *where, time, *map(values.get, _NAMES[_table_of(reading)][3 + len(where) :])]
 
 
@@ -894,7 +894,7 @@ def _columns(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> dict[str, l
     return dict(zip(names, map(list, zip(*rows, strict=True)), strict=True)) if rows else {}
 
 
-def _foreign_rejection(index: int, refused: Refused, entry: Any, reading: Reading | None) -> Rejection:
+def _foreign_rejection(index: int, refused: ContractViolation, entry: Any, reading: Reading | None) -> Rejection:
     """A host that may be registered later is kept whole: what is held for it is found by its name."""
     rejection = _rejection(index, refused, reading.shown() if reading else entry)
     if reading and str(refused) in HOST_REASONS:
@@ -913,7 +913,7 @@ def _decode_event(body: dict[str, Any], contract: Contract, decoded: Decoded, pe
     decoded.columns = {name: [value] for name, value in row.items()}
 
 
-def _rejection(index: int | None, refused: Refused, of: Any) -> Rejection:
+def _rejection(index: int | None, refused: ContractViolation, of: Any) -> Rejection:
     """`of` is the object that has the field, or all that was refused."""
     return Rejection(index, refused.field, _shown(of.get(refused.field) if refused.field else of), str(refused))
 
@@ -925,7 +925,7 @@ def _host_in(body: bytes) -> str:
 
 
 def _cut(name: str) -> str:
-    return name[:_MOST_OF_NAME]
+    return name[:_MAX_OF_NAME]
 
 
 def _shown(value: Any) -> str:

@@ -14,10 +14,10 @@ from ninjait_pipelines.ingest.decode.parts import Number
 from ninjait_pipelines.ingest.decode.volumes import Place
 
 # Of a message, unpacked: RabbitMQ 4 takes no larger ones. Batches of a thousand lines with long tags are beyond a MiB.
-MOST_BYTES = 16 * 1024 * 1024
-MOST_ENTRIES = 100_000
+MAX_BYTES = 16 * 1024 * 1024
+MAX_ENTRIES = 100_000
 MEBIBYTE = 1024 * 1024
-_MOST_BYTES_OF_VOLUME = 2.0**63
+_MAX_BYTES_OF_VOLUME = 2.0**63
 _GZIP = b"\x1f\x8b"
 BYTE_ORDER_MARK = "\ufeff".encode()
 
@@ -81,40 +81,40 @@ def text_of(body: bytes) -> str:
     if body.startswith(_GZIP):
         packed = zlib.decompressobj(wbits=31)
         try:
-            body = packed.decompress(body, MOST_BYTES + 1)
+            body = packed.decompress(body, MAX_BYTES + 1)
         except zlib.error:
-            raise rules.Refused("bad_gzip") from None
-        if len(body) > MOST_BYTES:
-            raise rules.Refused("too_large")
+            raise rules.ContractViolation("bad_gzip") from None
+        if len(body) > MAX_BYTES:
+            raise rules.ContractViolation("too_large")
         if packed.unused_data or not packed.eof:
-            raise rules.Refused("bad_gzip")
+            raise rules.ContractViolation("bad_gzip")
     return body.removeprefix(BYTE_ORDER_MARK).decode()
 
 
 def size_of(body: bytes) -> int:
     """How many bytes it has unpacked, by gzip's own word, which is checked when it is unpacked."""
-    return min(int.from_bytes(body[-4:], "little"), MOST_BYTES) if body.startswith(_GZIP) else len(body)
+    return min(int.from_bytes(body[-4:], "little"), MAX_BYTES) if body.startswith(_GZIP) else len(body)
 
 
 def counted(entries: Sequence[Any]) -> Sequence[Any]:
     """The entries, if a message may have so many."""
-    if len(entries) > MOST_ENTRIES:
-        raise rules.Refused("too_many_readings")
+    if len(entries) > MAX_ENTRIES:
+        raise rules.ContractViolation("too_many_readings")
     return entries
 
 
 def mebibytes(value: Any) -> float:
     """Bytes of memory, as MiB."""
-    if type(value) is int and 0 <= value <= rules.MOST_NUMBER:  # nearly all; asking the rule takes three times as long
+    if type(value) is int and 0 <= value <= rules.MAX_NUMBER:  # nearly all; asking the rule takes three times as long
         return value / MEBIBYTE
     return rules.number(value) / MEBIBYTE
 
 
 def bytes_of_volume(value: Any) -> float:
     """Bytes of a volume, as MiB; there are volumes of petabytes."""
-    if type(value) is int and 0 <= value <= rules.MOST_NUMBER:
+    if type(value) is int and 0 <= value <= rules.MAX_NUMBER:
         return value / MEBIBYTE
-    return rules.number(value, _MOST_BYTES_OF_VOLUME) / MEBIBYTE
+    return rules.number(value, _MAX_BYTES_OF_VOLUME) / MEBIBYTE
 
 
 def idle(value: Any) -> float:

@@ -36,7 +36,7 @@ from ninjait_pipelines.ingest.decode.message import Decoded, format_of, organiza
 from ninjait_pipelines.ingest.decode.third_party import MEBIBYTE, text_of
 from ninjait_pipelines.ingest.ledger import BODY_NOT_KEPT, KEPT_ONCE_A_DAY, organization_shown
 from ninjait_pipelines.ingest.quarantine import reasons
-from ninjait_pipelines.ingest.quarantine.edit import CannotChange, Change, mended
+from ninjait_pipelines.ingest.quarantine.edit import Change, EditRejected, mended
 from ninjait_pipelines.ingest.quarantine.spool import Spool
 from ninjait_pipelines.ingest.series import TOO_MANY
 from ninjait_pipelines.messages import Message, Outgoing, identity
@@ -86,8 +86,8 @@ ALWAYS = 1 / 1024
 LOOK_AGAIN = 1 / 64
 NOBODYS = ""
 # What a list reads at most, of copies and of groups of them, and what is put into today's form at a time.
-MOST_LISTED = 200
-MOST_SUMMARIES = 10_000
+MAX_LISTED = 200
+MAX_SUMMARIES = 10_000
 RENEWED_AT_ONCE = 200
 NO_CHANGE = Change()
 # Of the spool, so that what gathered there in a day does not hold up the metrics; store_health moves the rest.
@@ -109,8 +109,8 @@ class Usage(msgspec.Struct, frozen=True):
 
     def fullest(self) -> list[tuple[str, float]]:
         """The organizations whose share is nearly full, and how full."""
-        most = max_held(self.limit, self.bytes)
-        found = [(share, size / most) for share, size in self.shares.items()]
+        limit = max_held(self.limit, self.bytes)
+        found = [(share, size / limit) for share, size in self.shares.items()]
         return sorted((one for one in found if one[1] >= NEARLY_FULL), key=lambda one: -one[1])
 
     def __str__(self) -> str:
@@ -371,7 +371,7 @@ def _repeated(mongodb: MongoDB, documents: Iterable[Mapping[str, Any]], room: Ro
     return {one["_id"] for one in repeating if one["_id"] not in {room.once_a_day[key] for key in one["once_a_day"]}}
 
 
-def move_spooled(mongodb: MongoDB, now: datetime, most_files: int | None = None) -> int:
+def move_spooled(mongodb: MongoDB, now: datetime, max_files: int | None = None) -> int:
     """Moves what waits in the spool into MongoDB, file by file, and returns how many copies that were.
 
     1. Insert the documents of a file. Dying here: the next mover inserts them onto themselves.
@@ -382,7 +382,7 @@ def move_spooled(mongodb: MongoDB, now: datetime, most_files: int | None = None)
     spool = Spool(mongodb)
     moved = 0
     problem: StoreFailed | None = None
-    for file in spool.files()[:most_files]:
+    for file in spool.files()[:max_files]:
         try:
             documents = spool.read(file)
             with mongodb.optional():
@@ -590,7 +590,7 @@ def groups(mongodb: MongoDB, wanted: Wanted = ALL) -> tuple[list[Line], bool]:
     """Held copies as `lines` has them, and whether these are all."""
     renew(mongodb)
     summaries = _summaries(mongodb, wanted)
-    return _lines(summaries[:MOST_SUMMARIES], wanted.reason), len(summaries) <= MOST_SUMMARIES
+    return _lines(summaries[:MAX_SUMMARIES], wanted.reason), len(summaries) <= MAX_SUMMARIES
 
 
 def _summaries(mongodb: MongoDB, wanted: Wanted) -> list[tuple[str, int]]:
@@ -603,7 +603,7 @@ def _summaries(mongodb: MongoDB, wanted: Wanted) -> list[tuple[str, int]]:
         {"$match": match | {"state": "held"}},
         {"$group": {"_id": "$summary", "copies": {"$sum": 1}}},
         {"$sort": {"copies": -1}},
-        {"$limit": MOST_SUMMARIES + 1},
+        {"$limit": MAX_SUMMARIES + 1},
     ]
     with mongodb.errors():
         return [(one["_id"], int(one["copies"])) for one in mongodb.database[COLLECTION].aggregate(pipeline)]
@@ -782,7 +782,7 @@ def remade(
             continue
         try:
             message = again(held, body_of(mongodb, held), change)
-        except CannotChange as error:
+        except EditRejected as error:
             yield Replayed(held["_id"], problem=str(error))
             continue
         problem = _misdirected(queue, held, message, change) or _begun_otherwise(held, message, held["_id"])
@@ -899,7 +899,7 @@ def _audit_id(document_id: str) -> str:
     return f"quarantine/{document_id}"
 
 
-def delete_settled(mongodb: MongoDB, now: datetime, most: int = DELETED_AT_MOST) -> int:
+def delete_settled(mongodb: MongoDB, now: datetime, limit: int = DELETED_AT_MOST) -> int:
     """Deletes copies that were replayed or discarded more than 30 days ago, and returns how many; sooner the oldest of
     them, where all that are settled take more than the limit: a sender whose copies are replayed automatically could
     fill MongoDB with them.
@@ -915,11 +915,11 @@ def delete_settled(mongodb: MongoDB, now: datetime, most: int = DELETED_AT_MOST)
     with mongodb.optional(), mongodb.errors():
         names = {**AUDITED, "body_pieces": 1, "held_bytes": 1}
         found = mongodb.database[COLLECTION].find(query, names)
-        documents = list(islice((one for one in found if one["trail"][0]["at"] < moment), most))
+        documents = list(islice((one for one in found if one["trail"][0]["at"] < moment), limit))
         excess = sum(size for state in SETTLED for _, size in _held(mongodb, state).values()) - _limit(mongodb)
         if excess > 0 and not documents:
             oldest = mongodb.database[COLLECTION].find({"state": {"$in": SETTLED}}, names).sort("quarantined_at", 1)
-            documents = list(_first_of(oldest.limit(most), excess))
+            documents = list(_first_of(oldest.limit(limit), excess))
         insert_new(mongodb, AUDIT, [_audited(one) for one in documents])
         pieces = [_piece_id(one["_id"], number) for one in documents for number in range(one["body_pieces"])]
         mongodb.database[PIECES].delete_many({"_id": {"$in": pieces}})

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from ninjait_pipelines.ingest.decode import contract as rules
-from ninjait_pipelines.ingest.decode.contract import CONTRACTS, METRICS, Refused, Rule
+from ninjait_pipelines.ingest.decode.contract import CONTRACTS, METRICS, ContractViolation, Rule
 from ninjait_pipelines.ingest.decode.line_protocol import LINE_PROTOCOL
 from ninjait_pipelines.ingest.decode.message import AGENTS, format_of, organization_of, read_json
 from ninjait_pipelines.ingest.decode.third_party import Format, text_of
@@ -18,10 +18,10 @@ from ninjait_pipelines.messages import Outgoing, fits
 
 _SAMPLE_FIELDS = {"timestamp", *METRICS.fields}
 _ENVELOPE: dict[str, Rule] = {
-    "schema": partial(rules.text, most=100),
+    "schema": partial(rules.text, limit=100),
     "organization_id": rules.identifier,
     "device_id": rules.identifier,
-    "agent_version": partial(rules.text, most=100),
+    "agent_version": partial(rules.text, limit=100),
     "timestamp": rules.instant,
 }
 # What a JSON number would be refused for.
@@ -31,10 +31,10 @@ TAG = re.compile(r"(?<!\\),((?:\\[,= ]?|[^,= \\])+)=((?:\\[,= ]?|[^,= \\])+)")
 _ESCAPED = re.compile(r"\\([,= ])")
 _TO_BE_ESCAPED = re.compile(r"[,= ]")
 # Of what was refused, in one line.
-MOST_KINDS = 10
+MAX_KINDS = 10
 
 
-class CannotChange(Exception):
+class EditRejected(Exception):
     """A message in which a change is not possible, or changes nothing; its text says why."""
 
 
@@ -65,12 +65,12 @@ def mended(message: Outgoing, reasons: Sequence[Kind], change: Change) -> Outgoi
     try:
         body = _mended_foreign(message, foreign, change) if foreign else _mended_json(message, reasons, change)
         key = _mended_key(message, foreign, change)
-    except Refused as refused:
-        raise CannotChange(f"it cannot be read: {refused}") from None
+    except ContractViolation as refused:
+        raise EditRejected(f"it cannot be read: {refused}") from None
     except (ValueError, RecursionError):  # also of bytes that are no text
-        raise CannotChange("it cannot be read as JSON, so nothing in it can be changed") from None
+        raise EditRejected("it cannot be read as JSON, so nothing in it can be changed") from None
     if (body, key) == (message.body, message.routing_key):
-        raise CannotChange("the change changes nothing in it")
+        raise EditRejected("the change changes nothing in it")
     return msgspec.structs.replace(message, body=body, routing_key=key)
 
 
@@ -79,14 +79,14 @@ def _mended_json(message: Outgoing, reasons: Sequence[Kind], change: Change) -> 
     body = read_json(message.body)
     before = json.dumps(body)
     if change.fields and not isinstance(body, dict):
-        raise CannotChange("it is not a JSON object, so there is no field to set")
+        raise EditRejected("it is not a JSON object, so there is no field to set")
     for name, typed in change.fields.items():
         value = _value(name, typed, message.queue)
         if contract is METRICS and name in _SAMPLE_FIELDS:
             for sample in _rejected_for(name, body, reasons):
                 sample[name] = value
         elif name == contract.routed_by and _names_nobody(message) and body.get(name, value) != value:
-            raise CannotChange(f"its routing key is lost, and it says of itself: {name} {body[name]}")
+            raise EditRejected(f"its routing key is lost, and it says of itself: {name} {body[name]}")
         else:
             body[name] = value
     body = replaced(body, change.values)
@@ -98,7 +98,7 @@ def _value(name: str, typed: str, queue: str) -> Any:
     `2.10` is no version 2.1, and a decimal is never a float. Raises CannotChange for a field that nobody knows."""
     known = _ENVELOPE | {name: field.rule for name, field in CONTRACTS[queue].fields.items()}
     if name not in known:
-        raise CannotChange(f"{queue} knows no field {name}; it knows {', '.join(known)}")
+        raise EditRejected(f"{queue} knows no field {name}; it knows {', '.join(known)}")
     try:
         value = json.loads(typed)
     except (ValueError, RecursionError):
@@ -112,18 +112,18 @@ def _rejected_for(name: str, body: Mapping[str, Any], reasons: Sequence[Kind]) -
     indexes = indexes_of(kind for kind in reasons if kind.field in (name, None))
     samples = [body["samples"][index] for index in indexes]
     if not samples:
-        raise CannotChange(f"none of its samples was rejected for {name}; refused was {_refused(reasons)}")
+        raise EditRejected(f"none of its samples was rejected for {name}; refused was {_refused(reasons)}")
     if not all(isinstance(sample, dict) for sample in samples):
-        raise CannotChange("a sample of it is not a JSON object")
+        raise EditRejected("a sample of it is not a JSON object")
     if name == "timestamp" and len(samples) > 1:
-        raise CannotChange("several of its samples would get one timestamp, and only one of them would stay")
+        raise EditRejected("several of its samples would get one timestamp, and only one of them would stay")
     return samples
 
 
 def _refused(reasons: Sequence[Kind]) -> str:
     """What was refused, each kind once."""
     kinds = {f"{kind.field or 'the message'}: {kind.reason}" for kind in reasons}
-    return ", ".join(sorted(kinds)[:MOST_KINDS])
+    return ", ".join(sorted(kinds)[:MAX_KINDS])
 
 
 def replaced(value: Any, values: Mapping[str, str]) -> Any:
@@ -159,13 +159,13 @@ def _mended_key(message: Outgoing, foreign: Format | None, change: Change) -> st
     else:
         return message.routing_key
     if not isinstance(value, str) or not re.fullmatch(r"[\w-]+", value):
-        raise CannotChange(f"the routing key is made from {contract.routed_by}, and cannot be made from {value!r}")
+        raise EditRejected(f"the routing key is made from {contract.routed_by}, and cannot be made from {value!r}")
     return start + value
 
 
 def _mended_foreign(message: Outgoing, foreign: Format, change: Change) -> bytes:
     if change.fields and not (change.fields.keys() == {METRICS.routed_by} and _names_nobody(message)):
-        raise CannotChange(
+        raise EditRejected(
             "it is of another agent, and --set knows our own messages only; --map changes hosts and tags"
         )
     text = text_of(message.body)
@@ -194,7 +194,7 @@ def spans_of(line: re.Match[str]) -> list[tuple[int, int]] | None:
     """Where in the text key, fields and time of a line of line protocol are; None where it is none: a comment, bad."""
     try:
         LINE_PROTOCOL.read(line)
-    except Refused:
+    except ContractViolation:
         return None
     return [line.span(group) for group in (1, 2, 3)] if line[1] else None
 
@@ -207,8 +207,8 @@ def unescaped(text: str) -> str:
 def _escaped(value: str) -> str:
     try:
         is_name = bool(rules.name(value))
-    except Refused:
+    except ContractViolation:
         is_name = False
     if not is_name or "\\" in value:
-        raise CannotChange(f"{value!r} cannot be a tag's value")
+        raise EditRejected(f"{value!r} cannot be a tag's value")
     return _TO_BE_ESCAPED.sub(r"\\\g<0>", value)

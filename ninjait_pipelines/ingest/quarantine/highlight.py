@@ -9,7 +9,7 @@ import msgspec
 
 from ninjait_pipelines.ingest.decode import collectd
 from ninjait_pipelines.ingest.decode import line_protocol as telegraf
-from ninjait_pipelines.ingest.decode.contract import Refused
+from ninjait_pipelines.ingest.decode.contract import ContractViolation
 from ninjait_pipelines.ingest.decode.message import format_of
 from ninjait_pipelines.ingest.decode.third_party import Format, text_of
 from ninjait_pipelines.ingest.quarantine.edit import TAG, spans_of, unescaped
@@ -37,12 +37,12 @@ def marked(document: Mapping[str, Any], body: bytes) -> tuple[str, list[Span | N
         start, end = (len(error.object[:at].decode(errors="backslashreplace")) for at in (error.start, error.end))
         text = error.object.decode(errors="backslashreplace")
         return text, [(start, end) if one.reason == "invalid_utf8" else None for one in refusals]
-    except Refused:
+    except ContractViolation:
         return body.decode(errors="backslashreplace"), [None for _ in refusals]
     foreign = format_of(document["queue"], document["routing_key"], document["content_type"], body)
     try:
         return text, _spans(text, foreign, refusals)
-    except (ValueError, RecursionError, StopIteration, Refused, IndexError, KeyError, TypeError):
+    except (ValueError, RecursionError, StopIteration, ContractViolation, IndexError, KeyError, TypeError):
         return text, [None for _ in refusals]
 
 

@@ -16,14 +16,14 @@ from bson import Binary
 from ninjait_pipelines.ingest.decode.message import HOST_REASONS, Decoded
 
 # The first ones of a copy; of each kind at least one, as far as there is room.
-MOST_EXAMPLES = 20
-MOST_EXAMPLE_BYTES = 8 * 1024
-MOST_HOSTS = 1000
+MAX_EXAMPLES = 20
+MAX_EXAMPLE_BYTES = 8 * 1024
+MAX_HOSTS = 1000
 # The reason of a dead letter, and the words of those that an outage may have made: all others are their senders' own.
 DEAD_LETTER = "dead_letter"
 BY_A_STORE = re.compile(r"(Store(Unavailable|Refused|Failed)|OutOfSpace|TransferDamaged): ")
 COUNTED_OUT = re.compile(r"delivered \d+ times and never settled")
-_MOST_KINDS = 100
+_MAX_KINDS = 100
 _SEPARATOR = "\0"
 
 
@@ -53,12 +53,12 @@ def kinds(refusals: Iterable[tuple[int | None, str | None, str, str]]) -> list[K
     indexes: dict[tuple[str, str | None], set[int]] = {}
     kept = size = 0
     for index, field, value, reason in refusals:
-        key = (reason, field) if (reason, field) in found or len(found) < _MOST_KINDS else ("others", None)
+        key = (reason, field) if (reason, field) in found or len(found) < _MAX_KINDS else ("others", None)
         kind = found.setdefault(key, Kind(*key))
         kind.count += 1
         if index is not None:
             indexes.setdefault(key, set()).add(index)
-        if (kept < MOST_EXAMPLES or not kind.examples) and size + len(value) <= MOST_EXAMPLE_BYTES:
+        if (kept < MAX_EXAMPLES or not kind.examples) and size + len(value) <= MAX_EXAMPLE_BYTES:
             kind.examples = [*kind.examples, (index, value)]
             kept, size = kept + 1, size + len(value.encode(errors="replace"))
     for key, of in indexes.items():
@@ -144,7 +144,7 @@ def hosts_of(decoded: Decoded) -> bytes | None:
 
 def pack_hosts(names: Sequence[str]) -> bytes:
     """Names in one, as few as they may be."""
-    return zlib.compress(_SEPARATOR.join(names[:MOST_HOSTS]).encode(errors="surrogatepass"))
+    return zlib.compress(_SEPARATOR.join(names[:MAX_HOSTS]).encode(errors="surrogatepass"))
 
 
 def read_hosts(document: Mapping[str, Any]) -> Sequence[str]:

@@ -53,14 +53,14 @@ class SpoolInUse(Exception):
 class Spool:
     """Messages on disk in order, one JSON line each.
 
-    with Spool(folder, most_bytes=64 * MIB) as spool:
+    with Spool(folder, max_bytes=64 * MIB) as spool:
         spool.append(message)
         spool.deliver(queue.publish)
     """
 
-    def __init__(self, folder: Path, most_bytes: int = 64 * MIB) -> None:
+    def __init__(self, folder: Path, max_bytes: int = 64 * MIB) -> None:
         self._path = folder / "spool.jsonl"
-        self._most_bytes = most_bytes
+        self._max_bytes = max_bytes
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = (folder / "lock").open("wb")
         self._changing = threading.Lock()  # a relay appends while this is delivered
@@ -89,8 +89,8 @@ class Spool:
         lines = b"".join(msgspec.json.encode(message) + b"\n" for message in messages)
         with self._changing:
             size = self._path.stat().st_size
-            if size + len(lines) > self._most_bytes:
-                raise self._full(f"it may take {self._most_bytes / MIB:g} MiB")
+            if size + len(lines) > self._max_bytes:
+                raise self._full(f"it may take {self._max_bytes / MIB:g} MiB")
             try:
                 with self._path.open("ab") as file:
                     _write_synced(file, lines)

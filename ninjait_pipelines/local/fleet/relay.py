@@ -38,13 +38,13 @@ from ninjait_pipelines.resources.message_queue import MessageQueue
 SOURCES = {"/api/v2/write": "telegraf", "/write": "telegraf", "/telegraf": "telegraf", "/collectd": "collectd"}
 CONTENT_TYPES = {"telegraf": "text/plain", "collectd": JSON}
 DELIVER_EVERY_SECONDS = 5.0
-MOST_BODY_BYTES = 16 * MIB
+MAX_BODY_BYTES = 16 * MIB
 # A message is 1 MiB and 10,000 lines at most, and a line with its time is no shorter than 25 bytes.
 MESSAGE_BYTES = 250_000
 SILENCE_SECONDS = 30.0
 
 
-class Refused(Exception):
+class ContractViolation(Exception):
     """What is posted cannot be taken: the HTTP status, and why."""
 
     def __init__(self, status: int, why: str) -> None:
@@ -56,7 +56,7 @@ def messages_of(source: str, organization_id: str, body: bytes) -> list[Outgoing
     """The messages of a body: line protocol cut at lines where it is long; the same body gives the same ones."""
     parts = list(_cut(body)) if source == "telegraf" else [body]
     if any(len(part) > MIB for part in parts):
-        raise Refused(413, "one message may have 1 MiB")
+        raise ContractViolation(413, "one message may have 1 MiB")
     key = f"metrics.{source}.{organization_id}"
     return [Outgoing("agent.metrics", key, part, content_type=CONTENT_TYPES[source]) for part in parts if part.strip()]
 
@@ -84,13 +84,13 @@ class _Handler(BaseHTTPRequestHandler):
             body = self._read()
             source = SOURCES.get(place.path)
             if source is None:
-                raise Refused(404, f"post to one of {', '.join(SOURCES)}")
+                raise ContractViolation(404, f"post to one of {', '.join(SOURCES)}")
             if "Origin" in self.headers or "Sec-Fetch-Site" in self.headers:
-                raise Refused(403, "a web page may not write here")
+                raise ContractViolation(403, "a web page may not write here")
             if parse_qs(place.query).get("precision", ["ns"]) != ["ns"]:
-                raise Refused(400, "times must be nanoseconds")
+                raise ContractViolation(400, "times must be nanoseconds")
             self.server.spool.append_all(messages_of(source, self.server.organization_id, body))
-        except Refused as refused:
+        except ContractViolation as refused:
             self._answer(refused.status, str(refused))
         except SpoolFull as full:
             self.server.report(str(full))
@@ -110,25 +110,25 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             length = self.headers.get("Content-Length", "")
             if not length.isdecimal():
-                raise Refused(411, "how long is it?")
-            if int(length) > MOST_BODY_BYTES:
-                raise Refused(413, f"one post may have {MOST_BODY_BYTES // MIB} MiB")
+                raise ContractViolation(411, "how long is it?")
+            if int(length) > MAX_BODY_BYTES:
+                raise ContractViolation(413, f"one post may have {MAX_BODY_BYTES // MIB} MiB")
             body = self.rfile.read(int(length))
             if len(body) < int(length):
-                raise Refused(400, "it ended before its end")
+                raise ContractViolation(400, "it ended before its end")
         self.close_connection = self.headers.get("Connection", "").lower() == "close"
         return _unpacked(body) if self.headers.get("Content-Encoding") == "gzip" else body
 
     def _chunks(self) -> Iterator[bytes]:
-        left = MOST_BODY_BYTES
+        left = MAX_BODY_BYTES
         while True:
             try:
                 size = int(self.rfile.readline(32).split(b";")[0], 16)
             except ValueError:
-                raise Refused(400, "it is not chunked as it says") from None
+                raise ContractViolation(400, "it is not chunked as it says") from None
             left -= size
             if left < 0 or size < 0:
-                raise Refused(413, f"one post may have {MOST_BODY_BYTES // MIB} MiB")
+                raise ContractViolation(413, f"one post may have {MAX_BODY_BYTES // MIB} MiB")
             yield self.rfile.read(size)
             self.rfile.readline(4)
             if not size:
@@ -151,13 +151,13 @@ class _Handler(BaseHTTPRequestHandler):
 def _unpacked(body: bytes) -> bytes:
     unpacker = zlib.decompressobj(wbits=31)
     try:
-        content = unpacker.decompress(body, MOST_BODY_BYTES)
+        content = unpacker.decompress(body, MAX_BODY_BYTES)
     except zlib.error:
-        raise Refused(400, "it is not gzip as it says") from None
+        raise ContractViolation(400, "it is not gzip as it says") from None
     if unpacker.unconsumed_tail:
-        raise Refused(413, f"one post may have {MOST_BODY_BYTES // MIB} MiB")
+        raise ContractViolation(413, f"one post may have {MAX_BODY_BYTES // MIB} MiB")
     if not unpacker.eof:
-        raise Refused(400, "it ended before its end")
+        raise ContractViolation(400, "it ended before its end")
     return content
 
 

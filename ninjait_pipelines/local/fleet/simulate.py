@@ -28,7 +28,7 @@ from ninjait_pipelines.resources.postgres import Postgres
 AGENT_VERSION = "1.8.2"
 PUBLISHED_AT_ONCE = 2_000
 SAMPLES_PER_MESSAGE = 20
-MOST_SAMPLES, MOST_BYTES = 1000, 1024 * 1024  # of the contract: what is above is refused
+MAX_SAMPLES, MAX_BYTES = 1000, 1024 * 1024  # of the contract: what is above is refused
 DAY = 86_400.0
 USAGE_EVERY = 6 * 3600
 
@@ -142,11 +142,11 @@ class Draft(NamedTuple):
 
 
 def read_fleet(
-    postgres: Postgres, before: datetime, slugs: Sequence[str] = (), most_devices: int | None = None
+    postgres: Postgres, before: datetime, slugs: Sequence[str] = (), max_devices: int | None = None
 ) -> list[Organization]:
     """The organizations of PostgreSQL with what was registered before that moment and is still in use.
 
-    slugs: only these; most_devices: at most so many of each organization. Raises LookupError where a slug is unknown.
+    slugs: only these; max_devices: at most so many of each organization. Raises LookupError where a slug is unknown.
     """
     rows = postgres.rows("SELECT id, slug, time_zone FROM organizations WHERE deactivated_at IS NULL ORDER BY slug")
     if missing := set(slugs) - {row["slug"] for row in rows}:
@@ -167,7 +167,7 @@ def read_fleet(
             time_zone=row["time_zone"],
             devices=tuple(
                 Device(device["id"], device["kind"], device["operating_system"])
-                for device in owned(devices, row["id"])[:most_devices]
+                for device in owned(devices, row["id"])[:max_devices]
             ),
             users=tuple(user["id"] for user in owned(users, row["id"])),
         )
@@ -528,7 +528,7 @@ class _Mischief:
             case "invalid_utf8":
                 return encode(body).replace(b'"schema":"', b'"schema":"\xff', 1)
             case "too_large":
-                body["note"] = "x" * MOST_BYTES
+                body["note"] = "x" * MAX_BYTES
             case "wrong_schema":
                 body["schema"] += "99"
             case "unknown_organization":
@@ -540,7 +540,7 @@ class _Mischief:
             case "no_samples":
                 body["samples"] = []
             case "too_many_samples":
-                body["samples"] = body["samples"][:1] * (MOST_SAMPLES + 1)
+                body["samples"] = body["samples"][:1] * (MAX_SAMPLES + 1)
             case "in_the_future" | "too_old" | "no_time_zone":
                 body["timestamp"] = BAD_SAMPLES[kind][1]
         return encode(body)

@@ -24,7 +24,7 @@ from typing import Any
 
 import psutil
 
-from ninjait_pipelines.settings import MendableError
+from ninjait_pipelines.settings import UserError
 
 USER = "ninjait"
 DATABASE = "ninjait"
@@ -36,7 +36,7 @@ MAJOR_VERSION = "18"
 HOST = "127.0.0.1"
 
 
-class StackError(MendableError):
+class StackError(UserError):
     """Why the stack cannot do what was asked, in one line for the person at the terminal."""
 
 

@@ -225,7 +225,7 @@ class InfluxDB(Server):
         }
 
     def _first_setup(self) -> dict[str, Any]:
-        from ninjait_pipelines.metrics.model import MARGIN, RETENTION, Tier
+        from ninjait_pipelines.metrics.model import RETENTION, RETENTION_GRACE, Tier
 
         return {
             "username": USER,
@@ -233,7 +233,7 @@ class InfluxDB(Server):
             "token": self.password,
             "org": ORGANIZATION,
             "bucket": BUCKET,
-            "retentionPeriodSeconds": (RETENTION[Tier.RAW] + MARGIN) // timedelta(seconds=1),
+            "retentionPeriodSeconds": (RETENTION[Tier.RAW] + RETENTION_GRACE) // timedelta(seconds=1),
         }
 
 

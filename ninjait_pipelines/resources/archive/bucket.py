@@ -120,13 +120,13 @@ class Bucket:
         return None
 
     @_again
-    def read(self, key: str, most_bytes: int | None = None) -> bytes:
+    def read(self, key: str, max_bytes: int | None = None) -> bytes:
         with self._errors(key):
             answer = self._client.get_object(**self._at(key), ChecksumMode="ENABLED")
             if "ContentLength" not in answer:  # cut inside the headers, which then look complete
                 raise TransferDamaged(TITLE, self._url, f"{key!r} was cut short on its way here", "Try again.")
             try:
-                check_size(self._url, key, answer["ContentLength"], most_bytes)
+                check_size(self._url, key, answer["ContentLength"], max_bytes)
             except ObjectTooLarge:
                 answer["Body"].close()
                 raise

@@ -36,8 +36,8 @@ def other_version(url: str, key: str) -> ObjectChanged:
     return ObjectChanged(TITLE, url, problem, "Rerun the partition: it reads afresh.")
 
 
-def check_size(url: str, key: str, size: int, most_bytes: int | None) -> None:
+def check_size(url: str, key: str, size: int, max_bytes: int | None) -> None:
     """Raises ObjectTooLarge for an object that would not fit where its reader wants it."""
-    if most_bytes is not None and size > most_bytes:
-        problem = f"{key!r} has {size} bytes, expected are {most_bytes} at most"
+    if max_bytes is not None and size > max_bytes:
+        problem = f"{key!r} has {size} bytes, expected are {max_bytes} at most"
         raise ObjectTooLarge(TITLE, url, problem, "Was it written by another?")

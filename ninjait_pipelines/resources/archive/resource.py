@@ -128,10 +128,10 @@ class Archive(Store):
         """
         self._objects.write(self._checked(key), data, over)
 
-    def read(self, key: str, most_bytes: int | None = None) -> bytes:
+    def read(self, key: str, max_bytes: int | None = None) -> bytes:
         """The object's bytes. Raises ObjectMissing where there is none, ObjectCorrupt where S3 finds it damaged,
-        ObjectTooLarge, before any of it is read, where there are more than `most_bytes`."""
-        return self._objects.read(self._checked(key), most_bytes)
+        ObjectTooLarge, before any of it is read, where there are more than `max_bytes`."""
+        return self._objects.read(self._checked(key), max_bytes)
 
     def version(self, key: str) -> str | None:
         """What changes with every write of the object, for `write`'s `over`; None where there is no object."""
@@ -219,9 +219,9 @@ class Folder:
                 raise
             self._filesystem.move(unfinished, key)
 
-    def read(self, key: str, most_bytes: int | None = None) -> bytes:
+    def read(self, key: str, max_bytes: int | None = None) -> bytes:
         with arrow_errors(self._url, key), self._filesystem.open_input_file(key) as file:
-            check_size(self._url, key, file.size(), most_bytes)
+            check_size(self._url, key, file.size(), max_bytes)
             data: bytes = file.read()
             return data
 

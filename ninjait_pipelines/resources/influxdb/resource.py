@@ -41,9 +41,9 @@ from ninjait_pipelines.metrics.model import (
     COUNTER_GAP,
     COUNTERS,
     FIELDS,
-    MARGIN,
     POINTS,
     RETENTION,
+    RETENTION_GRACE,
     SAMPLE,
     VOLUMES,
     WINDOWS,
@@ -51,7 +51,7 @@ from ninjait_pipelines.metrics.model import (
     check_window,
 )
 from ninjait_pipelines.metrics.volumes import disk_windows, with_disks
-from ninjait_pipelines.metrics.windows import added, of_points, of_windows
+from ninjait_pipelines.metrics.windows import aggregate_points, aggregate_windows, merge_windows
 from ninjait_pipelines.resources.influxdb.line_protocol import held, lines, text_of, whole
 from ninjait_pipelines.resources.metrics_store import MetricsStore, Refusal
 from ninjait_pipelines.resources.store import (
@@ -146,7 +146,7 @@ class InfluxDB(MetricsStore):
     bucket: str = Field(description="Bucket of full resolution; those of the lower tiers have _5m and _1h behind it")
     timeout_seconds: float = Field(default=40, description="Longest wait for an answer, seconds")
     connect_timeout_seconds: float = Field(default=5, description="Longest wait for a connection, seconds")
-    most_wait_seconds: float = Field(default=30, description="Longest wait for a server that asks to wait, seconds")
+    max_wait_seconds: float = Field(default=30, description="Longest wait for a server that asks to wait, seconds")
 
     _client: InfluxDBClient | None = PrivateAttr(default=None)
 
@@ -198,7 +198,7 @@ class InfluxDB(MetricsStore):
         """
         self._retried(self._check_token)
         for tier in Tier:
-            name, kept = self.bucket_of(tier), RETENTION[tier] + MARGIN
+            name, kept = self.bucket_of(tier), RETENTION[tier] + RETENTION_GRACE
             bucket = self._retried(partial(self._find, name)) or self._create(name, kept)
             self._retried(partial(self._check_mapping, bucket))
             seconds = [rule.every_seconds for rule in bucket.retention_rules if rule.type == "expire"]
@@ -257,15 +257,15 @@ class InfluxDB(MetricsStore):
 
         def read() -> pa.Table:
             parts = map(_sampled, self._tables(tier, MEASUREMENT, WINDOWS.names[3:], start, stop))
-            return pa.concat_tables([WINDOWS.empty_table(), *(of_windows(part, every) for part in parts)])
+            return pa.concat_tables([WINDOWS.empty_table(), *(aggregate_windows(part, every) for part in parts)])
 
-        return added(self._retried(read))
+        return merge_windows(self._retried(read))
 
     def _points(self, start: datetime, stop: datetime, every: timedelta) -> Readings:
         """The samples as windows, and their minutes; a part at a time."""
         windows, minutes = [WINDOWS.empty_table()], [MINUTES.empty_table()]
         for part in map(_sampled, self._tables(Tier.RAW, MEASUREMENT, ["samples", *FIELDS], start, stop)):
-            windows.append(of_points(part, every))
+            windows.append(aggregate_points(part, every))
             minutes.append(minutes_of(part.select(SAMPLE)))
         return Readings(pa.concat_tables(windows), pa.concat_tables(minutes))
 
@@ -418,7 +418,7 @@ class InfluxDB(MetricsStore):
                 if error.status in (400, 422) and PARTIAL.search(words):
                     return words
                 wait = _retry_after(error)
-                if error.status not in (429, 503) or waited + wait > self.most_wait_seconds:
+                if error.status not in (429, 503) or waited + wait > self.max_wait_seconds:
                     raise
             time.sleep(wait)
             waited += wait
@@ -608,11 +608,11 @@ def _nanoseconds(moment: datetime) -> int:
     return (moment - EPOCH) // timedelta(microseconds=1) * 1_000
 
 
-def _bounds(series: pa.ChunkedArray, most: int) -> list[int]:
+def _bounds(series: pa.ChunkedArray, limit: int) -> list[int]:
     """Where sorted rows are cut: after `most` of them, or a few more, so that no series lies on both sides."""
     bounds = [0]
     for end in pc.run_end_encode(series.combine_chunks()).run_ends.to_pylist():
-        if end - bounds[-1] >= most or end == len(series):
+        if end - bounds[-1] >= limit or end == len(series):
             bounds.append(end)
     return bounds
 

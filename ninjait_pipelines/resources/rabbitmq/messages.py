@@ -25,7 +25,7 @@ UNREADABLE = "ninjait-unreadable"  # never sent: what `_Properties` puts there
 HASHED_AT_ONCE = 2047
 _NOT_KEPT = {"CC", "BCC", UNREADABLE}
 MAX_SHORT_BYTES = 255  # of a routing key, a message id or a content type: AMQP's short strings
-MOST_REASON = 1_000  # characters; all headers go into one frame
+MAX_REASON = 1_000  # characters; all headers go into one frame
 # What `properties_of` makes of a message, as it is encoded, unless its content type or id is an odd one.
 _OURS = re.compile(
     rb"\xb0(?:(\xc0)|\x40)\x10application/json\0\0\0\x57\x13ninjait-delivery-idS\0\0\0\x20([0-9a-f]{32})"
@@ -43,7 +43,7 @@ def properties_of(message: Outgoing) -> pika.BasicProperties:
 def letter_properties(message: Message, reason: str) -> pika.BasicProperties:
     """Those of a dead letter, with what `dead_letter` reads."""
     headers = {
-        REASON: reason[:MOST_REASON].encode(errors="replace").decode(),
+        REASON: reason[:MAX_REASON].encode(errors="replace").decode(),
         DELIVERIES: message.deliveries,
     }
     return _properties(message.content_type, message.message_id, message.delivery_id, message.published_at, headers)
@@ -164,9 +164,9 @@ def _copy_id(
     return digest.hexdigest()[:32]
 
 
-def _number(value: object, most: int) -> int:
+def _number(value: object, limit: int) -> int:
     """What a header should be; 0 where it is something else, or out of all reason."""
-    return int(value) if isinstance(value, int) and 0 < value <= most else 0  # pika's own kind of int shows as 5L
+    return int(value) if isinstance(value, int) and 0 < value <= limit else 0  # pika's own kind of int shows as 5L
 
 
 def _death(headers: dict[str, Any], delivery_limit: int) -> str:

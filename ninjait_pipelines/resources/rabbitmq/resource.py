@@ -49,14 +49,14 @@ EVENTS = "ninjait.events"
 # Each look at a dead letter gives it back. Until RabbitMQ 4.3 that counts as a delivery, and RabbitMQ 4 drops a message
 # after 20 if nothing is said. -1 means no limit on RabbitMQ 4, but on 3.10 it drops the message that is given back
 # first; and without a limit what is given back goes to the end of the queue, so that the next look would see others.
-LOOKS = 1_000_000_000
+DEAD_LETTER_DELIVERY_LIMIT = 1_000_000_000
 # What may be under way to the broker unconfirmed: WINDOW chunks of either bound.
 CHUNK_MESSAGES = 250
 CHUNK_BYTES = 1024 * 1024
 WINDOW = 4
 # What may wait here for a slow caller; beyond it the broker is read at SLOW_BYTES a second only, and giants faster: no
 # pause is longer than SLOW_SECONDS, well within a heartbeat. The prefetch counts messages, whatever their size.
-MOST_WAITING_BYTES = 64 * 1024 * 1024
+MAX_WAITING_BYTES = 64 * 1024 * 1024
 SLOW_BYTES = 1024 * 1024
 SLOW_SECONDS = 10.0
 # A consumer begins with FIRST_PREFETCH messages. If they come for the first time, it asks for more ahead where they are
@@ -65,7 +65,7 @@ SLOW_SECONDS = 10.0
 FIRST_PREFETCH = 250
 AHEAD_BYTES = 48 * 1024 * 1024
 LINGER_SECONDS = 0.02  # a batch is full once nothing has come for so long
-MOST_LINGER_SECONDS = 0.2
+MAX_LINGER_SECONDS = 0.2
 PROBE_KEY = "ninjait.write_probe"
 PROBE_SECONDS = 2.0
 RECONNECT_SECONDS = 0.25
@@ -142,7 +142,12 @@ class RabbitMQ(MessageQueue):
         """The dead letters of one queue, and the exchange of the same name that leads to them whatever their routing
         key is: it stays as it was published, so nobody has to believe a header that says what it had been."""
         link.call("exchange_declare", name, exchange_type="fanout", durable=True)
-        link.call("queue_declare", name, durable=True, arguments={"x-queue-type": "quorum", "x-delivery-limit": LOOKS})
+        link.call(
+            "queue_declare",
+            name,
+            durable=True,
+            arguments={"x-queue-type": "quorum", "x-delivery-limit": DEAD_LETTER_DELIVERY_LIMIT},
+        )
         link.call("queue_bind", name, name, "")
 
     def arguments(self, queue: str) -> dict[str, Any]:
@@ -172,7 +177,7 @@ class RabbitMQ(MessageQueue):
         fresh = (anew(delivery, spared) for delivery, spared in deliveries)
         self._send(Envelope(EVENTS, key, body, properties, queue) for key, body, properties in fresh)
 
-    def bury(self, message: Message, reason: str) -> None:
+    def publish_dead_letter(self, message: Message, reason: str) -> None:
         """Publishes a message to the dead letters, with what `dead_letters` gives back."""
         exchange, properties = dead_queue(message.queue), letter_properties(message, reason)
         letter = Envelope(exchange, message.routing_key, message.body, properties, message.queue)
@@ -188,8 +193,8 @@ class RabbitMQ(MessageQueue):
             return publisher.publish(envelopes)
 
     @contextmanager
-    def consume(self, queue: str, prefetch: int, most: int | None = None) -> Iterator["RabbitConsumer"]:
-        consumer = RabbitConsumer(self, known(queue), min(prefetch, most or prefetch), most)
+    def consume(self, queue: str, prefetch: int, limit: int | None = None) -> Iterator["RabbitConsumer"]:
+        consumer = RabbitConsumer(self, known(queue), min(prefetch, limit or prefetch), limit)
         try:
             consumer.session()
             yield consumer
@@ -239,10 +244,10 @@ class RabbitMQ(MessageQueue):
                 for name in (queue, dead_queue(queue)):
                     self._count(link, name)
 
-    def dead_letters(self, queue: str, most: int = 100) -> list[tuple[Message, str]]:
+    def dead_letters(self, queue: str, limit: int = 100) -> list[tuple[Message, str]]:
         """Two who look at once may each see a part."""
         with self._questions() as link:
-            found = [dead_letter(queue, *got, self.delivery_limit) for got in link.gets(dead_queue(queue), most)]
+            found = [dead_letter(queue, *got, self.delivery_limit) for got in link.gets(dead_queue(queue), limit)]
             link.tell("basic_nack", 0, multiple=True, requeue=True)
         return found
 
@@ -379,7 +384,7 @@ class Link:
         """One that nothing answers, such as basic_ack."""
         self.start(lambda reply: resolve(reply, getattr(self.channel, method)(*arguments, **more)))
 
-    def gets(self, queue: str, most: int) -> Iterator[tuple[Any, Any, bytes]]:
+    def gets(self, queue: str, limit: int) -> Iterator[tuple[Any, Any, bytes]]:
         """(method, properties, body) of the queue's oldest messages; they are held until they are settled."""
 
         def work(reply: "Future[Any]") -> None:
@@ -387,7 +392,7 @@ class Link:
             # Answered after it: then there was none.
             self.channel.basic_qos(callback=lambda _: resolve(reply, ()))
 
-        for _ in range(most):
+        for _ in range(limit):
             message = self.wait(self.start(work))
             if not message:
                 return
@@ -504,11 +509,11 @@ class Publisher(Link):
 class RabbitConsumer:
     """A consumer through a session; another one, of the next generation, when that is lost."""
 
-    def __init__(self, broker: RabbitMQ, queue: str, prefetch: int, most: int | None) -> None:
+    def __init__(self, broker: RabbitMQ, queue: str, prefetch: int, limit: int | None) -> None:
         self._broker = broker
         self._queue = queue
         self._prefetch = prefetch
-        self._left = most  # of the messages that may be sent, those that have not been settled
+        self._left = limit  # of the messages that may be sent, those that have not been settled
         self._generation = 0
         self._session: Session | None = None
         self._stopped = False
@@ -529,14 +534,14 @@ class RabbitConsumer:
                 time.sleep(RECONNECT_SECONDS)
         return self._session
 
-    def receive(self, most: int, wait_seconds: float) -> list[Message]:
+    def receive(self, limit: int, wait_seconds: float) -> list[Message]:
         """Where the connection is lost it is made anew, and waited on as long again; but not for ever."""
         deadline = time.monotonic() + wait_seconds + self._broker.timeout_seconds
         while True:
             if self._stopped and (self._session is None or self._session.lost):
                 return []
             session = self.session()
-            messages = session.take(most, 0 if self._stopped else wait_seconds)
+            messages = session.take(limit, 0 if self._stopped else wait_seconds)
             if messages or not session.lost:
                 self._widen(session, messages)
                 return messages
@@ -601,7 +606,7 @@ class RabbitConsumer:
         Dying in between, it is a dead letter and comes again too, with the same delivery_id.
         """
         if self._own([message]):
-            self._broker.bury(message, reason)
+            self._broker.publish_dead_letter(message, reason)
         self._settle([message])
 
     def keep_alive(self) -> None:
@@ -704,9 +709,9 @@ class Session(Link):
             self._bytes += size
             if len(self._come) >= self._wanted:
                 self._changed.notify()
-            if self._bytes > MOST_WAITING_BYTES:  # the caller is slow: so is the thread, but for what it is asked
+            if self._bytes > MAX_WAITING_BYTES:  # the caller is slow: so is the thread, but for what it is asked
                 seconds = min(size / SLOW_BYTES, SLOW_SECONDS)
-                self._changed.wait_for(lambda: self._bytes <= MOST_WAITING_BYTES or self._replies or self.lost, seconds)
+                self._changed.wait_for(lambda: self._bytes <= MAX_WAITING_BYTES or self._replies or self.lost, seconds)
 
     def lose(self, reason: Exception) -> None:
         super().lose(reason)
@@ -721,23 +726,23 @@ class Session(Link):
         with self._changed:
             self._changed.notify_all()
 
-    def take(self, most: int, wait_seconds: float) -> list[Message]:
+    def take(self, limit: int, wait_seconds: float) -> list[Message]:
         """What has come, up to `most`: waits for the first, and then while more keep coming.
 
         What came before the connection was lost is left out: it comes again.
         """
-        most = min(most, self.prefetch - len(self._held))
+        limit = min(limit, self.prefetch - len(self._held))
         with self._changed:
-            if most > 0:
+            if limit > 0:
                 self._wait_for(1, max(wait_seconds, LINGER_SECONDS))
-            before, deadline = 0, time.monotonic() + MOST_LINGER_SECONDS
-            while before < len(self._come) < most and not self.lost and time.monotonic() < deadline:
+            before, deadline = 0, time.monotonic() + MAX_LINGER_SECONDS
+            while before < len(self._come) < limit and not self.lost and time.monotonic() < deadline:
                 before = len(self._come)
-                self._wait_for(most, LINGER_SECONDS)
+                self._wait_for(limit, LINGER_SECONDS)
             if self.lost:
                 return []
-            taken = self._come[:most]
-            del self._come[:most]
+            taken = self._come[:limit]
+            del self._come[:limit]
             self._bytes -= sum(len(message.body) for message in taken)
             self._changed.notify_all()
         self._held.update(dict.fromkeys(message.receipt for message in taken))

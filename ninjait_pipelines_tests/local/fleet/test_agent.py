@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from ninjait_pipelines.ingest.decode.message import Period, Registry, decode
+from ninjait_pipelines.ingest.decode.message import Period, SenderRegistry, decode
 from ninjait_pipelines.ingest.decode.volumes import Place, place_of
 from ninjait_pipelines.local.fleet import agent as agent_module
 from ninjait_pipelines.local.fleet.agent import (
@@ -78,7 +78,7 @@ def ids(messages: list[Message]) -> list[int]:
 def test_what_it_reads_is_what_the_contract_wants() -> None:
     agent = Agent(ORGANIZATION, DEVICE)
     time.sleep(0.1)
-    registry = Registry(frozenset([str(ORGANIZATION)]), {str(DEVICE): str(ORGANIZATION)})
+    registry = SenderRegistry(frozenset([str(ORGANIZATION)]), {str(DEVICE): str(ORGANIZATION)})
     for sent in (agent.metrics(now()), agent.heartbeat(now()), agent.heartbeat(now(), "offline")):
         message = Message(sent.queue, sent.routing_key, sent.body, sent.content_type, sent.message_id, "1", "1", 1, 0)
         decoded = decode(message, registry, Period.at(now()))
@@ -267,7 +267,7 @@ def test_a_clock_that_is_set_back_silences_no_heartbeat(tmp_path: Path, monkeypa
 
 def test_a_full_spool_keeps_the_older_readings_and_says_so(tmp_path: Path) -> None:
     said: list[str] = []
-    with Spool(tmp_path, most_bytes=500) as spool:
+    with Spool(tmp_path, max_bytes=500) as spool:
         for number in range(5):
             keep_and_deliver(spool, AWAY, [reading(number)], said.append)
         kept = len(spool)

@@ -29,9 +29,9 @@ def quiet(_: str) -> None:
 
 
 @contextmanager
-def listening(folder: Path, most_bytes: int = 64 * MIB) -> Iterator[tuple[Spool, Any]]:
+def listening(folder: Path, max_bytes: int = 64 * MIB) -> Iterator[tuple[Spool, Any]]:
     """A spool, and what posts to its relay and gives the status."""
-    with Spool(folder, most_bytes) as spool, relay.listening(("127.0.0.1", 0), spool, ORGANIZATION, quiet) as port:
+    with Spool(folder, max_bytes) as spool, relay.listening(("127.0.0.1", 0), spool, ORGANIZATION, quiet) as port:
 
         def post(path: str, body: Any, **headers: str) -> int:
             connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
@@ -84,7 +84,7 @@ def test_it_reaches_a_real_queue_and_the_device_is_online(tmp_path: Path, stack:
 
 
 def test_a_full_spool_keeps_nothing_of_a_post_and_says_so(tmp_path: Path) -> None:
-    with listening(tmp_path, most_bytes=2_000) as (spool, post):
+    with listening(tmp_path, max_bytes=2_000) as (spool, post):
         assert post("/api/v2/write", LINE) == 204
         assert post("/api/v2/write", LINE * 100) == 503
         assert len(spool) == 1

@@ -13,7 +13,7 @@ import typer
 from typer.testing import CliRunner
 
 from ninjait_pipelines.cli.fleet import register
-from ninjait_pipelines.ingest.decode.message import Decoded, Period, Registry, decode
+from ninjait_pipelines.ingest.decode.message import Decoded, Period, SenderRegistry, decode
 from ninjait_pipelines.ingest.drain import Drain
 from ninjait_pipelines.ingest.ledger import outcome_of
 from ninjait_pipelines.local.fleet.seed import seed
@@ -161,7 +161,7 @@ def test_every_message_becomes_what_the_tally_says() -> None:
     """Against the decoder that ingest really uses, for every kind of bad input."""
     messages = all_of(Options(broken=0.2, duplicates=0.05, resent=0.05))
     devices = {device.id: one.id for one in FLEET for device in one.devices}
-    registry, period = Registry(frozenset(one.id for one in FLEET), devices), Period.at(datetime.now(UTC))
+    registry, period = SenderRegistry(frozenset(one.id for one in FLEET), devices), Period.at(datetime.now(UTC))
     kinds, seen = set(), set()
     for one in messages:
         sent = one.message
@@ -208,7 +208,7 @@ def test_the_fleet_is_what_was_registered_before_the_window_ended(stores: Stores
     assert [len(one.devices) for one in fleet] == [2, 1]
     assert fleet[0].time_zone == "Asia/Kolkata"
     assert len(fleet[0].users) == 5
-    assert [len(one.devices) for one in read_fleet(stores.postgres, YESTERDAY, ["north"], most_devices=1)] == [1]
+    assert [len(one.devices) for one in read_fleet(stores.postgres, YESTERDAY, ["north"], max_devices=1)] == [1]
     with pytest.raises(LookupError, match="no organization nowhere"):
         read_fleet(stores.postgres, YESTERDAY, ["north", "nowhere"])
 
