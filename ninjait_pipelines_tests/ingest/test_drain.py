@@ -374,7 +374,7 @@ def test_a_message_that_kills_each_drain_takes_few_others_along(fleet: Stores, c
     assert ledger(fleet)["written"] == 140 - dead
 
 
-@pytest.mark.parametrize(("outages", "most"), [(2, 16), (3, 32)])
+@pytest.mark.parametrize(("outages", "limit"), [(2, 16), (3, 32)])
 def test_many_that_came_often_because_a_store_was_away_go_through_in_few_groups(
     fleet: Stores, monkeypatch: pytest.MonkeyPatch, outages: int, limit: int
 ) -> None:
