@@ -198,7 +198,7 @@ def test_four_organizations_with_full_shares_stop_nobody_else(fleet: Stores) -> 
 
 
 @pytest.mark.parametrize(
-    ("why", "least", "most"),
+    ("why", "least", "limit"),
     [
         ("expired", 0.2, 0.26),
         ("StoreUnavailable: ClickHouse is away", 0.4, 0.52),

@@ -260,7 +260,7 @@ def test_an_error_names_store_address_problem_and_advice_but_no_password() -> No
 
 @pytest.mark.usefixtures("retries_at_once")
 @pytest.mark.parametrize(
-    ("answer", "kind", "most"),
+    ("answer", "kind", "limit"),
     [
         (b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n", StoreUnavailable, 9),
         (b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n", StoreRefused, 1),
