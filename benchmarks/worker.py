@@ -32,6 +32,7 @@ import pyarrow as pa
 from ninjait_pipelines.ingest import drain as drain_module
 from ninjait_pipelines.ingest import quarantine, sinks
 from ninjait_pipelines.ingest.drain import Drain
+from ninjait_pipelines.ingest.registry import load_sender_registry
 from ninjait_pipelines.ingest.sinks import MetricsSink, Sink
 from ninjait_pipelines.messages import Message
 from ninjait_pipelines.metrics.model import FIELDS
@@ -167,7 +168,7 @@ def decoding(stores: Stores) -> dict[str, Any]:
     nowhere = Nowhere()
     sink = MetricsSink(nowhere, nowhere, nowhere, LOG)  # type: ignore[arg-type]
     drain = make_drain(stores, "benchmark", sink)
-    registry, samples, progress = drain_module.load_sender_registry(stores.postgres), 0, Progress()
+    registry, samples, progress = load_sender_registry(stores.postgres), 0, Progress()
     with drain_module.tuned_interpreter(), stores.message_queue.consume(QUEUE, drain_module.PREFETCH) as consumer:
         while messages := drain_module._receive(consumer, 10**9, IDLE_SECONDS):
             now = datetime.now(UTC)

@@ -10,10 +10,10 @@ import dagster as dg
 from ninjait_pipelines.cache import reads
 from ninjait_pipelines.cache.documents import device_list, summary, uptime_scores
 from ninjait_pipelines.cache.leaderboard import publish
-from ninjait_pipelines.ingest.decode.contract import AHEAD
 from ninjait_pipelines.keys import DEVICES_TTL, organization_devices, organization_summary
 from ninjait_pipelines.left_out import LeftOut
 from ninjait_pipelines.metrics.latest import latest_reading
+from ninjait_pipelines.metrics.model import MAX_CLOCK_SKEW
 from ninjait_pipelines.resources.clickhouse import ClickHouse
 from ninjait_pipelines.resources.dragonfly import Dragonfly, as_of_text
 from ninjait_pipelines.resources.metrics_store import MetricsStore
@@ -79,7 +79,7 @@ def _repair_latest(
     A metrics store that is away stops no list: the readings are as old then as the drains left them.
     """
     try:
-        points = metrics_store.latest(as_of - LATEST_OF, as_of + AHEAD)
+        points = metrics_store.latest(as_of - LATEST_OF, as_of + MAX_CLOCK_SKEW)
     except StoreError as error:
         context.log.warning("The latest readings were not compared with the metrics store: %s", error)
         return 0

@@ -470,7 +470,7 @@ def _rehearse(stores: Stores, found: list[dict[str, Any]], change: Change, as_js
     with 1 if it could publish nothing."""
     from ninjait_pipelines.ingest import quarantine
     from ninjait_pipelines.ingest.decode.message import Period, decode
-    from ninjait_pipelines.ingest.drain import load_sender_registry
+    from ninjait_pipelines.ingest.registry import load_sender_registry
     from ninjait_pipelines.messages import Message
 
     registry, period = load_sender_registry(stores.postgres), Period.at(datetime.now(UTC))

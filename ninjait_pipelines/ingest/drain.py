@@ -51,9 +51,9 @@ from ninjait_pipelines.ingest.decode.message import (
 )
 from ninjait_pipelines.ingest.decode.third_party import size_of
 from ninjait_pipelines.ingest.ledger import Batch, ledger_rows, outcome_of
+from ninjait_pipelines.ingest.registry import load_sender_registry
 from ninjait_pipelines.ingest.sinks import Hour, Record, Sink
 from ninjait_pipelines.messages import Message
-from ninjait_pipelines.metrics.interfaces import patterns_of
 from ninjait_pipelines.resources.clickhouse import ClickHouse
 from ninjait_pipelines.resources.message_queue import MAX_SPARES, Consumer, MessageQueue
 from ninjait_pipelines.resources.mongodb import MongoDB
@@ -506,22 +506,6 @@ def _parts(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
 
 def _is_unregistered(decoded: Decoded) -> bool:
     return any(rejection.reason in UNREGISTERED for rejection in decoded.rejections)
-
-
-def load_sender_registry(postgres: Postgres) -> SenderRegistry:
-    """Who may send, as PostgreSQL has it now; retired devices too, because their last samples may come late."""
-    organizations = postgres.rows("SELECT id::text AS id FROM organizations")
-    devices = postgres.rows("SELECT id::text AS id, organization_id::text AS organization_id, hostname FROM devices")
-    hosts: dict[str, dict[str, str]] = {}
-    for row in devices:
-        hosts.setdefault(row["hostname"], {})[row["organization_id"]] = row["id"]
-    return SenderRegistry(
-        organizations=frozenset(row["id"] for row in organizations),
-        devices={row["id"]: row["organization_id"] for row in devices},
-        hosts=hosts,
-        hosts_without_organization=postgres.hosts_without_organization == "on",
-        interfaces_left_out=patterns_of(postgres.interfaces_left_out),
-    )
 
 
 def _receive(consumer: Consumer, limit: int, idle_seconds: float) -> list[Message]:

@@ -15,8 +15,8 @@ from ninjait_pipelines.ingest import outages, quarantine
 from ninjait_pipelines.ingest.assets import BY_QUEUE
 from ninjait_pipelines.ingest.decode.contract import ContractViolation
 from ninjait_pipelines.ingest.decode.message import HOST_REASONS, SenderRegistry, device_of, organization_of
-from ninjait_pipelines.ingest.drain import load_sender_registry
 from ninjait_pipelines.ingest.quarantine.reasons import read_hosts
+from ninjait_pipelines.ingest.registry import load_sender_registry
 from ninjait_pipelines.resources.clickhouse import ClickHouse
 from ninjait_pipelines.resources.message_queue import Depth, MessageQueue
 from ninjait_pipelines.resources.metrics_store import MetricsStore

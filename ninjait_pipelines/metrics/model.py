@@ -33,6 +33,11 @@ class Tier(StrEnum):
 # tier is still being made from it.
 RETENTION = {Tier.RAW: timedelta(days=7), Tier.FIVE_MINUTES: timedelta(days=90), Tier.ONE_HOUR: timedelta(days=730)}
 RETENTION_GRACE = timedelta(days=1)
+# Which times are accepted, relative to now. Device clocks are off by minutes, not by hours.
+MAX_CLOCK_SKEW = timedelta(minutes=5)
+MAX_AGE = RETENTION[Tier.ONE_HOUR]
+# Only the raw tier holds counters: an older reading could no longer be turned into an increase.
+MAX_COUNTER_AGE = RETENTION[Tier.RAW]
 WIDTH = {Tier.FIVE_MINUTES: timedelta(minutes=5), Tier.ONE_HOUR: timedelta(hours=1)}
 
 _KEY = [

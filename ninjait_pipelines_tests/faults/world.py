@@ -18,7 +18,7 @@ from typing import Any
 from ninjait_pipelines.ingest import drain as drain_module
 from ninjait_pipelines.ingest import quarantine
 from ninjait_pipelines.ingest.decode.message import Period, decode
-from ninjait_pipelines.ingest.drain import load_sender_registry
+from ninjait_pipelines.ingest.registry import load_sender_registry
 from ninjait_pipelines.local.fleet import simulate
 from ninjait_pipelines.local.fleet.seed import seed
 from ninjait_pipelines.local.stack.local import LocalStack, find

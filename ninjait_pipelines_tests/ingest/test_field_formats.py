@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ninjait_pipelines.ingest import quarantine
-from ninjait_pipelines.ingest.drain import load_sender_registry
+from ninjait_pipelines.ingest.registry import load_sender_registry
 from ninjait_pipelines.ingest.sensors import replay_registered
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines_tests.ingest.conftest import drained

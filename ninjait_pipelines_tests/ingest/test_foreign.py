@@ -21,6 +21,7 @@ from ninjait_pipelines.ingest.decode import line_protocol as reader
 from ninjait_pipelines.ingest.decode.line_protocol import LINE_PROTOCOL, parts, value_of
 from ninjait_pipelines.ingest.decode.message import Decoded, Period, decode
 from ninjait_pipelines.ingest.decode.third_party import MAX_ENTRIES
+from ninjait_pipelines.ingest.registry import load_sender_registry
 from ninjait_pipelines.ingest.sensors import registered_hosts, replay_registered
 from ninjait_pipelines.messages import Message
 from ninjait_pipelines.metrics.model import Tier
@@ -725,7 +726,7 @@ def test_one_tick_replays_no_more_than_its_bound(fleet: Stores, monkeypatch: pyt
     publish(fleet, *(telegraf(line("mem", f"used={n}i", host="new", seconds_ago=60 + n)) for n in range(3)))
     assert drained(fleet).points_quarantined == 3
     register(fleet)
-    registry = sensors.load_sender_registry(fleet.postgres)
+    registry = load_sender_registry(fleet.postgres)
     replayed = [replay_registered(fleet.mongodb, fleet.message_queue, registry, NOW) for _ in range(3)]
     assert replayed == [2, 1, 0]
     assert drained(fleet).points_written == 3

@@ -21,8 +21,9 @@ from ninjait_pipelines.ingest.decode.message import (
     organization_of,
 )
 from ninjait_pipelines.ingest.decode.third_party import MAX_BYTES, MAX_ENTRIES
-from ninjait_pipelines.ingest.drain import Summary, load_sender_registry
+from ninjait_pipelines.ingest.drain import Summary
 from ninjait_pipelines.ingest.quarantine.reasons import entries, read
+from ninjait_pipelines.ingest.registry import load_sender_registry
 from ninjait_pipelines.ingest.sensors import MAX_OF_ONE, held_for_known_hosts, replay_registered
 from ninjait_pipelines.ingest.sinks import MetricsSink
 from ninjait_pipelines.messages import Message

@@ -19,7 +19,7 @@ import pytest
 
 from ninjait_pipelines.ingest.decode.message import Decoded, Period, decode
 from ninjait_pipelines.ingest.decode.third_party import MEBIBYTE
-from ninjait_pipelines.ingest.drain import load_sender_registry
+from ninjait_pipelines.ingest.registry import load_sender_registry
 from ninjait_pipelines.ingest.sensors import replay_registered
 from ninjait_pipelines.local.stack.servers import SERVERS
 from ninjait_pipelines.local.stack.servers import RabbitMQ as Engine

@@ -8,7 +8,7 @@ without running them.
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from decimal import Decimal
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -18,16 +18,11 @@ import bson
 import msgspec
 from bson.errors import BSONError
 
-from ninjait_pipelines.metrics.model import FIELDS, RETENTION, Tier
+from ninjait_pipelines.metrics.model import FIELDS
 
 MAX_BYTES = 1024 * 1024
 MAX_SAMPLES = 1000
-# Clocks of devices are wrong by minutes, not by hours.
-AHEAD = timedelta(minutes=5)
-BEHIND = RETENTION[Tier.ONE_HOUR]
-# The tiers below the first hold no counters: an older reading could not be turned into an increase any more.
-COUNTERS_BEHIND = RETENTION[Tier.RAW]
-DEEPEST_DOCUMENT = 20
+MAX_DOCUMENT_DEPTH = 20
 # Beyond any real reading (a disk of an exabyte), and small enough that no sum of samples becomes infinite.
 MAX_NUMBER = 1e15
 # Counters have 64 bits. The stores keep them as floats, which have every whole number up to 2^53 (9 PB) and beyond it
@@ -171,7 +166,7 @@ def document(value: Any) -> dict[str, Any]:
     """A JSON object that MongoDB can hold."""
     if not isinstance(value, dict):
         raise ContractViolation("not_an_object")
-    if _unstorable(value, DEEPEST_DOCUMENT):
+    if _unstorable(value, MAX_DOCUMENT_DEPTH):
         raise ContractViolation("not_storable")
     try:
         bson.encode(value)

@@ -35,7 +35,15 @@ from ninjait_pipelines.ingest.decode.third_party import (
 from ninjait_pipelines.ingest.decode.volumes import Place
 from ninjait_pipelines.messages import JSON, Message, identity
 from ninjait_pipelines.metrics.interfaces import LEFT_OUT, is_left_out
-from ninjait_pipelines.metrics.model import COUNTERS, FIELDS, POINTS, VOLUMES
+from ninjait_pipelines.metrics.model import (
+    COUNTERS,
+    FIELDS,
+    MAX_AGE,
+    MAX_CLOCK_SKEW,
+    MAX_COUNTER_AGE,
+    POINTS,
+    VOLUMES,
+)
 
 Columns = Mapping[str, Sequence[Any]]  # name -> a value a row
 # Python refuses to read longer integers, which are infinite to every store.
@@ -112,7 +120,7 @@ class Period(msgspec.Struct, frozen=True):
     @classmethod
     def at(cls, now: datetime) -> "Period":
         """What the contract accepts at this moment."""
-        bounds = (now - rules.BEHIND, now + rules.AHEAD, now - rules.COUNTERS_BEHIND)
+        bounds = (now - MAX_AGE, now + MAX_CLOCK_SKEW, now - MAX_COUNTER_AGE)
         return cls(*map(rules.milliseconds, bounds))
 
     def check(self, value: Any) -> int:
