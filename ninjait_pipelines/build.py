@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import dagster as dg
 
 from ninjait_pipelines import archive, billing, cache, ingest, operations, reference, reports, rollup, tickets
-from ninjait_pipelines.partitions import AUTOMATION
+from ninjait_pipelines.automation import AUTOMATION
 from ninjait_pipelines.resources import stores_from
 from ninjait_pipelines.settings import validate
 

@@ -4,7 +4,7 @@ All but the sorted set are strings holding one JSON object with `organization_id
 are written by `set_if_newer`: an older run never overwrites what a newer one wrote.
 """
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 # The API answers from it; a device list older than this is no answer. `device_caches` writes anew every four minutes.
@@ -19,6 +19,11 @@ UPTIME_LEADERBOARD = "uptime:leaderboard"
 # JSON string, no expiry, switched together with it: as_of, window, completeness and the number of devices. The only
 # key without an organization_id: like the leaderboard it spans all of them, and names none.
 UPTIME_LEADERBOARD_ABOUT = "uptime:leaderboard:about"
+
+
+def as_of_text(moment: datetime) -> str:
+    """A moment as `as_of` is written: ISO 8601, UTC, microseconds, so that text order is time order."""
+    return moment.astimezone(UTC).isoformat(timespec="microseconds")
 
 
 def device_latest(device_id: UUID | str) -> str:

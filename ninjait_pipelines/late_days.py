@@ -10,10 +10,10 @@ from typing import Any
 
 import dagster as dg
 import pyarrow as pa
-from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
-from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
-from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG
 
+from ninjait_pipelines.automation import ACTIVE_RUN_STATUSES
+from ninjait_pipelines.dagster_compat import AssetJob
+from ninjait_pipelines.partitions import range_tags
 from ninjait_pipelines.resources.clickhouse import ClickHouse
 
 DAY = timedelta(days=1)
@@ -69,7 +69,7 @@ def late_days_of(clickhouse: ClickHouse, assets: Sequence[str]) -> list[date]:
 def late_days_sensor(
     name: str,
     assets: Sequence[str],
-    job: UnresolvedAssetJobDefinition,
+    job: AssetJob,
     find: Callable[[dg.SensorEvaluationContext, ClickHouse, Any], None] | None = None,
     resources: frozenset[str] = frozenset({"clickhouse"}),
     late: Callable[[ClickHouse, Sequence[str]], list[date]] = late_days_of,
@@ -88,7 +88,7 @@ def late_days_sensor(
         clickhouse: ClickHouse = context.resources.clickhouse
         if find:
             find(context, clickhouse, context.resources)
-        if context.instance.get_runs_count(dg.RunsFilter(job_name=job.name, statuses=list(NOT_FINISHED_STATUSES))):
+        if context.instance.get_runs_count(dg.RunsFilter(job_name=job.name, statuses=ACTIVE_RUN_STATUSES)):
             return dg.SkipReason("late days are being computed")
         days = late(clickhouse, assets)
         if not days:
@@ -106,12 +106,10 @@ def _request(first: date, last: date, slot: int) -> dg.RunRequest:
 
 def day_range(first: date, last: date) -> dict[str, str]:
     """The tags of a run over these days, both ends included."""
-    return {ASSET_PARTITION_RANGE_START_TAG: first.isoformat(), ASSET_PARTITION_RANGE_END_TAG: last.isoformat()}
+    return range_tags(first.isoformat(), last.isoformat())
 
 
-def past_days_schedule(
-    name: str, job: UnresolvedAssetJobDefinition, cron: str, whole: int = 1
-) -> dg.ScheduleDefinition:
+def past_days_schedule(name: str, job: AssetJob, cron: str, whole: int = 1) -> dg.ScheduleDefinition:
     """Asks once a day for the checks of all days of COMPARED but the last two: what was lost later turns red.
 
     whole: the days of a partition; with 7 it asks for the weeks, from Monday, that have been over for a day.

@@ -1,12 +1,12 @@
-"""The partitions of the graph (UTC, half open) and when they are filled by themselves."""
+"""The partitions of the graph: UTC, half open."""
 
 import warnings
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import dagster as dg
-from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
-from dagster._core.definitions.declarative_automation.operators import AndAutomationCondition
+
+from ninjait_pipelines.dagster_compat import partition_evaluation
 
 # Backfill policies and mappings to partitions that do not exist yet are beta in the Dagster that requirements.txt pins.
 warnings.filterwarnings("ignore", category=dg.BetaWarning)
@@ -21,8 +21,10 @@ DAILY = dg.DailyPartitionsDefinition(start_date=START, timezone="UTC")
 WEEKLY = dg.WeeklyPartitionsDefinition(start_date=START, day_offset=1, timezone="UTC", end_offset=1)
 MONTHLY = dg.MonthlyPartitionsDefinition(start_date=START, timezone="UTC", end_offset=1)
 
-# The tags of runs that nobody asked for and no message waits for: `dagster.yaml` leaves room beside them.
-AUTOMATION = {"ninjait/lane": "automation", "dagster/priority": "5"}
+# Tags by which Dagster's runs name their partitions, the last one included.
+PARTITION_TAG = "dagster/partition"
+RANGE_START_TAG = "dagster/asset_partition_range_start"
+RANGE_END_TAG = "dagster/asset_partition_range_end"
 
 INCLUDES_CURRENT_PERIOD = dg.TimeWindowPartitionMapping(allow_nonexistent_upstream_partitions=True)
 # A local day D of any time zone lies inside [D - 1 day, D + 2 days) of UTC.
@@ -39,69 +41,13 @@ def windows(context: dg.AssetExecutionContext) -> Iterator[tuple[str, datetime, 
         yield key, window.start, window.end
 
 
-# Without this a partition that is still missing would be computed from one whose blocking check has failed.
-NO_DEP_FAILED_ITS_CHECKS = ~dg.AutomationCondition.any_deps_match(
-    dg.AutomationCondition.any_checks_match(dg.AutomationCondition.check_failed(), blocking_only=True)
-).with_label("a blocking check of a dependency failed")
-
-
-# A partition that failed is tried again once an hour: a store that was away for a minute at night must not leave a gap
-# until somebody wakes up, and what fails for another reason must not fail at every tick.
-HOURLY_RETRY = dg.AutomationCondition.cron_tick_passed("10 * * * *").with_label("ten past the hour")
-
-
-def fill_missing(lookback: timedelta) -> AndAutomationCondition:
-    """Fills every gap of the last `lookback`, also those of a time when nothing ran, or when what ran failed.
-
-    `on_cron` would only ever ask for the newest partition after a stop.
-    """
-    return (
-        dg.AutomationCondition.missing()
-        & dg.AutomationCondition.in_latest_time_window(lookback_delta=lookback)
-        & ~dg.AutomationCondition.any_deps_missing()
-        & NO_DEP_FAILED_ITS_CHECKS
-        & ~dg.AutomationCondition.in_progress()
-        & (~dg.AutomationCondition.execution_failed() | HOURLY_RETRY)
-    ).with_label("catch_up")
-
-
-def deps_updated_since_requested(ignoring: dg.AssetSelection | None = None) -> dg.AutomationCondition:
-    """A dependency (but for `ignoring`) was updated, and nothing was requested because of it yet.
-
-    eager() forgets an update that comes while the target is being computed: the target's own update then counts as the
-    answer to it. An hour repaired while its day was being archived would never reach the archive.
-    """
-    updated = dg.AutomationCondition.any_deps_updated()
-    return latched_until_requested(updated.ignore(ignoring) if ignoring else updated)
-
-
-def latched_until_requested(event: dg.AutomationCondition) -> dg.AutomationCondition:
-    """True from the tick on which `event` was true until the target is requested.
-
-    Dagster tells two of these of one asset apart by the kind of `event` alone, not by what is in it: two any_deps_...
-    would share one memory. Joined with something else by `&`, the second is another kind.
-    """
-    answered = dg.AutomationCondition.newly_requested() | dg.AutomationCondition.initial_evaluation()
-    return event.since(answered & ~event)
-
-
-# What depends on a partition that was computed again is computed again too, however old it is.
-FOLLOW_UPSTREAM = (
-    deps_updated_since_requested()
-    & ~dg.AutomationCondition.any_deps_missing()
-    & ~dg.AutomationCondition.any_deps_in_progress()
-    & ~dg.AutomationCondition.in_progress()
-    & dg.AutomationCondition.all_deps_blocking_checks_passed()
-).with_label("follow")
-
-
 def per_partition(
     context: dg.AssetCheckExecutionContext, examine: Callable[[datetime, datetime], dg.AssetCheckResult]
 ) -> dg.AssetCheckResult:
-    """The result of a partitioned check: `examine(start, end)` of each partition of the run.
+    """The result of a partitioned check: `examine(start, end)` for each partition of the run.
 
-    Dagster records the result of a range run for no partition at all, so that FOLLOW would wait for ever. Here each
-    partition's result is recorded by itself; the one returned has failed when one of them has, and names them.
+    Dagster records the result of a range run for no partition at all, so FOLLOW_UPSTREAM would wait for ever. Here each
+    partition's result is recorded separately; the one returned fails if any of them failed, and names those.
     """
     (spec,) = context.check_specs
     definition = spec.partitions_def
@@ -114,7 +60,8 @@ def per_partition(
     if context.has_partition_key:
         return results[context.partition_key]
     for key, result in results.items():
-        context.op_execution_context.log_event(_evaluation(context, spec, key, result))  # type: ignore[arg-type]
+        evaluation = partition_evaluation(context.instance, spec, key, result)
+        context.op_execution_context.log_event(evaluation)  # type: ignore[arg-type]
     failed = {key: result for key, result in results.items() if not result.passed}
     worst = max(failed.values(), key=lambda result: result.severity == dg.AssetCheckSeverity.ERROR, default=None)
     return dg.AssetCheckResult(
@@ -124,26 +71,6 @@ def per_partition(
     )
 
 
-def _evaluation(
-    context: dg.AssetCheckExecutionContext, spec: dg.AssetCheckSpec, key: str, result: dg.AssetCheckResult
-) -> dg.AssetCheckEvaluation:
-    of_partition = dg.AssetRecordsFilter(asset_key=spec.asset_key, asset_partitions=[key])
-    newest = context.instance.fetch_materializations(of_partition, limit=1).records
-    return dg.AssetCheckEvaluation(
-        asset_key=spec.asset_key,
-        check_name=spec.name,
-        passed=result.passed,
-        metadata=result.metadata,
-        severity=result.severity,
-        description=result.description,
-        blocking=spec.blocking,
-        partition=key,
-        # Without it Dagster takes the result for that of an older materialization, and FOLLOW waits.
-        target_materialization_data=next((_target(record) for record in newest), None),
-    )
-
-
-def _target(record: dg.EventLogRecord) -> AssetCheckEvaluationTargetMaterializationData:
-    return AssetCheckEvaluationTargetMaterializationData(
-        storage_id=record.storage_id, run_id=record.run_id, timestamp=record.timestamp
-    )
+def range_tags(first: str, last: str) -> dict[str, str]:
+    """The tags of a run over these partitions, both ends included."""
+    return {RANGE_START_TAG: first, RANGE_END_TAG: last}

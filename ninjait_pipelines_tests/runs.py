@@ -7,6 +7,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from ninjait_pipelines.partitions import range_tags
 from ninjait_pipelines.resources import Stores
 
 
@@ -23,13 +24,11 @@ def run(
     fails: bool = False,
 ) -> dg.ExecuteInProcessResult:
     """One run of these assets and checks: of a partition `key`, or of the range `span` (both ends included)."""
-    first, last = span or ("", "")
-    tags = {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last} if span else None
     result = dg.materialize(
         definitions,
         resources=stores.all(),
         partition_key=key,
-        tags=tags,
+        tags=range_tags(*span) if span else None,
         instance=instance,
         raise_on_error=not fails,
     )

@@ -8,7 +8,8 @@ import dagster as dg
 
 from ninjait_pipelines.archive.days import write_day
 from ninjait_pipelines.archive.objects import ArchiveDamaged, manifest_key
-from ninjait_pipelines.partitions import DAILY, FOLLOW_UPSTREAM, fill_missing, windows
+from ninjait_pipelines.automation import FOLLOW_UPSTREAM, fill_missing
+from ninjait_pipelines.partitions import DAILY, windows
 from ninjait_pipelines.resources.archive.resource import Archive
 from ninjait_pipelines.resources.clickhouse import ClickHouse, column_schema, sql
 

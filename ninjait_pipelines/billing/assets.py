@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 
 import dagster as dg
 
-from ninjait_pipelines import partitions
+from ninjait_pipelines import automation, partitions
 from ninjait_pipelines.billing.invoice import KINDS, Contract, Invoice, invoice, term_within
 from ninjait_pipelines.billing.local_time import DAY, day_window, hours_of, next_month
 from ninjait_pipelines.billing.write import line_rows, save_invoices
@@ -26,18 +26,18 @@ CORRECTED = timedelta(days=62)
 DRAINS = dg.AssetSelection.assets("api_calls", "usage_reports")
 REFERENCE = dg.AssetSelection.assets("contracts", "organizations")
 
-# Unlike partitions.FOLLOW this does not wait for what is missing upstream: every row says how complete it is, and the
-# first day after installation has hours that never were. Only the partitioned upstreams count: the drains and the
-# hourly copies have no partitions, so that each of their updates would ask for every day there is.
+# Unlike automation.FOLLOW_UPSTREAM this does not wait for what is missing upstream: every row says how complete it is,
+# and the first day after installation has hours that never were. Only the partitioned upstreams count: the drains and
+# the hourly copies have no partitions, so that each of their updates would ask for every day there is.
 FOLLOW_UPSTREAM = (
-    partitions.deps_updated_since_requested(ignoring=DRAINS | REFERENCE)
-    & partitions.NO_DEP_FAILED_ITS_CHECKS
+    automation.deps_updated_since_requested(ignoring=DRAINS | REFERENCE)
+    & automation.no_dep_failed_its_checks()
     & ~dg.AutomationCondition.any_deps_in_progress().ignore(DRAINS | REFERENCE)
     & ~dg.AutomationCondition.in_progress()
 )
 # The data version of a copy changes only when its rows do.
 CONTRACTS_CHANGED = (
-    partitions.latched_until_requested(
+    automation.latched_until_requested(
         dg.AutomationCondition.in_latest_time_window(lookback_delta=CORRECTED)
         & dg.AutomationCondition.any_deps_match(dg.AutomationCondition.data_version_changed()).allow(REFERENCE)
     )
@@ -67,7 +67,7 @@ COMMON: dict[str, Any] = {
         "2026-03-01 is 1 March in Auckland and in Denver. Grain: organization, local day and kind."
     ),
     metadata={"dagster/column_schema": column_schema("billing_events")},
-    automation_condition=partitions.fill_missing(timedelta(days=14)).ignore(DRAINS | REFERENCE)
+    automation_condition=automation.fill_missing(timedelta(days=14), ignoring=DRAINS | REFERENCE)
     | FOLLOW_UPSTREAM
     | CONTRACTS_CHANGED,
 )
@@ -110,9 +110,7 @@ def billing_events(context: dg.AssetExecutionContext, postgres: Postgres, clickh
     ),
     metadata={"dagster/column_schema": column_schema("invoices")},
     automation_condition=(
-        partitions.fill_missing(CORRECTED).without(~dg.AutomationCondition.any_deps_missing())
-        | FOLLOW_UPSTREAM
-        | CONTRACTS_CHANGED
+        automation.fill_missing(CORRECTED, wait_for_missing=False) | FOLLOW_UPSTREAM | CONTRACTS_CHANGED
     ),
 )
 def invoices(context: dg.AssetExecutionContext, postgres: Postgres, clickhouse: ClickHouse) -> None:

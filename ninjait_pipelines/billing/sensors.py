@@ -2,10 +2,10 @@
 
 import dagster as dg
 
+from ninjait_pipelines.automation import AUTOMATION
 from ninjait_pipelines.billing.assets import billing_events
 from ninjait_pipelines.billing.checks import past_days_are_measured
 from ninjait_pipelines.late_days import late_days_sensor, past_days_schedule
-from ninjait_pipelines.partitions import AUTOMATION
 
 measure_late_days = dg.define_asset_job(
     "measure_late_days",

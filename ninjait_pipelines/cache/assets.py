@@ -10,12 +10,12 @@ import dagster as dg
 from ninjait_pipelines.cache import reads
 from ninjait_pipelines.cache.documents import device_list, summary, uptime_scores
 from ninjait_pipelines.cache.leaderboard import publish
-from ninjait_pipelines.keys import DEVICES_TTL, organization_devices, organization_summary
+from ninjait_pipelines.keys import DEVICES_TTL, as_of_text, organization_devices, organization_summary
 from ninjait_pipelines.left_out import LeftOut
 from ninjait_pipelines.metrics.latest import latest_reading
 from ninjait_pipelines.metrics.model import MAX_CLOCK_SKEW
 from ninjait_pipelines.resources.clickhouse import ClickHouse
-from ninjait_pipelines.resources.dragonfly import Dragonfly, as_of_text
+from ninjait_pipelines.resources.dragonfly import Dragonfly
 from ninjait_pipelines.resources.metrics_store import MetricsStore
 from ninjait_pipelines.resources.postgres import Postgres
 from ninjait_pipelines.resources.store import StoreError

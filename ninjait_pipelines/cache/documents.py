@@ -10,11 +10,9 @@ from uuid import UUID
 
 import msgspec
 
-from ninjait_pipelines.keys import member
+from ninjait_pipelines.keys import as_of_text, member
 from ninjait_pipelines.left_out import LeftOut
-from ninjait_pipelines.metrics.model import FIELDS
-from ninjait_pipelines.resources.dragonfly import as_of_text
-from ninjait_pipelines.rollup.hours import HOUR
+from ninjait_pipelines.metrics.model import FIELDS, HOUR
 
 UNKNOWN = "unknown"
 PRIORITIES = ("urgent", "high", "normal", "low")

@@ -11,6 +11,7 @@ from typing import Any
 
 import dagster as dg
 
+from ninjait_pipelines.automation import ACTIVE_RUN_STATUSES
 from ninjait_pipelines.ingest import outages, quarantine
 from ninjait_pipelines.ingest.assets import BY_QUEUE
 from ninjait_pipelines.ingest.decode.contract import ContractViolation
@@ -37,13 +38,6 @@ PRIORITY = "10"
 # out of the way stays the oldest.
 MAX_REPLAYED = 2_500
 MAX_OF_ONE = 250
-# Without NOT_STARTED: a run that died before it was queued keeps that for ever, and two drains at once do no harm.
-ACTIVE_RUN_STATUSES = [
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
 
 
 def drain_job(asset: dg.AssetsDefinition) -> dg.JobDefinition:

@@ -13,11 +13,10 @@ import pyarrow.compute as pc
 
 from ninjait_pipelines.metrics.counters import DIRECTIONS, Readings
 from ninjait_pipelines.metrics.coverage import covered_windows, minutes_of
-from ninjait_pipelines.metrics.model import AGGREGATES, WINDOWS
+from ninjait_pipelines.metrics.model import AGGREGATES, HOUR, WINDOWS
 from ninjait_pipelines.metrics.volumes import DISK_FIELDS, FIVE_MINUTES
 from ninjait_pipelines.metrics.windows import aggregate_windows, fill_columns, merge_windows
 
-HOUR = timedelta(hours=1)
 Read = Callable[[list[str]], pa.Table]
 DEVICES_AT_ONCE = 100
 _HALVES = 120  # half minutes of an hour

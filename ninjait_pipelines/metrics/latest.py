@@ -3,9 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ninjait_pipelines.keys import device_latest
+from ninjait_pipelines.keys import as_of_text, device_latest
 from ninjait_pipelines.metrics.model import FIELDS
-from ninjait_pipelines.resources.dragonfly import as_of_text
 
 
 def latest_reading(point: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -18,6 +18,7 @@ FIELDS = {
     "disk_total": "MiB that all fixed local volumes have",
     "disk_free": "MiB free on all fixed local volumes",
 }
+HOUR = timedelta(hours=1)
 AGGREGATES = ("sum", "count", "min", "max", "last")
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import dagster as dg
 
+from ninjait_pipelines.partitions import PARTITION_TAG, RANGE_END_TAG, RANGE_START_TAG
 from ninjait_pipelines.resources.mongodb import MongoDB
 
 
@@ -37,8 +38,8 @@ def alert_of(context: dg.RunFailureSensorContext) -> dict[str, Any]:
     run = context.dagster_run
     failures = context.get_step_failure_events()
     steps = [str(event.step_key) for event in failures]
-    first = run.tags.get("dagster/partition") or run.tags.get("dagster/asset_partition_range_start")
-    last = run.tags.get("dagster/asset_partition_range_end", first)
+    first = run.tags.get(PARTITION_TAG) or run.tags.get(RANGE_START_TAG)
+    last = run.tags.get(RANGE_END_TAG, first)
     record = context.instance.get_run_record_by_id(run.run_id)
     return {
         "run_id": run.run_id,

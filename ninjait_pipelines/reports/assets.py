@@ -6,9 +6,10 @@ from typing import Any
 
 import dagster as dg
 
+from ninjait_pipelines.automation import deps_updated_since_requested, fill_missing
 from ninjait_pipelines.left_out import LeftOut, nothing_is_left_out
 from ninjait_pipelines.marts import Window, check, computed
-from ninjait_pipelines.partitions import INCLUDES_CURRENT_PERIOD, WEEKLY, deps_updated_since_requested, fill_missing
+from ninjait_pipelines.partitions import INCLUDES_CURRENT_PERIOD, WEEKLY
 from ninjait_pipelines.reports.weekly import (
     WEEK,
     Report,
@@ -38,9 +39,7 @@ _FOLLOW = (
     & ~dg.AutomationCondition.any_deps_in_progress().ignore(_ALWAYS_NEW)
     & ~dg.AutomationCondition.in_progress()
 )
-AUTOMATION = (
-    fill_missing(timedelta(days=14)).without(~dg.AutomationCondition.any_deps_missing()) | _FOLLOW
-).with_label("weekly")
+AUTOMATION = (fill_missing(timedelta(days=14), wait_for_missing=False) | _FOLLOW).with_label("weekly")
 
 
 @computed(

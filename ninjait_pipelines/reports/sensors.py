@@ -2,8 +2,8 @@
 
 import dagster as dg
 
+from ninjait_pipelines.automation import AUTOMATION
 from ninjait_pipelines.late_days import late_days_sensor, past_days_schedule
-from ninjait_pipelines.partitions import AUTOMATION
 from ninjait_pipelines.reports.assets import past_reports_are_right, weekly_reports
 from ninjait_pipelines.reports.weekly import late_weeks
 

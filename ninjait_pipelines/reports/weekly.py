@@ -10,12 +10,12 @@ from uuid import UUID
 
 import msgspec
 
-from ninjait_pipelines.keys import WEEKLY_REPORT_TTL, weekly_report
+from ninjait_pipelines.keys import WEEKLY_REPORT_TTL, as_of_text, weekly_report
+from ninjait_pipelines.metrics.model import HOUR
 from ninjait_pipelines.resources.archive.errors import ObjectCorrupt
 from ninjait_pipelines.resources.archive.resource import Archive
 from ninjait_pipelines.resources.clickhouse import ClickHouse, sql
-from ninjait_pipelines.resources.dragonfly import Dragonfly, as_of_text
-from ninjait_pipelines.rollup.hours import HOUR
+from ninjait_pipelines.resources.dragonfly import Dragonfly
 
 WEEK = timedelta(days=7)
 QUERIES = ("organizations", "devices", "expected", "busiest", "tickets", "api", "billing", "invoices")

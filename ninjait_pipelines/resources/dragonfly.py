@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from itertools import chain
 from typing import Any, ClassVar
 
@@ -102,11 +102,6 @@ def errors(url: str) -> Iterator[None]:
         raise StoreFailed("Dragonfly", url, said, "Read Dragonfly's words above.") from error
 
 
-def as_of_text(moment: datetime) -> str:
-    """A moment as `as_of` is written: ISO 8601, UTC, microseconds, so that text order is time order."""
-    return moment.astimezone(UTC).isoformat(timespec="microseconds")
-
-
 class Dragonfly(Store):
     """Dragonfly through redis-py; wrap what you do with `client` in `errors(store.url)`.
 
@@ -161,7 +156,7 @@ class Dragonfly(Store):
             self.client.set(PROBE, 1, px=1)
 
     def set_if_newer(self, key: str, value: dict[str, Any], ttl: timedelta | None = None) -> bool:
-        """Stores a JSON document that has an `as_of` (see `as_of_text`); False where the key holds a newer one.
+        """Stores a JSON document that has an `as_of` (see `keys.as_of_text`); False where the key holds a newer one.
 
         Where it has a `week` too (ISO date), a later week is newer than an earlier one, whatever their as_of.
         """

@@ -12,13 +12,13 @@ import dagster as dg
 import msgspec
 import pyarrow as pa
 
-from ninjait_pipelines.metrics.model import WIDTH, Tier
-from ninjait_pipelines.partitions import HOURLY, fill_missing, windows
+from ninjait_pipelines.automation import fill_missing
+from ninjait_pipelines.metrics.model import HOUR, WIDTH, Tier
+from ninjait_pipelines.partitions import HOURLY, windows
 from ninjait_pipelines.resources.clickhouse import ClickHouse, column_schema, sql
 from ninjait_pipelines.resources.metrics_store import MetricsStore
 from ninjait_pipelines.resources.store import StoreFailed
 from ninjait_pipelines.rollup.hours import (
-    HOUR,
     SamplesLost,
     batches,
     fewer,
@@ -34,12 +34,11 @@ LOOKBACK = timedelta(days=7)
 _GRACE = ~dg.AutomationCondition.cron_tick_passed("0 * * * *").since(
     dg.AutomationCondition.cron_tick_passed("5 * * * *")
 )
-# agent_metrics has no partitions and is materialized every few seconds: it neither starts a roll-up nor holds one up.
-_DEPS_MISSING = dg.AutomationCondition.any_deps_missing()
-_HOURS_MISSING = _DEPS_MISSING.ignore(dg.AssetSelection.assets("agent_metrics"))
+# It has no partitions and is materialized every few seconds: it neither starts a roll-up nor holds one up.
+_AGENT_METRICS = dg.AssetSelection.assets("agent_metrics")
 # None of the three has FOLLOW: they are asked for in one tick, and the sensor late_hours asks for all three again.
 # Dagster would take a range run's updates of one for news to the next, and compute the range three times.
-CATCH_UP = fill_missing(LOOKBACK).replace(_DEPS_MISSING, _HOURS_MISSING) & _GRACE
+CATCH_UP = fill_missing(LOOKBACK, ignoring=_AGENT_METRICS) & _GRACE
 # A week of hours a run: what one run may lose by dying, and what Dagster records in a few seconds.
 WEEK = dg.BackfillPolicy.multi_run(max_partitions_per_run=168)
 # How often a run fills an hour that another run fills at the same time. If they never miss each other the hour is late.
@@ -226,7 +225,7 @@ def _roll_up_batch(
     started = time.perf_counter()
     tier, stop = source_tier(hours[0], as_of), hours[-1] + HOUR
     rows = hourly_rows(metrics_store.aggregate(tier, hours[0], stop, HOUR), tier)
-    found = per_hour(rows["timestamp"], rows["sample_count"])
+    found = per_hour(rows["hour"], rows["sample_count"])
     samples = {hour: found[hour][1] for hour in found}
     _refuse_loss(before, samples, hours, f"{metrics_store.title} ({tier})")
     clickhouse.replace_slice("device_metrics_hourly", rows, as_of, hours)

@@ -6,12 +6,12 @@ from datetime import datetime
 
 import dagster as dg
 
-from ninjait_pipelines.metrics.model import Tier, tier_of
+from ninjait_pipelines.metrics.model import HOUR, Tier, tier_of
 from ninjait_pipelines.partitions import HOURLY, per_partition
 from ninjait_pipelines.resources.clickhouse import ClickHouse, sql
 from ninjait_pipelines.resources.metrics_store import MetricsStore
 from ninjait_pipelines.rollup.assets import device_metrics_hourly, samples_by_hour
-from ninjait_pipelines.rollup.hours import HOUR, batches, per_hour, source_tier
+from ninjait_pipelines.rollup.hours import batches, per_hour, source_tier
 
 # What a drain takes from its first point in the store until it notes the hours that it touched, and some more.
 TOUCHED_AFTER_SECONDS = 5.0

@@ -4,19 +4,14 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 
 import dagster as dg
-from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
-from dagster._core.storage.tags import (
-    ASSET_PARTITION_RANGE_END_TAG,
-    ASSET_PARTITION_RANGE_START_TAG,
-    PARTITION_NAME_TAG,
-)
 
-from ninjait_pipelines.metrics.model import RETENTION, Tier
-from ninjait_pipelines.partitions import AUTOMATION, HOURLY, START
+from ninjait_pipelines.automation import ACTIVE_RUN_STATUSES, AUTOMATION
+from ninjait_pipelines.metrics.model import HOUR, RETENTION, Tier
+from ninjait_pipelines.partitions import HOURLY, PARTITION_TAG, RANGE_END_TAG, RANGE_START_TAG, START, range_tags
 from ninjait_pipelines.resources.clickhouse import ClickHouse, sql
 from ninjait_pipelines.rollup.assets import LOOKBACK, device_metrics_1h, device_metrics_5m, device_metrics_hourly
 from ninjait_pipelines.rollup.checks import hour_is_accounted_for
-from ninjait_pipelines.rollup.hours import HOUR, LateRange, condense, in_turn
+from ninjait_pipelines.rollup.hours import LateRange, condense, in_turn
 
 # How often a repair that failed is tried again.
 RETRY_AFTER = timedelta(minutes=15)
@@ -58,7 +53,7 @@ def late_hours(context: dg.SensorEvaluationContext, clickhouse: ClickHouse) -> I
     ranges = condense({hour: touched_at for hour, touched_at in late.items() if hour not in busy})
     if not ranges:
         yield dg.SkipReason(f"{len(late)} late hours, all of them being rolled up" if late else "no late hours")
-    under_way = dg.RunsFilter(job_name=roll_up_late_hours.name, statuses=list(NOT_FINISHED_STATUSES))
+    under_way = dg.RunsFilter(job_name=roll_up_late_hours.name, statuses=ACTIVE_RUN_STATUSES)
     room = max(MAX_RUNS - context.instance.get_runs_count(under_way), 0)
     if ranges and not room:
         yield dg.SkipReason(f"{len(ranges)} ranges of late hours wait: {MAX_RUNS} are being rolled up")
@@ -89,7 +84,7 @@ def _request(late: LateRange, now: datetime) -> dg.RunRequest:
 
 def _range(first: datetime, last: datetime) -> dict[str, str]:
     keys = [HOURLY.get_partition_key_for_timestamp(moment.timestamp()) for moment in (first, last)]
-    return dict(zip((ASSET_PARTITION_RANGE_START_TAG, ASSET_PARTITION_RANGE_END_TAG), keys, strict=True))
+    return range_tags(*keys)
 
 
 @dg.schedule(
@@ -110,7 +105,7 @@ def last_week(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
 
 def busy_hours(instance: dg.DagsterInstance) -> set[datetime]:
     """The hours that a queued or running run will roll up."""
-    runs = instance.get_runs(dg.RunsFilter(statuses=list(NOT_FINISHED_STATUSES)))
+    runs = instance.get_runs(dg.RunsFilter(statuses=ACTIVE_RUN_STATUSES))
     return {hour for run in runs if _rolls_up(run) for hour in hours_of(run.tags)}
 
 
@@ -120,8 +115,8 @@ def _rolls_up(run: dg.DagsterRun) -> bool:
 
 def hours_of(tags: Mapping[str, str]) -> Iterator[datetime]:
     """The hours that a run's partition tags name."""
-    first = tags.get(ASSET_PARTITION_RANGE_START_TAG) or tags.get(PARTITION_NAME_TAG)
-    last = tags.get(ASSET_PARTITION_RANGE_END_TAG) or first
+    first = tags.get(RANGE_START_TAG) or tags.get(PARTITION_TAG)
+    last = tags.get(RANGE_END_TAG) or first
     if first and last:
         hour = HOURLY.time_window_for_partition_key(first).start
         end = HOURLY.time_window_for_partition_key(last).end

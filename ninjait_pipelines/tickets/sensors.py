@@ -6,8 +6,9 @@ from typing import Any
 
 import dagster as dg
 
+from ninjait_pipelines.automation import AUTOMATION
 from ninjait_pipelines.late_days import COMPARED, DAY, late_days_sensor, midnight, note_events, past_days_schedule
-from ninjait_pipelines.partitions import AUTOMATION, START
+from ninjait_pipelines.partitions import START
 from ninjait_pipelines.resources.clickhouse import ClickHouse, sql
 from ninjait_pipelines.resources.postgres import Postgres
 from ninjait_pipelines.tickets.assets import (
@@ -62,7 +63,7 @@ def _affected(
     found: set[tuple[str, datetime]] = set()
     for day in days:
         window = {"start": midnight(day), "end": midnight(day + DAY)}
-        query = "SELECT event_id, organization_id, ticket_id FROM ticket_events WHERE toDate(timestamp) = {day:Date}"
+        query = "SELECT event_id, organization_id, ticket_id FROM ticket_events WHERE toDate(occurred_at) = {day:Date}"
         copied = {row["event_id"]: row for row in clickhouse.rows(query, day=day)}
         committed = {row["event_id"]: row for row in postgres.rows(sql("tickets/events"), window)}
         differing = [(committed | copied)[id_] for id_ in committed.keys() ^ copied.keys()]

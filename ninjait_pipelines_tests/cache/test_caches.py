@@ -15,9 +15,10 @@ from redis.commands.core import Script
 
 from ninjait_pipelines import keys
 from ninjait_pipelines.cache import assets, checks, leaderboard
+from ninjait_pipelines.keys import as_of_text
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.resources.clickhouse import ClickHouse
-from ninjait_pipelines.resources.dragonfly import Dragonfly, as_of_text
+from ninjait_pipelines.resources.dragonfly import Dragonfly
 from ninjait_pipelines_tests.cache.data import ALPHA, BETA, EMPTY, HOUR, Fleet, hours, midnight
 from ninjait_pipelines_tests.rollup import data
 from ninjait_pipelines_tests.runs import Killed, add, killed, passed, run

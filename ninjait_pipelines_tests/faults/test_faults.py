@@ -9,7 +9,7 @@ import pytest
 
 from ninjait_pipelines import keys
 from ninjait_pipelines.cache.assets import device_caches
-from ninjait_pipelines.resources.dragonfly import as_of_text
+from ninjait_pipelines.keys import as_of_text
 from ninjait_pipelines.settings import Settings
 from ninjait_pipelines_tests.faults.world import STEPS, World
 from ninjait_pipelines_tests.proxy import FROM_ENGINE, TO_ENGINE, Proxy

@@ -51,7 +51,7 @@ class Queue:
 @pytest.fixture
 def queue(tmp_path: Path) -> Iterator[Queue]:
     file = yaml.safe_load((ROOT / "dagster.yaml").read_text())
-    overrides: dict[str, Any] = {name: file[name] for name in ("run_coordinator", "concurrency")}
+    overrides: dict[str, Any] = {name: file[name] for name in ("run_queue", "concurrency")}
     with dg.DagsterInstance.local_temp(str(tmp_path), overrides=overrides) as instance:
         yield Queue(instance)
 

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from ninjait_pipelines.keys import weekly_report
+from ninjait_pipelines.keys import as_of_text, weekly_report
 from ninjait_pipelines.reports.assets import (
     every_organization_has_its_report,
     weekly_reports,
@@ -18,7 +18,6 @@ from ninjait_pipelines.reports.assets import (
 from ninjait_pipelines.reports.weekly import completeness
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.resources.clickhouse import mart_rows
-from ninjait_pipelines.resources.dragonfly import as_of_text
 from ninjait_pipelines_tests.rollup.data import DEVICE, HOUR, ORGANIZATION, OTHER_ORGANIZATION, check, midnight
 from ninjait_pipelines_tests.runs import left_out, passed, run
 
@@ -39,7 +38,7 @@ def put(stores: Stores, mart: str, *rows: dict[str, Any]) -> None:
 def metrics(device: str, hour: datetime, cpu: float | None, samples: int, organization: str = ORGANIZATION) -> Any:
     names = ("disk_usage", "network_in", "network_out", "uptime", "memory_avg", "memory_max")
     names += ("memory_count", "memory_total", "disk_total", "disk_free", "several_senders")
-    row = {"organization_id": organization, "device_id": device, "timestamp": hour, **dict.fromkeys(names)}
+    row = {"organization_id": organization, "device_id": device, "hour": hour, **dict.fromkeys(names)}
     row |= {"cpu_avg": cpu, "cpu_max": cpu and cpu * 2, "sample_count": samples, "sample_share": samples / 120}
     return row | {"source_tier": "metrics", "cpu_count": samples}
 

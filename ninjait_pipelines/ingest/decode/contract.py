@@ -1,7 +1,8 @@
-"""The event contracts, version 1: the fields of each queue's messages and their rules. Reading messages is elsewhere.
+"""The event contracts, version 1: what the messages of each queue look like, field by field. Nothing here reads one.
 
-A rule takes a JSON value and returns the value to store, or raises ContractViolation. The rules are the contract. The
-msgspec struct at the end restates them for metrics messages, so that flawless ones are decoded without running them.
+A rule takes a JSON value and returns what is stored, or raises Refused with the reason. The rules are the contract;
+the msgspec struct at the end says the same of a metrics message once more, so that a perfectly good one is decoded
+without running them.
 """
 
 import math
@@ -22,27 +23,25 @@ from ninjait_pipelines.metrics.model import FIELDS
 MAX_BYTES = 1024 * 1024
 MAX_SAMPLES = 1000
 MAX_DOCUMENT_DEPTH = 20
-# Larger than any real reading (it allows a disk of a zettabyte), and small enough that no sum of samples overflows.
+# Beyond any real reading (a disk of an exabyte), and small enough that no sum of samples becomes infinite.
 MAX_NUMBER = 1e15
-# Counters have 64 bits. The stores keep them as floats, which are exact up to 2^53 (9 PB) and rounded to multiples of
-# 2 to 2,048 bytes above it: one reading may be off by that much, and no sum of increases by more.
+# Counters have 64 bits. The stores keep them as floats, which have every whole number up to 2^53 (9 PB) and beyond it
+# those in steps of 2 to 2,048 bytes: so far may one reading be off, and no sum of increases by more than that.
 MAX_COUNTER = 2.0**64
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DECIMAL = re.compile(r"-?\d{1,12}(\.\d{1,6})?", re.ASCII)
-# The rounding error of percentages that an agent subtracts and averages: Telegraf's usage_idle may be -0.4.
-_PERCENT_TOLERANCE = 1
-# Control characters (newline, tab, NUL), and the Unicode separators that other systems treat as line ends.
+# What subtracting and averaging may lose or gain of a percentage: Telegraf's usage_idle misses 0 by up to 0.4.
+_PERCENT_BEYOND = 1
+# Control characters (newlines, tabs, NUL), and the separators that end a line elsewhere.
 _NOT_IN_A_NAME = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class ContractViolation(ValueError):
-    """A value, or a whole message, breaks the contract. `code` is the reason, a slug that users see; `field` names the
-    offending field, if a single one is to blame."""
+    """A value, or a message for one of its fields, that the contract does not allow; its text is the reason, a slug."""
 
-    def __init__(self, code: str, field: str | None = None) -> None:
-        super().__init__(code)
-        self.code = code
+    def __init__(self, reason: str, field: str | None = None) -> None:
+        super().__init__(reason)
         self.field = field
 
 
@@ -55,7 +54,7 @@ def milliseconds(moment: datetime) -> int:
 
 
 def all_milliseconds(moments: Iterable[datetime | int]) -> list[int]:
-    """`milliseconds` for many; integers already are milliseconds. Dividing by a timedelta would take twice as long."""
+    """The same of many; integers are milliseconds already. Dividing by a timedelta would take twice as long."""
     return [
         moment
         if isinstance(moment, int)
@@ -65,14 +64,14 @@ def all_milliseconds(moments: Iterable[datetime | int]) -> list[int]:
 
 
 def instant(value: Any) -> int:
-    """Milliseconds since 1970, from RFC 3339 text with a time zone; an integer already is milliseconds."""
+    """Milliseconds since 1970, of RFC 3339 text with a zone or of such an integer."""
     if type(value) is int:
         return value
     if not isinstance(value, str):
         raise ContractViolation("not_a_time")
     try:
         moment = msgspec.convert(value, datetime)
-    except ValueError:  # also raised for a lone surrogate
+    except ValueError:  # also for half of a surrogate pair
         raise ContractViolation("not_a_time") from None
     if moment.tzinfo is None:
         raise ContractViolation("no_time_zone")
@@ -80,7 +79,7 @@ def instant(value: Any) -> int:
 
 
 def number(value: Any, limit: float = MAX_NUMBER, beyond: str = "out_of_range") -> float:
-    """A finite number from 0 to `limit`. Booleans and text are not numbers."""
+    """A finite number from 0 to `most`. True is not a number, and neither is text."""
     if type(value) in (float, int) and 0 <= value <= limit:
         return float(value)
     if isinstance(value, bool):
@@ -95,50 +94,50 @@ def number(value: Any, limit: float = MAX_NUMBER, beyond: str = "out_of_range") 
 
 
 def percent(value: Any) -> float:
-    """A number from 0 to 100. A rounding error of up to one point outside that range is corrected to 0 or 100."""
-    if type(value) in (float, int) and (-_PERCENT_TOLERANCE <= value < 0 or 100 < value <= 100 + _PERCENT_TOLERANCE):
+    """A number from 0 to 100; one that is beyond by up to a point is 0 or 100, which is what it is meant to say."""
+    if type(value) in (float, int) and (-_PERCENT_BEYOND <= value < 0 or 100 < value <= 100 + _PERCENT_BEYOND):
         return 0.0 if value < 0 else 100.0
     return number(value, 100, "above_100")
 
 
 def counter(value: Any) -> float:
-    """A byte counter. Fractions mean that the agent sends rates instead of counters."""
+    """A counter of bytes. It has no fractions: where there are some, somebody sends rates in its place."""
     if not (counted := number(value, MAX_COUNTER)).is_integer():
         raise ContractViolation("not_an_integer")
     return counted
 
 
-def integer(value: Any, minimum: int, limit: int) -> int:
-    """An integer from `minimum` to `limit`, both included."""
-    if number(value, limit) < minimum:
+def whole(value: Any, least: int, limit: int) -> int:
+    """An integer within its bounds, both included."""
+    if number(value, limit) < least:
         raise ContractViolation("out_of_range")
     if not isinstance(value, int):
         raise ContractViolation("not_an_integer")
     return value
 
 
-def text(value: Any, limit: int, minimum: int = 1) -> str:
-    """Text of `minimum` to `limit` characters."""
+def text(value: Any, limit: int, least: int = 1) -> str:
+    """Text of so many characters."""
     if not isinstance(value, str):
         raise ContractViolation("not_text")
-    if not minimum <= len(value) <= limit:
+    if not least <= len(value) <= limit:
         raise ContractViolation("too_long" if value else "empty")
     try:
         value.encode()
-    except UnicodeEncodeError:  # a lone surrogate, which no store accepts
+    except UnicodeEncodeError:  # half of a surrogate pair: no store takes it
         raise ContractViolation("invalid_text") from None
     return value
 
 
 def name(value: Any) -> str:
-    """The name of a host, interface or volume: a single line of up to 255 characters in any script."""
+    """The name of a host, an interface or a volume: one line of up to 255 characters, whatever its script."""
     if _NOT_IN_A_NAME.search(text(value, 255)):
         raise ContractViolation("invalid_text")
     return str(value)
 
 
 def choice(value: Any, allowed: tuple[str, ...]) -> str:
-    """One of the allowed words."""
+    """One of these words."""
     if value not in allowed:
         raise ContractViolation("not_one_of_" + "_".join(allowed))
     return str(value)
@@ -153,7 +152,7 @@ def identifier(value: Any) -> str:
 
 
 def decimal_text(value: Any) -> Decimal:
-    """A decimal sent as text, to avoid floating point: at most 12 digits before the point and 6 after it."""
+    """A decimal as text, so that no floating point comes near it: 12 digits before the point, 6 after it at most."""
     if not isinstance(value, str):
         raise ContractViolation("decimal_not_as_text")
     if not _DECIMAL.fullmatch(value):
@@ -177,7 +176,7 @@ def document(value: Any) -> dict[str, Any]:
 
 
 def samples(value: Any) -> list[Any]:
-    """The list of samples; checks only its length."""
+    """The samples of a message, as far as their number."""
     if not isinstance(value, list):
         raise ContractViolation("not_a_list")
     if not value:
@@ -188,7 +187,7 @@ def samples(value: Any) -> list[Any]:
 
 
 def _unstorable(value: Any, levels: int) -> bool:
-    """Whether the value is nested too deeply, or holds a non-finite number or a key that MongoDB reserves (`$...`)."""
+    """Whether it is too deep, or holds a number that is not finite or a key that MongoDB takes for its own."""
     if levels == 0:
         return True
     if isinstance(value, dict):
@@ -206,10 +205,10 @@ class Field(msgspec.Struct, frozen=True):
 
 
 class Contract(msgspec.Struct, frozen=True):
-    """The messages of one queue; `device` is the rule for `device_id` where they belong to a device.
+    """What one queue carries; `device` where it is of a device.
 
-    The routing key is `<topic>.<value of the field routed_by>`. A body with another value in that field is rejected:
-    brokers grant permissions by routing key, so it could claim to come from another organization.
+    The routing key is `<topic>.<value of the field routed_by>`. A body that carries another value there is refused:
+    brokers give rights by routing key, so it could speak for an organization that its sender is not.
     """
 
     topic: str
@@ -219,7 +218,7 @@ class Contract(msgspec.Struct, frozen=True):
 
     @property
     def schema(self) -> str:
-        """The value of the body's field `schema`."""
+        """What the body says of itself."""
         return f"ninjait.{self.topic}.v1"
 
 
@@ -232,7 +231,7 @@ HEARTBEATS = Contract(
         "status": Field(partial(choice, allowed=("online", "offline", "maintenance"))),
         "agent_version": Field(partial(text, limit=100)),
         "os_version": Field(partial(text, limit=200)),
-        "uptime_seconds": Field(partial(integer, minimum=0, limit=2**53), required=False),
+        "uptime_seconds": Field(partial(whole, least=0, limit=2**53), required=False),
     },
     device=_DEVICE,
 )
@@ -241,7 +240,7 @@ API_CALLS = Contract(
     {
         "endpoint": Field(partial(text, limit=500)),
         "method": Field(partial(text, limit=20)),
-        "status_code": Field(partial(integer, minimum=100, limit=599)),
+        "status_code": Field(partial(whole, least=100, limit=599)),
         "response_time_ms": Field(number),
         "user_id": Field(identifier, required=False),
     },
@@ -252,7 +251,7 @@ LOGS = Contract(
     {
         "level": Field(partial(choice, allowed=("debug", "info", "warning", "error", "critical"))),
         "service": Field(partial(text, limit=200)),
-        "message": Field(partial(text, limit=100_000, minimum=0)),
+        "message": Field(partial(text, limit=100_000, least=0)),
         "error": Field(document, required=False),
     },
     routed_by="level",
@@ -283,9 +282,9 @@ Sample = msgspec.defstruct(
 
 
 class Metrics(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    """A flawless metrics message. Any other goes through the rules, which find out what is wrong.
+    """A metrics message without a fault or a surprise. What does not fit is looked at by the rules, which know why.
 
-    Unknown fields also send a message through the rules: msgspec would skip their content without checking it.
+    Fields that it does not name send a message to the rules as well: msgspec would skip their content unread.
     """
 
     schema: Literal["ninjait.metrics.v1"]

@@ -19,6 +19,7 @@ from ninjait_pipelines.local.stack.local import LocalStack
 from ninjait_pipelines.local.stack.servers import built
 from ninjait_pipelines.metrics.model import tier_of
 from ninjait_pipelines.migrations import migrate_up
+from ninjait_pipelines.partitions import range_tags
 from ninjait_pipelines.resources import Stores, open_stores
 from ninjait_pipelines.rollup.sensors import late_hours, roll_up_late_hours
 from ninjait_pipelines.settings import ROOT, validate
@@ -63,9 +64,8 @@ class Graph:
 
         Raises RuntimeError, naming them, where a check fails as an error.
         """
-        tags = {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last or first}
         keys = [dg.AssetKey(asset) for asset in assets]
-        self._execute(self._everything, tags if first else {}, {}, asset_selection=keys)
+        self._execute(self._everything, range_tags(first, last or first) if first else {}, {}, asset_selection=keys)
 
     def tick(self, sensor: dg.SensorDefinition, job: str, stores: Stores) -> int:
         """Evaluates a sensor and runs what it asks for; returns how many runs that were."""

@@ -1,11 +1,12 @@
-"""When partitions are asked for: evaluated by Dagster itself, at moments of our choice."""
+"""When partitions are requested, evaluated by Dagster at moments of our choice."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
 
-from ninjait_pipelines.partitions import DAILY, fill_missing
+from ninjait_pipelines.automation import ACTIVE_RUN_STATUSES, fill_missing
+from ninjait_pipelines.partitions import DAILY
 
 DAY = "2026-03-09"
 NOON = datetime(2026, 3, 10, 12, 20, tzinfo=UTC)
@@ -39,3 +40,13 @@ def test_a_partition_that_failed_is_tried_again_once_an_hour() -> None:
         assert dg.materialize([mart], instance=instance, partition_key=DAY).success
         assert asked(minutes=52) == []
         assert asked(minutes=112) == []
+
+
+def test_a_run_that_waits_in_the_queue_is_active() -> None:
+    """Dagster's own IN_PROGRESS_RUN_STATUSES leaves it out: a sensor would queue another drain at every tick."""
+    assert dg.DagsterRunStatus.QUEUED in ACTIVE_RUN_STATUSES
+
+
+def test_a_run_that_died_before_it_was_queued_is_not_active() -> None:
+    """It stays NOT_STARTED, and its late hours would never have been requested again."""
+    assert dg.DagsterRunStatus.NOT_STARTED not in ACTIVE_RUN_STATUSES

@@ -1,0 +1,108 @@
+"""Which module may import which. The stages are the data's way: nothing runs back up."""
+
+import ast
+import graphlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ninjait_pipelines.settings import ROOT
+
+PACKAGE = "ninjait_pipelines"
+STAGES = ("ingest", "reference", "rollup", "tickets", "billing", "cache", "archive", "reports", "operations")
+# What the domain is made of: these rooms know no store and no stage.
+METRICS_MAY_IMPORT = {"metrics", "keys"}
+# What later stages may import of a stage.
+INTERFACE = {"assets"}
+# A stage and the inside of another one that it may import all the same, each with its reason.
+EXCEPTIONS = {("operations", "ingest.quarantine")}  # `store_health` tidies the quarantine and says how full it is
+# Imports that close a circle, until it is opened.
+CIRCLES = {("resources.rabbitmq.upgrade", "resources.rabbitmq.resource")}
+
+
+def _modules() -> dict[str, Path]:
+    """Name without the package's (`rollup.hours`) -> file."""
+    found = {}
+    for path in sorted((ROOT / PACKAGE).rglob("*.py")):
+        parts = path.relative_to(ROOT / PACKAGE).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+MODULES = _modules()
+
+
+def _imported(path: Path) -> Iterator[str]:
+    """Everything that a file imports, at its top or in a function: modules, and names in them."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def _module_of(name: str) -> str | None:
+    """The module of ours that an imported name is, or is in."""
+    first, _, rest = name.partition(".")
+    if first != PACKAGE:
+        return None
+    parts = rest.split(".")
+    return next(".".join(parts[:end]) for end in range(len(parts), -1, -1) if ".".join(parts[:end]) in MODULES)
+
+
+GRAPH = {name: {found for one in _imported(path) if (found := _module_of(one))} for name, path in MODULES.items()}
+EDGES = sorted((name, other) for name, others in GRAPH.items() for other in others)
+
+
+def _room(module: str) -> str:
+    return module.partition(".")[0]
+
+
+def test_modules_are_found() -> None:
+    """An empty graph would pass every other test here."""
+    assert {_room(name) for name in MODULES} > set(STAGES)
+    assert ("archive.assets", "partitions") in EDGES
+
+
+def test_no_modules_import_each_other() -> None:
+    graph = {name: {other for other in others if (name, other) not in CIRCLES} for name, others in GRAPH.items()}
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+def test_the_product_does_not_need_the_local_stack() -> None:
+    """Embedded engines, fleets and the demo are not in the image; commands import them when they are typed."""
+    assert [edge for edge in EDGES if _room(edge[1]) == "local" and _room(edge[0]) not in ("local", "cli")] == []
+
+
+def test_stores_know_no_stage() -> None:
+    assert [edge for edge in EDGES if _room(edge[0]) == "resources" and _room(edge[1]) in STAGES] == []
+
+
+def test_metrics_know_no_store_and_no_stage() -> None:
+    assert [edge for edge in EDGES if _room(edge[0]) == "metrics" and _room(edge[1]) not in METRICS_MAY_IMPORT] == []
+
+
+def test_no_common_room_knows_a_stage() -> None:
+    """Only what puts everything together does."""
+    outside = {*STAGES, "resources", "local", "cli", "build", "definitions"}
+    assert [edge for edge in EDGES if _room(edge[0]) not in outside and _room(edge[1]) in STAGES] == []
+
+
+def test_a_stage_knows_only_the_assets_of_earlier_stages() -> None:
+    crossing = [(one, other) for one, other in EDGES if {_room(one), _room(other)} <= {*STAGES}]
+    crossing = [(one, other) for one, other in crossing if _room(one) != _room(other)]
+    later = [edge for edge in crossing if STAGES.index(_room(edge[0])) < STAGES.index(_room(edge[1]))]
+    inside = {(_room(one), ".".join(other.split(".")[:2])) for one, other in crossing}
+    inside = {edge for edge in inside if edge[1].partition(".")[2] not in INTERFACE}
+    assert later == []
+    assert inside == EXCEPTIONS, "an exception that is no longer needed goes"
+
+
+def test_private_names_of_dagster_are_in_one_module() -> None:
+    private = {name for name, path in MODULES.items() if any(one.startswith("dagster._") for one in _imported(path))}
+    assert private == {"dagster_compat"}
