@@ -195,11 +195,13 @@ def kinds(statement: str) -> list[str]:
 
 @pytest.mark.parametrize("migration", CLICKHOUSE, ids=lambda one: one.name)
 def test_the_way_back_needs_nothing_that_the_way_there_may_fail_on(migration: Migration) -> None:
-    """Where an engine does not know a kind of statement, a way back that uses it is none."""
+    """Where an engine does not know a kind of statement, a way back that uses it is none. What an earlier migration did
+    on its way there, the engine knows."""
     down, up = (
         {kind for statement in section for kind in kinds(statement)} for section in (migration.down, migration.up)
     )
-    assert down & up - ALWAYS == set()
+    earlier = [statement for one in CLICKHOUSE if one.version < migration.version for statement in one.up]
+    assert down & up - ALWAYS - {kind for statement in earlier for kind in kinds(statement)} == set()
 
 
 @pytest.mark.timeout(900)  # on a machine that is busy with much else

@@ -22,7 +22,7 @@ def sql(
 ) -> None:
     """Ask ClickHouse. Only reading is allowed unless --write is given.
 
-    Example: ninjait sql "SELECT hour, sum(sample_count) FROM device_metrics_hourly GROUP BY hour ORDER BY hour"
+    Example: ninjait sql "SELECT timestamp, sum(sample_count) FROM device_metrics_hourly GROUP BY 1 ORDER BY 1"
     """
     from clickhouse_connect.driver.exceptions import ClickHouseError
 

@@ -42,8 +42,8 @@ SLICES = {
     "users": None,
     "devices": None,
     "contracts": None,
-    "device_metrics_hourly": "hour",
-    "ticket_events": "toDate(occurred_at)",
+    "device_metrics_hourly": "timestamp",
+    "ticket_events": "toDate(timestamp)",
     "ticket_facts": "day",
     "technician_performance": "day",
     "billing_events": "local_day",
@@ -94,7 +94,7 @@ class ClickHouse(Store):
     """ClickHouse through clickhouse-connect (HTTP).
 
     with ClickHouse(url="http://127.0.0.1:8123", user="ninjait", password="...", database="ninjait").open() as store:
-        store.rows("SELECT hour, cpu_avg FROM device_metrics_hourly WHERE device_id = {id:UUID}", id=device_id)
+        store.rows("SELECT timestamp, cpu_avg FROM device_metrics_hourly WHERE device_id = {id:UUID}", id=device_id)
     """
 
     title = "ClickHouse"
@@ -311,7 +311,7 @@ _COLUMN = re.compile(r"^    (\w+) (.+?)(?: DEFAULT .+?)? COMMENT '((?:[^']|'')*)
 @functools.cache
 def _columns() -> dict[str, list[tuple[str, str, str]]]:
     files = sorted((SQL / "clickhouse").glob("*.sql"))
-    tables = (found for file in files for found in _TABLE.findall(file.read_text()))
+    tables = (found for file in files for found in _TABLE.findall(file.read_text().split("-- migrate: down")[0]))
     return {table: _COLUMN.findall(body) for table, body in tables}
 
 
@@ -329,6 +329,7 @@ _ARROW = {
     "DateTime('UTC')": pa.timestamp("s", "UTC"),
     "DateTime64(3, 'UTC')": pa.timestamp("ms", "UTC"),
     "Float64": pa.float64(),
+    "UInt8": pa.uint8(),
     "UInt16": pa.uint16(),
     "UInt32": pa.uint32(),
     "UInt64": pa.uint64(),
@@ -416,7 +417,7 @@ def _held(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
 
 def slice_at(table: str, start: datetime) -> date:
     """The slice of a mart that a window from `start` on fills: an hour, or a day."""
-    return start if SLICES[table] == "hour" else start.date()
+    return start if SLICES[table] == "timestamp" else start.date()
 
 
 def _with_markers(table: str, rows: pa.Table, as_of: datetime, slices: Sequence[date]) -> pa.Table:

@@ -225,7 +225,7 @@ def _roll_up_batch(
     started = time.perf_counter()
     tier, stop = source_tier(hours[0], as_of), hours[-1] + HOUR
     rows = hourly_rows(metrics_store.aggregate(tier, hours[0], stop, HOUR), tier)
-    found = per_hour(rows["hour"], rows["sample_count"])
+    found = per_hour(rows["timestamp"], rows["sample_count"])
     samples = {hour: found[hour][1] for hour in found}
     _refuse_loss(before, samples, hours, f"{metrics_store.title} ({tier})")
     clickhouse.replace_slice("device_metrics_hourly", rows, as_of, hours)

@@ -59,7 +59,7 @@ def hourly_rows(windows: pa.Table, tier: Tier) -> pa.Table:
     columns = {
         "organization_id": windows["organization_id"],
         "device_id": windows["device_id"],
-        "hour": pc.cast(windows["time"], pa.timestamp("s", "UTC")),
+        "timestamp": pc.cast(windows["time"], pa.timestamp("s", "UTC")),
         "cpu_avg": _mean(windows, "cpu"),
         "cpu_max": windows["cpu_max"],
         "cpu_count": pc.cast(windows["cpu_count"], pa.uint32()),

@@ -2,9 +2,9 @@
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 import dagster as dg
@@ -14,16 +14,19 @@ from ninjait_pipelines.left_out import LeftOut, nothing_is_left_out
 from ninjait_pipelines.marts import Rows, Window, check, equal, mart
 from ninjait_pipelines.resources.clickhouse import ClickHouse, sql
 from ninjait_pipelines.resources.postgres import Postgres, check_times
-from ninjait_pipelines.tickets.facts import Event, Fact, Target, Ticket, fact
+from ninjait_pipelines.tickets.facts import Event, Fact, Target, Ticket, fact, publish
+
+T = TypeVar("T")
 
 DAILY: dict[str, Any] = {"group_name": "tickets", "partitions_def": partitions.DAILY}
 CATCH_UP = automation.fill_missing(timedelta(days=14))
 
 
-@mart(**DAILY, kinds={"postgres"}, automation_condition=CATCH_UP, notices_late_days=True)
+@mart(**DAILY, kinds={"postgres", "python"}, automation_condition=CATCH_UP, notices_late_days=True)
 def ticket_events(window: Window, postgres: Postgres) -> Rows:
-    """What happened to tickets, as PostgreSQL's ticket_history has it. Grain: one event."""
-    return postgres.rows(sql("tickets/events"), window._asdict())
+    """What happened to tickets, as PostgreSQL's ticket_history has it, with what the platform publishes of it: how long
+    it took, whether a promise was broken, and whose it was. Grain: one event."""
+    return events_of_day(postgres, window.start, window.end)
 
 
 ticket_events_left_nothing_out = nothing_is_left_out(ticket_events)
@@ -48,8 +51,8 @@ def past_history_is_copied(
 
 def _events_copied(window: Window, postgres: Postgres, clickhouse: ClickHouse, left_out: int) -> dg.AssetCheckResult:
     query = (
-        "SELECT count() FROM ticket_events WHERE occurred_at >= {start:DateTime64(3, 'UTC')} "
-        "AND occurred_at < {end:DateTime64(3, 'UTC')}"
+        "SELECT count() FROM ticket_events WHERE timestamp >= {start:DateTime64(3, 'UTC')} "
+        "AND timestamp < {end:DateTime64(3, 'UTC')}"
     )
     copied = clickhouse.scalar(query, **window._asdict()) + left_out
     return equal("events in PostgreSQL", _history(postgres, "count(*)", window), "in ClickHouse", copied)
@@ -66,6 +69,34 @@ def ticket_facts(window: Window, postgres: Postgres, left_out: LeftOut) -> Rows:
 
 def facts_of_day(postgres: Postgres, start: datetime, end: datetime, left_out: LeftOut | None = None) -> Iterator[Fact]:
     """The facts at `end` of every ticket with an event in [start, end)."""
+    return _of_tickets(postgres, start, end, left_out or LeftOut(), lambda ticket, history, found: found)
+
+
+def events_of_day(postgres: Postgres, start: datetime, end: datetime) -> list[dict[str, Any]]:
+    """The events of [start, end), as the mart has them.
+
+    Those of a ticket without a fact are there as well: what went wrong with the fact is ticket_facts' to say.
+    """
+    events = postgres.rows(sql("tickets/events"), {"start": start, "end": end})
+
+    def publish_all(ticket: Ticket, history: list[Event], found: Fact) -> dict[UUID, dict[str, Any]]:
+        return {event.event_id: publish(event, ticket, history, found)._asdict() for event in history}
+
+    published: dict[UUID, dict[str, Any]] = {}
+    for of_ticket in _of_tickets(postgres, start, end, LeftOut(), publish_all):
+        published |= of_ticket
+    unknown = {"duration_seconds": 0, "sla_breached": 0, "technician_id": None}
+    return [{**event, **unknown, **published.get(event["event_id"], {})} for event in events]
+
+
+def _of_tickets(
+    postgres: Postgres,
+    start: datetime,
+    end: datetime,
+    left_out: LeftOut,
+    make: Callable[[Ticket, list[Event], Fact], T],
+) -> Iterator[T]:
+    """What `make` makes of each ticket with an event in [start, end), its whole history, and its fact at `end`."""
     targets: defaultdict[UUID, dict[str, Target]] = defaultdict(dict)
     for row in postgres.rows(sql("tickets/targets")):
         targets[row["organization_id"]][row["priority"]] = Target(
@@ -73,15 +104,15 @@ def facts_of_day(postgres: Postgres, start: datetime, end: datetime, left_out: L
         )
     rows = postgres.rows(sql("tickets/histories"), {"start": start, "end": end})
 
-    def compute(events: list[dict[str, Any]]) -> Fact:
+    def compute(events: list[dict[str, Any]]) -> T:
         for event in events:
             check_times(event)
         ticket = Ticket(*(events[0][name] for name in Ticket._fields))
         history = [Event(*(event[name] for name in Event._fields)) for event in events]
-        return fact(ticket, history, end, targets[ticket.organization_id])
+        return make(ticket, history, fact(ticket, history, end, targets[ticket.organization_id]))
 
     histories = (list(history) for _, history in itertools.groupby(rows, key=lambda row: row["id"]))
-    return (left_out or LeftOut()).each(histories, lambda events: f"ticket {events[0]['id']}", compute)
+    return left_out.each(histories, lambda events: f"ticket {events[0]['id']}", compute)
 
 
 ticket_facts_left_nothing_out = nothing_is_left_out(ticket_facts)

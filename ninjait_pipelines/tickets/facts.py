@@ -1,12 +1,14 @@
 """A ticket as it stood at the end of a day, from its history: pure, no store, no clock."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
 
+SECOND = timedelta(seconds=1)
 MINUTE = timedelta(minutes=1)
 HOUR = timedelta(hours=1)
+LONGEST_SECONDS = 2**32 - 1  # 136 years, which the column holds
 
 
 class Event(NamedTuple):
@@ -17,6 +19,7 @@ class Event(NamedTuple):
     old_value: str | None
     new_value: str | None
     occurred_at: datetime
+    event_id: UUID = UUID(int=0)
 
 
 class Ticket(NamedTuple):
@@ -95,6 +98,47 @@ def fact(ticket: Ticket, history: Sequence[Event], end: datetime, targets: Mappi
     )
 
 
+class Published(NamedTuple):
+    """What a row of the mart ticket_events says beyond the history's; sql/clickhouse says what each column means."""
+
+    event_type: str
+    duration_seconds: int
+    sla_breached: int
+    technician_id: UUID | None
+
+
+def publish(event: Event, ticket: Ticket, history: Sequence[Event], fact: Fact) -> Published:
+    """One event of the day at whose end the ticket stood as `fact` says.
+
+    A ticket that is closed then has one event `closed`, so that these add up to technician_performance: closed and
+    reopened on the same day it has none, closed again on a later day it has one on each. A breach is on the event that
+    ended the wait too late: the first response, or the closing.
+    """
+    closes = event is _found(history, fact.closed_at, _closes)
+    responds = event is _found(history, fact.first_responded_at, lambda one: _responds(one, ticket.requester_id))
+    late = closes and fact.resolution_breached
+    # Without a response the closing ended that wait as well.
+    late = late or (fact.first_response_breached and (responds or (closes and fact.first_responded_at is None)))
+    return Published(
+        event_type="closed" if closes else event.event,
+        duration_seconds=min(max(0, (event.occurred_at - ticket.created_at) // SECOND), LONGEST_SECONDS),
+        sla_breached=int(late),
+        technician_id=_assignee(ticket, history, event.occurred_at + timedelta.resolution),
+    )
+
+
+def _found(history: Sequence[Event], moment: datetime | None, condition: Callable[[Event], bool]) -> Event | None:
+    return next((event for event in history if event.occurred_at == moment and condition(event)), None)
+
+
+def _closes(event: Event) -> bool:
+    return event.event == "status_changed" and event.new_value == "closed"
+
+
+def _responds(event: Event, requester_id: UUID) -> bool:
+    return event.event == "responded" and event.actor_id != requester_id
+
+
 def value_at(history: Sequence[Event], change: str, moment: datetime, current: str | None) -> str | None:
     """Status, priority or assignee at `moment` (exclusive); change: the event that sets it.
 
@@ -110,7 +154,7 @@ def value_at(history: Sequence[Event], change: str, moment: datetime, current: s
 
 def first_response(history: Sequence[Event], requester_id: UUID) -> datetime | None:
     """The first response by somebody else than who asked: an answer to oneself does not stop the clock."""
-    return next((e.occurred_at for e in history if e.event == "responded" and e.actor_id != requester_id), None)
+    return next((event.occurred_at for event in history if _responds(event, requester_id)), None)
 
 
 def closing(history: Sequence[Event]) -> datetime | None:

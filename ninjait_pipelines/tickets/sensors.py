@@ -63,7 +63,7 @@ def _affected(
     found: set[tuple[str, datetime]] = set()
     for day in days:
         window = {"start": midnight(day), "end": midnight(day + DAY)}
-        query = "SELECT event_id, organization_id, ticket_id FROM ticket_events WHERE toDate(occurred_at) = {day:Date}"
+        query = "SELECT event_id, organization_id, ticket_id FROM ticket_events WHERE toDate(timestamp) = {day:Date}"
         copied = {row["event_id"]: row for row in clickhouse.rows(query, day=day)}
         committed = {row["event_id"]: row for row in postgres.rows(sql("tickets/events"), window)}
         differing = [(committed | copied)[id_] for id_ in committed.keys() ^ copied.keys()]

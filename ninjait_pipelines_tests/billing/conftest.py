@@ -60,7 +60,7 @@ class Platform:
         names += ("cpu_count", "memory_count", "memory_total", "disk_total", "disk_free", "several_senders")
         row = {"organization_id": organization, "device_id": uuid.uuid5(organization, str(device))}
         row |= {**dict.fromkeys(names), "sample_count": 120, "sample_share": 1.0, "source_tier": "metrics"}
-        self._insert("device_metrics_hourly", [{**row, "hour": hour} for hour in hours])
+        self._insert("device_metrics_hourly", [{**row, "timestamp": hour} for hour in hours])
 
     def rolled_up(self, hours: Iterable[datetime]) -> None:
         hours = list(hours)

@@ -63,7 +63,7 @@ class Fleet:
     ) -> None:
         row: dict[str, Any] = {"organization_id": organization, "device_id": device, "sample_count": samples}
         row |= {"sample_share": min(1.0, samples / 120), "source_tier": "metrics", **fields}
-        mart(self.stores, "device_metrics_hourly", *({**row, "hour": hour} for hour in when))
+        mart(self.stores, "device_metrics_hourly", *({**row, "timestamp": hour} for hour in when))
 
     def rolled_up(self, when: Iterable[datetime]) -> None:
         when = list(when)

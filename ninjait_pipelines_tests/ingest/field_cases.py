@@ -79,7 +79,7 @@ def rolled_up(stores: Stores, *hours: datetime) -> dict[str, dict[str, Any]]:
     """Rolls up consecutive hours and gives device_metrics_hourly of the last one: device -> row."""
     result = roll_up(stores, hours[0], hours[-1])
     assert set(passed(result).values()) == {True}
-    return {str(row["device_id"]): row for row in hourly(stores) if row["hour"] == hours[-1]}
+    return {str(row["device_id"]): row for row in hourly(stores) if row["timestamp"] == hours[-1]}
 
 
 def rows_of(stores: Stores, case: str, *hosts: str) -> Mapping[str, dict[str, Any]]:

@@ -38,7 +38,7 @@ def put(stores: Stores, mart: str, *rows: dict[str, Any]) -> None:
 def metrics(device: str, hour: datetime, cpu: float | None, samples: int, organization: str = ORGANIZATION) -> Any:
     names = ("disk_usage", "network_in", "network_out", "uptime", "memory_avg", "memory_max")
     names += ("memory_count", "memory_total", "disk_total", "disk_free", "several_senders")
-    row = {"organization_id": organization, "device_id": device, "hour": hour, **dict.fromkeys(names)}
+    row = {"organization_id": organization, "device_id": device, "timestamp": hour, **dict.fromkeys(names)}
     row |= {"cpu_avg": cpu, "cpu_max": cpu and cpu * 2, "sample_count": samples, "sample_share": samples / 120}
     return row | {"source_tier": "metrics", "cpu_count": samples}
 

@@ -173,7 +173,7 @@ def test_markers_of_old_versions_do_not_pile_up(clickhouse: ClickHouse) -> None:
 @pytest.mark.parametrize("mart", SLICES)
 def test_every_mart_takes_and_hides_markers(stores: Stores, mart: str) -> None:  # noqa: F811
     clickhouse = stores.clickhouse
-    slices = [datetime(2026, 11, 1, 5, tzinfo=UTC) if SLICES[mart] == "hour" else DAY] if SLICES[mart] else []
+    slices = [datetime(2026, 11, 1, 5, tzinfo=UTC) if SLICES[mart] == "timestamp" else DAY] if SLICES[mart] else []
     assert clickhouse.replace_slice(mart, mart_rows(mart, []), clickhouse.now(), slices) == 0
     assert clickhouse.scalar(f"SELECT count() FROM {mart}_versions") == 1
     assert clickhouse.rows(f"SELECT * FROM {mart}") == []

@@ -78,5 +78,5 @@ def check(stores: Stores, assets: Sequence[Any], checks: Sequence[Any], key: str
 
 def hourly(stores: Stores, version: bool = False) -> list[dict[str, Any]]:
     """device_metrics_hourly as a reader sees it."""
-    rows = stores.clickhouse.rows("SELECT * FROM device_metrics_hourly ORDER BY hour, organization_id, device_id")
+    rows = stores.clickhouse.rows("SELECT * FROM device_metrics_hourly ORDER BY timestamp, organization_id, device_id")
     return rows if version else [{name: value for name, value in row.items() if name != "as_of"} for row in rows]

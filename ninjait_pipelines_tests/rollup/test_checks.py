@@ -135,7 +135,7 @@ def delete_from_ledger(stores: Stores, hour: datetime) -> None:
 
 
 def delete_rows(stores: Stores, hour: datetime) -> None:
-    where = "hour = {hour:DateTime('UTC')} AND device_id = {device:UUID}"
+    where = "timestamp = {hour:DateTime('UTC')} AND device_id = {device:UUID}"
     stores.clickhouse.command(f"DELETE FROM device_metrics_hourly_versions WHERE {where}", hour=hour, device=DEVICE)
 
 

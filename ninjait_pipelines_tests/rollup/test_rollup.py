@@ -36,7 +36,7 @@ def test_an_hour_becomes_one_row_a_device_and_again_the_same(stores: Stores) -> 
     stores.metrics_store.write(points(H + HOUR, 60, device=OTHER_DEVICE, organization=OTHER_ORGANIZATION))
     assert roll_up(stores, H, H + HOUR).success
     rows = hourly(stores)
-    assert [(row["hour"], row["sample_count"], row["sample_share"]) for row in rows] == [
+    assert [(row["timestamp"], row["sample_count"], row["sample_share"]) for row in rows] == [
         (H, 120, 1.0),
         (H + HOUR, 60, 0.5),
     ]
@@ -152,7 +152,7 @@ def test_the_share_check_fails_for_a_share_that_is_none(stores: Stores) -> None:
     assert _checks(stores)["sample_shares_are_shares"]
     stores.clickhouse.command(
         "INSERT INTO device_metrics_hourly_versions "
-        "(organization_id, device_id, hour, sample_count, sample_share, as_of) "
+        "(organization_id, device_id, timestamp, sample_count, sample_share, as_of) "
         "VALUES ({organization:UUID}, generateUUIDv4(), {hour:DateTime('UTC')}, 60, 1.5, now64(6))",
         organization=ORGANIZATION,
         hour=H,

@@ -44,7 +44,7 @@ def _no_drain_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
 def samples(stores: Stores, hour: datetime = H) -> list[int]:
     """Of the hour, in each tier and in ClickHouse."""
     tiers = [stores.metrics_store.aggregate(tier, hour, hour + HOUR, HOUR)["samples"].to_pylist() for tier in Tier]
-    rows = [row["sample_count"] for row in hourly(stores) if row["hour"] == hour]
+    rows = [row["sample_count"] for row in hourly(stores) if row["timestamp"] == hour]
     return [int(sum(found)) for found in [*tiers, rows]]
 
 

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from ninjait_pipelines.tickets.facts import Event, Fact, Target, Ticket, fact
+from ninjait_pipelines.tickets.facts import Event, Fact, Published, Target, Ticket, fact, publish
 
 DAY = datetime(2026, 1, 31, tzinfo=UTC)
 END = DAY + timedelta(days=1)
@@ -164,3 +164,62 @@ def test_the_closing_belongs_to_who_had_the_ticket_then() -> None:
     nobodys = of(assigned(5, None, ANA), assigned(6, ANA, None), status(60, "open", "closed"))
     assert (nobodys.closed_assignee_id, nobodys.assignee_id) == (None, None)
     assert of(assigned(5, None, ANA), status(6, "new", "open"), assignee=ANA).closed_assignee_id is None
+
+
+def published(*history: Event, created: float = 0, assignee: uuid.UUID | None = None) -> list[Published]:
+    """What is published of each event of a day."""
+    ticket = Ticket(uuid.UUID(int=8), uuid.UUID(int=9), 7, ASKER, at(created), "closed", "normal", assignee)
+    return [publish(one, ticket, history, fact(ticket, history, END, TARGETS)) for one in history]
+
+
+def test_a_closing_is_one_event_of_whoever_had_the_ticket_then() -> None:
+    """Closed again it is no second one, and who gets the ticket afterwards did not close it."""
+    history = (
+        event(0, "created"),
+        assigned(5, None, ANA),
+        event(20, "responded"),
+        status(100.5, "open", "closed"),
+        status(101, "closed", "closed"),
+        assigned(102, ANA, BEN),
+    )
+    assert published(*history) == [
+        Published("created", 0, 0, None),
+        Published("assigned", 300, 0, ANA),
+        Published("responded", 1200, 0, ANA),
+        Published("closed", 6030, 0, ANA),
+        Published("status_changed", 6060, 0, ANA),
+        Published("assigned", 6120, 0, BEN),
+    ]
+
+
+def test_two_closings_at_one_instant_are_one() -> None:
+    twice = published(event(0, "created"), status(30, "open", "closed"), status(30, "open", "closed"))
+    assert [one.event_type for one in twice] == ["created", "closed", "status_changed"]
+
+
+def test_closed_and_opened_again_on_the_same_day_it_was_not_closed() -> None:
+    history = (event(0, "created"), status(30, "open", "closed"), status(60, "closed", "open"))
+    assert [one.event_type for one in published(*history)] == ["created", "status_changed", "status_changed"]
+    closed = published(*history, status(90, "open", "closed"))
+    assert [(one.event_type, one.duration_seconds) for one in closed][1:] == [
+        ("status_changed", 1800),
+        ("status_changed", 3600),
+        ("closed", 5400),
+    ]
+
+
+def test_a_promise_is_broken_on_the_event_that_came_too_late() -> None:
+    """Both promises, one, or by one event both; a ticket that waits has no event of it."""
+    late = published(event(0, "created"), event(61, "responded"), event(62, "responded"), status(241, "open", "closed"))
+    assert [one.sla_breached for one in late] == [0, 1, 0, 1]
+    kept = published(event(0, "created"), event(60, "responded"), status(240, "open", "closed"))
+    assert [one.sla_breached for one in kept] == [0, 0, 0]
+    unanswered = published(event(0, "created"), event(30, "responded", actor=ASKER), status(61, "open", "closed"))
+    assert [one.sla_breached for one in unanswered] == [0, 0, 1]
+    assert [one.sla_breached for one in published(event(0, "created"), event(900, "commented"))] == [0, 0]
+
+
+def test_a_duration_is_one_that_its_column_holds() -> None:
+    [early] = published(event(-5, "commented"))
+    [late] = published(event(60 * 24 * 365 * 300, "commented"))
+    assert (early.duration_seconds, late.duration_seconds) == (0, 2**32 - 1)

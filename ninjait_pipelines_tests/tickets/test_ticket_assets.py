@@ -96,6 +96,24 @@ def test_a_day(desk: Desk) -> None:
     assert desk.stores.clickhouse.scalar("SELECT count() FROM ticket_facts WHERE closed_at IS NULL") == 1
 
 
+def test_what_is_published_of_a_day(desk: Desk) -> None:
+    """Closed events add up to technician_performance, and breaches are on the events that came too late."""
+    run(desk.stores, *ALL, key=KEY)
+    closed = desk.stores.clickhouse.rows(
+        "SELECT technician_id, groupArray(duration_seconds) AS seconds, sum(sla_breached) AS breaches FROM "
+        "(SELECT * FROM ticket_events WHERE event_type = 'closed' ORDER BY duration_seconds) GROUP BY technician_id"
+    )
+    assert {row["technician_id"]: (row["seconds"], row["breaches"]) for row in closed} == {
+        ANA: ([3600, 7200, 14400, 32400], 1),
+        BEN: ([5400], 1),  # nobody had answered
+        None: ([5400], 1),
+    }
+    figures = desk.stores.clickhouse.rows("SELECT technician_id, tickets_closed FROM technician_performance")
+    assert {row["technician_id"]: row["tickets_closed"] for row in figures} == {ANA: 4, BEN: 1}
+    others = desk.stores.clickhouse.rows("SELECT DISTINCT event_type FROM ticket_events WHERE event_type != 'closed'")
+    assert {row["event_type"] for row in others} == {"created", "assigned", "responded", "commented"}
+
+
 def test_twice_the_same_and_a_range_the_same_as_its_days(desk: Desk) -> None:
     desk.ticket(1500, (1600, "status_changed", "open", "closed"))
     for key in (KEY, NEXT):

@@ -1,4 +1,4 @@
-"""collectd's JSON, as its amqp and write_http plugins write it: a list of value lists."""
+"""Reads collectd's JSON, a list of value lists, as its plugins amqp and write_http send it."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ from ninjait_pipelines.ingest.decode.third_party import (
 )
 from ninjait_pipelines.ingest.decode.volumes import Place, place_of
 
-# (plugin, type, type_instance) -> data source -> ours; the plugin's instance says which core, volume or interface
+# (plugin, type, type_instance) -> data source -> our field. plugin_instance names the core, volume or interface.
 TABLE: Mapping[tuple[str, str, str], Mapping[str, Target]] = {
     ("cpu", "percent", "idle"): {"value": CPU_IDLE},
     ("cpu", "percent", "active"): {"value": CPU},
@@ -37,21 +37,22 @@ TABLE: Mapping[tuple[str, str, str], Mapping[str, Target]] = {
     ("interface", "if_octets", ""): {"rx": BYTES_IN, "tx": BYTES_OUT},
     ("uptime", "uptime", ""): {"value": UPTIME},
 }
-# A value list has about 16: of its names, types and values.
+# A value list has about 16 commas, between its keys and in its lists of names, types and values.
 _MAX_COMMAS = 20 * MAX_ENTRIES
 _COUNTERS = {"counter", "derive"}
 _TEXT = {str}
 _NUMBER = re.compile(r"\d{1,6}", re.ASCII)
-# The root's mount point, as collectd's df writes it; of a container's layers and shared memory it has no better name.
+# How collectd's df spells the mount point /.
 _ROOT = "root"
-# NFS and SMB by their device (ReportByDevice), nas:/export and //nas/share, whatever is written for the slashes.
+# NFS and SMB shares by device (ReportByDevice): nas:/export and //nas/share, with slashes or their substitutes.
 _REMOTE = re.compile(r"[^/]+:[-_/]|--|__|//")
+# Containers' layers and shared memory, recognizable only by the ends of their mount points.
 _OF_CONTAINERS = re.compile(r".*-(?:merged|shm)", re.DOTALL)
 
 
 def entries(text: str) -> Sequence[Any]:
-    """The value lists."""
-    if text.count(",") > _MAX_COMMAS:  # told before anything is made of them
+    """The value lists. Raises ContractViolation."""
+    if text.count(",") > _MAX_COMMAS:  # checked before parsing, which would take memory for all of them
         raise ContractViolation("too_many_readings")
     try:
         body = msgspec.json.decode(text)
@@ -65,7 +66,7 @@ def entries(text: str) -> Sequence[Any]:
 
 
 def read(entry: Any) -> Reading:
-    """What a value list says, if the table has it."""
+    """A value list as a reading, with the values that TABLE names. Raises ContractViolation."""
     if not isinstance(entry, dict):
         raise ContractViolation("not_an_object")
     names, values, types = entry.get("dsnames"), entry.get("values"), entry.get("dstypes")
@@ -78,37 +79,37 @@ def read(entry: Any) -> Reading:
     if any(isinstance(part, list | dict) for part in (parts[:3] if parts[0] == "interface" else parts)):
         raise ContractViolation("bad_value_list")
     plugin, kind, state, instance = parts
-    known, where = _meaning(plugin, kind, state, instance, types)
-    taken = [(target, named[name]) for name, target in known.items() if named.get(name) is not None]
+    targets, part_of_device = _meaning(plugin, kind, state, instance, types)
+    values_taken = [(target, named[name]) for name, target in targets.items() if named.get(name) is not None]
     time = round(seconds * 1000) if isinstance(seconds, int | float) and abs(seconds) < MAX_NUMBER else None
-    if "state" in where:
-        where["state"] = (state, named.get("value"))
-    what, of, example = (part if isinstance(part, str) else "" for part in parts[:3])
-    where |= {"measurement": f"{what}/{of}", "example": example or "".join(names[:1])}
-    return Reading(len(named) - len(taken), entry.get("host"), time, taken, **where)
+    if "state" in part_of_device:
+        part_of_device["state"] = (state, named.get("value"))
+    plugin_name, type_name, example = (part if isinstance(part, str) else "" for part in parts[:3])
+    part_of_device |= {"measurement": f"{plugin_name}/{type_name}", "example": example or "".join(names[:1])}
+    return Reading(len(named) - len(values_taken), entry.get("host"), time, values_taken, **part_of_device)
 
 
 def _meaning(
     plugin: Any, kind: Any, state: Any, instance: Any, types: Sequence[str]
 ) -> tuple[Mapping[str, Target], dict[str, Any]]:
-    """Which of its data sources a value list's are of ours, and of which part of the device they are."""
-    known = TABLE.get((plugin, kind, state), {})
+    """(data source -> our field, the part of the device as fields of Reading) for a value list."""
+    targets = TABLE.get((plugin, kind, state), {})
     if plugin == "interface":
-        # null names no interface, and is refused like no name
-        return (known if _COUNTERS.issuperset(types) else {}), {"interface": "" if instance is None else instance}
+        # null is no name: like the empty one, it is rejected later
+        return (targets if _COUNTERS.issuperset(types) else {}), {"interface": "" if instance is None else instance}
     if plugin == "df" and kind == "df_complex" and state in VOLUME_STATES:
         place = _place_of(instance)
-        return (known, {"place": place, "state": state}) if place else ({}, {})
+        return (targets, {"place": place, "state": state}) if place else ({}, {})
     if plugin == "memory" and kind == "memory" and state in MEMORY_STATES and instance == "":
-        return known, {"state": state}
-    if plugin in ("cpu", "aggregation") and known:
+        return targets, {"state": state}
+    if plugin in ("cpu", "aggregation") and targets:
         core = _core_of(plugin, instance)
-        return (known, {"core": core}) if core is not None else ({}, {})
-    return (known if instance == "" else {}), {}
+        return (targets, {"core": core}) if core is not None else ({}, {})
+    return (targets if instance == "" else {}), {}
 
 
 def _core_of(plugin: str, instance: Any) -> Number | None:
-    """The cpu plugin says "percent" without an instance only where it adds up the cores."""
+    """The core's number; None if it is unknown. The cpu plugin omits the instance only if it adds up all cores."""
     if plugin == "aggregation":
         return ALL_CORES if instance == "cpu-average" else None
     if instance == "":
@@ -117,7 +118,7 @@ def _core_of(plugin: str, instance: Any) -> Number | None:
 
 
 def _place_of(instance: Any) -> Place | None:
-    """A volume by its mount point, in which collectd writes dashes for slashes, or by its device (ReportByDevice)."""
+    """A volume by its mount point, where collectd replaces slashes by dashes, or by its device (ReportByDevice)."""
     if not isinstance(instance, str) or not instance:
         return None
     if _OF_CONTAINERS.fullmatch(instance) or _REMOTE.match(instance):
@@ -127,8 +128,8 @@ def _place_of(instance: Any) -> Place | None:
 
 
 def names_of(field: str) -> set[str]:
-    """The data sources that are our field."""
-    return {name for known in TABLE.values() for name, target in known.items() if target.field == field}
+    """The data sources that hold our field."""
+    return {name for targets in TABLE.values() for name, target in targets.items() if target.field == field}
 
 
 COLLECTD = Format(entries, read, msgspec.json.encode, lambda entry: entry, "collectd")

@@ -1,8 +1,7 @@
-"""The event contracts, version 1: what the messages of each queue look like, field by field. Nothing here reads one.
+"""The event contracts, version 1: the fields of each queue's messages and their rules. Reading messages is elsewhere.
 
-A rule takes a JSON value and returns what is stored, or raises Refused with the reason. The rules are the contract;
-the msgspec struct at the end says the same of a metrics message once more, so that a perfectly good one is decoded
-without running them.
+A rule takes a JSON value and returns the value to store, or raises ContractViolation. The rules are the contract. The
+msgspec struct at the end restates them for metrics messages, so that flawless ones are decoded without running them.
 """
 
 import math
@@ -23,25 +22,27 @@ from ninjait_pipelines.metrics.model import FIELDS
 MAX_BYTES = 1024 * 1024
 MAX_SAMPLES = 1000
 MAX_DOCUMENT_DEPTH = 20
-# Beyond any real reading (a disk of an exabyte), and small enough that no sum of samples becomes infinite.
+# Larger than any real reading (it allows a disk of a zettabyte), and small enough that no sum of samples overflows.
 MAX_NUMBER = 1e15
-# Counters have 64 bits. The stores keep them as floats, which have every whole number up to 2^53 (9 PB) and beyond it
-# those in steps of 2 to 2,048 bytes: so far may one reading be off, and no sum of increases by more than that.
+# Counters have 64 bits. The stores keep them as floats, which are exact up to 2^53 (9 PB) and rounded to multiples of
+# 2 to 2,048 bytes above it: one reading may be off by that much, and no sum of increases by more.
 MAX_COUNTER = 2.0**64
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DECIMAL = re.compile(r"-?\d{1,12}(\.\d{1,6})?", re.ASCII)
-# What subtracting and averaging may lose or gain of a percentage: Telegraf's usage_idle misses 0 by up to 0.4.
-_PERCENT_BEYOND = 1
-# Control characters (newlines, tabs, NUL), and the separators that end a line elsewhere.
+# The rounding error of percentages that an agent subtracts and averages: Telegraf's usage_idle may be -0.4.
+_PERCENT_TOLERANCE = 1
+# Control characters (newline, tab, NUL), and the Unicode separators that other systems treat as line ends.
 _NOT_IN_A_NAME = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class ContractViolation(ValueError):
-    """A value, or a message for one of its fields, that the contract does not allow; its text is the reason, a slug."""
+    """A value, or a whole message, breaks the contract. `code` is the reason, a slug that users see; `field` names the
+    offending field, if a single one is to blame."""
 
-    def __init__(self, reason: str, field: str | None = None) -> None:
-        super().__init__(reason)
+    def __init__(self, code: str, field: str | None = None) -> None:
+        super().__init__(code)
+        self.code = code
         self.field = field
 
 
@@ -54,7 +55,7 @@ def milliseconds(moment: datetime) -> int:
 
 
 def all_milliseconds(moments: Iterable[datetime | int]) -> list[int]:
-    """The same of many; integers are milliseconds already. Dividing by a timedelta would take twice as long."""
+    """`milliseconds` for many; integers already are milliseconds. Dividing by a timedelta would take twice as long."""
     return [
         moment
         if isinstance(moment, int)
@@ -64,14 +65,14 @@ def all_milliseconds(moments: Iterable[datetime | int]) -> list[int]:
 
 
 def instant(value: Any) -> int:
-    """Milliseconds since 1970, of RFC 3339 text with a zone or of such an integer."""
+    """Milliseconds since 1970, from RFC 3339 text with a time zone; an integer already is milliseconds."""
     if type(value) is int:
         return value
     if not isinstance(value, str):
         raise ContractViolation("not_a_time")
     try:
         moment = msgspec.convert(value, datetime)
-    except ValueError:  # also for half of a surrogate pair
+    except ValueError:  # also raised for a lone surrogate
         raise ContractViolation("not_a_time") from None
     if moment.tzinfo is None:
         raise ContractViolation("no_time_zone")
@@ -79,7 +80,7 @@ def instant(value: Any) -> int:
 
 
 def number(value: Any, limit: float = MAX_NUMBER, beyond: str = "out_of_range") -> float:
-    """A finite number from 0 to `most`. True is not a number, and neither is text."""
+    """A finite number from 0 to `limit`. Booleans and text are not numbers."""
     if type(value) in (float, int) and 0 <= value <= limit:
         return float(value)
     if isinstance(value, bool):
@@ -94,50 +95,50 @@ def number(value: Any, limit: float = MAX_NUMBER, beyond: str = "out_of_range") 
 
 
 def percent(value: Any) -> float:
-    """A number from 0 to 100; one that is beyond by up to a point is 0 or 100, which is what it is meant to say."""
-    if type(value) in (float, int) and (-_PERCENT_BEYOND <= value < 0 or 100 < value <= 100 + _PERCENT_BEYOND):
+    """A number from 0 to 100. A rounding error of up to one point outside that range is corrected to 0 or 100."""
+    if type(value) in (float, int) and (-_PERCENT_TOLERANCE <= value < 0 or 100 < value <= 100 + _PERCENT_TOLERANCE):
         return 0.0 if value < 0 else 100.0
     return number(value, 100, "above_100")
 
 
 def counter(value: Any) -> float:
-    """A counter of bytes. It has no fractions: where there are some, somebody sends rates in its place."""
+    """A byte counter. Fractions mean that the agent sends rates instead of counters."""
     if not (counted := number(value, MAX_COUNTER)).is_integer():
         raise ContractViolation("not_an_integer")
     return counted
 
 
-def whole(value: Any, least: int, limit: int) -> int:
-    """An integer within its bounds, both included."""
-    if number(value, limit) < least:
+def integer(value: Any, minimum: int, limit: int) -> int:
+    """An integer from `minimum` to `limit`, both included."""
+    if number(value, limit) < minimum:
         raise ContractViolation("out_of_range")
     if not isinstance(value, int):
         raise ContractViolation("not_an_integer")
     return value
 
 
-def text(value: Any, limit: int, least: int = 1) -> str:
-    """Text of so many characters."""
+def text(value: Any, limit: int, minimum: int = 1) -> str:
+    """Text of `minimum` to `limit` characters."""
     if not isinstance(value, str):
         raise ContractViolation("not_text")
-    if not least <= len(value) <= limit:
+    if not minimum <= len(value) <= limit:
         raise ContractViolation("too_long" if value else "empty")
     try:
         value.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair: no store takes it
+    except UnicodeEncodeError:  # a lone surrogate, which no store accepts
         raise ContractViolation("invalid_text") from None
     return value
 
 
 def name(value: Any) -> str:
-    """The name of a host, an interface or a volume: one line of up to 255 characters, whatever its script."""
+    """The name of a host, interface or volume: a single line of up to 255 characters in any script."""
     if _NOT_IN_A_NAME.search(text(value, 255)):
         raise ContractViolation("invalid_text")
     return str(value)
 
 
 def choice(value: Any, allowed: tuple[str, ...]) -> str:
-    """One of these words."""
+    """One of the allowed words."""
     if value not in allowed:
         raise ContractViolation("not_one_of_" + "_".join(allowed))
     return str(value)
@@ -152,7 +153,7 @@ def identifier(value: Any) -> str:
 
 
 def decimal_text(value: Any) -> Decimal:
-    """A decimal as text, so that no floating point comes near it: 12 digits before the point, 6 after it at most."""
+    """A decimal sent as text, to avoid floating point: at most 12 digits before the point and 6 after it."""
     if not isinstance(value, str):
         raise ContractViolation("decimal_not_as_text")
     if not _DECIMAL.fullmatch(value):
@@ -176,7 +177,7 @@ def document(value: Any) -> dict[str, Any]:
 
 
 def samples(value: Any) -> list[Any]:
-    """The samples of a message, as far as their number."""
+    """The list of samples; checks only its length."""
     if not isinstance(value, list):
         raise ContractViolation("not_a_list")
     if not value:
@@ -187,7 +188,7 @@ def samples(value: Any) -> list[Any]:
 
 
 def _unstorable(value: Any, levels: int) -> bool:
-    """Whether it is too deep, or holds a number that is not finite or a key that MongoDB takes for its own."""
+    """Whether the value is nested too deeply, or holds a non-finite number or a key that MongoDB reserves (`$...`)."""
     if levels == 0:
         return True
     if isinstance(value, dict):
@@ -205,10 +206,10 @@ class Field(msgspec.Struct, frozen=True):
 
 
 class Contract(msgspec.Struct, frozen=True):
-    """What one queue carries; `device` where it is of a device.
+    """The messages of one queue; `device` is the rule for `device_id` where they belong to a device.
 
-    The routing key is `<topic>.<value of the field routed_by>`. A body that carries another value there is refused:
-    brokers give rights by routing key, so it could speak for an organization that its sender is not.
+    The routing key is `<topic>.<value of the field routed_by>`. A body with another value in that field is rejected:
+    brokers grant permissions by routing key, so it could claim to come from another organization.
     """
 
     topic: str
@@ -218,7 +219,7 @@ class Contract(msgspec.Struct, frozen=True):
 
     @property
     def schema(self) -> str:
-        """What the body says of itself."""
+        """The value of the body's field `schema`."""
         return f"ninjait.{self.topic}.v1"
 
 
@@ -231,7 +232,7 @@ HEARTBEATS = Contract(
         "status": Field(partial(choice, allowed=("online", "offline", "maintenance"))),
         "agent_version": Field(partial(text, limit=100)),
         "os_version": Field(partial(text, limit=200)),
-        "uptime_seconds": Field(partial(whole, least=0, limit=2**53), required=False),
+        "uptime_seconds": Field(partial(integer, minimum=0, limit=2**53), required=False),
     },
     device=_DEVICE,
 )
@@ -240,7 +241,7 @@ API_CALLS = Contract(
     {
         "endpoint": Field(partial(text, limit=500)),
         "method": Field(partial(text, limit=20)),
-        "status_code": Field(partial(whole, least=100, limit=599)),
+        "status_code": Field(partial(integer, minimum=100, limit=599)),
         "response_time_ms": Field(number),
         "user_id": Field(identifier, required=False),
     },
@@ -251,7 +252,7 @@ LOGS = Contract(
     {
         "level": Field(partial(choice, allowed=("debug", "info", "warning", "error", "critical"))),
         "service": Field(partial(text, limit=200)),
-        "message": Field(partial(text, limit=100_000, least=0)),
+        "message": Field(partial(text, limit=100_000, minimum=0)),
         "error": Field(document, required=False),
     },
     routed_by="level",
@@ -282,9 +283,9 @@ Sample = msgspec.defstruct(
 
 
 class Metrics(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    """A metrics message without a fault or a surprise. What does not fit is looked at by the rules, which know why.
+    """A flawless metrics message. Any other goes through the rules, which find out what is wrong.
 
-    Fields that it does not name send a message to the rules as well: msgspec would skip their content unread.
+    Unknown fields also send a message through the rules: msgspec would skip their content without checking it.
     """
 
     schema: Literal["ninjait.metrics.v1"]

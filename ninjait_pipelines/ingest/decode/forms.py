@@ -1,11 +1,11 @@
-"""What a message is that cannot be read as what it should be: the name of its form, for the reason it is refused for.
+"""Guesses the actual form of a message that could not be read as the expected one, to name it in the rejection.
 
-Pure, and asked only once reading has failed: nothing good ever depends on these guesses.
+Pure, and used only after reading has failed: no accepted message depends on these guesses.
 """
 
 import re
 
-# What begins with these bytes is no text, or text in another encoding.
+# The first bytes of compressed data and of text in another encoding.
 _MAGIC = {
     b"\x28\xb5\x2f\xfd": "zstd",
     b"\x1f\x8b": "gzip",
@@ -20,7 +20,8 @@ _MAGIC = {
     b"\xff\xfe\x00\x00": "utf_32",
     b"\x00\x00\xfe\xff": "utf_32",
 }
-# UTF-16 with or without its mark, a map of MessagePack that begins with a name, collectd's binary parts (host, time).
+# UTF-16 with or without byte order mark; a MessagePack map whose first key is a name; collectd's binary protocol, whose
+# packets begin with a part for host or time.
 _BINARY = (
     (re.compile(rb"(?:\xff\xfe)?(?:[\x09-\x7e]\x00){3}|(?:\xfe\xff)?(?:\x00[\x09-\x7e]){3}"), "utf_16"),
     (re.compile(rb"(?:[\x81-\x8f]|\xde..|\xdf....)[\xa1-\xbf][a-z_]", re.DOTALL), "msgpack"),
@@ -32,26 +33,26 @@ _TEXT = (
     (re.compile(r"^[\w.*-]+(?:;[\w.=;-]+)? +-?[\d.eE+-]+ +\d{9,13}\r?$", re.MULTILINE | re.ASCII), "graphite"),
 )
 _LINE = re.compile(r"\s*[^\s,=]+(?:,[^\s,=]+=[^\s,=]+)*\s+[^\s,=]+=[^\s=]", re.ASCII)
-_LOOKED_AT = 1024
+_EXAMINED_BYTES = 1024
 
 
 def form_of(body: bytes) -> str | None:
-    """The form of a body; None where it is none of those that senders are known to send."""
-    if found := next((name for magic, name in _MAGIC.items() if body.startswith(magic)), None):
-        return found
-    start = body[:_LOOKED_AT]
-    if found := next((name for pattern, name in _BINARY if pattern.match(start)), None):
-        return found
+    """The form of a body; None if it is none that senders are known to send by mistake."""
+    if form := next((name for magic, name in _MAGIC.items() if body.startswith(magic)), None):
+        return form
+    start = body[:_EXAMINED_BYTES]
+    if form := next((name for pattern, name in _BINARY if pattern.match(start)), None):
+        return form
     text = start.decode(errors="replace").lstrip("\ufeff")
     if text.lstrip().startswith(("{", "[")):
-        return _of_json(text)
-    if found := next((name for pattern, name in _TEXT if pattern.search(text)), None):
-        return found
+        return _form_of_json(text)
+    if form := next((name for pattern, name in _TEXT if pattern.search(text)), None):
+        return form
     return "line_protocol" if _LINE.match(text) else None
 
 
-def _of_json(text: str) -> str | None:
-    """Whose JSON it is, by the names in it."""
+def _form_of_json(text: str) -> str | None:
+    """The sender's format, judging by the keys in the JSON."""
     if '"dsnames"' in text:
         return "collectd_json"
     if '"resourceMetrics"' in text:

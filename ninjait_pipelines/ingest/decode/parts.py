@@ -1,7 +1,7 @@
-"""What several entries of a message say together of one instant: the cores of a processor, the states of memory.
+"""Combines entries of a message that describe one instant: the cores of a processor, the states of memory.
 
-A whole is only made of parts that came in one message, and only where it is plain that none is missing: a mean of some
-of the cores would be a wrong number, and nobody could see that. Parts that make no whole are left out and counted.
+Parts are combined only if they came in one message and evidently none is missing: the mean of some of the cores would
+be a wrong number that no one could recognize as wrong. Parts that cannot be combined are left out and counted.
 """
 
 from collections import defaultdict
@@ -10,12 +10,12 @@ from typing import Any
 
 import msgspec
 
-# The number of a core; on Windows of its group and of the core in it. None at all: all of them.
+# A core's number; on Windows (group, core). The empty tuple stands for all cores together.
 Number = tuple[int, ...]
 ALL_CORES: Number = ()
-# Telegraf's batches are full at a multiple of this (1,000 by default), and may be cut in the middle of an instant then.
+# A full Telegraf batch (1,000 lines by default, always a multiple of this in practice) may end in mid-instant.
 FULL_BATCHES_OF = 50
-# collectd's states of memory. Linux has the first four always, and the slabs since collectd 5.5.
+# collectd's memory states. Linux always has these four, and both slabs since collectd 5.5.
 _MEMORY = {"used", "free", "buffered", "cached"}
 _SLABS = {"slab_recl", "slab_unrecl"}
 MEMORY_STATES = frozenset(_MEMORY | _SLABS)
@@ -25,7 +25,7 @@ Device = tuple[str, str]
 
 
 class Core(msgspec.Struct, frozen=True, gc=False):
-    """What one core says: percent busy at an instant, in milliseconds since 1970, by which entry of the message."""
+    """One core's load: percent busy at `time` (milliseconds since 1970); `index` is the entry that reported it."""
 
     index: int
     device: Device
@@ -35,32 +35,32 @@ class Core(msgspec.Struct, frozen=True, gc=False):
 
 
 def whole_processors(cores: Sequence[Core], entries: int) -> list[list[Core]]:
-    """The cores of each device and instant for which all of its cores are there; `entries` is the message's length.
+    """The cores of each device and instant that has all of the device's cores; `entries` is the message's length.
 
-    All are those that any instant of the message has. Where a single instant has them they must be numbered without a
-    gap, and be several: one core may be all of a small machine, or the only one of a large one that came along. And
-    they must not be where a full batch ends.
+    A device's cores are those that appear at any instant of the message. If only a single instant has them all, they
+    must also be several, numbered without a gap, and not at the end of a full batch: a lone core may be all of a small
+    machine, or one of many on a large machine.
     """
     instants: dict[tuple[Device, int], dict[Number, Core]] = defaultdict(dict)
     for core in cores:
         instants[core.device, core.time][core.number] = core
     numbers: dict[Device, set[Number]] = defaultdict(set)
     seen: dict[tuple[Device, frozenset[Number]], int] = defaultdict(int)
-    for (device, _), found in instants.items():
-        numbers[device] |= found.keys()
-        seen[device, frozenset(found)] += 1
-    end = entries - 1 if entries % FULL_BATCHES_OF == 0 else None
-    wholes = []
-    for (device, _), found in instants.items():
-        again = seen[device, frozenset(found)] > 1
-        is_cut = any(core.index == end for core in found.values())
-        if found.keys() == numbers[device] and (again or (_without_gap(found) and not is_cut)):
-            wholes.append(list(found.values()))
-    return wholes
+    for (device, _), by_number in instants.items():
+        numbers[device] |= by_number.keys()
+        seen[device, frozenset(by_number)] += 1
+    end_of_full_batch = entries - 1 if entries % FULL_BATCHES_OF == 0 else None
+    complete = []
+    for (device, _), by_number in instants.items():
+        is_repeated = seen[device, frozenset(by_number)] > 1
+        may_be_cut = any(core.index == end_of_full_batch for core in by_number.values())
+        if by_number.keys() == numbers[device] and (is_repeated or (_without_gap(by_number) and not may_be_cut)):
+            complete.append(list(by_number.values()))
+    return complete
 
 
 def _without_gap(numbers: Iterable[Number]) -> bool:
-    """Whether several cores are numbered 0, 1, 2 and so on, in each of their groups."""
+    """Whether there are several cores, numbered 0, 1, 2, ... in each group."""
     groups: dict[Number, list[int]] = defaultdict(list)
     for number in numbers:
         groups[number[:-1]].append(number[-1])
@@ -69,19 +69,19 @@ def _without_gap(numbers: Iterable[Number]) -> bool:
 
 
 def mean(cores: Sequence[Core]) -> float:
-    """Percent of all cores."""
+    """The mean load of the cores, in percent."""
     return sum(core.busy for core in cores) / len(cores)
 
 
 def memory_total(states: Mapping[str, Any]) -> float | None:
-    """Bytes of memory, of the bytes in each of collectd's states; None where one is missing or no number."""
+    """A device's memory in bytes: the sum of collectd's states. None if one is missing or not a number."""
     if not states.keys() >= _MEMORY or len(states.keys() & _SLABS) == 1:
         return None
     return _sum(states.values())
 
 
 def volume_total(states: Mapping[str, Any]) -> float | None:
-    """Bytes of a volume, likewise."""
+    """A volume's size in bytes: the sum of its states. None if one is missing or not a number."""
     return _sum(states.values()) if states.keys() == VOLUME_STATES else None
 
 

@@ -142,7 +142,7 @@ class Report:
         table.add_row(name, f"{published:,}", f"{stored:,}", self.stores.metrics_store.title, mark)
         hourly = self.stores.clickhouse.scalar(
             "SELECT sum(sample_count) FROM device_metrics_hourly "
-            "WHERE hour >= {start:DateTime('UTC')} AND hour < {stop:DateTime('UTC')}",
+            "WHERE timestamp >= {start:DateTime('UTC')} AND timestamp < {stop:DateTime('UTC')}",
             start=start,
             stop=start + DAY,
         )
@@ -167,9 +167,10 @@ class Report:
     def one_device(self) -> Table:
         """Some hours of the busiest server of yesterday."""
         rows = self.stores.clickhouse.rows(
-            "SELECT hostname, hour, cpu_avg, cpu_max, memory_avg, disk_usage, network_in, sample_count, sample_share "
+            "SELECT hostname, timestamp AS hour, cpu_avg, cpu_max, memory_avg, disk_usage, network_in, sample_count, "
+            "sample_share "
             "FROM device_metrics_hourly AS m INNER JOIN devices AS d ON d.id = m.device_id "
-            "WHERE d.kind = 'server' AND hour >= {start:DateTime('UTC')} AND hour < {stop:DateTime('UTC')} "
+            "WHERE d.kind = 'server' AND timestamp >= {start:DateTime('UTC')} AND timestamp < {stop:DateTime('UTC')} "
             "ORDER BY cpu_avg DESC LIMIT 3",
             start=self.story.day,
             stop=self.story.day + DAY,
@@ -274,7 +275,7 @@ class Report:
         for start in sorted(self.story.windows):
             manifest = verify_day(self.stores.archive, DATASET, start.date())
             rows = self.stores.clickhouse.scalar(
-                "SELECT count() FROM device_metrics_hourly WHERE toDate(hour) = {day:Date}", day=start.date()
+                "SELECT count() FROM device_metrics_hourly WHERE toDate(timestamp) = {day:Date}", day=start.date()
             )
             table.add_row(
                 f"{manifest.day}",

@@ -16,11 +16,11 @@ WITH
     devices AS (
         SELECT organization_id, uniqExact(device_id) AS devices
         FROM (
-            SELECT organization_id, device_id, hour FROM device_metrics_hourly
-            WHERE hour >= {first:DateTime('UTC')} AND hour < {last:DateTime('UTC')}
+            SELECT organization_id, device_id, timestamp FROM device_metrics_hourly
+            WHERE timestamp >= {first:DateTime('UTC')} AND timestamp < {last:DateTime('UTC')}
         ) AS h
         INNER JOIN windows USING (organization_id)
-        WHERE hour >= window_start AND hour < window_end
+        WHERE timestamp >= window_start AND timestamp < window_end
         GROUP BY organization_id
     ),
     usage AS (

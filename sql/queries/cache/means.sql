@@ -6,5 +6,5 @@ SELECT
     sum(memory_avg * ifNull(memory_count, sample_count))
         / nullIf(sumIf(ifNull(memory_count, sample_count), memory_avg IS NOT NULL), 0) AS memory_avg
 FROM device_metrics_hourly
-WHERE hour IN {hours:Array(DateTime('UTC'))}
+WHERE timestamp IN {hours:Array(DateTime('UTC'))}
 GROUP BY organization_id

@@ -3,7 +3,7 @@ SELECT usage.organization_id AS organization_id, device_id, devices.hostname AS 
 FROM (
     SELECT organization_id, device_id, sum(cpu_avg * ifNull(cpu_count, sample_count)) / sum(ifNull(cpu_count, sample_count)) AS cpu_avg
     FROM device_metrics_hourly AS hourly
-    WHERE hour >= {start:DateTime('UTC')} AND hour < {stop:DateTime('UTC')} AND hourly.cpu_avg IS NOT NULL
+    WHERE timestamp >= {start:DateTime('UTC')} AND timestamp < {stop:DateTime('UTC')} AND hourly.cpu_avg IS NOT NULL
     GROUP BY organization_id, device_id
 ) AS usage
 LEFT JOIN devices ON devices.id = usage.device_id AND devices.organization_id = usage.organization_id

@@ -10,5 +10,5 @@ SELECT
     max(memory_max) AS memory_max,
     sum(sample_share) AS share
 FROM device_metrics_hourly
-WHERE hour >= {start:DateTime('UTC')} AND hour < {stop:DateTime('UTC')}
+WHERE timestamp >= {start:DateTime('UTC')} AND timestamp < {stop:DateTime('UTC')}
 GROUP BY organization_id

@@ -4,7 +4,7 @@
 -- The window is served by the index ticket_history_by_time, the histories by ticket_history_by_ticket.
 SELECT
     t.id, t.organization_id, t.number, t.requester_id, t.created_at, t.status, t.priority, t.assignee_id,
-    h.actor_id, h.event, h.old_value, h.new_value, h.occurred_at
+    h.id AS event_id, h.actor_id, h.event, h.old_value, h.new_value, h.occurred_at
 FROM tickets AS t
 JOIN ticket_history AS h ON h.ticket_id = t.id
 WHERE t.id IN (SELECT ticket_id FROM ticket_history WHERE occurred_at >= %(start)s AND occurred_at < %(end)s)
