@@ -33,7 +33,7 @@ TESTS = Path(__file__).parent
 LONGEST = (
     "faults/test_faults",
     "resources/test_rabbitmq",
-    "ingest/test_foreign_servers",
+    "ingest/test_third_party_servers",
     "resources/test_influxdb",
     "resources/test_clickhouse_metrics",
     "ingest/test_degraded",

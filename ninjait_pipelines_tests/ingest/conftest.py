@@ -10,13 +10,16 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from ninjait_pipelines.cli import app
+from ninjait_pipelines.ingest.decode.message import Decoded, Period, decode
 from ninjait_pipelines.ingest.drain import Drain
+from ninjait_pipelines.ingest.ledger import ledger_rows
 from ninjait_pipelines.ingest.sinks import EventsSink, LogsSink, MetricsSink, Sink
+from ninjait_pipelines.messages import Message
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.resources.rabbitmq.resource import RabbitMQ
 from ninjait_pipelines.settings import Settings
 from ninjait_pipelines_tests.emptied import module_stores, settings, stores
-from ninjait_pipelines_tests.ingest.samples import register
+from ninjait_pipelines_tests.ingest.samples import NOW, REGISTRY, register
 
 __all__ = ["module_stores", "settings", "stores"]
 
@@ -97,3 +100,10 @@ def drained(stores: Stores, queue: str = "agent.metrics") -> Any:
 def lines(*bodies: Any) -> bytes:
     """Bodies as `ninjait publish` reads them; bytes stay as they are."""
     return b"".join((body if isinstance(body, bytes) else json.dumps(body).encode()) + b"\n" for body in bodies)
+
+
+def ledger_row(delivered: Message, decoded: Decoded | None = None) -> dict[str, Any]:
+    """A message's row of the ledger."""
+    decoded = decoded or decode(delivered, REGISTRY, Period.at(NOW))
+    [row] = ledger_rows([(delivered, decoded)], "run").to_pylist()
+    return row

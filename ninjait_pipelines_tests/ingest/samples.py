@@ -125,6 +125,21 @@ def telegraf(*lines: str, organization: str | None = ORG, **fields: Any) -> Mess
     return message("agent.metrics", body, **given | fields)
 
 
+def unknown_lines(host: str = "lap-2", minutes_ago: int = 1) -> list[str]:
+    """Lines of Windows inputs that the decoder does not know."""
+    return [
+        line("win_services", "state=4i,startup_mode=2i", 60 * minutes_ago, host=host, service_name="Dhcp"),
+        line("win_services", "state=1i,startup_mode=3i", 60 * minutes_ago, host=host, service_name="Fax"),
+        line("win_wmi", "Depth=1i", 60 * minutes_ago, host=host),
+    ]
+
+
+def batch(lines: int, tag: int) -> Message:
+    """A message of many lines of Telegraf's, each with a tag of so many characters."""
+    label = "x" * tag
+    return telegraf(*(line("mem", f"used={n}i", n % 3600, label=label) for n in range(lines)), organization=ORG)
+
+
 def value_list(plugin: str, kind: str, *values: Any, seconds_ago: float = 60, **fields: Any) -> dict[str, Any]:
     """A value list as collectd writes it."""
     network = plugin == "interface"

@@ -17,8 +17,9 @@ import pytest
 from ninjait_pipelines import keys
 from ninjait_pipelines.ingest import drain as drain_module
 from ninjait_pipelines.ingest import sinks
-from ninjait_pipelines.ingest.decode.message import Decoded
-from ninjait_pipelines.ingest.drain import Summary
+from ninjait_pipelines.ingest.decode.message import Decoded, Period, decode
+from ninjait_pipelines.ingest.decode.third_party import MAX_BYTES
+from ninjait_pipelines.ingest.drain import BATCH_BYTES, Summary, _parts
 from ninjait_pipelines.ingest.quarantine import body_of
 from ninjait_pipelines.ingest.quarantine.reasons import entries, read
 from ninjait_pipelines.ingest.sinks import MetricsSink, Record
@@ -40,9 +41,14 @@ from ninjait_pipelines_tests.ingest.samples import (
     OTHER_ORG,
     REGISTRY,
     ago,
+    batch,
+    gzipped,
+    line,
+    message,
     metrics,
     outgoing,
     sample,
+    telegraf,
 )
 from ninjait_pipelines_tests.resources.queue_contract import eventually
 
@@ -646,3 +652,29 @@ class _Deaf:
 
     def acknowledge(self, messages: Any) -> None:
         """Nothing arrives."""
+
+
+def test_a_copy_that_comes_twice_in_one_batch_counts_once() -> None:
+    """A publisher that names no copies sent one twice; the ledger had one, and `conservation` failed by the other."""
+    one = telegraf(line("mem", "used=0i"), line("mem", "used=-1i"))
+    summary = Summary()
+    summary.add([(one, decode(one, REGISTRY, Period.at(NOW))), (one, decode(one, REGISTRY, Period.at(NOW)))], set())
+    summary.add([(one, decode(one, REGISTRY, Period.at(NOW)))], set())
+    assert (summary.messages, summary.messages_quarantined) == (1, 1)
+    assert (summary.points, summary.points_written, summary.points_quarantined) == (2, 1, 1)
+    assert summary.bytes == len(one.body)
+
+
+def test_what_is_packed_goes_in_parts_as_large_as_it_is_unpacked() -> None:
+    """A hundred messages come at once, and 16 MiB may be packed into 16 kB."""
+    small, large = batch(10, 1), batch(1, MAX_BYTES - 200)
+    packed = message("agent.metrics", gzipped(large.body), routing_key=large.routing_key)
+    assert len(packed.body) < 50_000 < BATCH_BYTES
+    parts = [list(part) for part in _parts([small, small, packed, packed, small, small])]
+    assert list(map(len, parts)) == [2, 1, 1, 2]
+    assert [one for part in parts for one in part] == [small, small, packed, packed, small, small]
+    assert list(_parts([])) == []
+    assert json.dumps(len(list(_parts([small] * 4000)))) == "1"
+    usual = batch(100, 200)
+    received = [usual] * (BATCH_BYTES // len(usual.body) + 100)
+    assert len(list(_parts(received))) == 1, "what the last receive brings beyond the bound is no batch of its own"

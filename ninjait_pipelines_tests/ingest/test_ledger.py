@@ -19,7 +19,7 @@ from ninjait_pipelines.resources.rabbitmq.resource import RabbitMQ
 from ninjait_pipelines.rollup.assets import device_metrics_hourly
 from ninjait_pipelines.rollup.checks import hour_is_accounted_for
 from ninjait_pipelines_tests.emptied import rabbitmq_channel
-from ninjait_pipelines_tests.ingest.conftest import TABLES, make_drain, sink_of
+from ninjait_pipelines_tests.ingest.conftest import TABLES, ledger_row, make_drain, sink_of
 from ninjait_pipelines_tests.ingest.samples import (
     DEVICE,
     EVENTS,
@@ -34,6 +34,7 @@ from ninjait_pipelines_tests.ingest.samples import (
     outgoing,
     sample,
     telegraf,
+    unknown_lines,
     value_list,
 )
 from ninjait_pipelines_tests.ingest.test_drain import ledger, points, publish, run
@@ -42,12 +43,6 @@ from ninjait_pipelines_tests.runs import passed
 
 PERIOD = Period.at(NOW)
 A, B, C = (str(UUID(int=number)) for number in (1, 2, 3))
-
-
-def row_of(delivered: Any, decoded: Decoded | None = None) -> dict[str, Any]:
-    decoded = decoded or decode(delivered, REGISTRY, PERIOD)
-    [row] = ledger_rows([(delivered, decoded)], "run").to_pylist()
-    return row
 
 
 def ago(seconds: float) -> Any:
@@ -59,7 +54,7 @@ def ago(seconds: float) -> Any:
 
 def test_a_row_lists_the_instants_that_were_written_and_why_others_were_not() -> None:
     delivered = message("agent.metrics", metrics(sample(60), sample(30, cpu=103), sample(20, memory=-1), sample(10)))
-    row = row_of(delivered)
+    row = ledger_row(delivered)
     assert row["instants"] == [ago(60), ago(10)]
     assert row["reasons"] == ["above_100", "negative"]
     assert (row["device_id"], row["instant_devices"], row["counter_instants"]) == (DEVICE, [], [])
@@ -67,16 +62,35 @@ def test_a_row_lists_the_instants_that_were_written_and_why_others_were_not() ->
     assert row["message_id"] == str(UUID(str(delivered.message_id)))
 
 
+def test_the_ledger_says_that_nothing_was_understood() -> None:
+    row = ledger_row(telegraf(*unknown_lines(), organization=ORG))
+    assert (row["outcome"], row["points"], row["points_written"], row["unknown_fields"]) == ("not_understood", 0, 0, 5)
+    assert (row["agent"], row["host"]) == ("telegraf", "lap-2")
+    assert row["left_out"][1] == {
+        "device_id": SECOND_DEVICE,
+        "host": "lap-2",
+        "measurement": "win_wmi",
+        "example": "Depth",
+        "readings": 1,
+    }
+    assert ledger_row(telegraf(*unknown_lines(), line("mem", "used=1i"), organization=ORG))["outcome"] == "written"
+    assert ledger_row(telegraf(*unknown_lines(), line("mem", "used=-1i"), organization=ORG))["outcome"] == "quarantined"
+    assert ledger_row(message("agent.metrics", metrics(sample())))["outcome"] == "written"
+
+
 def test_what_the_store_refused_is_not_listed() -> None:
     """It refuses by row of the columns, and of a partly bad message these are not the samples one by one."""
     delivered = message("agent.metrics", metrics(sample(60, cpu=103), sample(30), sample(10)))
     decoded = decode(delivered, REGISTRY, PERIOD)
     decoded.rejections = [*decoded.rejections, Rejection(1, None, "no room", "refused_by_store")]
-    row = row_of(delivered, decoded)
+    row = ledger_row(delivered, decoded)
     assert row["instants"] == [ago(10)]
     assert row["reasons"] == ["above_100", "refused_by_store"]
     decoded.rejections = [*decoded.rejections, Rejection(2, None, "no room", "refused_by_store")]
-    assert (row_of(delivered, decoded)["instants"], row_of(delivered, decoded)["outcome"]) == ([], "quarantined")
+    assert (ledger_row(delivered, decoded)["instants"], ledger_row(delivered, decoded)["outcome"]) == (
+        [],
+        "quarantined",
+    )
 
 
 def test_other_agents_points_are_listed_with_their_devices() -> None:
@@ -85,7 +99,7 @@ def test_other_agents_points_are_listed_with_their_devices() -> None:
         line("net", "bytes_sent=1i,bytes_recv=2i", 50, interface="eth0"),
         line("mem", "used=1048576i", 40, host="lap-1"),
     ]
-    row = row_of(telegraf(*lines, organization=ORG))
+    row = ledger_row(telegraf(*lines, organization=ORG))
     assert (row["device_id"], row["instants"], row["counter_instants"]) == (NOBODY, [ago(60), ago(40)], [ago(50)])
     assert row["instant_devices"] == [SECOND_DEVICE, DEVICE, SECOND_DEVICE]
 
@@ -103,12 +117,12 @@ def volumes_of(*seconds_ago: float) -> Decoded:
 
 def test_readings_of_volumes_have_instants_of_their_own_and_what_is_refused_has_none() -> None:
     delivered, decoded = telegraf(line("mem", "used=1i")), volumes_of(60, 60, 30)
-    row = row_of(delivered, decoded)
+    row = ledger_row(delivered, decoded)
     assert (row["volume_instants"], row["instants"], row["points_written"]) == ([ago(60), ago(60), ago(30)], [], 3)
     assert row["instant_devices"] == [DEVICE] * 3
     _reject([volumes_of(50), decoded], "volumes", [Refusal(2, "no room")])
     assert [one.index for one in decoded.rejections] == [4]
-    row = row_of(delivered, decoded)
+    row = ledger_row(delivered, decoded)
     assert (row["volume_instants"], row["points_written"], row["points_quarantined"]) == ([ago(60), ago(30)], 2, 1)
 
 
@@ -129,14 +143,14 @@ def test_readings_of_volumes_are_accounted_for(stores: Stores) -> None:
 
 def test_an_event_has_one_instant() -> None:
     for queue, event in EVENTS.items():
-        row = row_of(message(queue, event))
+        row = ledger_row(message(queue, event))
         assert (row["instants"], row["device_id"]) == ([ago(60)], event.get("device_id", NOBODY)), queue
         assert row["instant_devices"] == []
 
 
 def test_the_digest_tells_values_apart_and_is_the_same_in_every_process() -> None:
     def digest(*samples: Any) -> int:
-        return int(row_of(message("agent.metrics", metrics(*samples)))["values_digest"])
+        return int(ledger_row(message("agent.metrics", metrics(*samples)))["values_digest"])
 
     fixed = digest(sample(60, cpu=1), sample(30, uptime=None))
     assert fixed == digest(sample(60, cpu=1.0), sample(30, uptime=None))
@@ -149,7 +163,7 @@ def test_what_was_written_is_counted_by_itself() -> None:
     delivered = message("agent.metrics", metrics(sample(60), sample(30)))
     decoded = decode(delivered, REGISTRY, PERIOD)
     decoded.columns = {name: values[:1] for name, values in decoded.columns.items()}
-    row = row_of(delivered, decoded)
+    row = ledger_row(delivered, decoded)
     assert (row["points"], row["points_written"], row["points_quarantined"]) == (2, 1, 0)
 
 

@@ -1,15 +1,15 @@
-"""Senders: what of theirs is left out, which of them are broken, when they were last heard of, what they may cost."""
+"""Senders in the stores: what of theirs is left out, when they were last heard of, how many series they may make."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from ninjait_pipelines.ingest.decode.message import MAX_LEFT_OUT, NOBODY, OTHERS, LeftOut, Period, decode
+from ninjait_pipelines.ingest.decode.message import NOBODY, OTHERS, Period, decode
 from ninjait_pipelines.ingest.series import MAX_NAMES
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.resources.metrics_store import Refusal
-from ninjait_pipelines_tests.ingest.conftest import drained, sink_of
+from ninjait_pipelines_tests.ingest.conftest import drained, ledger_row, sink_of
 from ninjait_pipelines_tests.ingest.samples import (
     DEVICE,
     NOW,
@@ -17,110 +17,15 @@ from ninjait_pipelines_tests.ingest.samples import (
     REGISTRY,
     SECOND_DEVICE,
     as_published,
-    collectd,
     line,
-    message,
     metrics,
     outgoing,
     sample,
     telegraf,
-    value_list,
+    unknown_lines,
 )
-from ninjait_pipelines_tests.ingest.test_ledger import row_of
 
 PERIOD = Period.at(NOW)
-
-
-def windows(host: str = "lap-2", minutes_ago: int = 1) -> list[str]:
-    """Lines of an input that nobody has a table for."""
-    return [
-        line("win_services", "state=4i,startup_mode=2i", 60 * minutes_ago, host=host, service_name="Dhcp"),
-        line("win_services", "state=1i,startup_mode=3i", 60 * minutes_ago, host=host, service_name="Fax"),
-        line("win_wmi", "Depth=1i", 60 * minutes_ago, host=host),
-    ]
-
-
-# --- a message of which nothing was understood ---
-
-
-@pytest.mark.parametrize("end", ["", " # nothing"])
-def test_what_was_not_understood_is_named_in_the_fast_way_and_in_the_thorough(end: str) -> None:
-    """A Windows fleet was `written` with 0 points, and nothing said whose readings of what were left out."""
-    lines = [*windows(), line("mem", "used=1048576i"), line("mem", "free=1i"), *([end.strip()] if end else [])]
-    decoded = decode(telegraf(*lines, organization=ORG), REGISTRY, PERIOD)
-    assert decoded.left_out == [
-        LeftOut(ORG, SECOND_DEVICE, "lap-2", "win_services", "state", 2),
-        LeftOut(ORG, SECOND_DEVICE, "lap-2", "win_wmi", "Depth", 1),
-        LeftOut(ORG, SECOND_DEVICE, "lap-2", "mem", "free", 1),
-    ]
-    assert (decoded.points, decoded.agent, decoded.host) == (1, "telegraf", "lap-2")
-
-
-def test_what_collectd_sends_is_left_out_by_plugin_and_type() -> None:
-    lists = [
-        value_list("load", "load", 0.5),
-        value_list("swap", "swap", 1, type_instance="free"),
-        value_list("memory", "memory", 1, type_instance="used"),
-    ]
-    lists.append(value_list("cpu", "cpu", host=None, values=[], dsnames=[], dstypes=[]))
-    lists.append(value_list("df", "", 1) | {"host": ["x"], "plugin": 1})
-    decoded = decode(collectd(*lists, organization=ORG), REGISTRY, PERIOD)
-    assert decoded.left_out == [
-        LeftOut(ORG, SECOND_DEVICE, "lap-2", "load/load", "value", 1),
-        LeftOut(ORG, SECOND_DEVICE, "lap-2", "swap/swap", "free", 1),
-        LeftOut(NOBODY, NOBODY, "", "/", "value", 1),
-    ]
-    assert (decoded.points, decoded.agent, decoded.host) == (1, "collectd", "lap-2")
-
-
-def test_a_host_that_is_not_registered_is_named_all_the_same() -> None:
-    decoded = decode(telegraf(*windows("new-pc"), organization=ORG), REGISTRY, PERIOD)
-    assert {(one.organization_id, one.device_id, one.host) for one in decoded.left_out} == {(NOBODY, NOBODY, "new-pc")}
-    assert not decoded.rejections
-
-
-@pytest.mark.parametrize("fast", [True, False])
-def test_invented_names_are_bounded_in_number_and_length(fast: bool) -> None:
-    """A sender may invent a measurement for each line, and a host."""
-    invented = [line(f"m{number:0>300}", f"{'f' * 300}=1i") for number in range(1000)]
-    invented += [line("x", "y=1i", host=f"h{number:0>300}") for number in range(1000)]
-    body = telegraf(*invented, *([] if fast else ["# thorough"]), organization=ORG)
-    found = decode(body, REGISTRY, PERIOD).left_out
-    assert len(found) == 2 * MAX_LEFT_OUT + 1
-    assert sum(one.readings for one in found) == 2000
-    assert max(len(name) for one in found for name in (one.host, one.measurement, one.example)) == 100
-    assert [one.readings for one in found if (one.host, one.measurement) == ("lap-2", OTHERS)] == [1000 - MAX_LEFT_OUT]
-    assert found[-1].host == OTHERS
-
-
-@pytest.mark.parametrize(
-    ("body", "host"),
-    [
-        (b'mem,host=lap-7 used=1\nnot a line"', "lap-7"),
-        (b'{"metrics": [{"name": "mem", "tags": {"host": "lap-7"}}]}', "lap-7"),
-        (b"\xff\xfe nothing", ""),
-        (b"mem,host=" + b"x" * 5000, "x" * 100),
-    ],
-)
-def test_the_sender_of_what_cannot_be_read_is_told_apart(body: bytes, host: str) -> None:
-    decoded = decode(message("agent.metrics", body, routing_key=f"metrics.telegraf.{ORG}"), REGISTRY, PERIOD)
-    assert (decoded.host, decoded.agent) == (host, "telegraf")
-
-
-def test_the_ledger_says_that_nothing_was_understood() -> None:
-    row = row_of(telegraf(*windows(), organization=ORG))
-    assert (row["outcome"], row["points"], row["points_written"], row["unknown_fields"]) == ("not_understood", 0, 0, 5)
-    assert (row["agent"], row["host"]) == ("telegraf", "lap-2")
-    assert row["left_out"][1] == {
-        "device_id": SECOND_DEVICE,
-        "host": "lap-2",
-        "measurement": "win_wmi",
-        "example": "Depth",
-        "readings": 1,
-    }
-    assert row_of(telegraf(*windows(), line("mem", "used=1i"), organization=ORG))["outcome"] == "written"
-    assert row_of(telegraf(*windows(), line("mem", "used=-1i"), organization=ORG))["outcome"] == "quarantined"
-    assert row_of(message("agent.metrics", metrics(sample())))["outcome"] == "written"
 
 
 # --- what the stores have of it ---
@@ -134,8 +39,8 @@ def left_out(stores: Stores) -> list[tuple[Any, ...]]:
 
 def test_a_windows_fleet_is_seen(fleet: Stores) -> None:
     """It was invisible: `written` with 0 points, no row anywhere, all checks green."""
-    bodies = [telegraf(*windows(minutes_ago=ago), organization=ORG) for ago in (1, 2)]
-    bodies.append(telegraf(*windows("new-pc"), line("mem", "used=1048576i"), organization=ORG))
+    bodies = [telegraf(*unknown_lines(minutes_ago=ago), organization=ORG) for ago in (1, 2)]
+    bodies.append(telegraf(*unknown_lines("new-pc"), line("mem", "used=1048576i"), organization=ORG))
     fleet.message_queue.publish([*map(as_published, bodies), as_published(bodies[0])])
     summary = drained(fleet)
     assert (summary.messages, summary.points, summary.messages_not_understood) == (4, 1, 3)
@@ -202,7 +107,7 @@ def test_a_clock_that_is_ahead_is_not_seen_in_the_future(fleet: Stores) -> None:
 
 
 def test_a_device_of_which_nothing_is_understood_has_sent_and_was_not_seen(fleet: Stores) -> None:
-    fleet.message_queue.publish([as_published(telegraf(*windows(), *windows("new-pc"), organization=ORG))])
+    fleet.message_queue.publish([as_published(telegraf(*unknown_lines(), *unknown_lines("new-pc"), organization=ORG))])
     drained(fleet)
     [row] = seen(fleet).values()
     assert (str(row["device_id"]), row["last_seen"].year, row["understood_at"].year) == (SECOND_DEVICE, 1970, 1970)
@@ -305,7 +210,7 @@ def test_volumes_are_bounded_too(fleet: Stores) -> None:
     assert {rejection.reason for rejection in decoded.rejections} == {"too_many_volumes"}
     assert [rejection.index for rejection in decoded.rejections] == [count - 2, count - 1, count]
     assert decoded.rejections[0].value == repr(names[-3])
-    row = row_of(telegraf(organization=ORG), decoded)
+    row = ledger_row(telegraf(organization=ORG), decoded)
     assert (row["points_written"], row["points_quarantined"]) == (MAX_NAMES + 1, 3)
 
 
@@ -321,7 +226,7 @@ def test_a_batch_that_is_written_once_more_is_refused_the_same(fleet: Stores, mo
     for _ in range(2):
         decoded.rejections = []
         sink.write([decoded], "run", NOW)
-        rows.append(row_of(interfaces(*names), decoded))
+        rows.append(ledger_row(interfaces(*names), decoded))
     assert rows[0] == rows[1]
     assert (rows[0]["points_written"], rows[0]["points_quarantined"]) == (MAX_NAMES, 2)
 

@@ -1,4 +1,4 @@
-"""The decoder: every kind of bad input has its outcome, and no bytes whatever make it raise."""
+"""Messages that the rules read: what each fault costs, and how it is reported."""
 
 import json
 from datetime import datetime, timedelta
@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from ninjait_pipelines.ingest.decode.contract import MAX_BYTES
-from ninjait_pipelines.ingest.decode.message import Decoded, Period, decode, decode_by_rules, decode_good_metrics
+from ninjait_pipelines.ingest.decode.message import Decoded, decode
+from ninjait_pipelines_tests.ingest.decode.decoding import PERIOD, decoded, reasons
 from ninjait_pipelines_tests.ingest.samples import (
     DEVICE,
     EVENTS,
@@ -23,36 +24,17 @@ from ninjait_pipelines_tests.ingest.samples import (
     sample,
 )
 
-PERIOD = Period.at(NOW)
 UNKNOWN = "99999999-9999-4999-8999-999999999999"
 
 
-def decoded(body: Any, queue: str = "agent.metrics", **fields: Any) -> Decoded:
+def body_decoded(body: Any, queue: str = "agent.metrics", **fields: Any) -> Decoded:
     return decode(message(queue, body, **fields), REGISTRY, PERIOD)
-
-
-def reasons(result: Decoded) -> list[tuple[int | None, str | None, str]]:
-    return [(rejection.index, rejection.field, rejection.reason) for rejection in result.rejections]
 
 
 def raw(text: str) -> bytes:
     """A body with one good sample, one whose cpu is this JSON text, and another good one."""
     body = json.dumps(metrics(sample(90), sample(60, cpu="HERE"), sample(30)))
     return body.replace('"HERE"', text).encode()
-
-
-def test_a_good_message_takes_the_fast_path_and_keeps_every_value() -> None:
-    body = metrics(sample(60), sample(30, timestamp=int(NOW.timestamp() * 1000), memory=None))
-    result = decode_good_metrics(message("agent.metrics", body), REGISTRY, PERIOD)
-    assert result is not None
-    assert result == decode_by_rules(message("agent.metrics", body), REGISTRY, PERIOD)
-    assert result.columns["time"] == [
-        int((NOW - timedelta(seconds=60)).timestamp() * 1000),
-        int(NOW.timestamp() * 1000),
-    ]
-    assert result.columns["memory"] == (2048.0, None)
-    assert (result.points, result.points_accepted, result.points_rejected) == (2, 2, 0)
-    assert (result.organization_id, result.device_id, result.agent_version) == (ORG, DEVICE, "2.4.1")
 
 
 @pytest.mark.parametrize(
@@ -78,7 +60,7 @@ def test_a_good_message_takes_the_fast_path_and_keeps_every_value() -> None:
     ],
 )
 def test_a_bad_value_costs_its_sample_and_nothing_else(text: str, reason: str) -> None:
-    result = decoded(raw(text))
+    result = body_decoded(raw(text))
     assert reasons(result) == [(1, "cpu", reason)]
     assert (result.points, result.points_accepted, result.points_rejected, result.whole) == (3, 2, 1, False)
     assert len(result.columns["time"]) == 2
@@ -86,7 +68,7 @@ def test_a_bad_value_costs_its_sample_and_nothing_else(text: str, reason: str) -
 
 @pytest.mark.parametrize("text", ["0", "-0.0", "100", "100.0", "null", "1e-320", "12.5"])
 def test_values_at_the_edge_are_taken(text: str) -> None:
-    assert decoded(raw(text)).points_accepted == 3
+    assert body_decoded(raw(text)).points_accepted == 3
 
 
 @pytest.mark.parametrize(
@@ -109,43 +91,43 @@ def test_values_at_the_edge_are_taken(text: str) -> None:
     ],
 )
 def test_a_bad_sample_is_named_by_its_field(bad: dict[str, Any], expected: tuple[str, str]) -> None:
-    result = decoded(metrics(sample(90), sample(60, **bad)))
+    result = body_decoded(metrics(sample(90), sample(60, **bad)))
     assert reasons(result) == [(1, *expected)]
     assert result.points_accepted == 1
 
 
 def test_every_bad_field_of_a_sample_is_named_and_the_sample_counts_once() -> None:
-    result = decoded(metrics(sample(cpu=102, memory="1", timestamp="x")))
+    result = body_decoded(metrics(sample(cpu=102, memory="1", timestamp="x")))
     assert reasons(result) == [(0, "timestamp", "not_a_time"), (0, "cpu", "above_100"), (0, "memory", "number_as_text")]
     assert (result.points, result.points_rejected, result.columns) == (1, 1, {})
 
 
 @pytest.mark.parametrize("bad", [5, None, "sample", [], [1], True])
 def test_a_sample_that_is_no_object(bad: Any) -> None:
-    assert reasons(decoded(metrics(sample(), bad))) == [(1, None, "not_an_object")]
+    assert reasons(body_decoded(metrics(sample(), bad))) == [(1, None, "not_an_object")]
 
 
 @pytest.mark.parametrize("fields", [{}, {"cpu": None}, {"temperature": 40}])
 def test_a_sample_without_a_known_field(fields: dict[str, Any]) -> None:
-    result = decoded(metrics(sample(), {"timestamp": ago(seconds=5)} | fields))
+    result = body_decoded(metrics(sample(), {"timestamp": ago(seconds=5)} | fields))
     assert reasons(result) == [(1, None, "no_known_field")]
     assert result.points_accepted == 1
 
 
 def test_times_at_the_very_edge_are_taken() -> None:
     edges = [NOW + timedelta(minutes=5), NOW - timedelta(days=730)]
-    assert decoded(metrics(*(sample(timestamp=edge.isoformat()) for edge in edges))).points_accepted == 2
+    assert body_decoded(metrics(*(sample(timestamp=edge.isoformat()) for edge in edges))).points_accepted == 2
 
 
 def test_a_time_in_another_zone_is_the_same_instant() -> None:
     there = NOW.astimezone(datetime.strptime("+0530", "%z").tzinfo)
-    result = decoded(metrics(sample(timestamp=there.isoformat())))
+    result = body_decoded(metrics(sample(timestamp=there.isoformat())))
     assert result.columns["time"] == [int(NOW.timestamp() * 1000)]
 
 
 def test_unknown_fields_of_samples_are_counted_and_left_out() -> None:
     body = metrics(sample(temperature=40, fans=[1, 2]), sample(30), hostname="pc-1")
-    result = decoded(body)
+    result = body_decoded(body)
     assert (result.unknown_fields, result.points_accepted, result.rejections) == (2, 2, [])
     assert "temperature" not in result.columns
 
@@ -185,7 +167,7 @@ WHOLE: list[tuple[str, Any, dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("body", "fields", "reason"), [row[1:] for row in WHOLE], ids=[row[0] for row in WHOLE])
 def test_what_cannot_be_taken_at_all(body: Any, fields: dict[str, Any], reason: str) -> None:
-    result = decoded(body, **fields)
+    result = body_decoded(body, **fields)
     assert [rejection.reason for rejection in result.rejections] == [reason]
     assert result.whole
     assert result.columns == {}
@@ -196,40 +178,40 @@ def test_what_cannot_be_taken_at_all(body: Any, fields: dict[str, Any], reason: 
 def test_the_largest_allowed_message_is_taken() -> None:
     body = metrics(*[sample()] * 1000)
     padding = MAX_BYTES - len(json.dumps(body | {"agent_version": ""}).encode())
-    assert decoded(body | {"agent_version": "x" * padding}).points_accepted == 1000
+    assert body_decoded(body | {"agent_version": "x" * padding}).points_accepted == 1000
 
 
 def test_an_unknown_device_is_still_told_with_its_samples_and_sender() -> None:
-    result = decoded(metrics(sample(), sample(30), device_id=UNKNOWN))
+    result = body_decoded(metrics(sample(), sample(30), device_id=UNKNOWN))
     assert (result.points, result.points_rejected, result.device_id) == (2, 2, UNKNOWN)
     assert (result.organization_id, result.agent_version) == (ORG, "2.4.1")
 
 
 def test_ids_in_another_spelling_are_the_same_ids() -> None:
     body = metrics(sample(), organization_id=ORG.upper(), device_id="{" + DEVICE + "}")
-    result = decoded(body, routing_key=f"metrics.{ORG}")
+    result = body_decoded(body, routing_key=f"metrics.{ORG}")
     assert (result.organization_id, result.device_id, result.points_accepted) == (ORG, DEVICE, 1)
 
 
 def test_the_message_id_is_the_property_else_the_body_s_else_made_from_the_content() -> None:
     body = metrics(sample(), message_id=UNKNOWN)
-    assert decoded(body, number=5).message_id.int == 5
-    assert str(decoded(body, message_id=None).message_id) == UNKNOWN
-    nameless = decoded(metrics(sample()), message_id=None).message_id
-    assert nameless == decoded(metrics(sample()), message_id="no uuid", delivery_id="another").message_id
-    assert nameless != decoded(metrics(sample(30)), message_id=None).message_id
+    assert body_decoded(body, number=5).message_id.int == 5
+    assert str(body_decoded(body, message_id=None).message_id) == UNKNOWN
+    nameless = body_decoded(metrics(sample()), message_id=None).message_id
+    assert nameless == body_decoded(metrics(sample()), message_id="no uuid", delivery_id="another").message_id
+    assert nameless != body_decoded(metrics(sample(30)), message_id=None).message_id
 
 
 @pytest.mark.parametrize("queue", EVENTS)
 def test_a_good_event_is_one_row(queue: str) -> None:
-    result = decoded(EVENTS[queue], queue)
+    result = body_decoded(EVENTS[queue], queue)
     assert (result.rejections, result.points, result.points_accepted) == ([], 1, 1)
     assert result.columns["timestamp"] == [int((NOW - timedelta(minutes=1)).timestamp() * 1000)]
     assert result.columns["message_id"] == [str(result.message_id)]
 
 
 def test_usage_is_decimal_to_the_last_place() -> None:
-    result = decoded(EVENTS["platform.usage"] | {"storage_gb": "123456789012.123456"}, "platform.usage")
+    result = body_decoded(EVENTS["platform.usage"] | {"storage_gb": "123456789012.123456"}, "platform.usage")
     assert result.columns["storage_gb"] == [Decimal("123456789012.123456")]
 
 
@@ -246,7 +228,7 @@ def test_usage_is_decimal_to_the_last_place() -> None:
     ],
 )
 def test_a_bad_event_is_refused_whole(queue: str, change: dict[str, Any], reason: str) -> None:
-    result = decoded(EVENTS[queue] | change, queue)
+    result = body_decoded(EVENTS[queue] | change, queue)
     assert [rejection.reason for rejection in result.rejections] == [reason]
     assert (result.points, result.points_rejected, result.columns) == (1, 1, {})
 
@@ -289,10 +271,25 @@ def test_a_bad_event_is_refused_whole(queue: str, change: dict[str, Any], reason
     ],
 )
 def test_a_bad_field_of_an_event(queue: str, field: str, value: Any, reason: str) -> None:
-    result = decoded(EVENTS[queue] | {field: value}, queue)
+    result = body_decoded(EVENTS[queue] | {field: value}, queue)
     assert reasons(result) == [(None, field, reason)]
 
 
 def test_a_log_is_held_to_the_level_of_its_routing_key() -> None:
-    result = decoded(EVENTS["platform.logs"], "platform.logs", routing_key="log.debug")
+    result = body_decoded(EVENTS["platform.logs"], "platform.logs", routing_key="log.debug")
     assert reasons(result) == [(None, "level", "not_of_its_routing_key")]
+
+
+EVENT: dict[str, Any] = {
+    "schema": "ninjait.usage.v1",
+    "organization_id": ORG,
+    "timestamp": NOW.isoformat(),
+    "storage_gb": "1",
+    "backup_gb": "2",
+}
+
+
+def test_a_mark_costs_no_event() -> None:
+    body = b"\xef\xbb\xbf" + json.dumps(EVENT).encode()
+    result = decoded(message("platform.usage", body, routing_key=f"usage.{ORG}"))
+    assert (reasons(result), result.points_accepted) == ([], 1)

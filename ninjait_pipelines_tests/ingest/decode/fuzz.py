@@ -1,4 +1,4 @@
-"""Mutation fuzzing of the one way in: `python -m ninjait_pipelines_tests.ingest.fuzz --minutes 10`.
+"""Mutation fuzzing of the one way in: `python -m ninjait_pipelines_tests.ingest.decode.fuzz --minutes 10`.
 
 Messages of every queue and format are damaged, a little or a lot, and decoded; `check` says what must hold of whatever
 comes out. A message with an outcome that was not seen before is damaged further, so the walk goes on from the odd ones.

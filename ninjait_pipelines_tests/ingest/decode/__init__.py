@@ -1,0 +1,1 @@
+"""Tests of the decoder. None of them uses a store."""

@@ -1,0 +1,235 @@
+"""What waits in quarantine for its host is replayed once the host is registered."""
+
+import dataclasses
+import json
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from ninjait_pipelines.ingest import quarantine, sensors
+from ninjait_pipelines.ingest.registry import load_sender_registry
+from ninjait_pipelines.ingest.sensors import MAX_OF_ONE, held_for_known_hosts, registered_hosts, replay_registered
+from ninjait_pipelines.messages import Message
+from ninjait_pipelines.resources import Stores
+from ninjait_pipelines.resources.postgres import Postgres
+from ninjait_pipelines_tests.ingest.conftest import LOG, idle_seconds, make_drain
+from ninjait_pipelines_tests.ingest.decode.decoding import decoded
+from ninjait_pipelines_tests.ingest.samples import (
+    NOW,
+    ORG,
+    OTHER_ORG,
+    REGISTRY,
+    SECOND_DEVICE,
+    as_published,
+    collectd,
+    line,
+    message,
+    register_device,
+    telegraf,
+    value_list,
+)
+
+MIB = 2**20
+
+
+def drained(stores: Stores, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> Any:
+    return make_drain(stores, clock=now).run(idle_seconds=idle_seconds(stores))
+
+
+def publish(stores: Stores, *messages: Message) -> None:
+    stores.message_queue.publish([as_published(one) for one in messages])
+
+
+def points(stores: Stores, device: str = SECOND_DEVICE) -> list[dict[str, Any]]:
+    return stores.metrics_store.read(NOW - timedelta(hours=2), NOW + timedelta(hours=1), [device]).to_pylist()
+
+
+def states(stores: Stores) -> dict[str, int]:
+    found = [document["state"] for document in stores.mongodb.database["quarantine"].find()]
+    return {state: found.count(state) for state in set(found)}
+
+
+def ledger(stores: Stores) -> dict[str, int]:
+    rows = stores.clickhouse.rows("SELECT outcome, count() AS n FROM message_ledger GROUP BY outcome")
+    return {row["outcome"]: row["n"] for row in rows}
+
+
+NEW_DEVICE = str(uuid.UUID(int=77))
+
+
+@pytest.fixture
+def waiting(fleet: Stores) -> Stores:
+    """The stores, in which a message of each format was quarantined in part: its host "new" is unknown."""
+    return with_new(fleet, ORG)
+
+
+def with_new(fleet: Stores, organization: str | None) -> Stores:
+    """`organization` is what Telegraf's key names."""
+    publish(
+        fleet,
+        telegraf(
+            line("mem", f"used={MIB}i"),
+            line("mem", f"used={2 * MIB}i", host="new"),
+            "mem,host=new used=oops 5",
+            line("cpu", "usage_idle=90", host="new", cpu="cpu-total"),
+            organization=organization,
+        ),
+        collectd(
+            value_list("uptime", "uptime", 1, host="new"),
+            value_list("memory", "memory", MIB, type_instance="used", seconds_ago=50),
+            organization=ORG,
+        ),
+    )
+    assert drained(fleet).points_written == 2
+    assert states(fleet) == {"held": 2}
+    return fleet
+
+
+def register(stores: Stores, device: str = NEW_DEVICE, organization: str = ORG, host: str = "new") -> None:
+    with stores.postgres.transaction() as connection:
+        register_device(connection, device, organization, host)
+
+
+def tick(stores: Stores) -> str | None:
+    with (
+        dg.DagsterInstance.ephemeral() as instance,
+        dg.build_sensor_context(
+            instance=instance,
+            resources={
+                "message_queue": stores.message_queue,
+                "mongodb": stores.mongodb,
+                "postgres": stores.postgres,
+            },
+        ) as context,
+    ):
+        result = registered_hosts.evaluate_tick(context)
+    assert not result.run_requests
+    return result.skip_message
+
+
+def test_what_came_before_its_host_was_registered_is_written_once_it_is(waiting: Stores) -> None:
+    assert tick(waiting) == "nothing is held for a host that is known"
+    register(waiting)
+    assert tick(waiting) == "replayed 2 messages"
+    assert tick(waiting) == "nothing is held for a host that is known"
+    assert drained(waiting).points_written == 3
+    [point] = points(waiting, NEW_DEVICE)
+    assert (point["cpu"], point["memory"], point["uptime"]) == (10.0, 2.0, 1.0)
+    assert len(points(waiting)) == 2
+    assert states(waiting) == {"replayed": 2, "held": 1}  # the line that nobody can read
+    [trail] = [d["trail"] for d in waiting.mongodb.database["quarantine"].find({"state": "replayed"})][:1]
+    assert [(step["who"], step["action"]) for step in trail] == [("registered_hosts", "replayed")]
+    assert tick(waiting) == "nothing is held for a host that is known"
+    assert drained(waiting).messages == 0
+    assert points(waiting, NEW_DEVICE) == [point]
+    assert ledger(waiting) == {"partly_quarantined": 3, "written": 1}
+
+
+@pytest.fixture
+def anybody(fleet: Stores) -> Iterator[Stores]:
+    """The stores where HOSTS_WITHOUT_ORGANIZATION is on."""
+    with Postgres(url=fleet.postgres.url, hosts_without_organization="on").open() as postgres:
+        yield dataclasses.replace(fleet, postgres=postgres)
+
+
+def test_a_host_of_the_wrong_organization_or_of_several_goes_on_waiting(anybody: Stores) -> None:
+    waiting = with_new(anybody, None)
+    register(waiting, organization=OTHER_ORG)
+    assert tick(waiting) == "replayed 1 messages"  # Telegraf's names no organization
+    assert drained(waiting).points_written == 2
+    register(waiting, device=str(uuid.UUID(int=78)))
+    assert tick(waiting) == "replayed 1 messages"
+    assert drained(waiting).points_written == 1
+    publish(waiting, telegraf(line("mem", "used=1i", host="new", seconds_ago=20), organization=None))
+    assert drained(waiting).points_written == 0
+    assert tick(waiting) == "nothing is held for a host that is known"
+    with waiting.postgres.transaction() as connection:
+        connection.execute("DELETE FROM devices WHERE id = %s", (NEW_DEVICE,))
+    assert tick(waiting) == "replayed 1 messages"
+    assert drained(waiting).points_written == 1
+
+
+def test_what_names_no_organization_waits_for_a_person(ninjait: Any, fleet: Stores, anybody: Stores) -> None:
+    """Also what was held for its host while that was allowed: it would go to whoever registers the name."""
+    with_new(anybody, None)
+    publish(fleet, telegraf(line("mem", "used=1i", host="new", seconds_ago=20), organization=None))
+    assert drained(fleet).points_written == 0
+    register(fleet, organization=OTHER_ORG)
+    assert tick(fleet) == "nothing is held for a host that is known"
+    register(fleet, device=str(uuid.UUID(int=78)))
+    assert tick(fleet) == "replayed 1 messages"  # collectd's, whose key names one
+    assert drained(fleet).points_written == 1
+
+    replay = ("quarantine", "replay", "--reason", "no_organization_in_key")
+    assert ninjait(*replay, "--dry-run").stdout.endswith("1 would come back: no_organization_in_key\n") is False
+    given = ninjait(*replay, "--set", f"organization_id={ORG}")
+    assert given.exit_code == 0, given.output
+    assert drained(fleet).points_written == 1
+    assert [row["device_id"] for row in points(fleet, str(uuid.UUID(int=78)))] == [str(uuid.UUID(int=78))] * 2
+
+
+def test_one_tick_replays_no_more_than_its_bound(fleet: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sensors, "MAX_REPLAYED", 2)
+    publish(fleet, *(telegraf(line("mem", f"used={n}i", host="new", seconds_ago=60 + n)) for n in range(3)))
+    assert drained(fleet).points_quarantined == 3
+    register(fleet)
+    registry = load_sender_registry(fleet.postgres)
+    replayed = [replay_registered(fleet.mongodb, fleet.message_queue, registry, NOW) for _ in range(3)]
+    assert replayed == [2, 1, 0]
+    assert drained(fleet).points_written == 3
+    assert len(points(fleet, NEW_DEVICE)) == 3
+
+
+def test_the_same_lines_of_two_organizations_are_replayed_for_both(fleet: Stores) -> None:
+    text = line("mem", f"used={MIB}i", host="new")
+    publish(fleet, *(telegraf(text, organization=one) for one in (ORG, OTHER_ORG)))
+    assert drained(fleet).points_quarantined == 2
+    register(fleet)
+    register(fleet, str(uuid.UUID(int=78)), OTHER_ORG)
+    assert tick(fleet) == "replayed 2 messages"
+    assert drained(fleet).points_written == 2
+    assert len(points(fleet, NEW_DEVICE)) == len(points(fleet, str(uuid.UUID(int=78)))) == 1
+
+
+def test_a_tick_is_quick_however_much_is_held_for_however_many_hosts(fleet: Stores) -> None:
+    """A customer's fleet sent for a day before its hosts were registered: a tick asked for each host by itself, took
+    half a minute, and fell behind for good."""
+    documents = []
+    for n in range(3000):
+        one = telegraf(line("mem", f"used={n}i", host=f"new-{n % 1000}"), organization=ORG, delivery_id=f"copy-{n}")
+        documents.append(quarantine._document(one, decoded(one), "run", NOW + timedelta(milliseconds=n)))
+    documents[7]["intent"] = {"changes": ["--map new-7=old-7"]}  # a person's, who has not gone on with it
+    documents[8]["intent"] = {"changes": []}
+    quarantine.prepare(fleet.mongodb, NOW, LOG)
+    quarantine.insert_new(fleet.mongodb, "quarantine", documents)
+    hosts = {f"new-{n}": {ORG: str(uuid.UUID(int=5000 + n))} for n in range(900)}
+    registry = type(REGISTRY)(REGISTRY.organizations, REGISTRY.devices, hosts)
+    started = time.monotonic()
+    found = [copy["_id"] for copy in held_for_known_hosts(fleet.mongodb, registry)]
+    assert time.monotonic() - started < 5
+    known = [f"agent.metrics/copy-{n}" for n in range(3000) if n % 1000 < 900 and n != 7]
+    assert found == known[:MAX_OF_ONE]  # the next ticks take the rest
+
+
+def test_a_host_known_to_another_organization_only_is_not_replayed_again_and_again(fleet: Stores) -> None:
+    """A copy waits for its host in each organization, and the host is registered in one: the other goes on waiting."""
+    text = json.dumps([value_list("memory", "memory", MIB, type_instance="used", host="new")])
+    for organization in (ORG, OTHER_ORG):
+        delivered = collectd(organization=organization)
+        fleet.message_queue.publish(
+            [as_published(message("agent.metrics", text.encode(), routing_key=delivered.routing_key))]
+        )
+    make_drain(fleet).run(idle_seconds=0.05)
+    with fleet.postgres.transaction() as connection:
+        register_device(connection, str(uuid.UUID(int=77)), OTHER_ORG, "new")
+    registry = load_sender_registry(fleet.postgres)
+    ticks = [replay_registered(fleet.mongodb, fleet.message_queue, registry, NOW) for _ in range(3)]
+    assert ticks == [1, 0, 0]
+    assert make_drain(fleet).run(idle_seconds=0.05).points_written == 1
+    rows = fleet.metrics_store.read(NOW - timedelta(hours=1), NOW).to_pylist()
+    assert [row["organization_id"] for row in rows] == [OTHER_ORG]
