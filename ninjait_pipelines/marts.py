@@ -14,7 +14,7 @@ Business rules do not belong here.
 import hashlib
 import inspect
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, datetime
 from typing import Any, NamedTuple, Protocol
 
@@ -25,12 +25,17 @@ import pyarrow as pa
 from ninjait_pipelines import partitions
 from ninjait_pipelines.late_days import is_late, record_day
 from ninjait_pipelines.left_out import LeftOut, latest
-from ninjait_pipelines.resources.clickhouse import ClickHouse, column_schema, mart_table, slice_at
+from ninjait_pipelines.resources.clickhouse import ClickHouse
+from ninjait_pipelines.resources.clickhouse_schema import column_schema, mart_columns, mart_rows
+from ninjait_pipelines.resources.clickhouse_versions import refuse_marker, slices_from
+from ninjait_pipelines.resources.postgres import check_times
 
 OWNERS = ["team:data-engineering"]
 # A week of hours, or half a year of days: what one run may lose by dying, and what Dagster records in a few seconds.
 BACKFILL = dg.BackfillPolicy.multi_run(max_partitions_per_run=168)
 MAX_NAMED = 10
+# The first of these columns that a mart has names a row that is left out.
+KEYS = ("id", "event_id", "ticket_id", "organization_id")
 
 
 class Window(NamedTuple):
@@ -84,9 +89,8 @@ def mart(**options: Any) -> Callable[[Callable[..., Rows]], dg.AssetsDefinition]
             if run.window is None:
                 rows = list(rows) if isinstance(rows, Iterable) else rows
                 run.data_version = hashlib.sha256(repr(rows).encode()).hexdigest()
-            slices = [slice_at(table, run.window.start)] if run.window else []
-            content = pa.table(rows) if hasattr(rows, "__arrow_c_stream__") else rows
-            return clickhouse.replace_slice(table, mart_table(table, content, run.left_out), run.as_of, slices)
+            slices = slices_from(table, run.window.start) if run.window else []
+            return clickhouse.replace_slice(table, _content(table, rows, run.left_out), run.as_of, slices)
 
         columns = {"dagster/column_schema": column_schema(table)}
         return _asset(rows_of, write, metadata=columns, **{**options, "kinds": {"clickhouse", *options["kinds"]}})
@@ -140,6 +144,33 @@ def _asset(
                 context.set_data_version(context.asset_key, dg.DataVersion(run.data_version))
 
     return asset
+
+
+def _content(table: str, rows: Rows, left_out: LeftOut) -> pa.Table:
+    """What the table holds of these rows; of rows by columns all or, with an error, nothing."""
+    if not isinstance(rows, Iterable) or isinstance(rows, pa.Table):
+        return mart_columns(table, pa.table(rows))
+    rows = list(rows)
+    try:
+        _check(table, rows)
+    except KeyError:
+        raise
+    except Exception:  # noqa: BLE001 -- each row by itself says which it is
+        key = next(name for name in KEYS if name in rows[0])
+
+        def checked(row: Mapping[str, Any]) -> Mapping[str, Any]:
+            _check(table, [row])
+            return row
+
+        rows = list(left_out.each(rows, lambda row: f"{table} {row[key]}", checked))
+    return mart_rows(table, rows)
+
+
+def _check(table: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    for row in rows:
+        check_times(row)
+        refuse_marker(row)
+    mart_rows(table, rows)
 
 
 class Examined(msgspec.Struct):

@@ -10,10 +10,13 @@ PostgreSQL applies a migration and its row in one transaction. ClickHouse has no
 2. applied, statement by statement  (killed or failed here: its down section removes what it had made; every statement
    of a down section says IF EXISTS, and none needs what a statement of the up section may have failed for)
 3. recorded as `applied`  (killed here: as in 2, and nothing can be in the new tables yet)
+4. followed by the marts' views, which are made from their storages: so that the next migration may read them, and
+   each `up` and `rollback` ends with them  (killed here: a view is as it was, or missing, until the next of these)
 Removing never touches a table that was there before: that is checked before 1.
 """
 
 import hashlib
+import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,6 +28,8 @@ from typing import LiteralString
 import msgspec
 
 from ninjait_pipelines.resources.clickhouse import ClickHouse
+from ninjait_pipelines.resources.clickhouse_schema import Table, read_schema
+from ninjait_pipelines.resources.clickhouse_versions import refresh_views
 from ninjait_pipelines.resources.postgres import Postgres
 from ninjait_pipelines.resources.store import Store, StoreError, StoreFailed
 from ninjait_pipelines.resources.versions import NEWER, problem, too_old
@@ -183,6 +188,9 @@ class _PostgresTarget:
     def revert(self, migration: Migration) -> None:
         self._in_transaction(migration, migration.down, "DELETE FROM schema_migrations WHERE version = %(version)s")
 
+    def finish(self) -> None:
+        """Nothing follows from migrations here."""
+
     def _in_transaction(self, migration: Migration, section: Sequence[str], record: LiteralString) -> None:
         """The statements and the row that says so: both or nothing, also when the process is killed."""
         at = 0
@@ -249,6 +257,11 @@ class _ClickHouseTarget:
         except StoreError as error:
             raise _failure(self.title, migration, at, migration.up, error, self._clean_up(migration)) from error
         self._record(migration, "applied")
+        self.finish()
+
+    def finish(self) -> None:
+        """Brings the marts' views up to date: also where nothing was due, and a process was killed before it."""
+        refresh_views(self._clickhouse)
 
     def revert(self, migration: Migration) -> None:
         self._record(migration, "removing")  # killed behind this line: the next `up` or `rollback` finishes the removal
@@ -356,6 +369,8 @@ def migrate_up(
             targets[store].apply(migration)
             applied.append(f"{store}/{migration.name}")
             say(f"applied {applied[-1]}")
+        for target in targets.values():
+            target.finish()
     return applied
 
 
@@ -368,6 +383,20 @@ def status(postgres: Postgres, clickhouse: ClickHouse, folder: Path = SQL) -> li
         for version in sorted(files.keys() | records.keys()):
             found.append(_state(store, files.get(version), records.get(version)))
     return found
+
+
+def migrated_schema(clickhouse: ClickHouse, folder: Path = SQL) -> dict[str, Table]:
+    """The tables and views of ClickHouse after all migrations: of a database that is made for it, and dropped."""
+    name = f"{clickhouse.database}_snapshot_{os.getpid()}"
+    try:
+        with clickhouse.elsewhere(database=name).open() as empty:
+            target = _ClickHouseTarget(empty)
+            target.prepare()
+            for migration in load(folder / "clickhouse"):
+                target.apply(migration)
+            return read_schema(empty)
+    finally:
+        clickhouse.command(f"DROP DATABASE IF EXISTS {name}")
 
 
 def newest(postgres: Postgres, clickhouse: ClickHouse, store: str) -> str | None:
@@ -391,6 +420,7 @@ def rollback(
         if not records:
             raise MigrationError(f"{target.title} has no migration to undo.")
         target.revert(migrations[records[-1].version - 1])
+        target.finish()
     say(f"undid {store}/{records[-1].name}")
     return records[-1].name
 

@@ -23,8 +23,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_wheel_has_all_sql_and_no_tests(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
-    sql = {f"ninjait_pipelines/{path.relative_to(ROOT)}" for path in (ROOT / "sql").rglob("*.sql")}
-    assert sql
+    sql = {f"ninjait_pipelines/{path.relative_to(ROOT)}" for path in (ROOT / "sql").rglob("*.*")}
+    assert any(name.endswith("schema.json") for name in sql)
     assert sql <= names
     assert not [name for name in names if "tests" in name]
 

@@ -11,7 +11,8 @@ from ninjait_pipelines.archive.objects import ArchiveDamaged, manifest_key
 from ninjait_pipelines.automation import FOLLOW_UPSTREAM, fill_missing
 from ninjait_pipelines.partitions import DAILY, windows
 from ninjait_pipelines.resources.archive.resource import Archive
-from ninjait_pipelines.resources.clickhouse import ClickHouse, column_schema, sql
+from ninjait_pipelines.resources.clickhouse import ClickHouse, sql
+from ninjait_pipelines.resources.clickhouse_schema import column_schema
 
 DATASET = "device_metrics_hourly"
 

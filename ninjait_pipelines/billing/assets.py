@@ -14,9 +14,10 @@ import dagster as dg
 from ninjait_pipelines import automation, partitions
 from ninjait_pipelines.billing.invoice import KINDS, Contract, Invoice, invoice, term_within
 from ninjait_pipelines.billing.local_time import DAY, day_window, hours_of, next_month
-from ninjait_pipelines.billing.write import line_rows, save_invoices
+from ninjait_pipelines.billing.write import head_row, line_rows, save_invoices
 from ninjait_pipelines.left_out import LeftOut
-from ninjait_pipelines.resources.clickhouse import ClickHouse, column_schema, mart_rows, sql
+from ninjait_pipelines.resources.clickhouse import ClickHouse, sql
+from ninjait_pipelines.resources.clickhouse_schema import column_schema, mart_rows
 from ninjait_pipelines.resources.postgres import Postgres, check_times
 
 # So many organizations a query: their ids and windows go along as parameters, and a server limits the size of those.
@@ -213,7 +214,7 @@ def invoices_of_month(
 def _draft(month: date, used: Mapping[UUID, tuple[dict[str, Decimal], int]], contract: Contract) -> Invoice:
     draft = invoice(contract, month, *used.get(contract.id, ({}, 0)))
     # An amount that no column holds.
-    mart_rows("invoices", [draft._asdict()])
+    mart_rows("invoices", [head_row(draft)])
     mart_rows("invoice_lines", line_rows(draft))
     return draft
 

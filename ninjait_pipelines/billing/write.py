@@ -8,7 +8,8 @@ import psycopg
 from psycopg.rows import DictRow
 
 from ninjait_pipelines.billing.invoice import Invoice
-from ninjait_pipelines.resources.clickhouse import ClickHouse, mart_rows, sql
+from ninjait_pipelines.resources.clickhouse import ClickHouse, sql
+from ninjait_pipelines.resources.clickhouse_schema import mart_rows
 from ninjait_pipelines.resources.postgres import Postgres
 
 # Any number will do, as long as nothing else takes PostgreSQL's advisory locks of this class.
@@ -32,13 +33,18 @@ def save_invoices(
 
     Raises Superseded, before anything is written; StoreError.
     """
-    heads = [{**invoice._asdict(), "as_of": as_of} for invoice in invoices]
+    heads = [head_row(invoice) for invoice in invoices]
     lines = [line for invoice in invoices for line in line_rows(invoice)]
     with postgres.transaction() as connection:
         _refuse_older(connection, month, as_of)
-        _replace(connection, month, heads, lines)
+        _replace(connection, month, [{**head, "as_of": as_of} for head in heads], lines)
     clickhouse.replace_slice("invoices", mart_rows("invoices", heads), as_of, [month])
     clickhouse.replace_slice("invoice_lines", mart_rows("invoice_lines", lines), as_of, [month])
+
+
+def head_row(invoice: Invoice) -> dict[str, Any]:
+    """The invoice's row of invoices."""
+    return {name: value for name, value in invoice._asdict().items() if name != "lines"}
 
 
 def line_rows(invoice: Invoice) -> list[dict[str, Any]]:

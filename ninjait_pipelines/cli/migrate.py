@@ -1,4 +1,4 @@
-"""`ninjait migrate up|status|rollback`: what a person or a script sees; what happens is in migrations.py.
+"""`ninjait migrate up|status|rollback|snapshot`: what a person or a script sees; what happens is in migrations.py.
 
 What the code declares of the queue (exchanges, queues, bindings) and of the metrics store (buckets) has no numbered
 files: the stores compare it with what is there, create what is missing, and refuse what differs.
@@ -33,6 +33,7 @@ def register(app: typer.Typer) -> None:
     group.command()(up)
     group.command()(status)
     group.command()(rollback)
+    group.command()(snapshot)
     app.add_typer(group, name="migrate")
 
 
@@ -114,3 +115,16 @@ def rollback(
         if name and not yes:
             typer.confirm(f"Undo {store}/{name}, and delete what its tables hold?", abort=True)
         migrations.rollback(stores.postgres, stores.clickhouse, store, say)
+
+
+def snapshot() -> None:
+    """Write sql/clickhouse/schema.json anew after a migration was added: what the pipeline knows of tables and columns.
+
+    All migrations are applied to a database of their own, which is dropped. Example: ninjait migrate snapshot
+    """
+    from ninjait_pipelines import migrations
+    from ninjait_pipelines.resources.clickhouse_schema import SNAPSHOT, write_snapshot
+
+    with opened_stores() as stores:
+        write_snapshot(migrations.migrated_schema(stores.clickhouse))
+    say(f"Wrote {SNAPSHOT}.")

@@ -13,7 +13,8 @@ from ninjait_pipelines.ingest.clocks import compare_clocks
 from ninjait_pipelines.ingest.drain import Drain
 from ninjait_pipelines.ingest.outages import STORE_FAILED
 from ninjait_pipelines.ingest.sinks import EventsSink, LogsSink, MetricsSink, Sink
-from ninjait_pipelines.resources.clickhouse import ClickHouse, column_schema
+from ninjait_pipelines.resources.clickhouse import ClickHouse
+from ninjait_pipelines.resources.clickhouse_schema import column_schema
 from ninjait_pipelines.resources.dragonfly import Dragonfly
 from ninjait_pipelines.resources.message_queue import MessageQueue
 from ninjait_pipelines.resources.metrics_store import MetricsStore

@@ -21,7 +21,8 @@ from ninjait_pipelines.late_days import note_events
 from ninjait_pipelines.metrics.latest import latest_reading
 from ninjait_pipelines.metrics.model import COUNTER_GAP, COUNTERS, POINTS, RETENTION, RETENTION_GRACE, VOLUMES, Tier
 from ninjait_pipelines.metrics.windows import late_windows
-from ninjait_pipelines.resources.clickhouse import ClickHouse, mart_rows, sql
+from ninjait_pipelines.resources.clickhouse import ClickHouse, sql
+from ninjait_pipelines.resources.clickhouse_schema import mart_rows
 from ninjait_pipelines.resources.dragonfly import Dragonfly
 from ninjait_pipelines.resources.metrics_store import MetricsStore, Refusal
 from ninjait_pipelines.resources.mongodb import MongoDB

@@ -15,7 +15,8 @@ import pyarrow as pa
 from ninjait_pipelines.automation import fill_missing
 from ninjait_pipelines.metrics.model import HOUR, WIDTH, Tier
 from ninjait_pipelines.partitions import HOURLY, windows
-from ninjait_pipelines.resources.clickhouse import ClickHouse, column_schema, sql
+from ninjait_pipelines.resources.clickhouse import ClickHouse, sql
+from ninjait_pipelines.resources.clickhouse_schema import column_schema
 from ninjait_pipelines.resources.metrics_store import MetricsStore
 from ninjait_pipelines.resources.store import StoreFailed
 from ninjait_pipelines.rollup.hours import (

@@ -15,7 +15,7 @@ from ninjait_pipelines.billing.assets import events_of
 from ninjait_pipelines.billing.invoice import Contract
 from ninjait_pipelines.billing.local_time import HOUR, day_window
 from ninjait_pipelines.resources import Stores
-from ninjait_pipelines.resources.clickhouse import mart_rows
+from ninjait_pipelines.resources.clickhouse_schema import mart_rows
 from ninjait_pipelines_tests.emptied import module_stores, settings, stores
 from ninjait_pipelines_tests.runs import add
 

@@ -9,7 +9,8 @@ import pytest
 
 from ninjait_pipelines.billing import assets, checks
 from ninjait_pipelines.billing.local_time import DAY, HOUR, day_window, hours_of
-from ninjait_pipelines.resources.clickhouse import ClickHouse, mart_rows
+from ninjait_pipelines.resources.clickhouse import ClickHouse
+from ninjait_pipelines.resources.clickhouse_schema import mart_rows
 from ninjait_pipelines.resources.store import StoreError
 from ninjait_pipelines_tests.billing.conftest import SINCE, Platform, hours_between, today
 from ninjait_pipelines_tests.runs import Killed, content, killed, left_out, passed, run, spoil

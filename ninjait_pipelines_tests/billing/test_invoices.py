@@ -12,7 +12,8 @@ from ninjait_pipelines.billing import assets, checks, write
 from ninjait_pipelines.billing.invoice import term_within
 from ninjait_pipelines.billing.local_time import DAY, day_window, hours_of, next_month
 from ninjait_pipelines.resources import Stores
-from ninjait_pipelines.resources.clickhouse import ClickHouse, mart_rows
+from ninjait_pipelines.resources.clickhouse import ClickHouse
+from ninjait_pipelines.resources.clickhouse_schema import mart_rows
 from ninjait_pipelines_tests.billing.conftest import PLAN, Platform, last_month
 from ninjait_pipelines_tests.runs import Killed, content, killed, passed, run
 

@@ -8,7 +8,7 @@ from uuid import UUID, uuid5
 import pyarrow as pa
 
 from ninjait_pipelines.resources import Stores
-from ninjait_pipelines.resources.clickhouse import _columns, mart_rows
+from ninjait_pipelines.resources.clickhouse_schema import mart_rows, written_columns
 from ninjait_pipelines_tests.runs import add
 
 ALPHA, BETA, EMPTY = (UUID(int=number) for number in (0xA, 0xB, 0xC))
@@ -28,7 +28,8 @@ def hours(start: datetime, count: int) -> list[datetime]:
 def mart(stores: Stores, view: str, *rows: dict[str, Any]) -> None:
     """Rows of a mart, newer than all before; a column that a row does not name has its type's zero, or null."""
     blank: dict[str, Any] = {}
-    for name, type_, _ in _columns()[view]:
+    for name, column in written_columns(view).items():
+        type_ = column.type
         zeros: dict[str, Any] = {"UUID": UUID(int=0), "Bool": False}
         nothing = "" if "String" in type_ else zeros.get(type_, 0)
         blank[name] = None if type_.startswith("Nullable") else nothing

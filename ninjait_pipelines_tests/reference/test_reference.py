@@ -8,9 +8,11 @@ from decimal import Decimal
 import dagster as dg
 import pytest
 
+from ninjait_pipelines import marts
 from ninjait_pipelines.reference import assets
-from ninjait_pipelines.resources import Stores, clickhouse, stores_from
-from ninjait_pipelines.resources.clickhouse import ClickHouse, mart_rows
+from ninjait_pipelines.resources import Stores, stores_from
+from ninjait_pipelines.resources.clickhouse import ClickHouse
+from ninjait_pipelines.resources.clickhouse_schema import mart_rows
 from ninjait_pipelines.resources.store import StoreError, StoreFailed
 from ninjait_pipelines.settings import SQL
 from ninjait_pipelines_tests.runs import Killed, add, content, killed, left_out, passed, run, spoil
@@ -106,9 +108,7 @@ def test_killed_half_way_and_run_again(stores: Stores) -> None:
 
 def test_the_row_count_check_fails_and_blocks_when_rows_differ(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
     add(stores, "organizations", [organization("one"), organization("two")])
-    monkeypatch.setattr(
-        clickhouse, "mart_rows", lambda table, rows: mart_rows(table, rows[1:])
-    )  # a copy that loses a row
+    monkeypatch.setattr(marts, "mart_rows", lambda table, rows: mart_rows(table, rows[1:]))  # one is lost
     result = run(stores, assets.organizations, assets.row_counts[0], fails=True)
     assert passed(result) == {"organizations_row_count": False}
 

@@ -17,7 +17,7 @@ from ninjait_pipelines.reports.assets import (
 )
 from ninjait_pipelines.reports.weekly import completeness
 from ninjait_pipelines.resources import Stores
-from ninjait_pipelines.resources.clickhouse import mart_rows
+from ninjait_pipelines.resources.clickhouse_schema import mart_rows
 from ninjait_pipelines_tests.rollup.data import DEVICE, HOUR, ORGANIZATION, OTHER_ORGANIZATION, check, midnight
 from ninjait_pipelines_tests.runs import left_out, passed, run
 

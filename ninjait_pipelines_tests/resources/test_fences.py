@@ -9,7 +9,9 @@ import pyarrow as pa
 import pytest
 
 from ninjait_pipelines.resources import Stores
-from ninjait_pipelines.resources.clickhouse import SLICES, ClickHouse, mart_rows
+from ninjait_pipelines.resources.clickhouse import ClickHouse
+from ninjait_pipelines.resources.clickhouse_schema import mart_rows
+from ninjait_pipelines.resources.clickhouse_versions import sliced_marts, slices_from
 from ninjait_pipelines.resources.store import StoreFailed
 from ninjait_pipelines_tests.emptied import module_stores, settings, stores  # noqa: F401
 from ninjait_pipelines_tests.interleaved import Paused
@@ -170,10 +172,10 @@ def test_markers_of_old_versions_do_not_pile_up(clickhouse: ClickHouse) -> None:
     assert clickhouse.scalar(markers, day=DAY, id=uuid.UUID(int=0)) < 25
 
 
-@pytest.mark.parametrize("mart", SLICES)
+@pytest.mark.parametrize("mart", sliced_marts())
 def test_every_mart_takes_and_hides_markers(stores: Stores, mart: str) -> None:  # noqa: F811
     clickhouse = stores.clickhouse
-    slices = [datetime(2026, 11, 1, 5, tzinfo=UTC) if SLICES[mart] == "timestamp" else DAY] if SLICES[mart] else []
+    slices = slices_from(mart, datetime(2026, 11, 1, 5, tzinfo=UTC))
     assert clickhouse.replace_slice(mart, mart_rows(mart, []), clickhouse.now(), slices) == 0
     assert clickhouse.scalar(f"SELECT count() FROM {mart}_versions") == 1
     assert clickhouse.rows(f"SELECT * FROM {mart}") == []

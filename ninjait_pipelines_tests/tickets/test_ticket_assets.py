@@ -7,8 +7,10 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from ninjait_pipelines.resources import Stores, clickhouse, stores_from
-from ninjait_pipelines.resources.clickhouse import ClickHouse, mart_rows
+from ninjait_pipelines import marts
+from ninjait_pipelines.resources import Stores, stores_from
+from ninjait_pipelines.resources.clickhouse import ClickHouse
+from ninjait_pipelines.resources.clickhouse_schema import mart_rows
 from ninjait_pipelines.tickets import assets
 from ninjait_pipelines.tickets.sensors import note_late_history
 from ninjait_pipelines_tests.runs import Killed, add, content, killed, left_out, passed, run, spoil
@@ -176,7 +178,7 @@ def test_killed_half_way_and_run_again(desk: Desk, asset: dg.AssetsDefinition) -
 
 def test_each_check_fails_when_a_row_is_lost(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     run(desk.stores, *ALL, key=KEY)
-    monkeypatch.setattr(clickhouse, "mart_rows", lambda table, rows: mart_rows(table, rows).slice(1))
+    monkeypatch.setattr(marts, "mart_rows", lambda table, rows: mart_rows(table, rows).slice(1))
     for asset, check in zip(reversed(ALL), reversed(CHECKS), strict=True):
         for where in ({"key": KEY}, {"span": (KEY, NEXT)}):
             result = run(desk.stores, asset, check, **where, fails=True)
@@ -189,7 +191,7 @@ def test_a_bad_day_in_a_range_holds_only_itself(desk: Desk, monkeypatch: pytest.
     with dg.DagsterInstance.ephemeral() as instance:
         run(desk.stores, *ALL, *CHECKS, span=(KEY, NEXT), instance=instance)
         before = dg.evaluate_automation_conditions(definitions, instance)
-        monkeypatch.setattr(clickhouse, "mart_rows", lambda table, rows: mart_rows(table, rows).slice(1))
+        monkeypatch.setattr(marts, "mart_rows", lambda table, rows: mart_rows(table, rows).slice(1))
         run(desk.stores, assets.ticket_facts, CHECKS[1], span=(KEY, NEXT), instance=instance, fails=True)
         after = dg.evaluate_automation_conditions(definitions, instance, cursor=before.cursor)
     performance = assets.technician_performance.key
@@ -201,7 +203,7 @@ def test_what_is_missing_is_not_made_from_a_day_that_failed_its_check(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     definitions = dg.Definitions(ALL, asset_checks=CHECKS, resources=desk.stores.all())
-    monkeypatch.setattr(clickhouse, "mart_rows", lambda table, rows: mart_rows(table, rows).slice(1))
+    monkeypatch.setattr(marts, "mart_rows", lambda table, rows: mart_rows(table, rows).slice(1))
     with dg.DagsterInstance.ephemeral() as instance:
         run(desk.stores, assets.ticket_facts, CHECKS[1], span=(KEY, NEXT), instance=instance, fails=True)
         requested = dg.evaluate_automation_conditions(definitions, instance)
