@@ -1,4 +1,4 @@
-"""What messages are: the queues and their routing keys, a message before and after the broker, and its identity."""
+"""Messages: the queues and their routing keys, a message before and after the broker, and its identity."""
 
 import hashlib
 import re
@@ -7,7 +7,7 @@ from functools import partial
 
 import msgspec
 
-# queue -> the routing keys of its messages, in which `*` is one word and `#` any number of them
+# queue -> routing keys of its messages; `*` stands for one word, `#` for any number of words
 QUEUES: dict[str, tuple[str, ...]] = {
     "agent.metrics": ("metrics.*", "metrics.telegraf.#", "metrics.collectd.#"),
     "agent.heartbeats": ("heartbeat.*",),
@@ -16,18 +16,18 @@ QUEUES: dict[str, tuple[str, ...]] = {
     "platform.logs": ("log.*",),
 }
 JSON = "application/json"
-LAST_MS = 7_258_118_400_000  # the year 2200: a time of publication beyond it is a mistake, and no store takes it
-# Names the id of a message that brought none: the same content in the same queue has the same id.
+LAST_MS = 7_258_118_400_000  # the year 2200: a later time of publication is an error, and no store accepts it
+# For ids of messages that have none: the same content in the same queue gets the same id.
 CONTENT_NAMESPACE = uuid.UUID("0f0c7f52-6b0e-5a43-9d3c-6e0a3c1b7a11")
 _HEX_BYTES = 8192
-# The usual spelling of a UUID, in a third of the time; then all that Python knows.
+# msgspec reads the usual spelling in a third of the time; Python reads all others.
 _READERS = (partial(msgspec.convert, type=uuid.UUID), uuid.UUID)
 
 
 class Outgoing(msgspec.Struct, frozen=True):
-    """A message to publish. Without a `message_id` the reader uses the body's, else one made from the content.
+    """A message to publish. Without a `message_id`, its reader takes the body's, or derives one from the content.
 
-    `routing_key` fits one of the queue's keys in QUEUES: RabbitMQ routes by it.
+    `routing_key` must fit one of the queue's keys in QUEUES: RabbitMQ routes by it.
     """
 
     queue: str
@@ -40,16 +40,15 @@ class Outgoing(msgspec.Struct, frozen=True):
 class Message(msgspec.Struct, frozen=True):
     """A message as it was delivered.
 
-    `routing_key` is the envelope's: the one that the broker let the publisher use, also of a dead letter. Whose a
-    message is follows from it, and from nothing that the publisher wrote.
+    `routing_key` is the envelope's, which the broker permitted the publisher to use; dead letters keep it. It alone
+    decides which organization a message belongs to, never anything in the message.
 
-    `receipt` settles this delivery and means something to its consumer only. `delivery_id` names this published copy
-    and stays the same when it is delivered again, so that a ledger can tell "the same copy once more" (a drain that
-    died) from "published twice". Where the broker names no copies, those are one that are equal in the mark that our
-    publisher gives each, message id, time, content type, routing key and bytes; the mark alone names none, because
-    anyone can set it. `deliveries` counts from 1, and counts what was sent to a consumer even
-    if that never looked at it. `published_at` is in milliseconds since 1970, 0 where nobody says, or
-    what is said cannot be true.
+    `receipt` settles this delivery and is meaningful only to its consumer. `delivery_id` identifies the published copy
+    and stays the same on redelivery, so that a ledger can tell a redelivery (a drain died) from a second publication.
+    RabbitMQ does not identify copies: two are the same if they agree in the mark that our publisher sets, message id,
+    time, content type, routing key and bytes. The mark alone does not suffice, because anyone can set it. `deliveries`
+    starts at 1, and counts whatever was sent to a consumer, whether or not it was looked at. `published_at` is in
+    milliseconds since 1970; 0 if absent or implausible.
     """
 
     queue: str
@@ -64,13 +63,13 @@ class Message(msgspec.Struct, frozen=True):
 
 
 def fits(queue: str, routing_key: str) -> bool:
-    """Whether a routing key is one of the queue's."""
+    """Whether a routing key fits one of the queue's."""
     patterns = (re.escape(key).replace(r"\.\#", r"(\..*)?").replace(r"\*", r"[^.]*") for key in QUEUES[queue])
     return any(re.fullmatch(pattern, routing_key, re.DOTALL) for pattern in patterns)
 
 
 def identity(queue: str, body: bytes, *candidates: str | None) -> uuid.UUID:
-    """The message's id: the first candidate that is a UUID, else a UUIDv5 of `queue + "\\0" + body.hex()`."""
+    """The message's id: the first candidate that is a UUID, or else a UUIDv5 of `queue + "\\0" + body.hex()`."""
     for candidate in candidates:
         for read in _READERS if candidate else ():
             try:
@@ -78,6 +77,8 @@ def identity(queue: str, body: bytes, *candidates: str | None) -> uuid.UUID:
             except ValueError:
                 continue
     digest = hashlib.sha1(CONTENT_NAMESPACE.bytes + queue.encode() + b"\0", usedforsecurity=False)
-    for first in range(0, len(body), _HEX_BYTES):  # piece by piece: as one text, a long body would be copied four times
+    for first in range(
+        0, len(body), _HEX_BYTES
+    ):  # in pieces: hex() of a long body in one piece would copy it four times
         digest.update(body[first : first + _HEX_BYTES].hex().encode())
     return uuid.UUID(bytes=digest.digest()[:16], version=5)

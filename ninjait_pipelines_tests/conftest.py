@@ -32,7 +32,8 @@ TESTS = Path(__file__).parent
 # The files that take longest, on real servers or without, first.
 LONGEST = (
     "faults/test_faults",
-    "resources/test_rabbitmq",
+    "resources/rabbitmq/test_resource",
+    "resources/rabbitmq/test_consumer",
     "ingest/test_third_party_servers",
     "resources/test_influxdb",
     "resources/test_clickhouse_metrics",

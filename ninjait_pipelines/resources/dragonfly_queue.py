@@ -19,7 +19,7 @@ from pydantic import Field
 
 from ninjait_pipelines.messages import LAST_MS, QUEUES, Message, Outgoing
 from ninjait_pipelines.resources.dragonfly import Dragonfly, errors
-from ninjait_pipelines.resources.message_queue import MAX_SPARES, Depth, MessageQueue, QueueFull
+from ninjait_pipelines.resources.message_queue import Depth, MessageQueue, QueueFull
 from ninjait_pipelines.resources.store import StoreError, StoreFailed
 
 GROUP = "pipeline"
@@ -246,7 +246,7 @@ class StreamConsumer:
 
     def spare(self, blamed: Message | None = None, reason: str = "") -> None:
         """One command; what is held for the last time has been delivered never."""
-        if blamed and blamed.receipt in self._last & self._held and self._spares(blamed) > MAX_SPARES:
+        if blamed and blamed.receipt in self._last & self._held and self._spares(blamed) > self._broker.max_spares:
             self.reject(blamed, reason)
         self._give_back(sorted(self._last & self._held), deliveries=0)
 

@@ -14,8 +14,8 @@ from ninjait_pipelines.ingest.sinks import _reject
 from ninjait_pipelines.metrics.model import Tier
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.resources.metrics_store import Refusal
-from ninjait_pipelines.resources.rabbitmq.resource import EVENTS as EXCHANGE
 from ninjait_pipelines.resources.rabbitmq.resource import RabbitMQ
+from ninjait_pipelines.resources.rabbitmq.topology import EVENTS as EXCHANGE
 from ninjait_pipelines.rollup.assets import device_metrics_hourly
 from ninjait_pipelines.rollup.checks import hour_is_accounted_for
 from ninjait_pipelines_tests.emptied import rabbitmq_channel

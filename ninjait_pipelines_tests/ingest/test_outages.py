@@ -13,8 +13,8 @@ from ninjait_pipelines.ingest import outages, sensors
 from ninjait_pipelines.ingest.assets import agent_metrics
 from ninjait_pipelines.ingest.decode.message import Decoded
 from ninjait_pipelines.ingest.quarantine import reasons
-from ninjait_pipelines.resources import Stores, dragonfly_queue, open_stores
-from ninjait_pipelines.resources.rabbitmq import resource as rabbitmq
+from ninjait_pipelines.resources import Stores, open_stores
+from ninjait_pipelines.resources.message_queue import MessageQueue
 from ninjait_pipelines.resources.store import OutOfSpace, StoreError, StoreFailed, StoreUnavailable
 from ninjait_pipelines.settings import Settings
 from ninjait_pipelines_tests.ingest.conftest import idle_seconds, make_drain, metrics_url, sink_of
@@ -219,8 +219,7 @@ def test_a_message_that_takes_its_store_down_is_found_out_and_an_outage_is_not(
     fleet: Stores, monkeypatch: pytest.MonkeyPatch, others_go_through: bool
 ) -> None:
     """It was spared for ever, and the store went down every few minutes. In an outage nothing else goes through."""
-    for module in (dragonfly_queue, rabbitmq):
-        monkeypatch.setattr(module, "MAX_SPARES", 1)
+    monkeypatch.setattr(MessageQueue, "max_spares", 1)
 
     def away(*_: Any) -> None:
         raise StoreUnavailable("InfluxDB", "http://h", "connection reset", "Wait.")

@@ -24,7 +24,8 @@ from ninjait_pipelines.operations.health import check_all
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.resources.clickhouse import sql
 from ninjait_pipelines.resources.mongodb import MongoDB
-from ninjait_pipelines.resources.rabbitmq.resource import EVENTS, RabbitMQ
+from ninjait_pipelines.resources.rabbitmq.resource import RabbitMQ
+from ninjait_pipelines.resources.rabbitmq.topology import EVENTS
 from ninjait_pipelines_tests.emptied import rabbitmq_channel
 from ninjait_pipelines_tests.ingest.conftest import LOG, drained
 from ninjait_pipelines_tests.ingest.samples import (

@@ -27,7 +27,8 @@ from ninjait_pipelines.messages import Message
 from ninjait_pipelines.metrics.interfaces import is_left_out
 from ninjait_pipelines.metrics.model import VOLUMES
 from ninjait_pipelines.resources import Stores
-from ninjait_pipelines.resources.rabbitmq.resource import EVENTS, RabbitMQ
+from ninjait_pipelines.resources.rabbitmq.resource import RabbitMQ
+from ninjait_pipelines.resources.rabbitmq.topology import EVENTS
 from ninjait_pipelines.settings import Settings
 from ninjait_pipelines_tests.ingest.conftest import make_drain
 from ninjait_pipelines_tests.ingest.samples import ORG, OTHER_DEVICE, OTHER_ORG, SECOND_DEVICE, register_device

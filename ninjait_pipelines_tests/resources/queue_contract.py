@@ -12,9 +12,7 @@ from dataclasses import dataclass
 import pytest
 
 from ninjait_pipelines.messages import Message, Outgoing
-from ninjait_pipelines.resources import dragonfly_queue
 from ninjait_pipelines.resources.message_queue import MessageQueue, QueueFull
-from ninjait_pipelines.resources.rabbitmq import resource as rabbitmq
 from ninjait_pipelines.resources.store import StoreError
 
 REDELIVERY_SECONDS = 1.0
@@ -346,8 +344,7 @@ class QueueContract:
     ) -> None:
         """A message that took its store down each time was given back for ever. A count that its sender wrote is taken
         for nothing else than its own."""
-        for module in (dragonfly_queue, rabbitmq):
-            monkeypatch.setattr(module, "MAX_SPARES", 2)
+        monkeypatch.setattr(MessageQueue, "max_spares", 2)
         queue.publish([outgoing(1), outgoing(2)])
         seen: list[int] = []
         for _ in range(3 * (DELIVERY_LIMIT + 1)):

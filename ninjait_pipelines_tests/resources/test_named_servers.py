@@ -1,6 +1,6 @@
 """The contracts on the servers that the environment names (`pytest --servers`): a staging system, the compose stack.
 
-The same suites run on private servers in test_rabbitmq.py and test_influxdb.py; here nothing is killed.
+The same suites run on private servers in rabbitmq/ and test_influxdb.py; here nothing is killed.
 """
 
 import functools
@@ -20,7 +20,7 @@ from ninjait_pipelines_tests.conftest import (
 )
 from ninjait_pipelines_tests.resources.metrics_contract import MetricsContract
 from ninjait_pipelines_tests.resources.queue_contract import Broker, QueueContract
-from ninjait_pipelines_tests.resources.test_rabbitmq import make
+from ninjait_pipelines_tests.resources.rabbitmq.node import make
 
 if not NAMED:
     pytest.skip("RABBITMQ_URL names no server: the contracts run on private ones only", allow_module_level=True)

@@ -1,1 +1,1 @@
-"""RabbitMQ: the resource, its connections, and what the broker says."""
+"""The message queue on RabbitMQ, one module per concern; `resource` is the one that the pipeline uses."""

@@ -1,8 +1,11 @@
-"""Reads deliveries out of the bytes that RabbitMQ sends, in front of pika, at a fraction of what pika takes.
+"""pika's connection, with deliveries read before they reach pika, at a fraction of its cost, and bad headers tolerated.
 
 A delivery is a method frame, a header frame and as many body frames as its body needs. pika makes an object of each,
-decodes all of it and calls several callbacks; here it becomes a tuple. Every other frame is pika's, unchanged and in
-order: heartbeats, answers, the broker's closing words, and whatever is not as it should be.
+decodes all of it and calls several callbacks; here it becomes a tuple. pika gets every other frame, unchanged and in
+order: heartbeats, answers, the broker's reason for closing, and malformed bytes.
+
+Private names of pika 1.4 are used in this module only: `_on_data_available`, which gets the bytes received,
+`_transport` and its `_MAX_RECV_BYTES`, `_read_frame` and `_frame_buffer`.
 """
 
 import struct
@@ -10,40 +13,42 @@ from collections.abc import Callable
 from typing import Any
 
 import pika
+import pika.frame
 from pika.exceptions import BodyTooLongError, UnexpectedFrameError
 
-# delivery tag, whether it was delivered before, routing key, the encoded properties, body
+# delivery tag, whether it is a redelivery, routing key, encoded properties, body
 Delivery = tuple[int, bool, bytes, bytes, bytes]
 
 METHOD, HEADER, BODY, HEARTBEAT, END = 1, 2, 3, 8, 0xCE
 DELIVER = b"\x00\x3c\x00\x3c"  # class basic, method deliver
 RECEIVE_BYTES = 256 * 1024
+UNREADABLE = "ninjait-unreadable"  # in place of headers that cannot be decoded; never sent
 _KINDS = (METHOD, HEADER, BODY, HEARTBEAT)
-_FRAME = struct.Struct(">BHI").unpack_from  # kind, channel, size of what is inside
-_SIZE = struct.Struct(">4xQ").unpack_from  # of the body; then the properties
+_FRAME = struct.Struct(">BHI").unpack_from  # kind, channel, size of the payload
+_SIZE = struct.Struct(">4xQ").unpack_from  # size of the body; the properties follow
 _TAG = struct.Struct(">QBB").unpack_from  # delivery tag, redelivered, length of the exchange's name
 
 
 class Reader:
-    """Bytes in, however they were cut; deliveries of one channel and all other frames out.
+    """Bytes in, cut anywhere; deliveries of one channel and all other frames out.
 
-    A body lies here until it is complete, in the pieces in which its frames came.
+    A body stays here until it is complete, in the pieces its frames brought.
     """
 
     def __init__(self) -> None:
-        self.taken = 0  # bytes that have been read as frames, whoever they are for
-        self._rest = b""  # of a frame that has not come completely
-        self._broken = False  # then everything is pika's, which says what is wrong
+        self.taken = 0  # bytes of complete frames, of either kind
+        self._rest = b""  # the beginning of an incomplete frame
+        self._broken = False  # malformed: from here on pika gets everything, and reports what is wrong
         self._channel = 0
-        self._method = self._properties = b""  # of the delivery that is coming
+        self._method = self._properties = b""  # of the delivery being read
         self._size = self._missing = 0  # of its body
         self._pieces: list[bytes] = []
 
     def read(self, data: bytes) -> list[Delivery | bytes]:
-        """What is complete with these bytes, in order; a frame that is no delivery's is bytes."""
+        """What these bytes complete, in order: deliveries as tuples, any other frame as bytes."""
         found: list[Delivery | bytes] = []
         start = 0
-        while self._rest and start < len(data):  # only what the frame lacks: all of `data` would be copied with it
+        while self._rest and start < len(data):  # only what the frame lacks, lest all of `data` be copied
             piece = data[start : start + self._lacking()]
             start += len(piece)
             torn, self._rest = self._rest + piece, b""
@@ -53,12 +58,12 @@ class Reader:
         return found
 
     def _lacking(self) -> int:
-        """Bytes, of the head of the frame that has come in part, or of the frame."""
+        """How many bytes are missing: of the incomplete frame's header, then of the frame."""
         have = len(self._rest)
         return 7 - have if have < 7 else 8 + _FRAME(self._rest)[2] - have
 
     def _frames(self, data: bytes, start: int, found: list[Delivery | bytes]) -> None:
-        """Finds what is complete in `data` from `start` on, and keeps what is left."""
+        """Appends what is complete in `data` from `start` on, and keeps the rest."""
         begin, end = start, len(data)
         while start + 7 <= end:
             kind, channel, size = _FRAME(data, start)
@@ -101,19 +106,50 @@ class Reader:
         return tag, redelivered & 1 == 1, method[at + 11 + length :], self._properties, b"".join(pieces)
 
 
-class ReceivingConnection(pika.SelectConnection):
-    """pika's connection, but that the deliveries of its one channel go to `receive`: all of one read at once.
+class LenientProperties(pika.BasicProperties):
+    """Properties that pika can read, and those it cannot, such as a time after the year 9999, without their headers.
 
-    Private names of pika 1.4.0 that are used here, and nowhere else: `_on_data_available`, which is given what was
-    received, and `_transport`, which reads `_MAX_RECV_BYTES` at once, 4 KiB if nothing is said.
+    pika would drop the connection, and again at every redelivery.
     """
 
-    def __init__(self, receive: Callable[[list[Delivery]], None], *arguments: Any, **more: Any) -> None:
+    def decode(self, encoded: bytes, offset: int = 0) -> Any:
+        try:
+            return super().decode(encoded, offset)
+        except Exception as error:  # noqa: BLE001 -- any of them, too deep a nesting included
+            start = offset + 2
+            for flag in (self.FLAG_CONTENT_TYPE, self.FLAG_CONTENT_ENCODING):
+                if struct.unpack_from(">H", encoded, offset)[0] & flag:
+                    start += 1 + encoded[start]
+            end = start + 4 + struct.unpack_from(">I", encoded, start)[0]
+            super().decode(encoded[offset:start] + bytes(4) + encoded[end:])
+            self.headers = {UNREADABLE: f"{type(error).__name__}: {error}"}
+            return self
+
+
+class LenientConnection(pika.SelectConnection):
+    """pika's connection, with LenientProperties in every content header it reads."""
+
+    def _read_frame(self) -> Any:
+        buffer = self._frame_buffer
+        if len(buffer) >= 7 and buffer[0] == HEADER:
+            _, channel, size = _FRAME(buffer)
+            end = 7 + size
+            if len(buffer) > end and buffer[end] == END:
+                properties = LenientProperties().decode(buffer[19:end])
+                return end + 1, pika.frame.Header(channel, _SIZE(buffer, 7)[0], properties)
+        return super()._read_frame()
+
+
+class ReceivingConnection(LenientConnection):
+    """Passes the deliveries of its one channel to `receive`: all of one read in one call."""
+
+    def __init__(self, receive: Callable[[list[Delivery]], None], *arguments: Any, **keywords: Any) -> None:
         self._receive = receive
         self._reader = Reader()
-        super().__init__(*arguments, **more)
+        super().__init__(*arguments, **keywords)
 
-    def read_much(self) -> None:
+    def read_large_pieces(self) -> None:
+        """Reads RECEIVE_BYTES at once instead of 4 KiB."""
         self._transport._MAX_RECV_BYTES = RECEIVE_BYTES
 
     def _on_data_available(self, data_in: bytes) -> None:
@@ -123,11 +159,11 @@ class ReceivingConnection(pika.SelectConnection):
             if type(found) is tuple:
                 deliveries.append(found)
                 continue
-            if deliveries:  # they came before it
+            if deliveries:  # they came first
                 self._receive(deliveries)
                 deliveries = []
             super()._on_data_available(found)
-        # By this pika tells whether the connection is alive. Its own frames it has added itself: they count twice.
+        # pika judges by this count whether the connection is alive. It has added its own frames: those count twice.
         self.bytes_received += self._reader.taken - before
         if deliveries:
             self._receive(deliveries)

@@ -1,32 +1,31 @@
-"""What a message is to RabbitMQ: its properties and headers, written and read. Nothing here knows of a connection."""
+"""Messages as RabbitMQ carries them: properties and headers, written and read. Nothing here knows of a connection."""
 
 import hashlib
 import re
-import struct
 import time
 import uuid
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 import pika
 
 from ninjait_pipelines.messages import JSON, LAST_MS, Message, Outgoing
-from ninjait_pipelines.resources.rabbitmq.frames import Delivery
+from ninjait_pipelines.resources.rabbitmq.frames import UNREADABLE, Delivery, LenientProperties
 
-# Headers of ours. A message of somebody else has none of them, or any value in them, and is read all the same. Nothing
-# in them decides whose a message is, or which copy: that follows from the broker's envelope and from the bytes.
+# Our headers. A third party's message may lack them or have any value in them, and is read all the same. They never
+# decide which organization a message belongs to, or which copy it is: that follows from the broker's envelope and from
+# the bytes.
 DELIVERY_ID, PUBLISHED_MS = "ninjait-delivery-id", "ninjait-published-ms"
 REASON, DELIVERIES = "ninjait-reason", "ninjait-deliveries"
-SPARED = "ninjait-spared"  # how often it began anew, to blame for a store's failure: whoever sets it harms itself only
-OLD_ROUTING_KEY = "ninjait-routing-key"  # of dead letters that 0.3.0 made, whose envelope names their queue
-UNREADABLE = "ninjait-unreadable"  # never sent: what `_Properties` puts there
-# hashlib gives Python's lock away for 2,048 bytes and more, and getting it back from a thread that decodes takes
-# milliseconds: a third of a drain's rate.
+SPARED = "ninjait-spared"  # times republished while blamed for a store's failure; forging it harms only the forger
+OLD_ROUTING_KEY = "ninjait-routing-key"  # in dead letters of 0.3.0, whose envelope names their queue
+# hashlib releases the GIL for 2,048 bytes and more, and getting it back from a decoding thread takes milliseconds:
+# it cost a third of a drain's rate.
 HASHED_AT_ONCE = 2047
-_NOT_KEPT = {"CC", "BCC", UNREADABLE}
-MAX_SHORT_BYTES = 255  # of a routing key, a message id or a content type: AMQP's short strings
-MAX_REASON = 1_000  # characters; all headers go into one frame
-# What `properties_of` makes of a message, as it is encoded, unless its content type or id is an odd one.
+_DROPPED_HEADERS = {"CC", "BCC", UNREADABLE}
+MAX_SHORT_BYTES = 255  # AMQP's short strings: routing key, message id, content type
+MAX_REASON = 1_000  # characters; all headers must fit into one frame
+# The encoding of what `properties_of` makes, for the usual content type and a message id that is a UUID or absent.
 _OURS = re.compile(
     rb"\xb0(?:(\xc0)|\x40)\x10application/json\0\0\0\x57\x13ninjait-delivery-idS\0\0\0\x20([0-9a-f]{32})"
     rb"\x14ninjait-published-msl\0\0(.{6})\x02(?(1)\x24([ -~]{36})).{8}",
@@ -34,14 +33,28 @@ _OURS = re.compile(
 )
 
 
+class Envelope(msgspec.Struct, frozen=True):
+    """A message to send: to which exchange, and in which queue it should end up."""
+
+    exchange: str
+    routing_key: str
+    body: bytes
+    properties: Any
+    queue: str
+
+    @classmethod
+    def of_dead_letter(cls, exchange: str, message: Message, reason: str) -> Self:
+        return cls(exchange, message.routing_key, message.body, dead_letter_properties(message, reason), message.queue)
+
+
 def properties_of(message: Outgoing) -> pika.BasicProperties:
-    """Those of a message that is published, under a delivery_id of its own."""
+    """The properties of a message to publish, with a new delivery_id."""
     now = time.time_ns() // 1_000_000
     return _properties(message.content_type, message.message_id, uuid.uuid4().hex, now, {})
 
 
-def letter_properties(message: Message, reason: str) -> pika.BasicProperties:
-    """Those of a dead letter, with what `dead_letter` reads."""
+def dead_letter_properties(message: Message, reason: str) -> pika.BasicProperties:
+    """The properties of a dead letter, which `dead_letter` reads."""
     headers = {
         REASON: reason[:MAX_REASON].encode(errors="replace").decode(),
         DELIVERIES: message.deliveries,
@@ -49,21 +62,21 @@ def letter_properties(message: Message, reason: str) -> pika.BasicProperties:
     return _properties(message.content_type, message.message_id, message.delivery_id, message.published_at, headers)
 
 
-def spares(delivery: Delivery) -> int:
-    """How often a delivered message was published anew as the one to blame."""
-    return _number((_Properties().decode(delivery[3]).headers or {}).get(SPARED), 1_000_000)
+def times_spared(delivery: Delivery) -> int:
+    """How often a delivered message was republished as the one to blame."""
+    return _number((LenientProperties().decode(delivery[3]).headers or {}).get(SPARED), 1_000_000)
 
 
-def anew(delivery: Delivery, spared: int | None = None) -> tuple[str, bytes, pika.BasicProperties]:
-    """(routing key, body, properties) that publish a delivered message once more as the same copy, delivered never;
-    with a new count of `spares` where one is given.
+def republished(delivery: Delivery, spared: int | None = None) -> tuple[str, bytes, pika.BasicProperties]:
+    """(routing key, body, properties) that publish a delivered message again as the same copy, with no deliveries;
+    `spared` sets a new count of `times_spared`.
 
-    All that its identity is made from stays as it came. What the broker has added goes, and so does what would have the
-    broker do something else with it than keep it: other queues to copy it to, an expiry, a user that it is checked for.
+    Everything that its identity is derived from is kept. Headers that the broker added are dropped, and so is what
+    would make the broker do more than keep it: other queues to copy it to, an expiry, a user to check.
     """
     _, _, routing_key, encoded, body = delivery
-    came = _Properties().decode(encoded)
-    headers = {name: value for name, value in (came.headers or {}).items() if name not in _NOT_KEPT}
+    came = LenientProperties().decode(encoded)
+    headers = {name: value for name, value in (came.headers or {}).items() if name not in _DROPPED_HEADERS}
     headers |= {} if spared is None else {SPARED: spared}
     properties = pika.BasicProperties(
         content_type=came.content_type,
@@ -89,7 +102,7 @@ def _properties(
 
 
 def delivered(queue: str, generation: str, delivery: Delivery) -> Message:
-    """The message of a delivery; its receipt begins with the generation of the session that it came by."""
+    """The message of a delivery; its receipt begins with the generation of its session."""
     tag, redelivered, routing_key, encoded, body = delivery
     receipt = f"{generation}{tag}"
     if not redelivered and (ours := _OURS.fullmatch(encoded)):
@@ -99,20 +112,20 @@ def delivered(queue: str, generation: str, delivery: Delivery) -> Message:
             key, own_id = text(routing_key), message_id.decode() if message_id else None
             copy = _copy_id(header_id.decode(), own_id, published_at, JSON, key, body)
             return Message(queue, key, body, JSON, own_id, receipt, copy, 1, published_at)
-    # The count is the broker's only where the message comes again: a publisher may have sent one. One that cannot
-    # be read is taken for high enough to be handled with suspicion.
-    properties = _Properties().decode(encoded)
+    # x-delivery-count is the broker's only on a redelivery: a publisher may have sent one. If the headers cannot be
+    # read, the count is assumed high enough to arouse suspicion.
+    properties = LenientProperties().decode(encoded)
     headers = properties.headers or {}
     returned = 2 if UNREADABLE in headers else _number(headers.get("x-delivery-count"), 1_000_000)
     return _message(queue, text(routing_key), properties, body, receipt, 1 + (returned if redelivered else 0))
 
 
 def dead_letter(queue: str, method: Any, properties: Any, body: bytes, delivery_limit: int) -> tuple[Message, str]:
-    """(message, reason): as it was delivered, but that the receipt is the dead letter's.
+    """(message, reason): the message as it was delivered, except that the receipt is the dead letter's.
 
-    The routing key is the envelope's, which is the one that the broker let the publisher use: `x-death` may be the
-    publisher's own. What we made a dead letter of has our headers; only we may publish to the dead letters' exchange,
-    and the broker adds `x-death` to whatever it puts there itself.
+    The routing key is the envelope's, because the broker checked the publisher's right to use it; a publisher can forge
+    `x-death`. Dead letters that we published have our headers: only we may publish to that exchange, and the broker
+    adds `x-death` to whatever it puts there itself.
     """
     headers = properties.headers or {}
     ours = REASON in headers and "x-death" not in headers
@@ -127,10 +140,10 @@ def dead_letter(queue: str, method: Any, properties: Any, body: bytes, delivery_
     return msgspec.structs.replace(message, receipt=message.delivery_id), reason
 
 
-def _key_of_dead_letter(queue: str, envelopes: str, headers: dict[str, Any], ours: bool) -> str:
-    """The routing key; of what 0.3.0 left, whose envelope names the queue, only if we wrote it down ourselves."""
-    if envelopes != queue:
-        return envelopes
+def _key_of_dead_letter(queue: str, envelope_key: str, headers: dict[str, Any], ours: bool) -> str:
+    """The routing key. Dead letters of 0.3.0 have the queue's name there; then only our own header is trusted."""
+    if envelope_key != queue:
+        return envelope_key
     return text(headers.get(OLD_ROUTING_KEY)) if ours else ""
 
 
@@ -156,7 +169,7 @@ def _message(queue: str, routing_key: str, properties: Any, body: bytes, receipt
 def _copy_id(
     header_id: str, message_id: str | None, published_at: int, content_type: str, routing_key: str, body: bytes
 ) -> str:
-    """Names a copy: those are one that are equal in all of this. A header alone names none, as anyone may set it."""
+    """Identifies a copy by everything that distinguishes it; a header alone would not do, because anyone can set it."""
     digest = hashlib.sha256(repr((header_id, message_id, published_at, content_type, routing_key)).encode())
     view = memoryview(body)
     for first in range(0, len(view), HASHED_AT_ONCE):
@@ -165,48 +178,27 @@ def _copy_id(
 
 
 def _number(value: object, limit: int) -> int:
-    """What a header should be; 0 where it is something else, or out of all reason."""
+    """A header that should be a positive number; 0 if it is anything else, or above the limit."""
     return int(value) if isinstance(value, int) and 0 < value <= limit else 0  # pika's own kind of int shows as 5L
 
 
 def _death(headers: dict[str, Any], delivery_limit: int) -> str:
-    """Why the broker itself made it a dead letter: the broker puts its own word first."""
+    """Why the broker dead-lettered it: the broker's own entry comes first."""
     if UNREADABLE in headers:
         return f"its headers cannot be read ({headers[UNREADABLE]})"
     deaths = headers.get("x-death")
     death = deaths[0] if isinstance(deaths, list) and deaths else None
     if not isinstance(death, dict):
-        return "somebody put it among the dead letters"
-    why = text(death.get("reason"))
-    if why == "delivery_limit":
-        why = f"delivered {delivery_limit + 1} times and never settled; the limit is {delivery_limit}"
-    return why
+        return "it was published to the dead letters by another program"
+    reason = text(death.get("reason"))
+    if reason == "delivery_limit":
+        return f"delivered {delivery_limit + 1} times and never settled; the limit is {delivery_limit}"
+    return reason
 
 
 def text(value: object) -> str:
-    """What should be text; pika gives bytes where it is not UTF-8, which would be longer as text: it is cut, so that
-    what came can be published again."""
+    """A value that should be text. pika returns bytes where it is not UTF-8; as text those are longer, so they are cut
+    to what can be published again."""
     if isinstance(value, bytes):
         return value.decode(errors="replace").encode()[:MAX_SHORT_BYTES].decode(errors="ignore")
     return str(value or "")
-
-
-class _Properties(pika.BasicProperties):
-    """Also of a message with a header that pika cannot read, such as a time after the year 9999: it comes without its
-    headers then. pika would give up the connection, and after each further delivery again."""
-
-    def decode(self, encoded: bytes, offset: int = 0) -> Any:
-        try:
-            return super().decode(encoded, offset)
-        except Exception as error:  # noqa: BLE001 -- any of them, a nesting too deep among them
-            start = offset + 2
-            for flag in (self.FLAG_CONTENT_TYPE, self.FLAG_CONTENT_ENCODING):
-                if struct.unpack_from(">H", encoded, offset)[0] & flag:
-                    start += 1 + encoded[start]
-            end = start + 4 + struct.unpack_from(">I", encoded, start)[0]
-            super().decode(encoded[offset:start] + bytes(4) + encoded[end:])
-            self.headers = {UNREADABLE: f"{type(error).__name__}: {error}"}
-            return self
-
-
-pika.spec.props[pika.BasicProperties.INDEX] = _Properties  # what pika makes of every header frame that comes

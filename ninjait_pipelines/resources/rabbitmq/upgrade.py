@@ -1,82 +1,82 @@
-"""Queues of 0.3.0 in RabbitMQ become queues of today, with all that they hold: `ninjait migrate up`.
+"""Brings queues that 0.3.0 declared up to date, with everything in them: `ninjait migrate up`.
 
-Until 0.3.0 the broker gave a dead letter its queue's name as routing key, and whose it had been stood in a header that
-its publisher could write. A queue's arguments cannot be changed, so each queue is made anew under its name. Its
-messages wait in a second queue meanwhile, `<queue>.moving`, which takes what is published in its stead.
+Until 0.3.0 the broker gave a dead letter its queue's name as routing key, and only a header that the publisher could
+forge named its organization. A queue's arguments cannot be changed, so each queue is deleted and declared again. In the
+meantime its messages are in a second queue, `<queue>.moving`, which also takes what is published.
 
-1. Declare the second queue, and move to it what the first one holds.
-2. Bind the second one to the events' exchange, then take the first one's bindings away, and move what came meanwhile.
-3. Delete the first one, which is empty and takes nothing, and declare it anew.
-4. As 1 and 2, back again; delete the second one.
+1. Declare the second queue, and move the first one's messages to it.
+2. Bind the second queue to the events exchange, remove the first one's bindings, and move what arrived in between.
+3. Delete the first queue, which is empty and receives nothing, and declare it again.
+4. Do 1 and 2 in the opposite direction; delete the second queue.
 
-Dying anywhere, all messages are in one of the two queues, some perhaps in both, as the same copies; the next `upgrade`
-sees which of the two are there, and goes on. Copies that are moved while others are published come after these.
+Dying anywhere, every message is in one of the two queues, perhaps in both as the same copy; the next `upgrade` finds
+out which of the two exist, and continues. Messages that are published during a move may overtake those being moved.
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pika
 import pika.exceptions
 
 from ninjait_pipelines.messages import QUEUES
 from ninjait_pipelines.resources.message_queue import QueueFull
+from ninjait_pipelines.resources.rabbitmq.connection import ConnectionSettings
 from ninjait_pipelines.resources.rabbitmq.errors import DIFFERS, TITLE, errors
+from ninjait_pipelines.resources.rabbitmq.frames import LenientConnection
+from ninjait_pipelines.resources.rabbitmq.topology import EVENTS, dead_queue
 from ninjait_pipelines.resources.store import StoreFailed
-
-if TYPE_CHECKING:
-    from ninjait_pipelines.resources.rabbitmq.resource import RabbitMQ
 
 OLD_DEAD = "ninjait.dead"
 LIMITS = ("x-delivery-limit", "x-max-length")
-# What was routed to a queue before its bindings went may come a moment later, and what the broker is making a dead
-# letter of is in no queue that can be counted.
+# A message routed before the bindings were removed may arrive a moment later, and while the broker moves a message to
+# the dead letters no queue counts it.
 SETTLE_SECONDS = 1.0
 
 
-def upgrade(broker: "RabbitMQ") -> Iterator[str]:
-    """Declares what is missing and moves what 0.3.0 declared; a line for each queue that was moved.
+def upgrade(
+    settings: ConnectionSettings, arguments: Callable[[str], dict[str, Any]], declare: Callable[[], None]
+) -> Iterator[str]:
+    """Declares what is missing and replaces what 0.3.0 declared; yields a line for each queue that was replaced.
 
-    Raises StoreFailed where a queue has consumers: whoever holds a message of it would give it back to nobody.
+    arguments: those of a queue today; declare: declares all queues.
+
+    Raises StoreFailed if a queue has consumers: what they hold could not be requeued once the queue is gone.
     """
-    with errors(broker.url):
-        old = [queue for queue in QUEUES if _is_old(broker, queue)]
-        begun = {queue for queue in QUEUES if _count(broker, moving(queue)) is not None}
+    with errors(settings.url):
+        old = [queue for queue in QUEUES if _is_old(settings, queue, arguments(queue))]
+        begun = {queue for queue in QUEUES if _count(settings, moving(queue)) is not None}
         for queue in old:
-            _check_unused(broker, queue)
-            with _channel(broker) as channel:
+            _check_unused(settings, queue)
+            with _channel(settings) as channel:
                 channel.queue_declare(moving(queue), durable=True, arguments={"x-queue-type": "quorum"})
-            _transfer(broker, queue, moving(queue), QUEUES[queue])
-        _retire(broker, {queue: moving(queue) for queue in old})
-    broker.declare()
-    with errors(broker.url):
+            _transfer(settings, queue, moving(queue), QUEUES[queue])
+        _retire(settings, {queue: moving(queue) for queue in old})
+    declare()
+    with errors(settings.url):
         back = {moving(queue): queue for queue in QUEUES if queue in begun.union(old)}
-        moved = {queue: _transfer(broker, source, queue, QUEUES[queue]) for source, queue in back.items()}
-        _retire(broker, back)
-        _remove_old_exchange(broker)
+        moved = {queue: _transfer(settings, source, queue, QUEUES[queue]) for source, queue in back.items()}
+        _retire(settings, back)
+        _remove_old_exchange(settings)
     for queue, count in moved.items():
-        yield f"{queue} was made anew with its {count} messages; its dead letters keep their routing keys."
+        yield f"{queue} was replaced, with its {count} messages; its dead letters now keep their routing keys."
 
 
 def moving(queue: str) -> str:
-    """The queue that stands in for another one while that is made anew."""
+    """The queue that stands in for another one while that one is replaced."""
     return f"{queue}.moving"
 
 
 def _exchange(queue: str) -> str:
-    """An exchange that leads to this queue, whatever the routing key, which so stays what it was."""
+    """An exchange that leads to this queue, whatever the routing key, so that messages keep theirs."""
     return f"ninjait.to.{queue}"
 
 
 @contextmanager
-def _channel(broker: "RabbitMQ") -> Iterator[Any]:
-    from ninjait_pipelines.resources.rabbitmq.resource import parameters
-
-    connection = pika.BlockingConnection(
-        parameters(broker.url, broker.timeout_seconds, broker.heartbeat_seconds, broker.ca_file)
-    )
+def _channel(settings: ConnectionSettings) -> Iterator[Any]:
+    connection = pika.BlockingConnection(settings.parameters(), _impl_class=LenientConnection)
     try:
         channel = connection.channel()
         channel.confirm_delivery()
@@ -86,9 +86,9 @@ def _channel(broker: "RabbitMQ") -> Iterator[Any]:
             connection.close()
 
 
-def _count(broker: "RabbitMQ", queue: str) -> int | None:
-    """How many messages a queue holds; None where it does not exist."""
-    with _channel(broker) as channel:
+def _count(settings: ConnectionSettings, queue: str) -> int | None:
+    """How many messages a queue holds; None if it does not exist."""
+    with _channel(settings) as channel:
         try:
             return int(channel.queue_declare(queue, passive=True).method.message_count)
         except pika.exceptions.ChannelClosedByBroker as error:
@@ -97,16 +97,16 @@ def _count(broker: "RabbitMQ", queue: str) -> int | None:
             return None
 
 
-def _is_old(broker: "RabbitMQ", queue: str) -> bool:
-    """Whether 0.3.0 declared it: the broker takes a declaration of what is there, and refuses any other.
+def _is_old(settings: ConnectionSettings, queue: str, arguments: Mapping[str, Any]) -> bool:
+    """Whether 0.3.0 declared it: the broker accepts a declaration that equals the queue's, and refuses any other.
 
-    The limits were a setting then too, and may have been others: the broker says what they are, one a refusal.
+    The limits were settings then too, perhaps with other values: each refusal reveals one of them.
     """
-    if _count(broker, queue) is None:
+    if _count(settings, queue) is None:
         return False
-    old = {**broker.arguments(queue), "x-dead-letter-exchange": OLD_DEAD, "x-dead-letter-routing-key": queue}
+    old = {**arguments, "x-dead-letter-exchange": OLD_DEAD, "x-dead-letter-routing-key": queue}
     for _ in range(1 + len(LIMITS)):
-        with _channel(broker) as channel:
+        with _channel(settings) as channel:
             try:
                 channel.queue_declare(queue, durable=True, arguments=old)
                 return True
@@ -120,68 +120,65 @@ def _is_old(broker: "RabbitMQ", queue: str) -> bool:
     return False
 
 
-def _check_unused(broker: "RabbitMQ", queue: str) -> None:
-    with _channel(broker) as channel:
+def _check_unused(settings: ConnectionSettings, queue: str) -> None:
+    with _channel(settings) as channel:
         consumers = channel.queue_declare(queue, passive=True).method.consumer_count
     if consumers:
-        problem = f"{consumers} consumers read the queue {queue}, which has to be made anew"
+        problem = f"{consumers} consumers read the queue {queue}, which has to be replaced"
         advice = (
-            "Stop the drains of the earlier version (Dagster's daemon), then: ninjait migrate up. Publishers may go on."
+            "Stop the earlier version's drains (Dagster's daemon), then: ninjait migrate up. Publishers may continue."
         )
-        raise StoreFailed(TITLE, broker.url, problem, advice)
+        raise StoreFailed(TITLE, settings.url, problem, advice)
 
 
-def _transfer(broker: "RabbitMQ", source: str, target: str, keys: tuple[str, ...]) -> int:
-    """Moves everything, and has the target take what is published from then on; how many messages were moved."""
-    from ninjait_pipelines.resources.rabbitmq.resource import EVENTS
-
-    with _channel(broker) as channel:
+def _transfer(settings: ConnectionSettings, source: str, target: str, keys: tuple[str, ...]) -> int:
+    """Moves everything, and routes to the target from then on; returns how many messages were moved."""
+    with _channel(settings) as channel:
         channel.exchange_declare(_exchange(target), "fanout", durable=True)
         channel.queue_bind(target, _exchange(target))
-        moved = _move(broker, channel, source, target)
+        moved = _move(settings, channel, source, target)
         for key in keys:
             channel.queue_bind(target, EVENTS, key)
         for key in keys:
             channel.queue_unbind(source, EVENTS, key)
-        return moved + _move(broker, channel, source, target)
+        return moved + _move(settings, channel, source, target)
 
 
-def _retire(broker: "RabbitMQ", targets: Mapping[str, str]) -> None:
-    """Deletes queues (source -> target) that take nothing any more, once what was on its way to them has been moved."""
+def _retire(settings: ConnectionSettings, targets: Mapping[str, str]) -> None:
+    """Deletes queues (source -> target) that no longer receive anything, once late arrivals have been moved."""
     if targets:
         time.sleep(SETTLE_SECONDS)
     for source, target in targets.items():
-        _check_unused(broker, source)
-        with _channel(broker) as channel:
-            _move(broker, channel, source, target)
+        _check_unused(settings, source)
+        with _channel(settings) as channel:
+            _move(settings, channel, source, target)
             channel.queue_delete(source)
             channel.exchange_delete(_exchange(target))
 
 
-def _move(broker: "RabbitMQ", channel: Any, source: str, target: str) -> int:
-    """Publishes each message to the target as it is, and acknowledges it then: dying between, it is in both."""
+def _move(settings: ConnectionSettings, channel: Any, source: str, target: str) -> int:
+    """Publishes each message to the target unchanged, then acknowledges it: dying in between, it is in both."""
     moved = 0
     while True:
         method, properties, body = channel.basic_get(source)
         if method is None:
             return moved
         (properties.headers or {}).pop("x-delivery-count", None)
-        # The broker would check whether we are this user, and throw away what has waited beyond its expiry.
+        # The broker would refuse a user_id other than ours, and drop messages that have waited beyond their expiry.
         properties.user_id = properties.expiration = None
         try:
             channel.basic_publish(_exchange(target), method.routing_key, body, properties, mandatory=True)
         except pika.exceptions.NackError:
             problem = f"the queue {target} takes no more; {source} keeps the rest"
-            raise QueueFull(TITLE, broker.url, problem, "Let drains make room, then: ninjait migrate up.") from None
+            advice = "Let the drains make room, then: ninjait migrate up."
+            raise QueueFull(TITLE, settings.url, problem, advice) from None
         channel.basic_ack(method.delivery_tag)
         moved += 1
 
 
-def _remove_old_exchange(broker: "RabbitMQ") -> None:
-    """0.3.0's exchange of dead letters, which no queue of today names. One that somebody else has bound stays."""
-    from ninjait_pipelines.resources.rabbitmq.resource import dead_queue
-
-    with _channel(broker) as channel:
+def _remove_old_exchange(settings: ConnectionSettings) -> None:
+    """Deletes 0.3.0's dead-letter exchange, which no queue uses any more; if another queue is bound to it, it stays."""
+    with _channel(settings) as channel:
         try:
             for queue in QUEUES:
                 channel.queue_unbind(dead_queue(queue), OLD_DEAD, queue)

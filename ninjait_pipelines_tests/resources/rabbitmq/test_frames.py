@@ -1,6 +1,5 @@
 """The reader of deliveries against pika's own: the same bytes, cut at any place, give the same."""
 
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -13,29 +12,10 @@ from pika.adapters.utils import io_services_utils
 from pika.channel import ContentFrameAssembler
 from pika.exceptions import BodyTooLongError, UnexpectedFrameError
 
-from ninjait_pipelines.messages import Message, Outgoing
-from ninjait_pipelines.resources.rabbitmq import messages as rabbitmq_messages
 from ninjait_pipelines.resources.rabbitmq.frames import RECEIVE_BYTES, Delivery, Reader, ReceivingConnection
-from ninjait_pipelines.resources.rabbitmq.messages import DELIVERY_ID, PUBLISHED_MS, delivered, properties_of
+from ninjait_pipelines_tests.resources.rabbitmq.strategies import KEYS, OURS, PROPERTIES
 
 CHANNEL, FRAME_BYTES = 1, 10
-KEYS = st.text(max_size=60).map(lambda key: key.encode()[:255].decode(errors="ignore"))
-PROPERTIES = st.builds(
-    pika.BasicProperties,
-    content_type=st.none() | KEYS,
-    message_id=st.none() | st.uuids().map(str) | KEYS,
-    timestamp=st.none() | st.integers(1, 2**63),
-    priority=st.none() | st.integers(0, 9),
-    headers=st.none()
-    | st.dictionaries(
-        st.sampled_from([DELIVERY_ID, PUBLISHED_MS, "x-delivery-count", "a"]),
-        st.none() | st.integers(-(2**63), 2**63 - 1) | st.text(max_size=40) | st.uuids().map(lambda one: one.hex),
-    ),
-)
-OURS = st.builds(
-    lambda message_id: properties_of(Outgoing("agent.metrics", "metrics.a", b"", message_id)),
-    st.none() | st.uuids().map(str) | KEYS,
-)
 OTHERS: list[frame.Frame] = [
     frame.Heartbeat(),
     frame.Method(CHANNEL, spec.Queue.DeclareOk("agent.metrics", 5, 1)),
@@ -130,34 +110,6 @@ def test_frames_that_do_not_fit_lose_the_connection() -> None:
         Reader().read(method + header + frame.Body(CHANNEL, b"xx").marshal())
     with pytest.raises(UnexpectedFrameError):
         Reader().read(method + header + method + header + body)
-
-
-def message(encoded: bytes, redelivered: bool) -> Message | str:
-    """What is made of a delivery with these properties."""
-    try:
-        return delivered("agent.metrics", "1:", (7, redelivered, b"metrics.\xff", encoded, b"body"))
-    except Exception as error:  # noqa: BLE001 -- whichever pika raises
-        return type(error).__name__
-
-
-@given(OURS | PROPERTIES, st.booleans(), st.none() | st.tuples(st.integers(0), st.integers(0, 255)))
-def test_the_short_way_through_our_own_properties_changes_nothing(
-    properties: Any, redelivered: bool, wrong: tuple[int, int] | None
-) -> None:
-    encoded = bytearray(b"".join(properties.encode()))
-    if wrong:
-        encoded[wrong[0] % len(encoded)] = wrong[1]
-    short = message(bytes(encoded), redelivered)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rabbitmq_messages, "_OURS", re.compile(rb"(?!)"))
-        assert message(bytes(encoded), redelivered) == short
-
-
-@pytest.mark.parametrize("message_id", [None, "9b2c1c1e-93b0-4a83-a3f2-6d2a3f7c0d11"])
-def test_what_we_publish_goes_the_short_way(message_id: str | None) -> None:
-    """Another version of pika may encode it otherwise: then nothing is wrong, but slow."""
-    properties = properties_of(Outgoing("agent.metrics", "metrics.a", b"", message_id))
-    assert rabbitmq_messages._OURS.fullmatch(b"".join(properties.encode()))
 
 
 def test_deliveries_of_one_read_come_at_once_and_in_order_with_pikas_frames() -> None:
