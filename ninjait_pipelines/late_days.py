@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from ninjait_pipelines.automation import ACTIVE_RUN_STATUSES
 from ninjait_pipelines.dagster_compat import AssetJob
-from ninjait_pipelines.partitions import range_tags
+from ninjait_pipelines.partitions import FIRST_WEEK, START, range_tags
 from ninjait_pipelines.resources.clickhouse import ClickHouse
 
 DAY = timedelta(days=1)
@@ -116,12 +116,13 @@ def past_days_schedule(name: str, job: AssetJob, cron: str, whole: int = 1) -> d
     """
 
     @dg.schedule(name=name, job=job, cron_schedule=cron, default_status=dg.DefaultScheduleStatus.RUNNING)
-    def schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
+    def schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         today = context.scheduled_execution_time.astimezone(UTC).date()
         first, last = (
             day - (day.toordinal() - 1) % whole * DAY for day in (today - COMPARED, today - (1 + whole) * DAY)
         )
-        return dg.RunRequest(tags=day_range(first, last))
+        first = max(first, (FIRST_WEEK if whole == 7 else START).date())
+        return dg.RunRequest(tags=day_range(first, last)) if first <= last else dg.SkipReason("nothing is over yet")
 
     return schedule
 

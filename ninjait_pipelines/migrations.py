@@ -21,19 +21,20 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import LiteralString
 
 import msgspec
 
+from ninjait_pipelines.installation import record_start
 from ninjait_pipelines.resources.clickhouse import ClickHouse
 from ninjait_pipelines.resources.clickhouse_schema import Table, read_schema
 from ninjait_pipelines.resources.clickhouse_versions import refresh_views
 from ninjait_pipelines.resources.postgres import Postgres
 from ninjait_pipelines.resources.store import Store, StoreError, StoreFailed
 from ninjait_pipelines.resources.versions import NEWER, problem, too_old
-from ninjait_pipelines.settings import SQL, UserError
+from ninjait_pipelines.settings import DEFAULT_START, SQL, UserError
 
 STORES = ("postgres", "clickhouse")
 # Any number will do, as long as nothing else takes PostgreSQL's advisory lock of this number.
@@ -346,18 +347,23 @@ def check_versions(stores: Iterable[Store], report: Report | None = None) -> Non
 
 
 def migrate_up(
-    postgres: Postgres, clickhouse: ClickHouse, report: Report | None = None, folder: Path = SQL
+    postgres: Postgres,
+    clickhouse: ClickHouse,
+    report: Report | None = None,
+    folder: Path = SQL,
+    start: date = DEFAULT_START,
 ) -> list[str]:
     """Applies what is due in both stores, and returns their names ("postgres/0001_platform").
 
-    Raises StoreFailed where a store is too old and MigrationError where a file and a database contradict each other,
-    before anything is changed; MigrationError at the first migration that fails. Two that run at once wait for each
-    other.
+    Raises StoreFailed where a store is too old, StartMoved where this installation began on another day than `start`,
+    and MigrationError where a file and a database contradict each other, all before anything is changed; MigrationError
+    at the first migration that fails. Two that run at once wait for each other.
     """
     say = report or (lambda _: None)
     check_versions((postgres, clickhouse), say)
     applied: list[str] = []
     with _patient(postgres, clickhouse) as targets, _locked(postgres, say):
+        record_start(postgres, start)
         for target in targets.values():
             target.prepare()
         plan = [

@@ -2,24 +2,29 @@
 
 import warnings
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, time, timedelta
 
 import dagster as dg
 
 from ninjait_pipelines.dagster_compat import partition_evaluation
+from ninjait_pipelines.settings import pipeline_start
 
 # Backfill policies and mappings to partitions that do not exist yet are beta in the Dagster that requirements.txt pins.
 warnings.filterwarnings("ignore", category=dg.BetaWarning)
 warnings.filterwarnings("ignore", category=dg.PreviewWarning)
 
-# Fixed, never computed from the clock: a start that moves would change the meaning of every key.
-START = datetime(2024, 1, 1, tzinfo=UTC)
+# Fixed at installation, never computed from the clock: see installation.py. Definitions load without a store, so this
+# is the setting; `migrate up`, `ninjait status` and a check of `store_health` compare it with the recorded day.
+START = datetime.combine(pipeline_start(), time(), UTC)
+# The week and the month that the start is in exist too: their reports and invoices say which days they cover.
+FIRST_WEEK = START - timedelta(days=START.weekday())
+FIRST_MONTH = START.replace(day=1)
 
 HOURLY = dg.HourlyPartitionsDefinition(start_date=START, timezone="UTC")
 DAILY = dg.DailyPartitionsDefinition(start_date=START, timezone="UTC")
 # The running week and month exist too, so that a draft can be seen before its end.
-WEEKLY = dg.WeeklyPartitionsDefinition(start_date=START, day_offset=1, timezone="UTC", end_offset=1)
-MONTHLY = dg.MonthlyPartitionsDefinition(start_date=START, timezone="UTC", end_offset=1)
+WEEKLY = dg.WeeklyPartitionsDefinition(start_date=FIRST_WEEK, day_offset=1, timezone="UTC", end_offset=1)
+MONTHLY = dg.MonthlyPartitionsDefinition(start_date=FIRST_MONTH, timezone="UTC", end_offset=1)
 
 # Tags by which Dagster's runs name their partitions, the last one included.
 PARTITION_TAG = "dagster/partition"

@@ -3,6 +3,7 @@
 import os
 import ssl
 from collections.abc import Iterator, Mapping
+from datetime import date
 from pathlib import Path
 
 from ninjait_pipelines.urls import Url, parse, remember
@@ -13,6 +14,8 @@ _INSTALLED = (_PACKAGE / "sql").is_dir()
 ROOT = Path.cwd() if _INSTALLED else _PACKAGE.parent
 SQL = (_PACKAGE if _INSTALLED else ROOT) / "sql"
 LOCAL_STACK = ROOT / ".ninjait"
+# Where partitions begin unless PIPELINE_START says otherwise: where those of every installation before 0.4.0 began.
+DEFAULT_START = date(2024, 1, 1)
 
 # name -> (what it is, the URL schemes it may have; none where it is not a URL)
 REQUIRED: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -45,6 +48,10 @@ OPTIONAL: dict[str, tuple[str, tuple[str, ...]]] = {
     "QUARANTINE_LIMIT_MIB": ("what the quarantine holds at most, MiB, else 1024", ()),
     "HOSTS_WITHOUT_ORGANIZATION": (
         "on where Telegraf's and collectd's keys need not name an organization, else off",
+        (),
+    ),
+    "PIPELINE_START": (
+        "the first day that has partitions, YYYY-MM-DD, UTC, else 2024-01-01; fixed by the first `ninjait migrate up`",
         (),
     ),
     "INTERFACES_LEFT_OUT": ("patterns of the network interfaces whose bytes do not count, separated by commas", ()),
@@ -130,6 +137,8 @@ def _problem(name: str, value: str | None, what: str, schemes: tuple[str, ...]) 
         return f"{name} is not a whole number above 0 but {value!r}: {what}."
     if name in SWITCHES and value not in ("on", "off"):
         return f"{name} is neither on nor off but {value!r}: {what}."
+    if name == "PIPELINE_START" and _date(value) is None:
+        return f"{name} is not a date such as 2026-01-31 but {value!r}: {what}."
     if name.endswith("CA_FILE"):
         return _file_problem(name, value, what)
     if not schemes:
@@ -180,6 +189,19 @@ def _unused_authorities(values: Mapping[str, str]) -> Iterator[str]:
         scheme, separator, _ = values.get(name, "").partition("://")
         if values.get(ca_file) and separator and scheme.lower() in ("http", "redis", "amqp"):
             yield f"{ca_file} is set, but {name} has no TLS: it starts with {scheme}://, not {scheme}s://."
+
+
+def pipeline_start(environ: Mapping[str, str] = os.environ) -> date:
+    """The first day that has partitions. A value that is no date is `validate`'s to report, with all other problems."""
+    return _date(environ.get("PIPELINE_START", "")) or DEFAULT_START
+
+
+def _date(text: str) -> date | None:
+    try:
+        found = date.fromisoformat(text)
+    except ValueError:
+        return None
+    return found if found.isoformat() == text else None
 
 
 def load(environ: Mapping[str, str] = os.environ, local_stack: Path = LOCAL_STACK) -> Settings:

@@ -26,6 +26,7 @@ from ninjait_pipelines.resources.store import StoreFailed
 from ninjait_pipelines.settings import OPTIONAL, REQUIRED, ROOT, Settings, validate
 from ninjait_pipelines_tests.orphans import ended_with_us
 
+os.environ.pop("PIPELINE_START", None)  # partitions read it when they are imported; the tests' begin on the default
 os.environ.setdefault("NINJAIT_TESTS_NOW", str(int(time.time())))  # read by the workers that pytest-xdist starts
 SERVERS = ROOT / ".servers"
 TESTS = Path(__file__).parent

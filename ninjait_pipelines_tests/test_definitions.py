@@ -116,6 +116,8 @@ def test_a_missing_variable_is_named(name: str) -> None:
         ("RABBITMQ_URL", "rabbitmq://host", "RABBITMQ_URL starts with 'rabbitmq'"),
         ("INFLUXDB_URL", "http://host", "INFLUXDB_TOKEN is not set, and INFLUXDB_URL needs it"),
         ("AWS_ACCESS_KEY_ID", "key", "AWS_SECRET_ACCESS_KEY is not set"),
+        ("PIPELINE_START", "20260131", "PIPELINE_START is not a date such as 2026-01-31 but '20260131': the first day"),
+        ("PIPELINE_START", "2026-02-30", "PIPELINE_START is not a date such as 2026-01-31 but '2026-02-30': "),
         ("QUARANTINE_LIMIT_MIB", "1.5", "QUARANTINE_LIMIT_MIB is not a whole number above 0 but '1.5': "),
         ("HOSTS_WITHOUT_ORGANIZATION", "yes", "HOSTS_WITHOUT_ORGANIZATION is neither on nor off but 'yes': on where "),
     ],

@@ -71,7 +71,7 @@ def tables(stores: Stores) -> set[str]:
 
 def pg_tables(stores: Stores) -> set[str]:
     names = stores.postgres.rows("SELECT tablename FROM pg_tables WHERE schemaname IN ('public', 'audit', 'billing')")
-    return {row["tablename"] for row in names} - {"schema_migrations"}
+    return {row["tablename"] for row in names} - {"schema_migrations", "installation"}
 
 
 def states(stores: Stores, folder: Path) -> dict[str, str]:

@@ -137,7 +137,8 @@ def postgres_schema(postgres: Postgres) -> list[Any]:
         f"JOIN pg_namespace n ON n.oid = pronamespace WHERE {ours} AND p.prokind IN ('f', 'p') "
         "UNION ALL SELECT t.tgname, pg_get_triggerdef(t.oid) FROM pg_trigger t WHERE NOT tgisinternal"
     )
-    return sorted((row["name"], row["what"]) for row in rows if "schema_migrations" not in row["name"])
+    not_migrated = ("schema_migrations", "installation")  # made before the first migration
+    return sorted((row["name"], row["what"]) for row in rows if not any(name in row["name"] for name in not_migrated))
 
 
 def stored(clickhouse: ClickHouse) -> dict[str, list[str]]:

@@ -14,13 +14,17 @@ def demo() -> None:
     """
     from rich.console import Console
 
-    from ninjait_pipelines.local.demo.report import Report
-    from ninjait_pipelines.local.demo.run import prepared, run
+    from ninjait_pipelines.local.demo.stack import bring_up
 
     # A log file is no terminal of 80 columns.
     console = Console(width=None if sys.stdout.isatty() else 118)
     seconds: dict[str, float] = {}
-    with prepared(console, seconds) as stores:
+    settings = bring_up(console, seconds)
+    # Only now: partitions read PIPELINE_START when they are imported.
+    from ninjait_pipelines.local.demo.report import Report
+    from ninjait_pipelines.local.demo.run import prepared, run
+
+    with prepared(console, seconds, settings) as stores:
         story = run(console, stores, seconds)
         if not Report(console, stores, story).show():
             raise typer.Exit(1)

@@ -40,15 +40,18 @@ def register(app: typer.Typer) -> None:
 def up(as_json: Json = False) -> None:
     """Apply the migrations that are due, and declare the queue's topology and the metrics store's buckets.
 
+    The first time, PIPELINE_START is recorded: the first day that has partitions. Another one is refused from then on.
+
     Example: ninjait migrate up
     """
     from ninjait_pipelines import migrations
+    from ninjait_pipelines.settings import load, pipeline_start
 
     with opened_stores() as stores:
         report = None if as_json else say
         both = (stores.postgres, stores.clickhouse)
         migrations.check_versions((store for store in stores.all().values() if store not in both), report)
-        applied = migrations.migrate_up(*both, report)
+        applied = migrations.migrate_up(*both, report, start=pipeline_start(load()))
         moved = list(_told(stores.message_queue.upgrade(), as_json))
         stores.metrics_store.declare()
     if as_json:

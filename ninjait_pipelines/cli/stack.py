@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -29,12 +30,13 @@ def up(
 
     Example: ninjait up && eval "$(ninjait env)"
     """
-    from ninjait_pipelines.local.stack.local import LocalStack
+    from ninjait_pipelines.local.stack.local import HISTORY, LocalStack
     from ninjait_pipelines.local.stack.servers import built
 
     stack = LocalStack(home, built())
     try:
-        settings = stack.up(None if as_json else lambda line: say(line, err=True), wheels)
+        report = None if as_json else lambda line: say(line, err=True)
+        settings = stack.up(report, wheels, datetime.now(UTC).date() - HISTORY)
     except OSError as error:
         fail(str(error))
     if as_json:

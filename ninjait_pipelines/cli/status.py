@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ninjait_pipelines.cli.output import Json, fail, opened_stores, print_json, print_table, say
-from ninjait_pipelines.settings import LOCAL_STACK, REQUIRED
+from ninjait_pipelines.settings import LOCAL_STACK, REQUIRED, load, pipeline_start
+
+if TYPE_CHECKING:
+    from ninjait_pipelines.resources.postgres import Postgres
+    from ninjait_pipelines.resources.store import StoreStatus
 
 REMEDY = "The local stack comes up with: ninjait up. For other servers, check the settings."
 
@@ -24,6 +28,8 @@ def status(
 ) -> None:
     """Show every store's state, version, latency and size. Exits with 1 while one is down or too old, optional or not.
 
+    It also exits with 1 while PIPELINE_START is not the day on which this installation began.
+
     "away" is an optional store that is down: the pipeline goes on, and a line below says what is different meanwhile.
 
     Example: ninjait status --json
@@ -37,11 +43,14 @@ def status(
         fail("the local stack was never started; start it with: ninjait up")
     with opened_stores() as stores:
         statuses = check_all(stores.all(), seconds)
+        start_problem = _start_problem(stores.postgres, statuses)
     old = [store for store in statuses if too_old(store.version, store.oldest)]
     down = [store for store in statuses if not store.ok and store not in old]
+    if start_problem:
+        say(start_problem, err=True)
     if as_json:
         print_json(statuses)
-        raise typer.Exit(bool(down or old))
+        raise typer.Exit(bool(down or old or start_problem))
     rows = []
     for store in statuses:
         state = Text("up", "green") if store.ok else Text("away", "yellow") if store.optional else Text("down", "red")
@@ -56,7 +65,16 @@ def status(
             say(f"{store.store} at {store.address}: {words}.", err=True)
     if down:
         say(f"down: {', '.join(store.store for store in down)}. {REMEDY}", err=True)
-    raise typer.Exit(bool(down or old))
+    raise typer.Exit(bool(down or old or start_problem))
+
+
+def _start_problem(postgres: Postgres, statuses: list[StoreStatus]) -> str | None:
+    """None also while PostgreSQL does not answer: the table names it then."""
+    from ninjait_pipelines.installation import recorded_start, start_problem
+
+    if not all(status.ok for status in statuses if status.store == postgres.title):
+        return None
+    return start_problem(pipeline_start(load()), recorded_start(postgres))
 
 
 def size(count: int | None) -> str:

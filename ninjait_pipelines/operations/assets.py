@@ -12,12 +12,15 @@ import msgspec
 
 from ninjait_pipelines.ingest.quarantine import Wanted, count, delete_settled, move_spooled
 from ninjait_pipelines.ingest.quarantine.reasons import DEAD_LETTER
+from ninjait_pipelines.installation import recorded_start, start_problem
 from ninjait_pipelines.messages import QUEUES
 from ninjait_pipelines.operations.health import check_all
+from ninjait_pipelines.partitions import START
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.resources.clickhouse import ClickHouse, sql
 from ninjait_pipelines.resources.message_queue import MessageQueue
 from ninjait_pipelines.resources.mongodb import MongoDB
+from ninjait_pipelines.resources.postgres import Postgres
 from ninjait_pipelines.resources.store import StoreError, StoreStatus
 
 # For how long a body that was not kept is shown.
@@ -43,6 +46,12 @@ STORES = [field.name for field in fields(Stores)]
             asset="store_health",
             description="Fails while dead letters wait, in the broker or in quarantine. Those that an outage made are "
             "replayed automatically when it is over; the others wait for a person: ninjait quarantine list.",
+        ),
+        dg.AssetCheckSpec(
+            "pipeline_start_is_unchanged",
+            asset="store_health",
+            description="Fails where PIPELINE_START is not the day on which this installation began: partitions with "
+            "data would be hidden, or partitions shown as missing that never could exist.",
         ),
         dg.AssetCheckSpec(
             "bodies_are_kept",
@@ -77,7 +86,20 @@ def store_health(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
             stores_are_up(statuses),
             _dead_letters(context.resources.message_queue, mongodb),
             _bodies(context.resources.clickhouse),
+            _start(context.resources.postgres),
         ],
+    )
+
+
+def _start(postgres: Postgres) -> dg.AssetCheckResult:
+    try:
+        problem = start_problem(START.date(), recorded_start(postgres))
+    except StoreError as error:
+        problem = f"The recorded day could not be read: {error}"
+    return dg.AssetCheckResult(
+        check_name="pipeline_start_is_unchanged",
+        passed=problem is None,
+        description=problem or f"Partitions begin on {START:%Y-%m-%d}.",
     )
 
 

@@ -93,14 +93,15 @@ def _range(first: datetime, last: datetime) -> dict[str, str]:
     default_status=dg.DefaultScheduleStatus.RUNNING,
     name="last_week",
 )
-def last_week(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
+def last_week(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
     """Asks for every hour of full resolution but the last two: what is lost later turns its hour red within a day.
 
     By the check that compares all three stores. The other one blocks: a store that is away at night would hold up what
     depends on a whole week.
     """
     now = context.scheduled_execution_time
-    return dg.RunRequest(tags=_range(now - RETENTION[Tier.RAW] + HOUR, now - 2 * HOUR))
+    first, last = max(START, now - RETENTION[Tier.RAW] + HOUR), now - 2 * HOUR
+    return dg.RunRequest(tags=_range(first, last)) if first <= last else dg.SkipReason("no hour is over yet")
 
 
 def busy_hours(instance: dg.DagsterInstance) -> set[datetime]:

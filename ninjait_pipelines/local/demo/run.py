@@ -1,8 +1,7 @@
 """What the demo does, step by step, through the same queue, assets and sensors that production uses."""
 
-import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -13,20 +12,20 @@ from rich.console import Console
 
 from ninjait_pipelines.build import build_defs
 from ninjait_pipelines.ingest.assets import BY_QUEUE
+from ninjait_pipelines.local.demo.stack import step
 from ninjait_pipelines.local.fleet import agent, simulate
 from ninjait_pipelines.local.fleet.seed import seed
-from ninjait_pipelines.local.stack.local import LocalStack
-from ninjait_pipelines.local.stack.servers import built
+from ninjait_pipelines.local.stack.local import HISTORY
 from ninjait_pipelines.metrics.model import tier_of
 from ninjait_pipelines.migrations import migrate_up
 from ninjait_pipelines.partitions import range_tags
 from ninjait_pipelines.resources import Stores, open_stores
 from ninjait_pipelines.rollup.sensors import late_hours, roll_up_late_hours
-from ninjait_pipelines.settings import ROOT, validate
+from ninjait_pipelines.settings import pipeline_start, validate
 
 DAY = timedelta(days=1)
 # Days whose samples come too late for full resolution (7 days), and too late for the 5-minute tier (90 days).
-WARM_AGE, COLD_AGE = 10 * DAY, 100 * DAY
+WARM_AGE, COLD_AGE = 10 * DAY, HISTORY
 # Share of the day's messages, the last in order of delivery, that come after the roll-up: laptops that were away.
 LATECOMERS = 0.04
 # An old day has a sample every five minutes and a heartbeat an hour: enough to see it, and it keeps the demo short.
@@ -86,23 +85,15 @@ class Graph:
 
 
 @contextmanager
-def prepared(console: Console, story_seconds: dict[str, float]) -> Iterator[Stores]:
-    """The local stack with its schema and the demo's organizations."""
-    with _step(console, story_seconds, "stack") as say:
-        stack = LocalStack(ROOT / ".ninjait", built())
-        environment = stack.up()
-        os.environ.update(environment, DAGSTER_HOME=str(ROOT))
-        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-        say(", ".join(what for _, what, _ in stack.places()))
-    with open_stores(validate(environment)) as stores:
-        with _step(console, story_seconds, "schema and organizations") as say:
-            applied = migrate_up(stores.postgres, stores.clickhouse)
+def prepared(console: Console, seconds: dict[str, float], settings: Mapping[str, str]) -> Iterator[Stores]:
+    """The stores of `settings`, with their schema and the demo's organizations."""
+    with open_stores(validate(settings)) as stores:
+        with step(console, seconds, "schema and organizations") as say:
+            applied = migrate_up(stores.postgres, stores.clickhouse, start=pipeline_start(settings))
             stores.message_queue.declare()
             stores.metrics_store.declare()
-            seeded = seed(stores.postgres, "demo", datetime.now(UTC).date())
-            say(
-                f"{len(applied)} migrations applied, {seeded.rows['devices']} devices, {seeded.rows['tickets']} tickets"
-            )
+            rows = seed(stores.postgres, "demo", datetime.now(UTC).date()).rows
+            say(f"{len(applied)} migrations applied, {rows['devices']} devices, {rows['tickets']} tickets")
         yield stores
 
 
@@ -110,20 +101,20 @@ def run(console: Console, stores: Stores, seconds: dict[str, float]) -> Story:
     """Everything between the prepared stores and the report."""
     today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     story = Story(day=today - DAY, started_at=stores.clickhouse.now(), seconds=seconds)
-    with _step(console, seconds, "Dagster") as say:
+    with step(console, seconds, "Dagster") as say:
         graph = Graph()
         say("definitions loaded, runs are kept in PostgreSQL")
     latecomers = _publish(console, stores, story)
     _drain(console, graph, stores, story, "drain")
     day = _keys(story.day, story.day + DAY - timedelta(hours=1), "%Y-%m-%d-%H:%M")
-    with _step(console, seconds, "hourly roll-up") as say:
+    with step(console, seconds, "hourly roll-up") as say:
         graph.run("device_metrics_5m", "device_metrics_1h", "device_metrics_hourly", first=day[0], last=day[1])
         say("24 hours: 5-minute tier, 1-hour tier, ClickHouse")
-    with _step(console, seconds, "latecomers") as say:
+    with step(console, seconds, "latecomers") as say:
         _add(story.tally, simulate.publish(stores.message_queue, latecomers), story.windows[story.day])
         say(f"{len(latecomers)} messages of laptops that were away")
     _drain(console, graph, stores, story, "drain again")
-    with _step(console, seconds, "late hours") as say:
+    with step(console, seconds, "late hours") as say:
         ranges = graph.tick(late_hours, roll_up_late_hours.name, stores)
         say(f"the sensor had {ranges} ranges rolled up again, the warm and the cold day among them")
     _marts(console, graph, story, today)
@@ -133,7 +124,7 @@ def run(console: Console, stores: Stores, seconds: dict[str, float]) -> Story:
 def _publish(console: Console, stores: Stores, story: Story) -> list[simulate.Published]:
     """Publishes the cold day, the warm day, and most of yesterday; returns yesterday's latecomers."""
     latecomers: list[simulate.Published] = []
-    with _step(console, story.seconds, "publish") as say:
+    with step(console, story.seconds, "publish") as say:
         for age, options in ((COLD_AGE, OLD), (WARM_AGE, OLD), (DAY, simulate.Options())):
             start = story.day + DAY - age
             story.points_before[start] = stored_points(stores, start)
@@ -166,7 +157,7 @@ def _publish_this_machine(stores: Stores, story: Story) -> None:
 
 
 def _drain(console: Console, graph: Graph, stores: Stores, story: Story, name: str) -> None:
-    with _step(console, story.seconds, name) as say:
+    with step(console, story.seconds, name) as say:
         drains = 0
         for queue, asset in BY_QUEUE.items():
             while stores.message_queue.depth(queue).outstanding:
@@ -196,9 +187,9 @@ def _marts(console: Console, graph: Graph, story: Story, today: datetime) -> Non
         ("weekly report", f"{monday:%Y-%m-%d}", lambda: graph.run("weekly_reports", first=f"{monday:%Y-%m-%d}")),
         ("health", "all stores", lambda: graph.run("store_health")),
     ]
-    for name, result, step in steps:
-        with _step(console, story.seconds, name) as say:
-            step()
+    for name, result, work in steps:
+        with step(console, story.seconds, name) as say:
+            work()
             say(result)
 
 
@@ -237,14 +228,3 @@ def _sum(total: simulate.QueueTally, more: simulate.QueueTally) -> None:
 
 def _keys(first: datetime, last: datetime, form: str) -> tuple[str, str]:
     return first.strftime(form), last.strftime(form)
-
-
-@contextmanager
-def _step(console: Console, seconds: dict[str, float], name: str) -> Iterator[Callable[[str], None]]:
-    """A line with a spinner while a step runs, and its result and seconds afterwards."""
-    started = time.perf_counter()
-    results: list[str] = []
-    with console.status(f"{name} ..."):
-        yield results.append
-    seconds[name] = time.perf_counter() - started
-    console.print(f"[green]\u2713[/] {name:<26}{seconds[name]:6.1f} s  [dim]{' '.join(results)}[/]", highlight=False)

@@ -22,6 +22,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import date, timedelta
 from pathlib import Path
 from typing import TypeVar
 
@@ -32,6 +33,9 @@ from ninjait_pipelines.local.stack.engines import ENGINES, HOST, Engine, StackEr
 from ninjait_pipelines.local.stack.servers import SERVER_ENGINES, S3Gateway, Server, built
 
 EVERY_ENGINE: tuple[type[Engine], ...] = (*ENGINES, *SERVER_ENGINES)
+# How long before its first `up` a stack's partitions begin: the age of the demo's oldest day. A simulated fleet's past
+# days are rolled up from there on.
+HISTORY = timedelta(days=100)
 # RabbitMQ takes 4 s alone and much longer beside others; an engine that dies is noticed at once.
 START_SECONDS = 90.0
 STOP_SECONDS = 30.0
@@ -59,14 +63,18 @@ class LocalStack:
         self._state = self.home / "stack.json"
         self._settings = self.home / "settings.env"
         self._wheels = self.home / "wheels-only"
+        self._start_day = self.home / "pipeline-start"
 
-    def up(self, report: Report | None = None, wheels: bool = False) -> dict[str, str]:
+    def up(self, report: Report | None = None, wheels: bool = False, start: date | None = None) -> dict[str, str]:
         """Start what does not run, leave what does, and give the settings by which all of it is found.
 
         With `wheels` the engines from wheels are all, now and at every later `up`, whatever `make servers` has built.
+        `start` becomes PIPELINE_START at the first `up` and is ignored afterwards; None: it stays unset.
         """
         with self._locked():
             self._choose(wheels)
+            if start and not self._recorded():  # a stack that has engines keeps the start it was made with
+                self._start_day.write_text(start.isoformat())
             for folder in ("archive", "logs"):
                 (self.home / folder).mkdir(mode=0o700, exist_ok=True)
             engines = self._engines(self._placed())
@@ -92,6 +100,7 @@ class LocalStack:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
             self._settings.unlink(missing_ok=True)
             self._wheels.unlink(missing_ok=True)
+            self._start_day.unlink(missing_ok=True)
             self._state.unlink(missing_ok=True)
 
     def running(self) -> dict[str, bool]:
@@ -155,7 +164,8 @@ class LocalStack:
     def _settings_of(self, engines: list[Engine]) -> dict[str, str]:
         settings = {name: value for engine in engines for name, value in engine.settings().items()}
         ours = {"ARCHIVE_URL": self._archive.as_uri(), "QUARANTINE_SPOOL": str(self.home / "spool")}
-        return ours | settings
+        start = {"PIPELINE_START": self._start_day.read_text()} if self._start_day.exists() else {}
+        return ours | start | settings
 
     def _start(self, engine: Engine, report: Report | None) -> None:
         began = time.monotonic()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import date, timedelta
 from pathlib import Path
 
 import psutil
@@ -20,7 +21,7 @@ from ninjait_pipelines.local.stack.engines import Identity, Postgres, StackError
 from ninjait_pipelines.local.stack.local import LocalStack, find, gone
 from ninjait_pipelines.operations.health import check_all
 from ninjait_pipelines.resources import open_stores
-from ninjait_pipelines.settings import validate
+from ninjait_pipelines.settings import read_env_file, validate
 from ninjait_pipelines_tests.local.stack.conftest import connect
 
 NAMES = {
@@ -73,6 +74,22 @@ def read_everywhere(settings: dict[str, str]) -> list[object]:
         row = postgres.execute("SELECT n FROM kept").fetchone()
         kept = mongodb.get_default_database().kept.find_one()
         return [row and row[0], int(dragonfly.get("kept") or 0), clickhouse.command("SELECT n FROM kept"), kept["_id"]]
+
+
+def test_the_first_up_sets_the_start_and_no_later_one_moves_it(tmp_path: Path) -> None:
+    stack, first = LocalStack(tmp_path / "home"), date(2026, 3, 1)
+    try:
+        settings = stack.up(start=first)
+        assert settings["PIPELINE_START"] == "2026-03-01"
+        assert read_env_file(stack.home / "settings.env") == settings == stack.up(start=first + timedelta(days=1))
+    finally:
+        stack.delete()
+    assert not (stack.home / "pipeline-start").exists()
+
+
+def test_a_stack_that_was_made_without_a_start_gets_none(shared_stack: LocalStack) -> None:
+    """Its partitions begin on 2024-01-01, and what it has of them would be hidden."""
+    assert "PIPELINE_START" not in shared_stack.up(start=date(2026, 3, 1))
 
 
 def test_up_twice_leaves_everything_as_it_is(shared_stack: LocalStack) -> None:
