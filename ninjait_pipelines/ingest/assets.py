@@ -1,8 +1,7 @@
-"""The ingest assets, one for each queue: each materialization is one bounded drain, and nothing here is partitioned."""
+"""The ingest assets, one per queue: each materialization is one bounded drain, and nothing here is partitioned."""
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -26,17 +25,17 @@ QUEUE = "ninjait/queue"
 
 
 class DrainConfig(dg.Config):
-    """The bounds of one drain. Whatever is left is for the next one, which starts within seconds."""
+    """The bounds of one drain. The next one, which starts within seconds, takes what is left."""
 
-    max_messages: int = Field(default=20_000, ge=1, description="Messages that it takes at most")
+    max_messages: int = Field(default=20_000, ge=1, description="Messages that one drain takes at most")
     max_seconds: float = Field(
         default=45,
         gt=0,
-        description="Seconds after which it takes no further batch; a batch under way is finished. Far below the time "
-        "after which a broker gives unsettled messages to others",
+        description="Seconds after which no further batch is received; batches under way are finished. Far below the "
+        "time after which a broker redelivers unacknowledged messages",
     )
     idle_seconds: float = Field(
-        default=1, ge=0, description="Seconds that it waits for another message before it takes the queue for empty"
+        default=1, ge=0, description="Seconds without a message after which the queue counts as empty"
     )
 
 
@@ -48,7 +47,7 @@ def clock() -> datetime:
 def _drain_asset(
     name: str, queue: str, store: str, description: str, make_sink: Callable[..., Sink], table: str | None = None
 ) -> dg.AssetsDefinition:
-    """The asset of one queue; make_sink is given the log and the stores by their names."""
+    """The asset of one queue; `make_sink` gets the log and the stores by name."""
     columns = {"dagster/column_schema": column_schema(table)} if table else {}
 
     @dg.asset(
@@ -56,7 +55,7 @@ def _drain_asset(
         group_name="ingest",
         kinds={store},
         owners=["team:data-engineering"],
-        description=f"{description} Materializing it drains the queue {queue}, within bounds.",
+        description=f"{description} Materializing it drains the queue {queue} within the bounds of its config.",
         metadata={QUEUE: queue, **columns},
     )
     def drain_queue(
@@ -77,19 +76,15 @@ def _drain_asset(
         drain = Drain(sink, message_queue, postgres, clickhouse, mongodb, context.run_id, clock, context.log)
         try:
             summary = drain.run(config.max_messages, config.max_seconds, config.idle_seconds)
-        except StoreError:  # what becomes a dead letter by it is replayed automatically
+        except StoreError:  # dead letters that it makes are replayed automatically
             context.instance.add_run_tags(context.run_id, {STORE_FAILED: "true"})
             raise
         seconds = time.perf_counter() - begun
-        depth, counts = message_queue.depth(queue), asdict(summary)
-        hours = {hour for _, hour in counts.pop("hours")}
-        counts.pop("_counted")
+        depth = message_queue.depth(queue)
         return dg.MaterializeResult(
-            # Duplicates are not known here: the view message_ledger derives them.
             metadata={
-                **counts,
+                **summary.metadata(),
                 "dagster/row_count": summary.points_written,
-                "hours_touched": len(hours),
                 "duration_seconds": seconds,
                 "points_per_second": summary.points / seconds,
                 "remaining_messages": depth.outstanding,

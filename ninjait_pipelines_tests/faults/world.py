@@ -210,7 +210,7 @@ def _drain(
 ) -> None:
     drain_module.BATCH_MESSAGES, drain_module.PREFETCH = BATCH_MESSAGES, 4 * BATCH_MESSAGES
     with open_stores(Settings(settings)) as stores:
-        _after(drain_module.Summary, "add", None, lambda: (began.set(), time.sleep(slow)))
+        _after(drain_module.DrainSummary, "add", None, lambda: (began.set(), time.sleep(slow)))
         if die_after:
             _after(*STEPS[die_after](stores), lambda: os.kill(os.getpid(), signal.SIGKILL))
         try:

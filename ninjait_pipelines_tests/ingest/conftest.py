@@ -87,7 +87,7 @@ def make_drain(stores: Stores, queue: str = "agent.metrics", **changes: object) 
         "run_id": "run-1",
         "clock": lambda: datetime.now(UTC),
         "log": LOG,
-        "hold_seconds": 0,
+        "store_wait_seconds": 0,
     }
     return Drain(**parts | changes)  # type: ignore[arg-type]
 

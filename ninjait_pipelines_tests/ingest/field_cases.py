@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from ninjait_pipelines.ingest.drain import Summary
+from ninjait_pipelines.ingest.drain import DrainSummary
 from ninjait_pipelines.messages import JSON, Outgoing
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines_tests.ingest.conftest import drained
@@ -69,7 +69,7 @@ def messages(case: str, hour: datetime) -> list[Outgoing]:
     return [message_of(path.read_text(), hour) for path in files]
 
 
-def take(stores: Stores, published: Iterable[Outgoing]) -> Summary:
+def take(stores: Stores, published: Iterable[Outgoing]) -> DrainSummary:
     """Publishes and drains; what became of them."""
     stores.message_queue.publish(list(published))
     return drained(stores)

@@ -26,7 +26,7 @@ from ninjait_pipelines.cache.assets import device_caches
 from ninjait_pipelines.cli import quarantine as commands
 from ninjait_pipelines.ingest import drain as drain_module
 from ninjait_pipelines.ingest import quarantine
-from ninjait_pipelines.ingest.drain import Summary
+from ninjait_pipelines.ingest.drain import DrainSummary
 from ninjait_pipelines.ingest.quarantine.spool import Spool
 from ninjait_pipelines.ingest.sinks import MetricsSink
 from ninjait_pipelines.resources import Stores, open_stores
@@ -68,7 +68,7 @@ def away(settings: Settings) -> Settings:
         return through
 
 
-def drained(stores: Stores, long_bodies: bool = False, **changes: Any) -> Summary:
+def drained(stores: Stores, long_bodies: bool = False, **changes: Any) -> DrainSummary:
     """A drain, which waits for RabbitMQ to send bodies of many megabytes if there are some."""
     waited = 2.0 if long_bodies else idle_seconds(stores)
     return make_drain(stores, clock=lambda: NOW, **changes).run(idle_seconds=waited)

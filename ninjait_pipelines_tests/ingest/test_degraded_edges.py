@@ -15,7 +15,7 @@ from ninjait_pipelines import keys
 from ninjait_pipelines.cache.assets import device_caches
 from ninjait_pipelines.ingest import drain as drain_module
 from ninjait_pipelines.ingest import quarantine
-from ninjait_pipelines.ingest.drain import Summary
+from ninjait_pipelines.ingest.drain import DrainSummary
 from ninjait_pipelines.ingest.quarantine.spool import Spool
 from ninjait_pipelines.operations.health import check_all
 from ninjait_pipelines.resources import Stores, open_stores
@@ -39,7 +39,7 @@ from ninjait_pipelines_tests.proxy import Proxy
 from ninjait_pipelines_tests.runs import run
 
 
-def drained(stores: Stores, **changes: Any) -> Summary:
+def drained(stores: Stores, **changes: Any) -> DrainSummary:
     return make_drain(stores, clock=lambda: NOW, **changes).run(idle_seconds=0.05)
 
 

@@ -19,10 +19,11 @@ from ninjait_pipelines.ingest import drain as drain_module
 from ninjait_pipelines.ingest import sinks
 from ninjait_pipelines.ingest.decode.message import Decoded, Period, decode
 from ninjait_pipelines.ingest.decode.third_party import MAX_BYTES
-from ninjait_pipelines.ingest.drain import BATCH_BYTES, Summary, _parts
+from ninjait_pipelines.ingest.drain import BATCH_BYTES, DrainSummary, _parts
 from ninjait_pipelines.ingest.quarantine import body_of
 from ninjait_pipelines.ingest.quarantine.reasons import entries, read
 from ninjait_pipelines.ingest.sinks import MetricsSink, Record
+from ninjait_pipelines.ingest.stages import Stages
 from ninjait_pipelines.messages import Message
 from ninjait_pipelines.metrics.model import POINTS, Tier
 from ninjait_pipelines.resources import Stores, open_stores
@@ -55,7 +56,7 @@ from ninjait_pipelines_tests.resources.queue_contract import eventually
 UNKNOWN = str(uuid.UUID(int=99))
 
 
-def run(stores: Stores, queue: str = "agent.metrics", **changes: Any) -> Summary:
+def run(stores: Stores, queue: str = "agent.metrics", **changes: Any) -> DrainSummary:
     return make_drain(stores, queue, **changes).run(idle_seconds=idle_seconds(stores))
 
 
@@ -348,7 +349,7 @@ def test_bounds_in_messages_and_seconds(fleet: Stores, monkeypatch: pytest.Monke
 
 
 def test_what_a_drain_leaves_at_its_bound_was_never_delivered(fleet: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Given back it would count as delivered, and after some bounded drains as suspect."""
+    """Given back it would count as delivered, and after some bounded drains be isolated."""
     monkeypatch.setattr(drain_module, "BATCH_MESSAGES", 4)
     publish(fleet, *(metrics(sample(n)) for n in range(1, 61)))
     taken = make_drain(fleet).run(max_messages=40, idle_seconds=idle_seconds(fleet)).messages
@@ -385,7 +386,7 @@ def test_many_that_came_often_because_a_store_was_away_go_through_in_few_groups(
     fleet: Stores, monkeypatch: pytest.MonkeyPatch, outages: int, limit: int
 ) -> None:
     """One by one they took minutes, and the next outage made dead letters of them."""
-    monkeypatch.setattr(drain_module, "SUSPECTS", {3: (2, 16), 4: (2, 32)})
+    monkeypatch.setattr(drain_module, "ISOLATION_GROUPS", {3: (2, 16), 4: (2, 32)})
 
     def away(decoded: Sequence[Decoded]) -> None:
         raise StoreUnavailable("InfluxDB", "http://h", "silent", "Wait.")
@@ -407,7 +408,7 @@ def test_two_drains_at_once_share_the_queue_and_the_ledger_balances(
     monkeypatch.setattr(drain_module, "PREFETCH", 40)
     bodies = [metrics(sample(n, cpu=n % 100), sample(n + 0.5, cpu=103 if n % 7 == 0 else 1)) for n in range(1, 201)]
     publish(fleet, *bodies)
-    summaries: list[Summary] = []
+    summaries: list[DrainSummary] = []
 
     def work(name: str) -> None:
         with open_stores(settings) as stores:
@@ -474,7 +475,7 @@ def test_poison_that_stood_alone_is_found_out_by_those_that_come_after_it(fleet:
     assert outstanding(fleet) == (0, 1)
 
 
-def test_suspects_go_together_with_those_that_came_as_often() -> None:
+def test_redelivered_messages_are_grouped_by_their_number_of_deliveries() -> None:
     """One that had come for the fifth time made all others of its batch go one by one."""
     template = Message("agent.metrics", "", b"", "", None, "", "", 3, 0)
     often = [msgspec.structs.replace(template, receipt=str(n), deliveries=5 if n == 7 else 3) for n in range(129)]
@@ -509,7 +510,7 @@ def test_after_a_batch_that_failed_none_is_begun() -> None:
             raise StoreUnavailable("InfluxDB", "http://h", "silent", "Wait.")
         return set
 
-    with drain_module._Stages(write, lambda *_: set()) as stages:
+    with Stages(write, lambda *_: set()) as stages:
         for number in range(3):
             stages.put([number], NOW)  # type: ignore[list-item]
         stages.take()
@@ -530,7 +531,7 @@ def test_what_was_written_is_recorded_although_the_drain_ends_meanwhile() -> Non
         recorded.append(batch[0])
         return set()
 
-    with drain_module._Stages(lambda *_: set, record) as stages:  # type: ignore[arg-type,return-value]
+    with Stages(lambda *_: set, record) as stages:  # type: ignore[arg-type,return-value]
         for number in range(2):
             stages.put([number], NOW)  # type: ignore[list-item]
         assert eventually(lambda: stages._written is not None and stages._written.done())
@@ -619,7 +620,7 @@ def test_dead_letters_move_to_quarantine_once_even_when_the_drain_dies_between(
 
 
 def test_dead_letters_leave_time_for_the_queue(fleet: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drain_module, "DEAD_LETTERS", 2)
+    monkeypatch.setattr(drain_module, "DEAD_LETTERS_AT_ONCE", 2)
     publish(fleet, *(metrics(sample(n)) for n in range(1, 10)))
     with fleet.message_queue.consume("agent.metrics", 50) as consumer:
         for message in consumer.receive(50, 0.1)[:8]:
@@ -637,7 +638,7 @@ def test_a_copy_that_was_replayed_meanwhile_is_not_held_again(fleet: Stores) -> 
     drain = make_drain(fleet)
     with fleet.message_queue.consume("agent.metrics", 5) as consumer:
         messages = consumer.receive(5, 0.1)
-        drain._process(_Deaf(consumer), messages, REGISTRY, Summary())  # type: ignore[arg-type]
+        drain._process(_Deaf(consumer), messages, REGISTRY, DrainSummary())  # type: ignore[arg-type]
         fleet.mongodb.database["quarantine"].update_one({}, {"$set": {"state": "replayed"}})
     run(fleet)
     assert [document["state"] for document in fleet.mongodb.database["quarantine"].find()] == ["replayed"]
@@ -657,7 +658,7 @@ class _Deaf:
 def test_a_copy_that_comes_twice_in_one_batch_counts_once() -> None:
     """A publisher that names no copies sent one twice; the ledger had one, and `conservation` failed by the other."""
     one = telegraf(line("mem", "used=0i"), line("mem", "used=-1i"))
-    summary = Summary()
+    summary = DrainSummary()
     summary.add([(one, decode(one, REGISTRY, Period.at(NOW))), (one, decode(one, REGISTRY, Period.at(NOW)))], set())
     summary.add([(one, decode(one, REGISTRY, Period.at(NOW)))], set())
     assert (summary.messages, summary.messages_quarantined) == (1, 1)

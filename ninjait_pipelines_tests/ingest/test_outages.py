@@ -119,7 +119,7 @@ def test_a_store_that_fails_under_way_is_waited_for(
     name, waits = metrics_url(settings), []
     with failing(settings, name) as (stores, proxy):
         refuse, proxy.instead = proxy.instead, lambda method, path: None
-        slow = make_drain(stores, hold_seconds=60, sleep=waits.append)
+        slow = make_drain(stores, store_wait_seconds=60, sleep=waits.append)
 
         def fails_from_now_on(decoded: Sequence[Decoded]) -> None:
             if not waits:
@@ -128,7 +128,9 @@ def test_a_store_that_fails_under_way_is_waited_for(
                 proxy.instead = lambda method, path: None
 
         first = Broken(sink_of(stores, "agent.metrics"), fails_from_now_on)  # type: ignore[arg-type]
-        done = make_drain(stores, sink=first, hold_seconds=60, sleep=slow.sleep).run(idle_seconds=idle_seconds(stores))
+        done = make_drain(stores, sink=first, store_wait_seconds=60, sleep=slow.sleep).run(
+            idle_seconds=idle_seconds(stores)
+        )
     assert len(waits) == 3
     assert 10 <= done.messages <= 60
     with fleet.message_queue.consume("agent.metrics", 100) as consumer:
@@ -152,7 +154,7 @@ def often_delivered(stores: Stores, count: int, often: int = 2) -> None:
 
 
 @pytest.mark.parametrize("error", [StoreFailed, StoreUnavailable])
-def test_suspects_for_which_a_store_fails_for_a_moment_are_not_rejected(fleet: Stores, error: type[StoreError]) -> None:
+def test_isolated_messages_for_which_a_store_fails_are_not_rejected(fleet: Stores, error: type[StoreError]) -> None:
     """The first group went through, then the store refused everything for a minute: each of the others was taken for
     the culprit, as it had failed where another one had gone through."""
     often_delivered(fleet, 70)  # two groups: 64 and 6
@@ -168,7 +170,7 @@ def test_suspects_for_which_a_store_fails_for_a_moment_are_not_rejected(fleet: S
     assert ledger(fleet) == {"written": 70}
 
 
-def test_an_outage_among_the_suspects_is_an_outage(fleet: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_outage_while_messages_are_isolated_is_an_outage(fleet: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
     often_delivered(fleet, 70)
     calls: list[int] = []
 
@@ -245,7 +247,7 @@ def test_a_message_that_takes_its_store_down_is_found_out_and_an_outage_is_not(
         drain(fleet)
         (document,) = held(fleet)
         words = reasons.entries(reasons.read(document))[0].value
-        assert (document["points_quarantined"], words.startswith("it alone was being written")) == (1, True)
+        assert (document["points_quarantined"], words.startswith("it was being written alone")) == (1, True)
         assert ledger(fleet) == {"written": good, "dead_lettered": 1}
     else:
         all_written(fleet, good + 1)
