@@ -1,21 +1,24 @@
-"""Builds the Dagster definitions: every stage's assets, checks, jobs, sensors, and the resources they use."""
+"""Builds the Dagster definitions: every stage's own, and the resources and conditions that they share."""
 
-import importlib
 import os
-import pkgutil
-from collections.abc import Iterator, Mapping
-from types import ModuleType
-from typing import Any, TypeVar
+from collections.abc import Mapping
 
 import dagster as dg
 
-from ninjait_pipelines import archive, billing, cache, ingest, operations, reference, reports, rollup, tickets
+from ninjait_pipelines.archive import definitions as archive
 from ninjait_pipelines.automation import AUTOMATION
+from ninjait_pipelines.billing import definitions as billing
+from ninjait_pipelines.cache import definitions as cache
+from ninjait_pipelines.ingest import definitions as ingest
+from ninjait_pipelines.operations import definitions as operations
+from ninjait_pipelines.reference import definitions as reference
+from ninjait_pipelines.reports import definitions as reports
 from ninjait_pipelines.resources import stores_from
+from ninjait_pipelines.rollup import definitions as rollup
 from ninjait_pipelines.settings import validate
+from ninjait_pipelines.tickets import definitions as tickets
 
-STAGES = [ingest, reference, rollup, tickets, billing, cache, archive, reports, operations]
-T = TypeVar("T")
+STAGES = (ingest, reference, rollup, tickets, billing, cache, archive, reports, operations)
 
 
 def build_defs(
@@ -25,21 +28,13 @@ def build_defs(
 
     Opens no connection. Raises SettingsError, which names the variable, for settings that cannot be right.
     """
-    settings = validate(environ)
-    modules = [module for stage in STAGES for module in _modules(stage)]
-    sensors: list[dg.SensorDefinition] = [*_found(modules, dg.SensorDefinition), _conditions()]
-    return dg.Definitions(
-        assets=dg.load_assets_from_modules(modules),
-        asset_checks=dg.load_asset_checks_from_modules(modules),
-        jobs=[*_found(modules, dg.JobDefinition), *_found(modules, type(dg.define_asset_job("any")))],
-        sensors=sensors,
-        schedules=_found(modules, dg.ScheduleDefinition),
-        resources={**stores_from(dg.EnvVar, settings).all(), **(resource_overrides or {})},
-    )
+    stores = stores_from(dg.EnvVar, validate(environ)).all()
+    shared = dg.Definitions(sensors=[_conditions()], resources={**stores, **(resource_overrides or {})})
+    return dg.Definitions.merge(shared, *(stage.defs for stage in STAGES))
 
 
 def _conditions() -> dg.AutomationConditionSensorDefinition:
-    """Evaluates every asset's automation condition. Dagster's own one would start stopped."""
+    """Evaluates every asset's automation condition. Dagster's own sensor for this starts stopped."""
     return dg.AutomationConditionSensorDefinition(
         "automation_conditions",
         target=dg.AssetSelection.all(),
@@ -47,15 +42,3 @@ def _conditions() -> dg.AutomationConditionSensorDefinition:
         minimum_interval_seconds=30,
         run_tags=AUTOMATION,
     )
-
-
-def _modules(stage: ModuleType) -> Iterator[ModuleType]:
-    for info in pkgutil.iter_modules(stage.__path__):
-        yield importlib.import_module(f"{stage.__name__}.{info.name}")
-
-
-def _found(modules: list[ModuleType], kind: type[T]) -> list[T]:
-    """Objects of a kind at the top of the modules, or in a list there; each once, though several modules import it."""
-    values: list[Any] = [value for module in modules for value in vars(module).values()]
-    flat = [item for value in values for item in (value if isinstance(value, list) else [value])]
-    return list({id(item): item for item in flat if isinstance(item, kind)}.values())

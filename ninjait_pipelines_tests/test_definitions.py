@@ -1,13 +1,17 @@
 """The graph as Dagster loads it."""
 
+import importlib
 import os
+import pkgutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from typing import Any
 
 import dagster as dg
 import pytest
 
-from ninjait_pipelines.build import build_defs
+from ninjait_pipelines.build import STAGES, build_defs
 from ninjait_pipelines.settings import REQUIRED, ROOT, SettingsError, load, validate
 
 NOWHERE = {
@@ -53,6 +57,29 @@ def _run(script: str) -> float:
     )
     assert done.returncode == 0, done.stderr
     return float(done.stdout)
+
+
+def _defined() -> Iterator[tuple[str, Any]]:
+    """Everything of Dagster's at the top of a stage's modules, or in a list or dict there: (module, object)."""
+    for stage in STAGES:
+        package = importlib.import_module(stage.__package__)
+        for info in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+            for value in vars(importlib.import_module(info.name)).values():
+                several = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
+                yield from ((info.name, one) for one in several)
+
+
+def test_nothing_that_a_module_defines_is_forgotten() -> None:
+    """Stages list what they give to Dagster: what is missing from the list would be in no graph, without an error."""
+    job, kinds = type(dg.define_asset_job("any")), (dg.AssetsDefinition, dg.SensorDefinition, dg.ScheduleDefinition)
+    listed: set[int] = set()
+    for stage in STAGES:
+        defs = stage.defs
+        for objects in (defs.assets, defs.asset_checks, defs.jobs, defs.sensors, defs.schedules):
+            listed |= {id(one) for one in objects or ()}
+    defined = [(module, one) for module, one in _defined() if isinstance(one, (*kinds, dg.JobDefinition, job))]
+    assert len({id(one) for _, one in defined}) > 60
+    assert [(module, one) for module, one in defined if id(one) not in listed] == []
 
 
 def test_every_asset_is_described_owned_and_grouped() -> None:

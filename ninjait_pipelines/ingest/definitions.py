@@ -1,0 +1,14 @@
+"""What Dagster is given of this stage: the drains, their checks, and what starts them."""
+
+import dagster as dg
+
+from ninjait_pipelines.ingest.assets import BY_QUEUE
+from ninjait_pipelines.ingest.checks import all_checks
+from ninjait_pipelines.ingest.sensors import after_outage, drain_jobs, drain_sensors, registered_hosts
+
+defs = dg.Definitions(
+    assets=list(BY_QUEUE.values()),
+    asset_checks=all_checks,
+    jobs=drain_jobs,
+    sensors=[*drain_sensors, registered_hosts, after_outage],
+)
