@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from itertools import chain
 from typing import Any, Literal, Protocol
 from uuid import UUID
 
@@ -263,29 +264,34 @@ def _log_document(event: Mapping[str, Any]) -> dict[str, Any]:
 
 def _gathered(decoded: Sequence[Decoded], kind: Kind, schema: pa.Schema) -> pa.Table:
     """The columns of many messages, in the order in which they were received."""
-    columns: dict[str, list[Any]] = {name: [] for name in schema.names}
-    ends: list[int] = []  # of the runs of rows that are of one device
-    organizations, devices = columns.pop("organization_id"), columns.pop("device_id")
-    for one in decoded:
-        part = getattr(one, kind)
-        if not part:
-            continue
-        for name, values in columns.items():
-            values += part[name]
-        if one.device_id:
-            ends.append(len(columns["time"]))
-            organizations.append(one.organization_id)
-            devices.append(one.device_id)
+    texts = [field.name for field in schema if pa.types.is_string(field.type)]
+    parts = [part for one in decoded if (part := getattr(one, kind))]
+    arrays = {name: _text(parts, name) for name in texts}
+    for field in schema:
+        if field.name not in arrays:
+            values = list(chain.from_iterable([part[field.name] for part in parts]))
+            arrays[field.name] = pa.array(values, _MILLISECONDS if field.name == "time" else field.type)
+    return pa.table([arrays[name] for name in schema.names], schema.names).cast(schema)
+
+
+def _text(parts: Sequence[Columns], name: str) -> pa.Array:
+    """A column of text: the rows of a message are of one device, and nearly always of one interface or volume."""
+    values: list[str] = []
+    ends: list[int] = []  # of the runs of rows that have one value
+    end = 0
+    for part in parts:
+        column = part[name]
+        if column.count(column[0]) == len(column):
+            values.append(column[0])
+            end += len(column)
+            ends.append(end)
         else:
-            ends += range(len(columns["time"]) - len(part["time"]) + 1, len(columns["time"]) + 1)
-            organizations += part["organization_id"]
-            devices += part["device_id"]
-    arrays = {name: pa.array(values, schema.field(name).type) for name, values in columns.items() if name != "time"}
-    arrays["time"] = pa.array(columns["time"], _MILLISECONDS).cast(schema.field("time").type)
-    runs = pa.array(ends, pa.int32())
-    for name, of in (("organization_id", organizations), ("device_id", devices)):
-        arrays[name] = pc.run_end_decode(pa.RunEndEncodedArray.from_arrays(runs, pa.array(of, pa.string())))
-    return pa.table([arrays[name] for name in schema.names], schema=schema)
+            values += column
+            ends += range(end + 1, end + len(column) + 1)
+            end += len(column)
+    return pc.run_end_decode(
+        pa.RunEndEncodedArray.from_arrays(pa.array(ends, pa.int32()), pa.array(values, pa.string()))
+    )
 
 
 def _younger(one: Decoded, oldest: int) -> Decoded:

@@ -5,7 +5,8 @@ newlines, so where a line ends has to be known by whoever cuts the message into 
 """
 
 import re
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from itertools import islice, product
 from typing import Any
@@ -162,6 +163,7 @@ NANOSECONDS = 1_000_000
 TELEGRAF = "telegraf"
 
 Line = re.Match[str]
+PlainLine = tuple[int, int, int]  # its number, where its key ends, and where its fields do
 
 
 class Series(msgspec.Struct, frozen=True, gc=False):
@@ -188,19 +190,51 @@ def entries(text: str) -> Sequence[Line]:
     return found
 
 
-def plain(text: str) -> list[str]:
-    """The lines of a text in which every line is plain; none where any is not."""
-    if not text.isascii() or not _PLAIN.fullmatch(text.encode()):
-        return []
-    return text[:-1].split("\n")
+def plain(body: bytes) -> str:
+    """The text, if every line of it is plain; else none."""
+    return body.decode() if _PLAIN.fullmatch(body) else ""
 
 
-def cut(line: str) -> tuple[str, str, str]:
-    """Key, fields (each after a comma) and time of a plain line."""
-    end = line.index(" ")
-    while line[end - 1] == "\\":  # a space behind a backslash is part of a name
-        end = line.index(" ", end + 1)
-    return line[:end], f",{line[end + 1 : -20]}", line[-19:]
+def lines_by_key(text: str) -> dict[str, list[PlainLine]]:
+    """The lines of a plain text. Their places in it: to copy them would take longer than to read them."""
+    found: defaultdict[str, list[PlainLine]] = defaultdict(list)
+    find, start, number, size = text.index, 0, 0, len(text)
+    while start < size:
+        space = find(" ", start)
+        while text[space - 1] == "\\":  # a space behind a backslash is part of a name
+            space = find(" ", space + 1)
+        end = find("\n", space)
+        found[text[start:space]].append((number, space, end - 20))
+        start, number = end + 1, number + 1
+    return found
+
+
+def times_at(text: str, ends: Iterable[int]) -> list[int]:
+    """The times, in milliseconds since 1970, of the lines whose fields end there."""
+    return [int(text[end + 1 : end + 14]) for end in ends]
+
+
+def first_name(text: str, line: PlainLine) -> str:
+    """The name of the line's first field."""
+    return text[line[1] + 1 : text.index("=", line[1])]
+
+
+def values_at(text: str, name: str, spaces: Iterable[int], ends: Iterable[int]) -> list[str]:
+    """The text of a field (see `Series` for its name) in each of some lines: the last one, where it is there twice; ""
+    where it is not there."""
+    found: list[str] = []
+    find, find_last, add, size, bare = text.find, text.rfind, found.append, len(name), name[1:]
+    for space, end in zip(spaces, ends, strict=True):
+        at = find_last(name, space, end)
+        if at < 0:
+            if not text.startswith(bare, space + 1):
+                add("")
+                continue
+            at = space
+        at += size
+        stop = find(",", at, end)
+        add(text[at : stop if stop > 0 else end])
+    return found
 
 
 def read(line: Line) -> Reading:

@@ -7,9 +7,11 @@ import json
 import re
 import uuid
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
-from functools import partial
+from functools import lru_cache, partial
+from itertools import chain, compress, repeat
+from operator import itemgetter
 from types import MappingProxyType
 from typing import Any
 
@@ -30,7 +32,10 @@ from ninjait_pipelines.ingest.decode.third_party import (
     TOTAL,
     Format,
     Reading,
+    Target,
+    converted,
     text_of,
+    unpacked,
 )
 from ninjait_pipelines.ingest.decode.volumes import Place
 from ninjait_pipelines.messages import JSON, Message, identity
@@ -74,7 +79,6 @@ _GAUGES = tuple(POINTS.names)
 _NAMES = (_GAUGES, tuple(COUNTERS.names), tuple(VOLUMES.names))
 _GAUGE, _COUNTER, _VOLUME = range(3)
 _TIME_IN = tuple(names.index("time") for names in _NAMES)
-_FIRST_VALUE = tuple(time + 1 for time in _TIME_IN)
 _CPU = list(FIELDS).index("cpu")
 _ID = Field(rules.identifier)
 _SAMPLES = Field(rules.samples)
@@ -250,61 +254,25 @@ def decode_good_metrics(message: Message, registry: SenderRegistry, period: Peri
 
 def decode_good_lines(message: Message, registry: SenderRegistry, period: Period) -> Decoded | None:
     """Decodes a message of line protocol in which every line is plain and good; None where any is not."""
-    tables: tuple[list[list[Any]], ...] = ([], [], [])
-    indexes: tuple[list[int], ...] = ([], [], [])
-    cores: list[tuple[int, str, str, str]] = []
-    named = taken = 0
     try:
         _check_size(message, MAX_BYTES)
-        lines = telegraf.plain(text_of(message.body))
+        text = telegraf.plain(unpacked(message.body))
         organization = organization_of(message.routing_key)
-        if not 0 < len(lines) <= MAX_ENTRIES or registry.refusal(organization):
+        if not 0 < text.count("\n") <= MAX_ENTRIES or registry.refusal(organization):
             return None
-        all_series = _AllSeries(_Devices(organization, registry), registry.interfaces_left_out)
-        for index, line in enumerate(lines):
-            key, fields, time = telegraf.cut(line)
-            start, table, known, more, others = all_series[key]
-            named += fields.count("=")
-            if not start:
-                if others is None:
-                    cores.append((index, key, fields, time))
-                else:
-                    if not others.readings:
-                        others.example = _cut(fields[1 : fields.index("=")])
-                    others.readings += 1
-                continue
-            row = start.copy()
-            before = taken
-            for name, place, convert in known:
-                _, found, text = fields.rpartition(name)
-                if found:
-                    text = text.partition(",")[0]
-                    row[place] = convert(int(text[:-1]) if text[-1] == "i" else float(text))
-                    taken += 1
-            if more and taken - before < len(known):
-                taken += _derive(row, table, more, fields)
-            if taken == before and row == start:
-                all_series.left_out.add(telegraf.series(key), fields[1 : fields.index("=")])
-                continue
-            row[_TIME_IN[table]] = int(time) // telegraf.NANOSECONDS
-            tables[table].append(row)
-            indexes[table].append(index)
-        for whole, values in all_series.processors(cores, len(lines)) if cores else ():
-            tables[_GAUGE].append(_row_of_cores(whole))
-            indexes[_GAUGE].append(_index_of(whole))
-            taken += values
+        found = _PlainLines(text, _Devices(organization, registry), registry.interfaces_left_out)
+        columns, indexes = found.tables()
     except ValueError:
         return None
-    columns = [_columns(names, rows) for names, rows in zip(_NAMES, tables, strict=True)]
     for part, oldest in zip(columns, (period.oldest, period.oldest_counter, period.oldest_counter), strict=True):
         if part and (min(part["time"]) < oldest or max(part["time"]) > period.newest):
             return None
     decoded = Decoded(message_id=identity(message.queue, message.body, message.message_id))
     _fill(decoded, columns, indexes)
     decoded.organization_id = decoded.organization_id or organization
-    decoded.unknown_fields = named - taken
-    decoded.agent, decoded.host = LINE_PROTOCOL.source, all_series.host
-    decoded.left_out = list(all_series.left_out.values())
+    decoded.unknown_fields = found.unknown
+    decoded.agent, decoded.host = LINE_PROTOCOL.source, found.host
+    decoded.left_out = list(found.left_out.values())
     return decoded
 
 
@@ -315,23 +283,6 @@ def _fill(decoded: Decoded, columns: Sequence[Columns], indexes: Sequence[list[i
     decoded.points = sum(map(len, indexes)) + len(decoded.rejections)
     seen = {one for part in columns if part for one in part["organization_id"]}
     decoded.organization_id = seen.pop() if len(seen) == 1 else None
-
-
-def _derive(row: list[Any], table: int, series: telegraf.Series, fields: str) -> int:
-    """Adds to the row what follows from several fields of its line, and returns how many of them it is the only use of.
-    Raises ValueError."""
-
-    def number(name: str) -> float | None:
-        _, found, text = fields.rpartition(name)
-        return telegraf.number_of(text.partition(",")[0]) if found else None
-
-    names = _NAMES[table]
-    there = {name for name, value in zip(names, row, strict=True) if value is not None}
-    used: set[str] = set()
-    for target, value, sources in telegraf.derived(series, there, number):
-        row[names.index(target.field)] = target.convert(value)
-        used.update(sources)
-    return len(used - {name for name, _ in series.known})
 
 
 def _row_of_cores(cores: Sequence[Core]) -> list[Any]:
@@ -753,10 +704,6 @@ class _Devices(dict[str, tuple[str, str]]):
         return found
 
 
-Known = Sequence[tuple[str, int, rules.Rule]]
-_OfKey = tuple[list[Any], int, Known, telegraf.Series | None, LeftOut | None]
-
-
 class _LeftOut(dict[tuple[str | None, str], LeftOut]):
     """What is left out of a message, by host and measurement.
 
@@ -786,82 +733,176 @@ class _LeftOut(dict[tuple[str | None, str], LeftOut]):
         self._owners[host] = owner
         return owner
 
-    def add(self, reading: Reading | telegraf.Series, example: str) -> None:
-        """Counts a reading."""
+    def add(self, reading: Reading | telegraf.Series, example: str, readings: int = 1) -> None:
+        """Counts a reading, or several that are like it."""
         one = self[reading.host if isinstance(reading.host, str) else None, reading.measurement]
-        one.readings += 1
+        one.readings += readings
         one.example = one.example or _cut(example)
 
 
-class _AllSeries(dict[str, _OfKey]):
-    """Of the key of a plain line: a row without its time and values, of which table; which fields are taken: name after
-    a comma, place in the row, conversion; the series where something may follow from other fields. Where the row is
-    empty nothing is taken, and what counts such lines stands last; None for the key of a single core.
-    Raises Refused for a key that is not good.
+class _LinesOfKey(msgspec.Struct, gc=False):
+    """The lines of a plain text that have one key: the number of each, where its key ends, where its fields do.
+
+    A row of theirs is `start` with its time and values; where that is empty nothing is taken of them. known: name after
+    a comma, place in the row, rule.
     """
 
-    def __init__(self, devices: "_Devices", interfaces_left_out: Sequence[str]) -> None:
+    series: telegraf.Series
+    lines: list[telegraf.PlainLine]
+    start: Sequence[Any] = ()
+    table: int = _GAUGE
+    known: Sequence[tuple[str, int, rules.Rule]] = ()
+
+    def columns(self, text: str) -> tuple[list[list[Any]], list[int]]:
+        """The columns of all these lines, and how many values of each are taken. Raises ValueError."""
+        _, spaces, ends = zip(*self.lines, strict=True)
+        columns = [[value] * len(ends) for value in self.start]
+        columns[_TIME_IN[self.table]] = telegraf.times_at(text, ends)
+        taken = [0] * len(ends)
+        for name, place, rule in self.known:
+            texts = telegraf.values_at(text, name, spaces, ends)
+            if all(texts):
+                columns[place] = converted(rule, texts)
+                taken = [values + 1 for values in taken]
+            elif any(texts):
+                places = [at for at, found in enumerate(texts) if found]
+                for at, value in zip(places, converted(rule, list(filter(None, texts))), strict=True):
+                    columns[place][at] = value
+                    taken[at] += 1
+        if self.series.derived and min(taken) < len(self.known):
+            taken = [values + self._derive(columns, at, text, values) for at, values in enumerate(taken)]
+        return columns, taken
+
+    def _derive(self, columns: Sequence[list[Any]], at: int, text: str, taken: int) -> int:
+        """Adds to a row what follows from several fields of its line, and returns how many of them it is the only use
+        of. Raises ValueError."""
+        if taken == len(self.known):
+            return 0
+
+        def number(name: str) -> float | None:
+            _, space, end = self.lines[at]
+            found = telegraf.values_at(text, name, [space], [end])[0]
+            return telegraf.number_of(found) if found else None
+
+        names = _NAMES[self.table]
+        there = {name for name, column in zip(names, columns, strict=True) if column[at] is not None}
+        used: set[str] = set()
+        for target, value, sources in telegraf.derived(self.series, there, number):
+            columns[names.index(target.field)][at] = target.convert(value)
+            used.update(sources)
+        return len(used - {name for name, _ in self.series.known})
+
+
+_Part = list[list[Any]]  # the lines that the rows are of, then their columns
+
+
+@lru_cache(maxsize=64)
+def _places_of(known: Sequence[tuple[str, Target]], names: Sequence[str]) -> Sequence[tuple[str, int, rules.Rule]]:
+    return [(name, names.index(target.field), target.convert) for name, target in known]
+
+
+class _PlainLines:
+    """The lines of a plain text by their keys. Raises ContractViolation for a key that is not good."""
+
+    def __init__(self, text: str, devices: "_Devices", interfaces_left_out: Sequence[str]) -> None:
+        self._text = text
         self._devices = devices
         self._interfaces_left_out = interfaces_left_out
         self._whole: set[str] = set()
         self.host = ""  # the first one
         self.left_out = _LeftOut(devices)
+        keys = telegraf.lines_by_key(text)
+        self.unknown = text.count("=") - sum(key.count("=") * len(lines) for key, lines in keys.items())
+        self._keys = [self._of_key(telegraf.series(key), lines) for key, lines in keys.items()]
 
-    def __missing__(self, key: str) -> _OfKey:
-        series = telegraf.series(key)
+    def _of_key(self, series: telegraf.Series, lines: list[telegraf.PlainLine]) -> _LinesOfKey:
         if not self.host and series.host:
             self.host = _cut(series.host)
-        if series.core:
-            found: _OfKey = [], _GAUGE, (), None, None
-        elif not self._is_taken(series):
-            found = [], _GAUGE, (), None, self.left_out[series.host, series.measurement]
-        else:
-            found = self._taken(series)
-        self[key] = found
-        return found
+        return self._taken(series, lines) if self._is_taken(series) else _LinesOfKey(series, lines)
 
     def _is_taken(self, series: telegraf.Series) -> bool:
         if series.interface is not None and is_left_out(series.interface, self._interfaces_left_out):
             return False
         return bool(series.known or series.derived)
 
-    def _taken(self, series: telegraf.Series) -> _OfKey:
+    def _taken(self, series: telegraf.Series, lines: list[telegraf.PlainLine]) -> _LinesOfKey:
         if series.core == ALL_CORES:
             self._whole.add(_folded(series.host))
         table = _COUNTER if series.interface is not None else _GAUGE if series.place is None else _VOLUME
-        start: list[Any] = [*self._devices[_value("host", _NAME, {"host": series.host})]]
+        start: list[Any] = [*self._device(series)]
         if series.interface is not None:
             start += [series.source, rules.name(series.interface)]
         if series.place is not None:
             start += [series.source, *_names_of(series.place)]
         names = _NAMES[table]
         start += [None] * (len(names) - len(start))
-        known = [(name, names.index(target.field), target.convert) for name, target in series.known]
-        return start, table, known, series if series.derived else None, None
+        known = _places_of(series.known, names)
+        return _LinesOfKey(series, lines, start, table, known)
 
-    def processors(self, lines: Iterable[tuple[int, str, str, str]], entries: int) -> Iterator[tuple[list[Core], int]]:
-        """The cores that make wholes, of the lines of single cores (index, key, fields, time), and how many values they
-        take; what makes none is left out. Raises ValueError."""
-        lines = [line for line in lines if _folded(telegraf.series(line[1]).host) not in self._whole]
-        cores: list[Core] = []
-        values: dict[int, int] = {}
-        for index, key, fields, time in lines:
-            series, busy, values[index] = telegraf.series(key), None, 0
-            for name, target in series.known:
-                _, found, text = fields.rpartition(name)
-                if found:
-                    text = text.partition(",")[0]
-                    busy = target.convert(int(text[:-1]) if text[-1] == "i" else float(text))
-                    values[index] += 1
-            if busy is not None:
-                device = self._devices[_value("host", _NAME, {"host": series.host})]
-                cores.append(Core(index, device, int(time) // telegraf.NANOSECONDS, series.core or (), busy))
-        wholes = whole_processors(cores, entries)
-        taken = {core.index for whole in wholes for core in whole}
-        for index, key, fields, _ in lines:
-            if index not in taken:
-                self.left_out.add(telegraf.series(key), fields[1 : fields.index("=")])
-        yield from ((whole, sum(values[core.index] for core in whole)) for whole in wholes)
+    def _device(self, series: telegraf.Series) -> tuple[str, str]:
+        return self._devices[_value("host", _NAME, {"host": series.host})]
+
+    def tables(self) -> tuple[list[Columns], list[list[int]]]:
+        """The columns of the three tables, and which line each row is: in the order of the lines, but for what single
+        cores make together, which stands behind. Raises ValueError."""
+        parts: tuple[list[_Part], ...] = ([], [], [])
+        left_out: list[tuple[telegraf.PlainLine, telegraf.Series, int]] = []  # a line, and how many are like it
+        for of in self._keys:
+            if not of.start:
+                left_out.append((of.lines[0], of.series, len(of.lines)))
+            elif not of.series.core:
+                columns, taken = of.columns(self._text)
+                self.unknown -= sum(taken)
+                part = [[number for number, _, _ in of.lines], *columns]
+                if 0 in taken:
+                    left_out += [(of.lines[at], of.series, 1) for at, values in enumerate(taken) if not values]
+                    part = [list(compress(column, taken)) for column in part]
+                parts[of.table].append(part)
+        for line, series, readings in sorted(left_out, key=itemgetter(0)):
+            self.left_out.add(series, telegraf.first_name(self._text, line), readings)
+        found = [_in_order(names, of_table) for names, of_table in zip(_NAMES, parts, strict=True)]
+        for whole in self._processors():
+            for column, value in zip(found[_GAUGE], (_index_of(whole), *_row_of_cores(whole)), strict=True):
+                column.append(value)
+        tables: list[Columns] = [
+            dict(zip(names, columns, strict=True)) if lines else {}
+            for names, (lines, *columns) in zip(_NAMES, found, strict=True)
+        ]
+        return tables, [lines for lines, *_ in found]
+
+    def _processors(self) -> list[list[Core]]:
+        """The cores that make wholes; what makes none is left out. Raises ValueError."""
+        found: list[tuple[telegraf.PlainLine, telegraf.Series, int, float | None, int]] = []
+        for of in self._keys:
+            if of.series.core and _folded(of.series.host) not in self._whole:
+                columns, taken = of.columns(self._text)
+                times, busy = (columns[_GAUGES.index(name)] for name in ("time", "cpu"))
+                found += zip(of.lines, repeat(of.series), times, busy, taken, strict=False)
+        found.sort(key=itemgetter(0))
+        cores = [
+            Core(line[0], self._device(series), time, series.core or (), busy)
+            for line, series, time, busy, _ in found
+            if busy is not None
+        ]
+        wholes = whole_processors(cores, self._text.count("\n"))
+        made = {core.index for whole in wholes for core in whole}
+        for line, series, _, _, values in found:
+            if line[0] in made:
+                self.unknown -= values
+            else:
+                self.left_out.add(series, telegraf.first_name(self._text, line))
+        return wholes
+
+
+def _in_order(names: Sequence[str], parts: Sequence[_Part]) -> _Part:
+    """The rows of all parts, in the order of their lines."""
+    parts = [part for part in parts if part[0]]
+    if len(parts) < 2:
+        return parts[0] if parts else [[] for _ in ("line", *names)]
+    together = [list(chain.from_iterable(columns)) for columns in zip(*parts, strict=True)]
+    lines = together[0]
+    order = itemgetter(*sorted(range(len(lines)), key=lines.__getitem__))
+    return [column if column.count(None) == len(column) else list(order(column)) for column in together]
 
 
 def _names_of(place: Place) -> tuple[str, str]:

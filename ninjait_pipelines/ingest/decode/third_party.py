@@ -5,6 +5,7 @@ Which of their names is which of our fields stands in the table of each format, 
 
 import zlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -73,10 +74,13 @@ class Format(msgspec.Struct, frozen=True):
 
 
 def text_of(body: bytes) -> str:
-    """The body as text, unpacked if it is packed by gzip: no text begins like that, whatever the message says of it.
-    Without the byte order mark that Windows' tools write before it.
+    """The body as text. Raises ContractViolation and UnicodeDecodeError."""
+    return unpacked(body).decode()
 
-    Raises Refused and UnicodeDecodeError.
+
+def unpacked(body: bytes) -> bytes:
+    """The body, unpacked if it is packed by gzip: no text begins like that, whatever the message says of it. Without
+    the byte order mark that Windows' tools write before it. Raises ContractViolation.
     """
     if body.startswith(_GZIP):
         packed = zlib.decompressobj(wbits=31)
@@ -88,7 +92,7 @@ def text_of(body: bytes) -> str:
             raise rules.ContractViolation("too_large")
         if packed.unused_data or not packed.eof:
             raise rules.ContractViolation("bad_gzip")
-    return body.removeprefix(BYTE_ORDER_MARK).decode()
+    return body.removeprefix(BYTE_ORDER_MARK)
 
 
 def size_of(body: bytes) -> int:
@@ -120,6 +124,32 @@ def bytes_of_volume(value: Any) -> float:
 def idle(value: Any) -> float:
     """The busy part of a percentage of idle time."""
     return 100 - rules.percent(value)
+
+
+_floats = msgspec.json.Decoder(list[float]).decode
+# What rules make of numbers that are neither negative nor beyond this, a column at once.
+_AT_ONCE: dict[rules.Rule, tuple[float, Callable[[list[float]], list[float]]]] = {
+    rules.percent: (100, list),
+    idle: (100, lambda values: [100 - value for value in values]),
+    mebibytes: (rules.MAX_NUMBER, lambda values: [value / MEBIBYTE for value in values]),
+    bytes_of_volume: (rules.MAX_NUMBER, lambda values: [value / MEBIBYTE for value in values]),
+    rules.counter: (rules.MAX_NUMBER, list),
+}
+
+
+def converted(rule: rules.Rule, texts: Sequence[str]) -> list[float]:
+    """What a rule makes of numbers as line protocol writes them, with `i` behind an integer. Raises ValueError.
+
+    Nearly all columns are plain, and take a fifth of the time at once.
+    """
+    text = ",".join(texts)
+    if rule in _AT_ONCE and "-" not in text and (rule is not rules.counter or text.count("i") == len(texts)):
+        most, convert = _AT_ONCE[rule]
+        with suppress(msgspec.DecodeError):  # what is no JSON, as 007 is none, may be a number all the same
+            values = _floats(f"[{text.replace('i', '')}]")
+            if max(values) <= most:
+                return convert(values)
+    return [rule(int(one[:-1]) if one[-1] == "i" else float(one)) for one in texts]
 
 
 CPU, CPU_IDLE = Target("cpu", rules.percent), Target("cpu", idle)
