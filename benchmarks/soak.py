@@ -47,7 +47,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.worker import make_drain
-from ninjait_pipelines.ingest import quarantine
+from ninjait_pipelines.ingest.quarantine.documents import COLLECTION
+from ninjait_pipelines.ingest.quarantine.hold import move_spooled
 from ninjait_pipelines.ingest.sinks import Record
 from ninjait_pipelines.local.fleet import simulate
 from ninjait_pipelines.local.fleet.seed import seed
@@ -652,7 +653,7 @@ class Accounts:
 
 def account(stores: Stores, folder: Path) -> Accounts:
     """Compares the publishers' files with every store. May be repeated."""
-    quarantine.move_spooled(stores.mongodb, datetime.now(UTC))
+    move_spooled(stores.mongodb, datetime.now(UTC))
     load_sent(stores, folder)
     problems = [
         f"{row['messages']} messages {row['problem']}, such as {row['example']}"
@@ -734,7 +735,7 @@ def wrong_quarantine(stores: Stores) -> Iterator[str]:
     bad = "outcome NOT IN ('written', 'not_understood')"
     rows = stores.clickhouse.rows(f"SELECT queue, delivery_id FROM message_deliveries FINAL WHERE {bad}")  # noqa: S608
     want = {f"{row['queue']}/{row['delivery_id']}" for row in rows}
-    have = {document["_id"] for document in stores.mongodb.database[quarantine.COLLECTION].find({}, {"_id": 1})}
+    have = {document["_id"] for document in stores.mongodb.database[COLLECTION].find({}, {"_id": 1})}
     if want - have:
         yield f"{len(want - have)} copies are not in quarantine, such as {min(want - have)}"
     if have - want:

@@ -30,7 +30,7 @@ import pika
 import pyarrow as pa
 
 from ninjait_pipelines.ingest import drain as drain_module
-from ninjait_pipelines.ingest import quarantine, sinks
+from ninjait_pipelines.ingest import sinks
 from ninjait_pipelines.ingest.drain import Drain
 from ninjait_pipelines.ingest.registry import load_sender_registry
 from ninjait_pipelines.ingest.sinks import MetricsSink, Sink
@@ -142,7 +142,7 @@ def stores_only(stores: Stores) -> dict[str, Any]:
         (drain_module, "ledger_rows", lambda *_, **__: pa.table({})),
         (sinks, "touched_hours", lambda *_: sinks._TOUCHED.empty_table()),
         (sinks, "latest", lambda *_: []),
-        (quarantine, "hold", lambda *_: None),
+        (drain_module, "hold_messages", lambda *_: {}),
         (stores.dragonfly, "set_many_if_newer", lambda *_: None),
         (stores.clickhouse, "insert", lambda *_: None),
     )

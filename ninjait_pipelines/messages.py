@@ -61,6 +61,11 @@ class Message(msgspec.Struct, frozen=True):
     deliveries: int
     published_at: int
 
+    @property
+    def copy_id(self) -> str:
+        """Names this copy among those of all queues; the ledger and the quarantine use it."""
+        return f"{self.queue}/{self.delivery_id}"
+
 
 def fits(queue: str, routing_key: str) -> bool:
     """Whether a routing key fits one of the queue's."""

@@ -4,8 +4,9 @@ import sys
 
 import typer
 
-from ninjait_pipelines.cli import bench, demo, fleet, migrate, quarantine, queue, sql, stack, status
+from ninjait_pipelines.cli import bench, demo, fleet, migrate, queue, sql, stack, status
 from ninjait_pipelines.cli.output import say
+from ninjait_pipelines.cli.quarantine import commands as quarantine
 from ninjait_pipelines.settings import UserError
 
 app = typer.Typer(
@@ -13,7 +14,7 @@ app = typer.Typer(
     help="NinjaIT's data pipeline on this machine. Assets are materialized with Dagster's own commands and UI.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for module in (demo, stack, status, migrate, fleet, queue, quarantine, sql, bench):

@@ -48,6 +48,11 @@ def say(text: str, err: bool = False) -> None:
     typer.echo(safe(text, "\n\t"), err=err)
 
 
+def counted(count: int, noun: str) -> str:
+    """`1 message`, `2,000 messages`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 @contextmanager
 def opened_stores() -> Iterator[Stores]:
     """The stores of the settings. Raises SettingsError, which names what is missing."""

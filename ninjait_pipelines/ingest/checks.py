@@ -9,7 +9,7 @@ import dagster as dg
 
 from ninjait_pipelines.ingest.assets import BY_QUEUE
 from ninjait_pipelines.ingest.decode.message import NOBODY
-from ninjait_pipelines.ingest.quarantine import count_held
+from ninjait_pipelines.ingest.quarantine.hold import count_held
 from ninjait_pipelines.ingest.sinks import MetricsSink
 from ninjait_pipelines.resources.clickhouse import ClickHouse, sql
 from ninjait_pipelines.resources.mongodb import MongoDB

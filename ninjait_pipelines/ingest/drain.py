@@ -35,7 +35,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from ninjait_pipelines.ingest import quarantine
 from ninjait_pipelines.ingest.decode.message import (
     HOST_REASONS,
     Decoded,
@@ -46,6 +45,8 @@ from ninjait_pipelines.ingest.decode.message import (
 )
 from ninjait_pipelines.ingest.decode.third_party import size_of
 from ninjait_pipelines.ingest.ledger import Batch, ledger_rows, outcome_of
+from ninjait_pipelines.ingest.quarantine.hold import hold_messages, prepare_quarantine
+from ninjait_pipelines.ingest.quarantine.usage import Room
 from ninjait_pipelines.ingest.registry import load_sender_registry
 from ninjait_pipelines.ingest.sinks import Hour, Record, Sink
 from ninjait_pipelines.ingest.stages import Stages, StoreWait
@@ -133,7 +134,7 @@ class Drain:
     run_id: str
     clock: Callable[[], datetime]
     log: logging.Logger
-    room: quarantine.Room = field(default_factory=quarantine.Room, init=False)
+    room: Room = field(default_factory=Room, init=False)
     store_wait_seconds: float = STORE_WAIT_SECONDS
     sleep: Callable[[float], None] = time.sleep
     when_available: StoreWait = field(init=False)
@@ -195,7 +196,7 @@ class Drain:
         self.message_queue.declare(self.sink.queue)
         organizations = {row["id"] for row in self.postgres.rows("SELECT id::text AS id FROM organizations")}
         self._probe_stores()
-        self.room.begin(quarantine.prepare(self.mongodb, self.clock(), self.log), organizations)
+        self.room.begin(prepare_quarantine(self.mongodb, self.clock(), self.log), organizations)
 
     def _probe_stores(self) -> None:
         """Raises StoreError if a store that every message needs does not take a write."""
@@ -259,7 +260,7 @@ class Drain:
         def record() -> set[Hour]:
             hours = record_points()
             rejected = [(message, decoded) for message, decoded in batch if decoded.rejections]
-            not_kept = quarantine.hold(self.mongodb, rejected, self.run_id, now, self.log, self.room)
+            not_kept = hold_messages(self.mongodb, rejected, self.run_id, now, self.log, self.room)
             self.clickhouse.insert("message_deliveries", ledger_rows(batch, self.run_id, not_kept=not_kept))
             return hours
 
@@ -279,7 +280,7 @@ class Drain:
         try:
             return decode(message, registry, period)
         except Exception as error:  # not hidden: logged, quarantined with its reason, and reported by a check
-            self.log.exception("Decoding %s failed: a bug in the decoder", quarantine.document_id(message))
+            self.log.exception("Decoding %s failed: a bug in the decoder", message.copy_id)
             return decode_nothing(message, f"decoder_failed:{type(error).__name__}")
 
     def _process(
@@ -352,7 +353,7 @@ class Drain:
         self._record_batch(self.last_done, now, self._write(self.last_done, now))
 
     def _reject(self, consumer: Consumer, message: Message, failure: Exception) -> None:
-        self.log.error("%s becomes a dead letter: %s", quarantine.document_id(message), failure)
+        self.log.error("%s becomes a dead letter: %s", message.copy_id, failure)
         consumer.reject(message, f"{type(failure).__name__}: {failure}")
 
     def _move_dead_letters(self, limit: int, until: datetime) -> int:
@@ -363,7 +364,7 @@ class Drain:
         moved = 0
         while moved < limit and (letters := self.message_queue.dead_letters(self.sink.queue, DEAD_LETTERS_AT_ONCE)):
             batch = [(message, decode_nothing(message, "dead_letter", reason)) for message, reason in letters]
-            not_kept = quarantine.hold(self.mongodb, batch, self.run_id, self.clock(), self.log, self.room)
+            not_kept = hold_messages(self.mongodb, batch, self.run_id, self.clock(), self.log, self.room)
             rows = ledger_rows(batch, self.run_id, outcome="dead_lettered", not_kept=not_kept)
             self.clickhouse.insert("message_deliveries", rows)
             self.message_queue.discard_dead_letters([message for message, _ in letters])

@@ -114,7 +114,7 @@ def organization_shown(message: Message, decoded: Decoded) -> str | None:
 
 def _reasons(message: Message, decoded: Decoded, not_kept: Mapping[str, str]) -> list[str]:
     reasons = sorted({rejection.reason for rejection in decoded.rejections})
-    why = not_kept.get(f"{message.queue}/{message.delivery_id}")
+    why = not_kept.get(message.copy_id)
     return [*reasons, why] if why else reasons
 
 

@@ -12,11 +12,13 @@ from typing import Any
 import dagster as dg
 
 from ninjait_pipelines.automation import ACTIVE_RUN_STATUSES
-from ninjait_pipelines.ingest import outages, quarantine
+from ninjait_pipelines.ingest import outages
 from ninjait_pipelines.ingest.assets import BY_QUEUE
 from ninjait_pipelines.ingest.decode.contract import ContractViolation
 from ninjait_pipelines.ingest.decode.message import HOST_REASONS, SenderRegistry, device_of, organization_of
+from ninjait_pipelines.ingest.quarantine.documents import COLLECTION
 from ninjait_pipelines.ingest.quarantine.reasons import read_hosts
+from ninjait_pipelines.ingest.quarantine.replay import first_of_each, replay_all
 from ninjait_pipelines.ingest.registry import load_sender_registry
 from ninjait_pipelines.resources.clickhouse import ClickHouse
 from ninjait_pipelines.resources.message_queue import Depth, MessageQueue
@@ -138,14 +140,14 @@ def after_outage(
             store.probe()
     except StoreError as error:
         return dg.SkipReason(f"{len(found)} or more wait, and the outage lasts: {error}")
-    replayed = quarantine.replay(mongodb, message_queue, found, outages.WHO, datetime.now(UTC))
+    replayed = replay_all(mongodb, message_queue, found, outages.WHO, datetime.now(UTC))
     return dg.SkipReason(f"replayed {replayed} messages")
 
 
 def replay_registered(mongodb: MongoDB, queue: MessageQueue, registry: SenderRegistry, now: datetime) -> int:
     """Replays up to MAX_REPLAYED held copies whose host is known by now; returns how many messages that were."""
     found = islice(held_for_known_hosts(mongodb, registry), MAX_REPLAYED)
-    return quarantine.replay(mongodb, queue, list(found), "registered_hosts", now)
+    return replay_all(mongodb, queue, list(found), "registered_hosts", now)
 
 
 def held_for_known_hosts(mongodb: MongoDB, registry: SenderRegistry) -> Iterator[dict[str, Any]]:
@@ -164,8 +166,8 @@ def held_for_known_hosts(mongodb: MongoDB, registry: SenderRegistry) -> Iterator
         return any(_is_known(host, copy["routing_key"], registry) for host in hosts)
 
     with mongodb.errors():
-        held = mongodb.database[quarantine.COLLECTION].find(waiting, shown).sort("quarantined_at", 1)
-        yield from quarantine.first_of_each(held, MAX_OF_ONE, is_wanted)
+        held = mongodb.database[COLLECTION].find(waiting, shown).sort("quarantined_at", 1)
+        yield from first_of_each(held, MAX_OF_ONE, is_wanted)
 
 
 def _is_known(shown: str, routing_key: str, registry: SenderRegistry) -> bool:

@@ -16,7 +16,6 @@ import pyarrow.compute as pc
 
 from ninjait_pipelines.ingest.decode.contract import milliseconds
 from ninjait_pipelines.ingest.decode.message import NOBODY, Columns, Decoded, Rejection
-from ninjait_pipelines.ingest.quarantine import insert_new
 from ninjait_pipelines.ingest.series import NAME_OF, TOO_MANY, Named, Series
 from ninjait_pipelines.late_days import note_events
 from ninjait_pipelines.metrics.latest import latest_reading
@@ -247,7 +246,7 @@ class LogsSink:
             self._mongodb.database[self.collection].create_index([("organization_id", 1), ("timestamp", -1)])
 
     def write(self, decoded: Sequence[Decoded], run_id: str, now: datetime) -> Record:
-        insert_new(self._mongodb, self.collection, [_log_document(event) for event in events(decoded)])
+        self._mongodb.insert_new(self.collection, [_log_document(event) for event in events(decoded)])
         return _NO_HOURS
 
 

@@ -10,7 +10,10 @@ from uuid import UUID
 import dagster as dg
 import msgspec
 
-from ninjait_pipelines.ingest.quarantine import Wanted, count, delete_settled, move_spooled
+from ninjait_pipelines.ingest.quarantine import query
+from ninjait_pipelines.ingest.quarantine.audit import delete_resolved
+from ninjait_pipelines.ingest.quarantine.hold import move_spooled
+from ninjait_pipelines.ingest.quarantine.query import QuarantineFilter
 from ninjait_pipelines.ingest.quarantine.reasons import DEAD_LETTER
 from ninjait_pipelines.installation import recorded_start, start_problem
 from ninjait_pipelines.messages import QUEUES
@@ -78,8 +81,8 @@ def store_health(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         metadata={
             "dagster/row_count": len(statuses),
             "stores": dg.MetadataValue.table([_record(status) for status in statuses]),
-            "spooled_copies_moved": moved,
-            "settled_copies_deleted": deleted,
+            "spooled_messages_moved": moved,
+            "resolved_messages_deleted": deleted,
             "duration_seconds": time.perf_counter() - started,
         },
         check_results=[
@@ -137,7 +140,7 @@ def _dead_letters(message_queue: MessageQueue, mongodb: MongoDB) -> dg.AssetChec
     try:
         message_queue.declare()
         waiting = {queue: message_queue.depth(queue).dead for queue in QUEUES}
-        return no_dead_letters_wait(waiting, count(mongodb, wanted=Wanted(reason=DEAD_LETTER)))
+        return no_dead_letters_wait(waiting, query.count(mongodb, selection=QuarantineFilter(reason=DEAD_LETTER)))
     except StoreError as error:
         return dg.AssetCheckResult(
             check_name="no_dead_letters_wait", passed=False, description=f"They could not be counted: {error}"
@@ -171,9 +174,9 @@ def stores_are_up(statuses: Sequence[StoreStatus]) -> dg.AssetCheckResult:
 
 
 def _tidy_quarantine(context: dg.AssetExecutionContext, mongodb: MongoDB) -> tuple[int, int]:
-    """(copies moved, copies deleted). Neither keeps the health from being shown."""
+    """(messages moved, messages deleted). Neither keeps the health from being shown."""
     done = []
-    for tidy in (move_spooled, delete_settled):
+    for tidy in (move_spooled, delete_resolved):
         try:
             done.append(tidy(mongodb, datetime.now(UTC)))
         except StoreError as error:

@@ -10,8 +10,8 @@ from threading import Thread
 
 import msgspec
 
-from ninjait_pipelines.ingest.quarantine import NEARLY_FULL, usage
 from ninjait_pipelines.ingest.quarantine.spool import Spool
+from ninjait_pipelines.ingest.quarantine.usage import NEARLY_FULL, read_usage
 from ninjait_pipelines.resources.dragonfly import Dragonfly
 from ninjait_pipelines.resources.mongodb import MongoDB
 from ninjait_pipelines.resources.store import Store, StoreError, StoreStatus
@@ -76,7 +76,7 @@ def _with_quarantine(status: StoreStatus, mongodb: MongoDB) -> StoreStatus:
     status = msgspec.structs.replace(status, optional=True)
     try:
         copies, size = spool.waiting()
-        used = usage(mongodb, away=not status.ok)
+        used = read_usage(mongodb, away=not status.ok)
     except StoreError as error:
         return msgspec.structs.replace(status, note=str(error))
     status = msgspec.structs.replace(status, spooled_copies=copies, spooled_bytes=size)

@@ -27,8 +27,9 @@ DATABASE = "ninjait"
 IDS_A_QUERY = 1000
 PROBES = "write_probes"
 OUT_OF_DISK_SPACE = 14031
+DUPLICATE_KEY = 11000
 # Codes of errors that are about a document or a query, and quote it: a duplicate key, a failed validation, a bad value.
-QUOTING = {2, 9, 14, 121, 11000}
+QUOTING = {2, 9, 14, 121, DUPLICATE_KEY}
 # What an error says at most of a write of thousands of documents.
 MAX_WORDS, MAX_CHARACTERS = 5, 2_000
 # Codes of what passes: no primary for now, shutting down, a time limit.
@@ -110,6 +111,19 @@ class MongoDB(Store):
                     {"_id": {"$in": wanted[at : at + IDS_A_QUERY]}}, {"_id": 1}
                 )
             }
+
+    def insert_new(self, collection: str, documents: Sequence[dict[str, Any]]) -> None:
+        """Inserts documents with the write concern of the URL; one whose `_id` exists already is left as it is."""
+        if not documents:
+            return
+        with self.errors():
+            try:
+                self.database[collection].insert_many(documents, ordered=False)
+            except pymongo.errors.BulkWriteError as error:
+                exist = all(problem["code"] == DUPLICATE_KEY for problem in error.details["writeErrors"])
+                # a write concern's error: written, but possibly rolled back later
+                if not exist or error.details.get("writeConcernErrors"):
+                    raise
 
     def count_ids(self, collection: str, ids: Sequence[str]) -> int:
         """How many documents with one of these ids a collection has."""

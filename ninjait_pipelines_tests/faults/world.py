@@ -16,8 +16,9 @@ from multiprocessing.context import ForkServerProcess
 from typing import Any
 
 from ninjait_pipelines.ingest import drain as drain_module
-from ninjait_pipelines.ingest import quarantine
 from ninjait_pipelines.ingest.decode.message import Period, decode
+from ninjait_pipelines.ingest.quarantine import query
+from ninjait_pipelines.ingest.quarantine.documents import COLLECTION
 from ninjait_pipelines.ingest.registry import load_sender_registry
 from ninjait_pipelines.local.fleet import simulate
 from ninjait_pipelines.local.fleet.seed import seed
@@ -106,8 +107,8 @@ class World:
             assert math.fsum(stored[name].drop_null().to_pylist()) == math.fsum(sent), name
         held = "SELECT delivery_id FROM message_deliveries FINAL WHERE outcome != 'written'"
         ids = [f"{QUEUE}/{row['delivery_id']}" for row in self.stores.clickhouse.rows(held)]
-        assert self.stores.mongodb.count_ids(quarantine.COLLECTION, ids) == len(ids)
-        assert len(list(quarantine.select(self.stores.mongodb, state=None))) == len(ids)
+        assert self.stores.mongodb.count_ids(COLLECTION, ids) == len(ids)
+        assert len(list(query.select(self.stores.mongodb, state=None))) == len(ids)
         self._verify_hours(len(points))
 
     def _verify_hours(self, points: int) -> None:
@@ -199,7 +200,7 @@ STEPS: dict[str, Callable[[Stores], tuple[Any, str, str | None]]] = {
     "metrics store": lambda stores: (type(stores.metrics_store), "write", None),
     "hours": lambda stores: (type(stores.clickhouse), "insert", "touched_hours"),
     "Dragonfly": lambda stores: (type(stores.dragonfly), "set_many_if_newer", None),
-    "quarantine": lambda stores: (quarantine, "insert_new", None),
+    "quarantine": lambda stores: (type(stores.mongodb), "insert_new", COLLECTION),
     "ledger": lambda stores: (type(stores.clickhouse), "insert", "message_deliveries"),
     "acknowledgement": lambda stores: (drain_module.Drain, "_acknowledge", None),
 }

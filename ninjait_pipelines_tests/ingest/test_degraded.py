@@ -23,14 +23,18 @@ from typer.testing import CliRunner
 import ninjait_pipelines.resources
 from ninjait_pipelines import keys
 from ninjait_pipelines.cache.assets import device_caches
-from ninjait_pipelines.cli import quarantine as commands
+from ninjait_pipelines.cli.quarantine import commands
 from ninjait_pipelines.ingest import drain as drain_module
-from ninjait_pipelines.ingest import quarantine
 from ninjait_pipelines.ingest.drain import DrainSummary
+from ninjait_pipelines.ingest.quarantine import query
+from ninjait_pipelines.ingest.quarantine.documents import PIECES, body_of
+from ninjait_pipelines.ingest.quarantine.hold import move_spooled
+from ninjait_pipelines.ingest.quarantine.query import ReasonSummary, summarize
 from ninjait_pipelines.ingest.quarantine.spool import Spool
 from ninjait_pipelines.ingest.sinks import MetricsSink
 from ninjait_pipelines.resources import Stores, open_stores
 from ninjait_pipelines.resources.dragonfly import Dragonfly
+from ninjait_pipelines.resources.mongodb import MongoDB
 from ninjait_pipelines.resources.store import StoreFailed, StoreUnavailable
 from ninjait_pipelines.settings import Settings
 from ninjait_pipelines_tests.ingest.conftest import LOG, idle_seconds, make_drain, metrics_url
@@ -78,7 +82,7 @@ def held(stores: Stores) -> list[dict[str, Any]]:
     """Every document of the quarantine with its whole body, but for its id, which is another at each publication, and
     its size, which the id is part of."""
     documents = list(stores.mongodb.database[HELD].find({}, {"held_bytes": 0}))
-    whole = [one | {"_id": 0, "body": quarantine.body_of(stores.mongodb, one)} for one in documents]
+    whole = [one | {"_id": 0, "body": body_of(stores.mongodb, one)} for one in documents]
     return sorted(whole, key=lambda one: (one["message_id"], repr(one["reasons"])))
 
 
@@ -94,11 +98,11 @@ def publish_with_dead_letters(stores: Stores) -> None:
 
 def empty_all(stores: Stores) -> None:
     empty(stores)
-    stores.mongodb.database[quarantine.PIECES].delete_many({})
+    stores.mongodb.database[PIECES].delete_many({})
 
 
-def listed(stores: Stores) -> list[quarantine.Line]:
-    return sorted(quarantine.lines(quarantine.select(stores.mongodb)), key=repr)
+def listed(stores: Stores) -> list[ReasonSummary]:
+    return sorted(summarize(query.select(stores.mongodb)), key=repr)
 
 
 def test_what_was_spooled_is_moved_document_for_document(fleet: Stores, settings: Settings) -> None:
@@ -135,7 +139,7 @@ def test_killed_after_any_step_without_mongodb(fleet: Stores, settings: Settings
         else:
             assert waiting(fleet, "agent.metrics", 25)
         drain_once(dict(next_one), "agent.metrics", None)
-        quarantine.move_spooled(fleet.mongodb, NOW)
+        move_spooled(fleet.mongodb, NOW)
         assert contents(fleet) == clean
         assert Spool(fleet.mongodb).waiting() == (0, 0)
 
@@ -150,25 +154,22 @@ def test_a_mover_that_is_killed_half_way_moves_again_onto_itself(fleet: Stores, 
         drained(stores)
     assert killed(settings, "agent.metrics", "insert what was spooled") == -signal.SIGKILL
     assert (held(fleet), Spool(fleet.mongodb).waiting()[0]) == (documents, 3)
-    assert quarantine.move_spooled(fleet.mongodb, NOW) == 3
+    assert move_spooled(fleet.mongodb, NOW) == 3
     assert (held(fleet), Spool(fleet.mongodb).waiting()[0]) == (documents, 0)
 
 
-def test_mongodb_goes_between_the_pieces_of_a_long_body(
-    fleet: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_mongodb_goes_between_the_pieces_of_a_long_body(fleet: Stores, settings: Settings) -> None:
     """The document that is spooled has its body, whatever was cut off it already."""
     fleet.message_queue.publish([outgoing("agent.metrics", LONG), outgoing("agent.metrics", b"not json")])
-    insert = quarantine.insert_new
     with proxied(settings, "MONGODB_URL") as (through, proxy), open_stores(through) as stores:
 
-        def cutting(mongodb: Any, collection: str, documents: Any) -> None:
-            insert(mongodb, collection, documents)
-            proxy.refuse()
+        class GoesAfterAnInsert(MongoDB):
+            def insert_new(self, collection: str, documents: Any) -> None:
+                super().insert_new(collection, documents)
+                proxy.refuse()
 
-        with monkeypatch.context() as patch:
-            patch.setattr(quarantine, "insert_new", cutting)
-            assert drained(impatient(stores), long_bodies=True).messages == 2
+        mongodb = GoesAfterAnInsert(**impatient(stores).mongodb.model_dump())
+        assert drained(stores, long_bodies=True, mongodb=mongodb).messages == 2
     assert (len(held(fleet)), Spool(fleet.mongodb).waiting()[0]) == (0, 2)
     drained(fleet)
     assert sorted(one["body"] for one in held(fleet)) == sorted([LONG, b"not json"])
@@ -230,9 +231,9 @@ def test_what_mongodb_may_take_back_goes_to_the_spool(fleet: Stores, monkeypatch
         assert drained(fleet).messages_quarantined == 1
         assert len(list(Spool(fleet.mongodb).documents())) == 1
         with pytest.raises(StoreFailed, match="replication timed out"):
-            quarantine.move_spooled(fleet.mongodb, NOW)
+            move_spooled(fleet.mongodb, NOW)
         assert len(list(Spool(fleet.mongodb).documents())) == 1
-    assert quarantine.move_spooled(fleet.mongodb, NOW) == 1
+    assert move_spooled(fleet.mongodb, NOW) == 1
 
 
 def test_two_drains_and_two_movers_at_once(fleet: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,7 +252,7 @@ def test_two_drains_and_two_movers_at_once(fleet: Stores, settings: Settings, mo
         with open_stores(settings) as stores:
             while not done.is_set():
                 try:
-                    quarantine.move_spooled(stores.mongodb, NOW)
+                    move_spooled(stores.mongodb, NOW)
                 except StoreFailed as error:
                     errors.append(error)
 
@@ -290,7 +291,7 @@ def test_a_damaged_file_is_left_and_named_and_the_others_are_moved(
     torn.write_bytes(torn.read_bytes()[:-3])
     emptied.write_bytes(b"")
     with pytest.raises(StoreFailed, match=f"{emptied.name}.*0 documents are left of it"):
-        quarantine.move_spooled(fleet.mongodb, NOW)
+        move_spooled(fleet.mongodb, NOW)
     assert Spool(fleet.mongodb).files() == [torn, emptied]
     assert len(held(fleet)) == 1
     fleet.message_queue.publish([outgoing("agent.metrics", metrics(sample()))])
@@ -303,9 +304,9 @@ def test_an_unfinished_file_is_nobodys_and_is_cleared_away_a_day_later(fleet: St
     spool.folder.mkdir(parents=True)
     left = spool.folder / "run.part"
     left.write_bytes(b"half")
-    quarantine.move_spooled(fleet.mongodb, datetime.now(UTC))
+    move_spooled(fleet.mongodb, datetime.now(UTC))
     assert (spool.files(), left.exists()) == ([], True)
-    quarantine.move_spooled(fleet.mongodb, datetime.now(UTC) + timedelta(days=2))
+    move_spooled(fleet.mongodb, datetime.now(UTC) + timedelta(days=2))
     assert not left.exists()
 
 
@@ -314,7 +315,7 @@ def test_the_spool_of_another_database_is_left_alone(fleet: Stores, settings: Se
     (file,) = spooled(fleet, settings, b"bad")
     other = Settings(settings | {"MONGODB_URL": settings["MONGODB_URL"] + "_other"})
     with open_stores(other) as stores:
-        assert quarantine.move_spooled(stores.mongodb, NOW) == 0
+        assert move_spooled(stores.mongodb, NOW) == 0
     assert file.exists()
 
 
@@ -497,7 +498,7 @@ def test_conservation_counts_what_waits_in_the_spool(fleet: Stores, settings: Se
         fleet.message_queue.publish(bad)
         assert outcomes(drain(stores, instance, "agent_metrics"))["conservation"]
         assert conservation(stores, instance).metadata["held"].value == 30
-        quarantine.move_spooled(fleet.mongodb, NOW)
+        move_spooled(fleet.mongodb, NOW)
         assert conservation(fleet, instance).metadata["held"].value == 30
 
         unseen = conservation(stores, instance)
@@ -532,18 +533,18 @@ def test_the_commands_show_what_waits_in_the_spool(
         patch.setattr(ninjait_pipelines.resources, "open_stores", lambda _: _opened(stores))
         result = ninjait("list", "--json")
         assert result.exit_code == 1
-        assert "is all that can be listed: 2 copies" in result.stderr
+        assert "can be listed: 2 messages" in result.stderr
         assert {line["reason"] for line in json.loads(result.stdout)} == {"not_json", "negative"}
-        assert json.loads(ninjait("list", "--reason", "not_json", "--json").stdout)[0]["copies"] == 1
+        assert json.loads(ninjait("list", "--reason", "not_json", "--json").stdout)[0]["messages"] == 1
         shown = ninjait("show", document["_id"], "--json")
         assert (shown.exit_code, json.loads(json.loads(shown.stdout)["body"])) == (0, body)
         missing = ninjait("show", "nothing")
-        assert (missing.exit_code, "not among the 2 copies" in missing.stderr) == (1, True)
-        assert ninjait("replay", "--all-held").exit_code == 1
+        assert (missing.exit_code, "not among the 2 messages" in missing.stderr) == (1, True)
+        assert ninjait("replay", "--everything").exit_code == 1
     assert Spool(fleet.mongodb).waiting()[0] == 2
     assert len(json.loads(ninjait("list", "--all", "--json").stdout)) == 2
     assert Spool(fleet.mongodb).waiting()[0] == 0
-    assert json.loads(ninjait("replay", "--all-held", "--json").stdout) == {"replayed": 2, "left": {}}
+    assert json.loads(ninjait("replay", "--everything", "--json").stdout) == {"replayed": 2, "left": {}}
 
 
 @contextmanager

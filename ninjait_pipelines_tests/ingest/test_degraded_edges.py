@@ -14,12 +14,13 @@ import pytest
 from ninjait_pipelines import keys
 from ninjait_pipelines.cache.assets import device_caches
 from ninjait_pipelines.ingest import drain as drain_module
-from ninjait_pipelines.ingest import quarantine
 from ninjait_pipelines.ingest.drain import DrainSummary
 from ninjait_pipelines.ingest.quarantine.spool import Spool
 from ninjait_pipelines.operations.health import check_all
 from ninjait_pipelines.resources import Stores, open_stores
+from ninjait_pipelines.resources.clickhouse import ClickHouse
 from ninjait_pipelines.resources.dragonfly import Dragonfly
+from ninjait_pipelines.resources.mongodb import MongoDB
 from ninjait_pipelines.resources.store import StoreUnavailable
 from ninjait_pipelines.settings import Settings
 from ninjait_pipelines_tests.ingest.conftest import make_drain
@@ -81,19 +82,18 @@ def test_mongodb_that_hangs_in_the_middle_of_a_drain(
     """What it was given last it may have taken, though it never said so: that is held once all the same."""
     monkeypatch.setattr(drain_module, "BATCH_MESSAGES", 10)
     fleet.message_queue.publish([outgoing("agent.metrics", b"x" * n) for n in range(1, 51)])
-    insert, calls = quarantine.insert_new, iter(range(100))
     with through_proxy(settings) as (stores, proxy):
+        inserts = iter(range(100))
 
-        def hanging(*arguments: Any) -> None:
-            if next(calls) == 2:
-                proxy.pause()
-            insert(*arguments)
+        class HangsAtTheThirdBatch(MongoDB):
+            def insert_new(self, collection: str, documents: Any) -> None:
+                if documents and next(inserts) == 2:
+                    proxy.pause()
+                super().insert_new(collection, documents)
 
-        with monkeypatch.context() as patch:
-            patch.setattr(quarantine, "insert_new", hanging)
-            started = time.monotonic()
-            assert drained(stores).messages == 50
-            assert time.monotonic() - started < 15
+        started = time.monotonic()
+        assert drained(stores, mongodb=HangsAtTheThirdBatch(**stores.mongodb.model_dump())).messages == 50
+        assert time.monotonic() - started < 15
         proxy.resume()  # the request that was given up reaches MongoDB now
         assert Spool(fleet.mongodb).waiting()[0] == 30
         drained(fleet)
@@ -109,16 +109,15 @@ def test_mongodb_goes_between_the_quarantine_and_the_ledger(
     monkeypatch.setattr(drain_module, "BATCH_MESSAGES", 1)
     fleet.message_queue.publish([outgoing("agent.metrics", b"one"), outgoing("agent.metrics", b"two")])
     with through_proxy(settings) as (stores, proxy):
-        hold = quarantine.hold
 
-        def cutting(*arguments: Any) -> set[str]:
-            beyond = hold(*arguments)
-            proxy.refuse()
-            return beyond
+        class MongoDBGoesBeforeTheLedger(ClickHouse):
+            def insert(self, table: str, *arguments: Any, **options: Any) -> Any:
+                if table == "message_deliveries":
+                    proxy.refuse()
+                return super().insert(table, *arguments, **options)
 
-        with monkeypatch.context() as patch:
-            patch.setattr(quarantine, "hold", cutting)
-            assert drained(stores).messages_quarantined == 2
+        with MongoDBGoesBeforeTheLedger(**stores.clickhouse.model_dump()).open() as clickhouse:
+            assert drained(stores, clickhouse=clickhouse).messages_quarantined == 2
     assert fleet.mongodb.database["quarantine"].count_documents({}) == 1
     assert Spool(fleet.mongodb).waiting()[0] == 1
     assert outcomes(fleet) == [("quarantined", 2)]

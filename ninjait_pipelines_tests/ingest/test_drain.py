@@ -20,7 +20,7 @@ from ninjait_pipelines.ingest import sinks
 from ninjait_pipelines.ingest.decode.message import Decoded, Period, decode
 from ninjait_pipelines.ingest.decode.third_party import MAX_BYTES
 from ninjait_pipelines.ingest.drain import BATCH_BYTES, DrainSummary, _parts
-from ninjait_pipelines.ingest.quarantine import body_of
+from ninjait_pipelines.ingest.quarantine.documents import body_of
 from ninjait_pipelines.ingest.quarantine.reasons import entries, read
 from ninjait_pipelines.ingest.sinks import MetricsSink, Record
 from ninjait_pipelines.ingest.stages import Stages

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from ninjait_pipelines.ingest import drain as drain_module
-from ninjait_pipelines.ingest import quarantine, sinks
-from ninjait_pipelines.ingest.quarantine import spool
+from ninjait_pipelines.ingest import sinks
+from ninjait_pipelines.ingest.quarantine import hold, spool
 from ninjait_pipelines.ingest.series import MAX_NAMES
 from ninjait_pipelines.resources import Stores, open_stores
 from ninjait_pipelines.resources.dragonfly_queue import DragonflyQueue
@@ -55,14 +55,14 @@ STEPS: dict[str, Step] = {
     "3b hours": lambda stores: (type(stores.clickhouse), "insert", TOUCHED),
     "3c last seen": lambda stores: (type(stores.clickhouse), "insert", SEEN),
     "3d latest": lambda stores: (type(stores.dragonfly), "set_many_if_newer", None),
-    "4 quarantine": lambda _: (quarantine, "insert_new", None),
+    "4 quarantine": lambda stores: (type(stores.mongodb), "insert_new", HELD),
     "5 ledger": lambda stores: (type(stores.clickhouse), "insert", LEDGER),
     "6 acknowledge": lambda _: (drain_module.Drain, "_acknowledge", None),
 }
 # Where a drain that finds no MongoDB can die besides, and one that moves what waits in the spool.
 SPOOL_STEPS: dict[str, Step] = {
     "spool": lambda _: (spool.Spool, "put", None),
-    "insert what was spooled": lambda _: (quarantine, "_insert", None),
+    "insert what was spooled": lambda _: (hold, "_insert", None),
 }
 
 

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from ninjait_pipelines.ingest import quarantine
+from ninjait_pipelines.ingest.quarantine import query
 from ninjait_pipelines.ingest.registry import load_sender_registry
 from ninjait_pipelines.ingest.sensors import replay_registered
 from ninjait_pipelines.resources import Stores
@@ -107,7 +107,7 @@ def test_a_batch_of_more_than_a_mebibyte_is_taken(stores: Stores) -> None:
     assert (summary.messages, summary.points_written, summary.points_quarantined) == (1, 100, 0)
     row = rolled_up(stores, hour)[device_of("c19")]
     assert (row["memory_max"], row["memory_count"]) == (990, 100)
-    assert not list(quarantine.select(stores.mongodb))
+    assert not list(query.select(stores.mongodb))
 
 
 def test_what_waits_for_a_host_in_the_other_case_comes_by_itself(stores: Stores) -> None:

@@ -9,13 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ninjait_pipelines.ingest import quarantine
 from ninjait_pipelines.ingest.decode.contract import CONTRACTS, ContractViolation
 from ninjait_pipelines.ingest.decode.message import Period, decode, decode_nothing
 from ninjait_pipelines.ingest.quarantine import edit as mend
-from ninjait_pipelines.ingest.quarantine.edit import Change, EditRejected
-from ninjait_pipelines.ingest.quarantine.highlight import marked
+from ninjait_pipelines.ingest.quarantine.documents import make_document
+from ninjait_pipelines.ingest.quarantine.edit import EditRejected, Edits
+from ninjait_pipelines.ingest.quarantine.highlight import locate_errors
 from ninjait_pipelines.ingest.quarantine.reasons import entries, read
+from ninjait_pipelines.ingest.quarantine.replay import rebuild_message
 from ninjait_pipelines.messages import Message, Outgoing
 from ninjait_pipelines_tests.ingest.samples import (
     DEVICE,
@@ -41,11 +42,11 @@ PERIOD = Period.at(NOW)
 
 
 def held(one: Message) -> dict[str, Any]:
-    return quarantine._document(one, decode(one, REGISTRY, PERIOD), "run", NOW)
+    return make_document(one, decode(one, REGISTRY, PERIOD), "run", NOW)
 
 
-def mended(one: Message, change: Change) -> Outgoing:
-    return quarantine.again(held(one), one.body, change)
+def edited(one: Message, change: Edits) -> Outgoing:
+    return rebuild_message(held(one), one.body, change)
 
 
 def accepted(outgoing: Outgoing) -> tuple[int, int]:
@@ -61,36 +62,34 @@ def with_body(one: Message, body: bytes) -> Message:
 
 def test_a_field_is_set_in_those_samples_only_that_were_rejected_for_it() -> None:
     one = message(METRICS, metrics(sample(60, cpu=-2), sample(50, cpu=7), sample(40, cpu=8, memory=-1), "bad"))
-    body = json.loads(quarantine.again(held(one), one.body).body)
+    body = json.loads(rebuild_message(held(one), one.body).body)
     assert [type(row) for row in body["samples"]] == [dict, dict, str], "of the rejected ones, in their order"
     with pytest.raises(EditRejected, match="is not a JSON object"):
-        mended(one, Change({"cpu": "5"}))
+        edited(one, Edits({"cpu": "5"}))
     one = message(METRICS, metrics(sample(60, cpu=-2), sample(50, cpu=7), sample(40, cpu=8, memory=-1)))
-    result = mended(one, Change({"cpu": "5"}))
+    result = edited(one, Edits({"cpu": "5"}))
     assert [row["cpu"] for row in json.loads(result.body)["samples"]] == [5, 8]
     assert accepted(result) == (2, 1)
-    assert accepted(mended(one, Change({"cpu": "null", "memory": "1"}))) == (2, 2)
+    assert accepted(edited(one, Edits({"cpu": "null", "memory": "1"}))) == (2, 2)
     with pytest.raises(
-        EditRejected, match="none of its samples was rejected for uptime; refused was cpu: negative, memory"
+        EditRejected, match="none of its samples was rejected for uptime, but for cpu: negative, memory"
     ):
-        mended(one, Change({"uptime": "5"}))
+        edited(one, Edits({"uptime": "5"}))
 
 
 def test_a_message_keeps_its_id_whatever_is_changed() -> None:
     """Ids were made from the new content. A call that was mended in two ways, because the first replay was killed, was
     billed twice; and two calls that differed in nothing but their id were billed once."""
     one = message(METRICS, metrics(sample(), device_id=NOBODY_KNOWS))
-    first, second = (mended(one, Change(values={NOBODY_KNOWS: DEVICE})) for _ in range(2))
-    assert first == second == mended(one, Change({"device_id": DEVICE}))
+    first, second = (edited(one, Edits(values={NOBODY_KNOWS: DEVICE})) for _ in range(2))
+    assert first == second == edited(one, Edits({"device_id": DEVICE}))
     assert (first.message_id, accepted(first)) == (one.message_id, (1, 1))
     part = message(METRICS, metrics(sample(60), sample(30, cpu=-2)))
     assert (
-        mended(part, Change({"cpu": "5"})).message_id
-        == mended(part, Change({"cpu": "6"})).message_id
-        != part.message_id
+        edited(part, Edits({"cpu": "5"})).message_id == edited(part, Edits({"cpu": "6"})).message_id != part.message_id
     )
     calls = [message("platform.api_calls", EVENTS["platform.api_calls"] | {"method": 1}, number) for number in (1, 2)]
-    assert [mended(call, Change({"method": "GET"})).message_id for call in calls] == [call.message_id for call in calls]
+    assert [edited(call, Edits({"method": "GET"})).message_id for call in calls] == [call.message_id for call in calls]
 
 
 def test_what_a_body_says_of_its_organization_is_no_routing_key() -> None:
@@ -98,21 +97,19 @@ def test_what_a_body_says_of_its_organization_is_no_routing_key() -> None:
     its successor, it came in under the successor's routing key."""
     forged = message(METRICS, metrics(sample(), organization_id=NOBODY_KNOWS), routing_key=f"metrics.{OTHER_ORG}")
     assert held(forged)["reasons"][0]["reason"] == "unknown_organization"
-    result = mended(forged, Change(values={NOBODY_KNOWS: ORG}))
+    result = edited(forged, Edits(values={NOBODY_KNOWS: ORG}))
     assert (result.routing_key, accepted(result)) == (f"metrics.{OTHER_ORG}", (1, 0))
 
 
 def test_a_change_that_would_lose_or_mean_nothing_is_refused() -> None:
     one = message(METRICS, metrics(sample(timestamp=0, cpu=1), sample(timestamp=1, cpu=2)))
-    with pytest.raises(EditRejected, match="several of its samples would get one timestamp"):
-        mended(one, Change({"timestamp": NOW.isoformat()}))
+    with pytest.raises(EditRejected, match="several of its samples would get the same timestamp"):
+        edited(one, Edits({"timestamp": NOW.isoformat()}))
     one = message(METRICS, metrics(sample(timestamp=0)))
-    assert accepted(mended(one, Change({"timestamp": NOW.isoformat()}))) == (1, 1)
+    assert accepted(edited(one, Edits({"timestamp": NOW.isoformat()}))) == (1, 1)
     for name in ("error.code", "samples.0.cpu", "message_id", "cpus"):
-        with pytest.raises(
-            EditRejected, match=f"agent.metrics knows no field {name}; it knows schema, .*, cpu, memory"
-        ):
-            mended(one, Change({name: "1"}))
+        with pytest.raises(EditRejected, match=f"agent.metrics has no field {name}; it has schema, .*, cpu, memory"):
+            edited(one, Edits({name: "1"}))
 
 
 TYPED: list[tuple[str, str, str, Any]] = [
@@ -135,7 +132,7 @@ TYPED: list[tuple[str, str, str, Any]] = [
 def test_what_is_typed_is_text_where_the_field_takes_text(queue: str, name: str, typed: str, meant: Any) -> None:
     body = b'{"x": 1}'
     one = message(queue, body, routing_key=f"{CONTRACTS[queue].topic}.{ORG}")
-    assert json.loads(mended(one, Change({name: typed})).body) == {"x": 1, name: meant}
+    assert json.loads(edited(one, Edits({name: typed})).body) == {"x": 1, name: meant}
 
 
 def test_every_field_is_known_as_one_of_text_or_not() -> None:
@@ -155,34 +152,34 @@ def test_the_tags_of_a_good_line_are_found_at_once_however_it_is_escaped() -> No
     """A good line whose first field begins with a quote took minutes, and was left as it was."""
     host = r"\," * 200 + "x"
     one = with_body(telegraf(organization=ORG), rf'm\,a=old,host={host},b=old "a=5,used=6i'.encode() + b"\nbad")
-    text, [span] = marked(held(one), one.body)
+    text, [span] = locate_errors(held(one), one.body)
     assert span
     assert text[slice(*span)] == "bad"
     whole = {**held(one), "whole": True}
-    result = quarantine.again(whole, one.body, Change(values={"old": "new", "," * 200 + "x": "lap-1"}))
+    result = rebuild_message(whole, one.body, Edits(values={"old": "new", "," * 200 + "x": "lap-1"}))
     assert result.body == rb'm\,a=old,host=lap-1,b=new "a=5,used=6i' + b"\nbad"
 
 
 @pytest.mark.parametrize(
-    "change", [Change({"organization_id": OTHER_ORG}), Change(values={ORG: OTHER_ORG})], ids=["set", "map"]
+    "change", [Edits({"organization_id": OTHER_ORG}), Edits(values={ORG: OTHER_ORG})], ids=["set", "map"]
 )
-def test_the_routing_key_follows_the_organization(change: Change) -> None:
+def test_the_routing_key_follows_the_organization(change: Edits) -> None:
     one = message(METRICS, metrics(sample(), device_id=OTHER_DEVICE))
     assert held(one)["reasons"][0]["reason"] == "device_of_another_organization"
-    result = mended(one, change)
+    result = edited(one, change)
     assert (result.routing_key, accepted(result)) == (f"metrics.{OTHER_ORG}", (1, 1))
 
 
 def test_a_body_that_is_not_of_its_routing_key_can_be_put_right_either_way() -> None:
     one = message(METRICS, metrics(sample()), routing_key=f"metrics.{OTHER_ORG}")
-    assert mended(one, Change({"organization_id": ORG})).routing_key == f"metrics.{ORG}"
-    assert mended(one, Change(values={OTHER_ORG: ORG})).routing_key == f"metrics.{ORG}"
+    assert edited(one, Edits({"organization_id": ORG})).routing_key == f"metrics.{ORG}"
+    assert edited(one, Edits(values={OTHER_ORG: ORG})).routing_key == f"metrics.{ORG}"
     event = message("platform.logs", EVENTS["platform.logs"] | {"level": "eror"})
-    result = mended(event, Change(values={"eror": "error"}))
+    result = edited(event, Edits(values={"eror": "error"}))
     assert (result.routing_key, accepted(result)) == ("log.error", (1, 1))
     for value in ("null", "a.b", "a#", ""):
-        with pytest.raises(EditRejected, match="routing key is made from organization_id"):
-            mended(one, Change({"organization_id": value}))
+        with pytest.raises(EditRejected, match="organization_id is part of the routing key"):
+            edited(one, Edits({"organization_id": value}))
 
 
 def test_a_whole_value_is_replaced_wherever_it_stands_and_no_part_or_name_of_one() -> None:
@@ -191,7 +188,7 @@ def test_a_whole_value_is_replaced_wherever_it_stands_and_no_part_or_name_of_one
         "service": "old",
         "level": 1,
     }
-    result = mended(message("platform.logs", body, routing_key="log.1"), Change({"level": "info"}, {"old": "new"}))
+    result = edited(message("platform.logs", body, routing_key="log.1"), Edits({"level": "info"}, {"old": "new"}))
     changed = json.loads(result.body)
     assert changed["error"] == {"old": ["new", {"in": "new"}, "older", 5]}
     assert (changed["service"], result.routing_key) == ("new", "log.info")
@@ -209,22 +206,22 @@ def test_the_host_of_line_protocol(packed: bool) -> None:
         ]
     ).encode()
     one = with_body(telegraf(organization=ORG), gzipped(text) if packed else text)
-    result = mended(one, Change(values={"old na,me": "lap-1"}))
+    result = edited(one, Edits(values={"old na,me": "lap-1"}))
     assert accepted(result) == (3, 2)
     assert b'note="a b,host=old,x=1"' in result.body
     assert result.body.count(b",host=lap-1 ") == 2
-    with pytest.raises(EditRejected, match="changes nothing"):
-        mended(one, Change(values={"old": "lap-1"}))
+    with pytest.raises(EditRejected, match="change nothing"):
+        edited(one, Edits(values={"old": "lap-1"}))
     with pytest.raises(EditRejected, match="--map changes hosts and tags"):
-        mended(one, Change({"host": "lap-1"}))
+        edited(one, Edits({"host": "lap-1"}))
     for bad in ("", "a\\", "a\nb"):
         with pytest.raises(EditRejected, match="cannot be a tag's value"):
-            mended(one, Change(values={"old na,me": bad}))
+            edited(one, Edits(values={"old na,me": bad}))
 
 
 def test_a_host_is_escaped_as_line_protocol_wants_it() -> None:
     one = telegraf(line("mem", "used=5i", host="old"), organization=ORG)
-    result = mended(one, Change(values={"old": "a b,c=d"}))
+    result = edited(one, Edits(values={"old": "a b,c=d"}))
     assert rb",host=a\ b\,c\=d " in result.body
     decoded = decode(message(METRICS, result.body, routing_key=one.routing_key), REGISTRY, PERIOD)
     assert decoded.rejections[0].value == repr("a b,c=d")
@@ -232,7 +229,7 @@ def test_a_host_is_escaped_as_line_protocol_wants_it() -> None:
 
 def test_the_organization_of_another_agents_routing_key() -> None:
     one = telegraf(line("mem", "used=5i"), "# comment", "bad", organization="customer-7")
-    result = mended(one, Change(values={"customer-7": ORG}))
+    result = edited(one, Edits(values={"customer-7": ORG}))
     assert (result.routing_key, result.body) == (f"metrics.telegraf.{ORG}", one.body)
     assert accepted(result) == (2, 1)
 
@@ -243,7 +240,7 @@ def test_the_host_of_collectd() -> None:
         value_list("memory", "memory", 6, type_instance="used"),
         organization=ORG,
     )
-    result = mended(one, Change(values={"old": "lap-1"}))
+    result = edited(one, Edits(values={"old": "lap-1"}))
     assert (len(json.loads(result.body)), accepted(result)) == (1, (1, 1))
 
 
@@ -258,14 +255,14 @@ def test_the_host_of_collectd() -> None:
     ],
 )
 def test_what_cannot_be_changed_says_why(body: bytes, says: str | None) -> None:
-    change = Change({"schema": "ninjait.metrics.v1"}, {"x": "y"})
+    change = Edits({"schema": "ninjait.metrics.v1"}, {"x": "y"})
     if says:
         with pytest.raises(EditRejected, match=says):
-            mended(message(METRICS, body, routing_key=f"metrics.{ORG}"), change)
+            edited(message(METRICS, body, routing_key=f"metrics.{ORG}"), change)
     else:
-        assert json.loads(mended(message(METRICS, body), change).body) == {"schema": "ninjait.metrics.v1"}
+        assert json.loads(edited(message(METRICS, body), change).body) == {"schema": "ninjait.metrics.v1"}
     with pytest.raises(EditRejected, match="it cannot be read: bad_gzip"):
-        mended(with_body(telegraf(), b"\x1f\x8bxx"), Change(values={"x": "y"}))
+        edited(with_body(telegraf(), b"\x1f\x8bxx"), Edits(values={"x": "y"}))
 
 
 # (message, the text that is marked for each reason; None where it is not in the body)
@@ -338,14 +335,14 @@ MARKED: list[tuple[Message, list[str | None]]] = [
 
 @pytest.mark.parametrize(("one", "expected"), MARKED, ids=range(len(MARKED)))
 def test_what_was_refused_is_marked_in_the_original_bytes(one: Message, expected: list[str | None]) -> None:
-    text, spans = marked(held(one), one.body)
+    text, spans = locate_errors(held(one), one.body)
     assert [span and text[slice(*span)] for span in spans] == expected
 
 
 def test_a_dead_letter_points_at_nothing() -> None:
     one = message(METRICS, metrics(sample()))
-    document = quarantine._document(one, decode_nothing(one, "dead_letter", "delivered 21 times"), "run", NOW)
-    assert marked(document, one.body)[1] == [None]
+    document = make_document(one, decode_nothing(one, "dead_letter", "delivered 21 times"), "run", NOW)
+    assert locate_errors(document, one.body)[1] == [None]
 
 
 KEYS = st.sampled_from([f"metrics.{ORG}", "metrics.telegraf", f"metrics.collectd.{ORG}", "metrics.x"])
@@ -369,12 +366,12 @@ BODIES = st.one_of(st.binary(max_size=200), st.lists(PIECES, max_size=12).map(b"
 def test_whatever_was_held_is_shown_and_changed_or_not_without_an_accident(body: bytes, key: str) -> None:
     one = message(METRICS, body, routing_key=key)
     document = held(one)
-    text, spans = marked(document, body)
+    text, spans = locate_errors(document, body)
     assert len(spans) == len(entries(read(document)))
     assert all(span is None or 0 <= span[0] < span[1] <= len(text) + 1 for span in spans)
     if document["reasons"]:
-        for change in (Change({"cpu": "1"}), Change({"schema": "x"}), Change(values={"a": "b"})):
+        for change in (Edits({"cpu": "1"}), Edits({"schema": "x"}), Edits(values={"a": "b"})):
             try:
-                quarantine.again(document, body, change)
+                rebuild_message(document, body, change)
             except EditRejected:
                 continue

@@ -12,14 +12,21 @@ import pymongo.collection
 import pytest
 from typer.testing import Result
 
-from ninjait_pipelines.ingest import quarantine
 from ninjait_pipelines.ingest.decode.message import Period, decode, decode_nothing
+from ninjait_pipelines.ingest.quarantine import audit, query
+from ninjait_pipelines.ingest.quarantine.audit import delete_resolved
+from ninjait_pipelines.ingest.quarantine.documents import COLLECTION, PIECES, body_of
+from ninjait_pipelines.ingest.quarantine.edit import Edits
+from ninjait_pipelines.ingest.quarantine.hold import count_held, hold_messages
+from ninjait_pipelines.ingest.quarantine.query import QuarantineFilter
+from ninjait_pipelines.ingest.quarantine.replay import rebuild_message, replay_each
 from ninjait_pipelines.ingest.quarantine.spool import Spool
 from ninjait_pipelines.operations.assets import stores_are_up
 from ninjait_pipelines.operations.health import check_all
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.resources.mongodb import MongoDB
 from ninjait_pipelines_tests.ingest.conftest import LOG, drained, idle_seconds, lines, make_drain
+from ninjait_pipelines_tests.ingest.quarantine.deaths import replay_and_die
 from ninjait_pipelines_tests.ingest.samples import (
     DEVICE,
     EVENTS,
@@ -57,7 +64,7 @@ def test_list_show_and_replay_of_an_unknown_device_once_it_is_registered(ninjait
     )
     drained(fleet)
     listed = json.loads(ninjait("quarantine", "list", "--json").stdout)
-    assert {(line["reason"], line["organization_id"], line["agent_version"], line["copies"]) for line in listed} == {
+    assert {(line["reason"], line["organization_id"], line["agent_version"], line["messages"]) for line in listed} == {
         ("unknown_device", ORG, "2.4.1", 2),
         ("wrong_schema", None, None, 1),
     }
@@ -73,7 +80,7 @@ def test_list_show_and_replay_of_an_unknown_device_once_it_is_registered(ninjait
     result = ninjait("quarantine", "replay", "--reason", "unknown_device", "--json")
     assert json.loads(result.stdout) == {"replayed": 2, "left": {}}
     assert drained(fleet).points_written == 2
-    found = quarantine.select(fleet.mongodb, state=None)
+    found = query.select(fleet.mongodb, state=None)
     assert sorted((document["reasons"][0]["reason"], document["state"]) for document in found) == [
         ("unknown_device", "replayed"),
         ("unknown_device", "replayed"),
@@ -81,10 +88,13 @@ def test_list_show_and_replay_of_an_unknown_device_once_it_is_registered(ninjait
     ]
     rows = fleet.clickhouse.rows("SELECT outcome, count() AS n FROM message_ledger GROUP BY outcome ORDER BY outcome")
     assert {row["outcome"]: row["n"] for row in rows} == {"duplicate": 2, "quarantined": 1, "written": 2}
-    (step,) = quarantine.find(fleet.mongodb, single[0]["id"])["trail"]  # type: ignore[index]
+    (step,) = query.find(fleet.mongodb, single[0]["id"])["trail"]  # type: ignore[index]
     assert step["action"] == "replayed"
     assert fleet.mongodb.database["audit_trail"].count_documents({"action": "replayed"}) == 2
-    assert json.loads(ninjait("quarantine", "replay", "--all-held", "--json").stdout) == {"replayed": 1, "left": {}}
+    assert json.loads(ninjait("quarantine", "replay", "--everything", "--json").stdout) == {
+        "replayed": 1,
+        "left": {},
+    }
 
 
 def test_the_list_says_under_which_organization_a_message_was_published(ninjait: Any, fleet: Stores) -> None:
@@ -105,31 +115,27 @@ def test_of_a_partly_good_message_only_the_rejected_samples_are_replayed(ninjait
     body = metrics(sample(60, cpu=1), sample(timestamp=int(early), cpu=2), sample(30, cpu=float("nan")), note="kept")
     ninjait("publish", "agent.metrics", stdin=lines(body))
     drained(fleet)
-    (document,) = quarantine.select(fleet.mongodb)
+    (document,) = query.select(fleet.mongodb)
     shown = ninjait("quarantine", "show", document["_id"])
     assert "-> sample 2, cpu = nan: not_finite" in shown.stdout
-    full = quarantine.find(fleet.mongodb, document["_id"])
+    full = query.find(fleet.mongodb, document["_id"])
     assert full
-    again = json.loads(quarantine.again(full, quarantine.body_of(fleet.mongodb, full)).body)
+    again = json.loads(rebuild_message(full, body_of(fleet.mongodb, full)).body)
     assert (len(again["samples"]), again["samples"][0]["cpu"]) == (2, 2)
     assert again["note"] == "kept"
     assert ninjait("quarantine", "replay", "--id", document["_id"]).exit_code == 0
     later = make_drain(fleet, clock=lambda: now + timedelta(minutes=5)).run(idle_seconds=idle_seconds(fleet))
     assert (later.points, later.points_written, later.points_quarantined) == (2, 1, 1)
-    (still,) = quarantine.select(fleet.mongodb)
+    (still,) = query.select(fleet.mongodb)
     assert [entry["reason"] for entry in still["reasons"]] == ["not_finite"]
 
 
-def test_a_replay_that_died_after_publishing_is_a_duplicate(
-    ninjait: Any, fleet: Stores, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_replay_that_died_after_publishing_is_a_duplicate(ninjait: Any, fleet: Stores) -> None:
     ninjait("publish", "agent.metrics", "--routing-key", "metrics.x", stdin=lines(metrics(sample())))
     drained(fleet)
-    with monkeypatch.context() as patch:
-        patch.setattr(quarantine, "_mark", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
-        ninjait("quarantine", "replay", "--all-held")
+    replay_and_die(fleet)
     assert states(fleet) == ["held"]
-    ninjait("quarantine", "replay", "--all-held")
+    ninjait("quarantine", "replay", "--everything")
     assert drained(fleet).messages == 2
     rows = fleet.clickhouse.rows("SELECT outcome, count() AS n FROM message_ledger GROUP BY outcome ORDER BY outcome")
     assert rows == [{"outcome": "duplicate", "n": 2}, {"outcome": "quarantined", "n": 1}]
@@ -146,7 +152,7 @@ def test_two_held_copies_of_one_call_are_one_call_once_replayed(ninjait: Any, fl
     assert states(fleet) == ["held", "held"]
     with fleet.postgres.transaction() as connection:
         connection.execute("INSERT INTO organizations VALUES (%s, 'x', 'x', 'UTC', now())", (ORG,))
-    for document in list(quarantine.select(fleet.mongodb)):
+    for document in list(query.select(fleet.mongodb)):
         ninjait("quarantine", "replay", "--id", document["_id"])
     assert drained(fleet, "platform.api_calls").points_written == 2
     assert fleet.clickhouse.scalar("SELECT count() FROM api_calls") == 1
@@ -159,21 +165,17 @@ def ledger(stores: Stores) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("body", [metrics(sample(60), sample(cpu=-2)), metrics(sample(cpu=-2)), b"cpu=5"])
-def test_what_stays_bad_is_held_once_however_often_its_replay_dies(
-    ninjait: Any, fleet: Stores, monkeypatch: pytest.MonkeyPatch, body: Any
-) -> None:
+def test_what_stays_bad_is_held_once_however_often_its_replay_dies(ninjait: Any, fleet: Stores, body: Any) -> None:
     """Each replay that died between publishing and marking left one more copy held, and the next one replayed them
     all: 1, 2, 4, 8 copies of the same bad message."""
     ninjait("publish", "agent.metrics", "--raw", "--routing-key", f"metrics.{ORG}", stdin=lines(body))
     drained(fleet)
     for _ in range(3):
-        with monkeypatch.context() as patch:
-            patch.setattr(quarantine, "_mark", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
-            ninjait("quarantine", "replay", "--all-held")
+        replay_and_die(fleet)
         drained(fleet)
-    ninjait("quarantine", "replay", "--all-held")
+    ninjait("quarantine", "replay", "--everything")
     drained(fleet)
-    ninjait("quarantine", "replay", "--all-held")
+    ninjait("quarantine", "replay", "--everything")
     drained(fleet)
     assert states(fleet).count("held") == 1
 
@@ -191,46 +193,42 @@ def as_json(result: Result) -> Any:
 
 def test_samples_with_a_field_put_right_are_written(ninjait: Any, fleet: Stores) -> None:
     publish_bad(fleet, metrics(sample(60, cpu=5), sample(30, cpu=-2)), metrics(sample(20, cpu="7")))
-    rehearsed = as_json(ninjait("quarantine", "replay", "--all-held", "--set", "cpu=9", "--dry-run", "--json"))
+    rehearsed = as_json(ninjait("quarantine", "replay", "--everything", "--set", "cpu=9", "--dry-run", "--json"))
     assert [(one["accepted"], one["rejected"]) for one in rehearsed] == [(1, 0), (1, 0)]
     said = ninjait("quarantine", "replay", "--reason", "negative", "--set", "cpu=-3", "--dry-run").stdout
-    assert "would publish 1 messages: 0 points accepted now, 1 rejected\n1 would come back: negative" in said
+    assert "would publish 1 message: 0 points accepted now, 1 rejected\n1 would come back: negative" in said
     assert '"cpu":-3' in said
     assert (states(fleet), fleet.message_queue.depth("agent.metrics").outstanding) == (["held", "held"], 0)
 
-    assert as_json(ninjait("quarantine", "replay", "--all-held", "--set", "cpu=9", "--json"))["replayed"] == 2
-    shown = ninjait("quarantine", "show", rehearsed[0]["copy"]).stdout
+    assert as_json(ninjait("quarantine", "replay", "--everything", "--set", "cpu=9", "--json"))["replayed"] == 2
+    shown = ninjait("quarantine", "show", rehearsed[0]["id"]).stdout
     assert "--set cpu=9\n   not drained yet\n" in shown
     assert drained(fleet).points_written == 2
     rows = fleet.metrics_store.read(NOW - timedelta(hours=1), NOW).to_pylist()
     assert sorted(row["cpu"] for row in rows) == [5, 9, 9]
-    assert "   written (1 of 1 points) by run run-1\n" in ninjait("quarantine", "show", rehearsed[0]["copy"]).stdout
+    assert "   written (1 of 1 points) by run run-1\n" in ninjait("quarantine", "show", rehearsed[0]["id"]).stdout
     (audited, _) = fleet.mongodb.database["audit_trail"].find({"action": "replayed"})
     assert (audited["changes"], audited["message_id"]) == (["--set cpu=9"], rehearsed[0]["message_id"])
 
 
 def test_what_comes_back_from_a_replay_is_named(ninjait: Any, fleet: Stores) -> None:
     publish_bad(fleet, metrics(sample(cpu=-2)))
-    (document,) = quarantine.select(fleet.mongodb)
+    (document,) = query.select(fleet.mongodb)
     ninjait("quarantine", "replay", "--id", document["_id"], "--set", "cpu=500")
     drained(fleet)
-    (again,) = quarantine.select(fleet.mongodb)
+    (again,) = query.select(fleet.mongodb)
     became = as_json(ninjait("quarantine", "show", document["_id"], "--json"))["trail"][0]["became"]
     assert became == f"quarantined (0 of 1 points) by run run-1, see {again['_id']}"
 
 
-def test_an_old_device_becomes_a_new_one_once_however_often_the_replay_dies(
-    ninjait: Any, fleet: Stores, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_old_device_becomes_a_new_one_once_however_often_the_replay_dies(ninjait: Any, fleet: Stores) -> None:
     publish_bad(fleet, metrics(sample(60), device_id=OLD), metrics(sample(30)), metrics(sample(20, cpu=-2)))
-    replay = ("quarantine", "replay", "--all-held", "--map", f"{OLD}={DEVICE}", "--json")
+    replay = ("quarantine", "replay", "--everything", "--map", f"{OLD}={DEVICE}", "--json")
     for _ in range(2):
-        with monkeypatch.context() as patch:
-            patch.setattr(quarantine, "_mark", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
-            ninjait(*replay)
+        replay_and_die(fleet, Edits(values={OLD: DEVICE}))
         assert states(fleet) == ["held", "held"]
     done = as_json(ninjait(*replay))
-    assert (done["replayed"], list(done["left"].values())) == (1, ["the change changes nothing in it"])
+    assert (done["replayed"], list(done["left"].values())) == (1, ["the edits change nothing in it"])
     nothing = ninjait(*replay)
     assert (nothing.exit_code, json.loads(nothing.stdout)["replayed"]) == (1, 0)
     assert drained(fleet).messages == 3
@@ -242,7 +240,7 @@ def test_an_old_device_becomes_a_new_one_once_however_often_the_replay_dies(
 
 def test_a_copy_that_somebody_else_settles_meanwhile_is_not_reported_as_replayed(fleet: Stores) -> None:
     publish_bad(fleet, metrics(sample(cpu=-2)))
-    found = list(quarantine.select(fleet.mongodb))
+    found = list(query.select(fleet.mongodb))
 
     class Slow:
         """A queue that takes so long that somebody else discards what it is given."""
@@ -251,18 +249,18 @@ def test_a_copy_that_somebody_else_settles_meanwhile_is_not_reported_as_replayed
             return True
 
         def publish(self, _: Any) -> None:
-            assert quarantine.discard(fleet.mongodb, found[0]["_id"], "a test", "somebody", NOW)
+            assert audit.discard(fleet.mongodb, found[0]["_id"], "a test", "somebody", NOW)
 
-    (one,) = quarantine.replaying(fleet.mongodb, Slow(), found, "me", NOW)  # type: ignore[arg-type]
+    (one,) = replay_each(fleet.mongodb, Slow(), found, "me", NOW)  # type: ignore[arg-type]
     assert one.message is None
-    assert one.problem.startswith("somebody else settled it meanwhile; it was published as message ")
+    assert one.problem.startswith("someone else resolved it meanwhile; it was published as message ")
     assert states(fleet) == ["discarded"]
 
 
 def test_events_of_a_wrong_organization_follow_their_routing_key_and_count_once(ninjait: Any, fleet: Stores) -> None:
     call = EVENTS["platform.api_calls"] | {"organization_id": OLD}
     publish_bad(fleet, call, call, queue="platform.api_calls")
-    assert as_json(ninjait("quarantine", "replay", "--all-held", "--map", f"{OLD}={ORG}", "--json"))["replayed"] == 1
+    assert as_json(ninjait("quarantine", "replay", "--everything", "--map", f"{OLD}={ORG}", "--json"))["replayed"] == 1
     assert drained(fleet, "platform.api_calls").points_written == 1
     assert fleet.clickhouse.scalar("SELECT organization_id::String FROM api_calls") == ORG
 
@@ -272,7 +270,7 @@ def test_what_is_of_several_organizations_is_not_given_to_one(ninjait: Any, flee
     publish_bad(
         fleet, *(call | {"organization_id": one, "method": 1} for one in (ORG, OLD)), queue="platform.api_calls"
     )
-    given = ninjait("quarantine", "replay", "--all-held", "--set", f"organization_id={ORG}", "--set", "method=GET")
+    given = ninjait("quarantine", "replay", "--everything", "--set", f"organization_id={ORG}", "--set", "method=GET")
     assert (given.exit_code, "these are of several" in given.stderr, states(fleet)) == (1, True, ["held", "held"])
 
 
@@ -282,10 +280,10 @@ def test_hosts_of_other_agents_are_mapped(ninjait: Any, fleet: Stores) -> None:
     two = collectd(value_list("memory", "memory", mib, type_instance="used", host="old"), organization=ORG)
     fleet.message_queue.publish([as_published(one), as_published(two)])
     assert drained(fleet).points_written == 1
-    refused = ninjait("quarantine", "replay", "--all-held", "--set", "host=lap-1")
+    refused = ninjait("quarantine", "replay", "--everything", "--set", "host=lap-1")
     assert refused.exit_code == 1
-    assert "2 copies are left: it is of another agent" in refused.stdout
-    assert as_json(ninjait("quarantine", "replay", "--all-held", "--map", "old=lap-1", "--json"))["replayed"] == 2
+    assert "2 messages left: it is from a third-party agent" in refused.stdout
+    assert as_json(ninjait("quarantine", "replay", "--everything", "--map", "old=lap-1", "--json"))["replayed"] == 2
     assert drained(fleet).points_written == 2
 
 
@@ -293,7 +291,7 @@ def test_show_marks_what_was_refused_and_raw_writes_every_byte(ninjait: Any, fle
     body = json.dumps(metrics(*(sample(n, cpu=-2 if n % 10 else 1) for n in range(1000)))).encode()
     broken = b'{"caf\xe9": "\x1b[2J'
     publish_bad(fleet, body, broken)
-    ids = {document["reasons"][0]["reason"]: document["_id"] for document in quarantine.select(fleet.mongodb)}
+    ids = {document["reasons"][0]["reason"]: document["_id"] for document in query.select(fleet.mongodb)}
     shown = ninjait("quarantine", "show", ids["negative"]).stdout
     marks = [at for at, one in enumerate(shown.splitlines()) if one.strip() == "^" * len('"cpu": -2')]
     below = [shown.splitlines()[at - 1][shown.splitlines()[at].index("^") :] for at in marks]
@@ -303,8 +301,8 @@ def test_show_marks_what_was_refused_and_raw_writes_every_byte(ninjait: Any, fle
     assert len(shown) < 8000
     assert "\x1b" not in ninjait("quarantine", "show", ids["invalid_utf8"]).stdout
     forged = message("agent.metrics", b"x", delivery_id="a\x1b[2J", content_type="a\nstate: replayed\u202e")
-    quarantine.hold(fleet.mongodb, [(forged, decode(forged, REGISTRY, Period.at(NOW)))], "run", NOW, LOG)
-    shown = ninjait("quarantine", "show", quarantine.document_id(forged)).stdout
+    hold_messages(fleet.mongodb, [(forged, decode(forged, REGISTRY, Period.at(NOW)))], "run", NOW, LOG)
+    shown = ninjait("quarantine", "show", forged.copy_id).stdout
     assert not {"\x1b", "\u202e"} & set(shown)
     assert "state: replayed" not in shown.splitlines()
     assert ninjait("quarantine", "show", ids["negative"], "--raw").stdout_bytes == body
@@ -319,10 +317,10 @@ def test_the_list_is_bounded_and_knows_names_queues_and_times(ninjait: Any, flee
     later = [message("platform.usage", EVENTS["platform.usage"] | {"storage_gb": 1}, 63)]
     for lot, moment in ((strangers + known, NOW), (later, NOW + timedelta(minutes=2))):
         rejected = [(one, decode(one, REGISTRY, Period.at(NOW))) for one in lot]
-        quarantine.hold(fleet.mongodb, rejected, "run", moment, LOG)
+        hold_messages(fleet.mongodb, rejected, "run", moment, LOG)
     shown = ninjait("quarantine", "list").stdout.splitlines()
     assert shown[1].split() == ["negative", "agent.metrics", ORG, ORG, "2.4.1", "2", "2"], "the name, then the id"
-    assert (len(shown), shown[-1]) == (52, "and 12 more groups, 12 copies: --all-groups")
+    assert (len(shown), shown[-1]) == (52, "and 12 more groups, 12 messages: --all-groups")
     assert len(ninjait("quarantine", "list", "--all-groups").stdout.splitlines()) == 63
     assert len(as_json(ninjait("quarantine", "list", "--json"))) == 62
     (usage,) = as_json(ninjait("quarantine", "list", "--queue", "platform.usage", "--json"))
@@ -336,29 +334,29 @@ def test_many_are_discarded_with_a_reason_and_a_yes(ninjait: Any, fleet: Stores)
     publish_bad(fleet, metrics(sample(cpu=-2)), metrics(sample(2, cpu=-2)), b"not json")
     many = ("quarantine", "discard", "--reason", "negative", "--because", "a test rig")
     refused = ninjait(*many)
-    assert (refused.exit_code, "that is 2 copies: --yes" in refused.stderr) == (1, True)
+    assert (refused.exit_code, "that is 2 messages: --yes" in refused.stderr) == (1, True)
     assert states(fleet).count("held") == 3
-    assert ninjait(*many, "--yes").stdout == "discarded 2 copies\n"
+    assert ninjait(*many, "--yes").stdout == "discarded 2 messages\n"
     assert sorted(states(fleet)) == ["discarded", "discarded", "held"]
     nothing = ninjait(*many, "--yes")
     assert (nothing.exit_code, nothing.stderr) == (
         1,
-        "ninjait: no held copy is one of those; held are 1 of not_json\n",
+        "ninjait: no quarantined message matches; the reasons are not_json (1)\n",
     )
     unset = ninjait("quarantine", "discard", "--id", "", "--queue", "agent.metrics", "--because", "x", "--yes")
     assert (unset.exit_code, sorted(states(fleet))) == (1, ["discarded", "discarded", "held"]), (
         "a shell's unset variable"
     )
-    assert "needs a reason" in ninjait("quarantine", "discard", "--all-held", "--because", " ").stderr
+    assert "needs a reason" in ninjait("quarantine", "discard", "--everything", "--because", " ").stderr
     assert "say which" in ninjait("quarantine", "discard", "--because", "x").stderr
 
 
 def test_a_change_that_is_not_written_as_one_is_refused(ninjait: Any, fleet: Stores) -> None:
-    assert "write it as FIELD=VALUE" in ninjait("quarantine", "replay", "--all-held", "--set", "cpu").stderr
-    assert "write it as OLD=NEW" in ninjait("quarantine", "replay", "--all-held", "--map", "=x").stderr
-    twice = ninjait("quarantine", "replay", "--all-held", "--set", "cpu=1", "--set", "cpu=2")
+    assert "write it as FIELD=VALUE" in ninjait("quarantine", "replay", "--everything", "--set", "cpu").stderr
+    assert "write it as OLD=NEW" in ninjait("quarantine", "replay", "--everything", "--map", "=x").stderr
+    twice = ninjait("quarantine", "replay", "--everything", "--set", "cpu=1", "--set", "cpu=2")
     assert (twice.exit_code, "--set cpu=2: cpu is given twice" in twice.stderr) == (1, True)
-    assert "old is given twice" in ninjait("quarantine", "replay", "--all-held", *["--map", "old=new"] * 2).stderr
+    assert "old is given twice" in ninjait("quarantine", "replay", "--everything", *["--map", "old=new"] * 2).stderr
 
 
 def test_a_mistyped_queue_or_reason_is_no_success(ninjait: Any, fleet: Stores) -> None:
@@ -367,29 +365,31 @@ def test_a_mistyped_queue_or_reason_is_no_success(ninjait: Any, fleet: Stores) -
     for command, rest in (("list", ()), ("replay", ()), ("discard", because)):
         wrong = ninjait("quarantine", command, "--queue", "agent.metric", *rest)
         assert (wrong.exit_code, "the queues are agent.metrics, agent.heartbeats" in wrong.stderr) == (1, True)
-    assert ninjait("quarantine", "list", "--reason", "negativ").stdout == "Nothing is held.\n"
+    assert ninjait("quarantine", "list", "--reason", "negativ").stdout == "Nothing is quarantined.\n"
     for many in (("replay",), ("discard", *because)):
-        assert ninjait("quarantine", *many, "--all-held").stderr == "ninjait: nothing is held\n"
+        assert ninjait("quarantine", *many, "--everything").stderr == "ninjait: nothing is quarantined\n"
     publish_bad(fleet, metrics(sample(cpu=-2)), metrics(sample(2, cpu=-2, memory="x")), b"not json")
     for some in (("replay",), ("replay", "--dry-run"), ("discard", *because)):
         nothing = ninjait("quarantine", *some, "--reason", "negativ")
         assert (nothing.exit_code, nothing.stderr) == (
             1,
-            "ninjait: no held copy is one of those; held are 2 of negative, 1 of number_as_text, 1 of not_json\n",
+            "ninjait: no quarantined message matches; the reasons are negative (2), number_as_text (1), not_json (1)\n",
         )
     other = ninjait(
-        "quarantine", "replay", "--queue", "platform.usage", "--id", next(quarantine.select(fleet.mongodb))["_id"]
+        "quarantine", "replay", "--queue", "platform.usage", "--id", next(query.select(fleet.mongodb))["_id"]
     )
-    assert "is held, but not one of those" in other.stderr
-    assert "3 other copies are." in ninjait("quarantine", "list", "--reason", "negativ").stdout
-    assert "3 other copies are." in ninjait("quarantine", "list", "--all", "--queue", "platform.usage").stdout
+    assert "is quarantined, but the other options exclude it" in other.stderr
+    assert "3 other messages are." in ninjait("quarantine", "list", "--reason", "negativ").stdout
+    assert "3 other messages are." in ninjait("quarantine", "list", "--all", "--queue", "platform.usage").stdout
 
 
 def test_a_rehearsal_of_what_is_not_possible_fails(ninjait: Any, fleet: Stores) -> None:
     publish_bad(fleet, metrics(sample(cpu=-2)))
     for options in ((), ("--json",)):
-        assert ninjait("quarantine", "replay", "--all-held", "--set", "memory=1", "--dry-run", *options).exit_code == 1
-        assert ninjait("quarantine", "replay", "--all-held", "--set", "cpu=1", "--dry-run", *options).exit_code == 0
+        assert (
+            ninjait("quarantine", "replay", "--everything", "--set", "memory=1", "--dry-run", *options).exit_code == 1
+        )
+        assert ninjait("quarantine", "replay", "--everything", "--set", "cpu=1", "--dry-run", *options).exit_code == 0
 
 
 def test_what_tells_messages_apart_is_not_set_to_one_value(ninjait: Any, fleet: Stores) -> None:
@@ -397,17 +397,17 @@ def test_what_tells_messages_apart_is_not_set_to_one_value(ninjait: Any, fleet: 
     call = EVENTS["platform.api_calls"] | {"timestamp": "yesterday"}
     publish_bad(fleet, call, call, call | {"method": "POST"}, queue="platform.api_calls")
     change = ("--set", f"timestamp={ago(minutes=5)}")
-    refused = ninjait("quarantine", "replay", "--all-held", *change)
-    assert (refused.exit_code, "3 copies of several: choose one by --id" in refused.stderr) == (1, True)
+    refused = ninjait("quarantine", "replay", "--everything", *change)
+    assert (refused.exit_code, "these are 3: choose one by --id" in refused.stderr) == (1, True)
     assert states(fleet) == ["held"] * 3
     single = as_json(ninjait("quarantine", "list", "--all", "--json"))[2]["id"]
     ninjait("quarantine", "discard", "--id", single, "--because", "a test")
-    assert as_json(ninjait("quarantine", "replay", "--all-held", *change, "--json"))["replayed"] == 1, "of two copies"
+    assert as_json(ninjait("quarantine", "replay", "--everything", *change, "--json"))["replayed"] == 1, "of two copies"
 
     beats = [EVENTS["agent.heartbeats"] | {"device_id": one} for one in ("lap-1", "lap-2")]
     publish_bad(fleet, *beats, queue="agent.heartbeats")
     refused = ninjait("quarantine", "replay", "--queue", "agent.heartbeats", "--set", f"device_id={DEVICE}")
-    assert (refused.exit_code, "--set device_id is for copies of one device" in refused.stderr) == (1, True)
+    assert (refused.exit_code, "--set device_id is for messages of one device" in refused.stderr) == (1, True)
     publish_bad(fleet, *(metrics(sample(n), device_id=OLD) for n in range(2)))
     replay = ("quarantine", "replay", "--queue", "agent.metrics", "--set", f"device_id={DEVICE}", "--json")
     assert as_json(ninjait(*replay))["replayed"] == 2
@@ -416,22 +416,24 @@ def test_what_tells_messages_apart_is_not_set_to_one_value(ninjait: Any, fleet: 
 def test_what_was_typed_stays_text_where_the_field_takes_text(ninjait: Any, fleet: Stores) -> None:
     """2.5 was read as a JSON number, and refused once more for being one."""
     publish_bad(fleet, EVENTS["platform.usage"] | {"storage_gb": 2.25}, queue="platform.usage")
-    assert as_json(ninjait("quarantine", "replay", "--all-held", "--set", "storage_gb=2.50", "--json"))["replayed"] == 1
+    assert (
+        as_json(ninjait("quarantine", "replay", "--everything", "--set", "storage_gb=2.50", "--json"))["replayed"] == 1
+    )
     assert drained(fleet, "platform.usage").points_written == 1
 
 
 def test_dead_letters_are_one_group_however_many_words_are_said_of_them(ninjait: Any, fleet: Stores) -> None:
     letters = [message("agent.metrics", metrics(sample(n)), n) for n in range(3)]
     rejected = [(one, decode_nothing(one, "dead_letter", f"ValueError: at cpu {n}")) for n, one in enumerate(letters)]
-    quarantine.hold(fleet.mongodb, rejected, "run", NOW, LOG)
+    hold_messages(fleet.mongodb, rejected, "run", NOW, LOG)
     old = message("agent.metrics", b"x", 9)
-    quarantine.hold(fleet.mongodb, [(old, decode_nothing(old, "dead_letter:of an earlier version"))], "run", NOW, LOG)
+    hold_messages(fleet.mongodb, [(old, decode_nothing(old, "dead_letter:of an earlier version"))], "run", NOW, LOG)
     (group,) = as_json(ninjait("quarantine", "list", "--reason", "dead_letter", "--json"))
-    assert (group["copies"], group["points"]) == (3, 3)
-    shown = ninjait("quarantine", "show", quarantine.document_id(letters[1])).stdout
+    assert (group["messages"], group["points"]) == (3, 3)
+    shown = ninjait("quarantine", "show", letters[1].copy_id).stdout
     assert "-> whole message: dead_letter: ValueError: at cpu 1\n" in shown
     assert "dead_letter:of an earlier version" in ninjait("quarantine", "list").stdout
-    assert "dead_letter:of an earlier version" in ninjait("quarantine", "show", quarantine.document_id(old)).stdout
+    assert "dead_letter:of an earlier version" in ninjait("quarantine", "show", old.copy_id).stdout
 
 
 def fill(stores: Stores, mebibytes: float) -> None:
@@ -440,7 +442,7 @@ def fill(stores: Stores, mebibytes: float) -> None:
     for n in range(round(mebibytes * 16)):
         one = message("agent.metrics", b"x" * 65_536, 1000 + n, delivery_id=f"filled-{n}")
         rejected.append((one, decode(one, REGISTRY, Period.at(NOW))))
-    quarantine.hold(stores.mongodb, rejected, "run", NOW, LOG)
+    hold_messages(stores.mongodb, rejected, "run", NOW, LOG)
 
 
 def small(stores: Stores) -> Stores:
@@ -461,7 +463,7 @@ def test_a_full_quarantine_stops_nobody(ninjait: Any, fleet: Stores) -> None:
     stores = replace(fleet, mongodb=fleet.mongodb.model_copy(update={"quarantine_limit_mib": "4"}))
     done = drained(stores)
     assert (done.points_written, done.messages_quarantined, done.bodies_not_kept) == (5, 2, 1)
-    (held,) = quarantine.select(fleet.mongodb, quarantine.Wanted(reason="negative"))
+    (held,) = query.select(fleet.mongodb, QuarantineFilter(reason="negative"))
     assert held["envelope_organization"] == OTHER_ORG
     (status,) = check_all({"mongodb": stores.mongodb})
     assert (status.ok, "The quarantine is 10" in status.note) == (True, True)
@@ -474,7 +476,7 @@ def test_a_quarantine_that_is_nearly_full_is_a_warning(fleet: Stores) -> None:
     fill(fleet, 0.9)
     (status,) = check_all({"mongodb": small(fleet).mongodb})
     assert "The quarantine is 89% full" in status.note
-    assert "0 of 1 MiB in 14 held copies; beyond it what is bad is only counted" in status.note
+    assert "0 of 1 MiB in 14 quarantined messages; beyond it what is bad is only counted" in status.note
     assert stores_are_up([status]).severity == dg.AssetCheckSeverity.WARN
     drained(small(fleet))
 
@@ -497,8 +499,8 @@ def test_the_spool_and_mongodb_have_one_limit(fleet: Stores) -> None:
 def settled(stores: Stores, name: str, body: bytes = b"x") -> None:
     """Holds a copy and discards it."""
     one = message("agent.metrics", body, delivery_id=name)
-    quarantine.hold(stores.mongodb, [(one, decode(one, REGISTRY, Period.at(NOW)))], "run", NOW, LOG)
-    assert quarantine.discard(stores.mongodb, f"agent.metrics/{name}", f"because {name}", "test", NOW)
+    hold_messages(stores.mongodb, [(one, decode(one, REGISTRY, Period.at(NOW)))], "run", NOW, LOG)
+    assert audit.discard(stores.mongodb, f"agent.metrics/{name}", f"because {name}", "test", NOW)
 
 
 def test_what_was_settled_30_days_ago_is_deleted_and_nothing_else(fleet: Stores) -> None:
@@ -510,20 +512,20 @@ def test_what_was_settled_30_days_ago_is_deleted_and_nothing_else(fleet: Stores)
     ids = [f"agent.metrics/{name}" for name in ("old-001", "long")]
     database["audit_trail"].delete_one({"entity_id": "agent.metrics/old-002"})  # it died between its two writes
     month = NOW + timedelta(days=30)
-    assert quarantine.delete_settled(fleet.mongodb, month) == 0
+    assert delete_resolved(fleet.mongodb, month) == 0
     month += timedelta(seconds=1)
     later = [{"at": month, "who": "test", "action": "discarded", "outcome": "later"}]
-    database[quarantine.COLLECTION].update_one({"_id": ids[0]}, {"$set": {"trail": later}})
-    assert quarantine.delete_settled(fleet.mongodb, month, limit=60) == 60
-    assert database[quarantine.COLLECTION].count_documents({}) == 121 - 60 + 3
-    assert quarantine.delete_settled(fleet.mongodb, month) == 60
-    left = {document["_id"]: document["state"] for document in database[quarantine.COLLECTION].find()}
+    database[COLLECTION].update_one({"_id": ids[0]}, {"$set": {"trail": later}})
+    assert delete_resolved(fleet.mongodb, month, limit=60) == 60
+    assert database[COLLECTION].count_documents({}) == 121 - 60 + 3
+    assert delete_resolved(fleet.mongodb, month) == 60
+    left = {document["_id"]: document["state"] for document in database[COLLECTION].find()}
     assert left.pop(ids[0]) == "discarded", "settled a month later"
     assert set(left.values()) == {"held"}
-    assert database[quarantine.PIECES].count_documents({}) == 3, "of what is held"
+    assert database[PIECES].count_documents({}) == 3, "of what is held"
     reasons = {row["entity_id"]: row["outcome"] for row in database["audit_trail"].find()}
     assert (len(reasons), reasons["agent.metrics/old-002"]) == (121, "because old-002")
-    assert quarantine.count_held(fleet.mongodb, [*ids, "agent.metrics/lost"], "run") == 2
+    assert count_held(fleet.mongodb, [*ids, "agent.metrics/lost"], "run") == 2
 
 
 def test_what_is_settled_has_a_limit_too(fleet: Stores) -> None:
@@ -532,14 +534,14 @@ def test_what_is_settled_has_a_limit_too(fleet: Stores) -> None:
     for n in range(24):
         settled(fleet, f"{n:02}", b"x" * 50_000)
         mine = {"$set": {"quarantined_at": NOW + timedelta(seconds=n)}}
-        fleet.mongodb.database[quarantine.COLLECTION].update_one({"_id": f"agent.metrics/{n:02}"}, mine)
+        fleet.mongodb.database[COLLECTION].update_one({"_id": f"agent.metrics/{n:02}"}, mine)
     fill(fleet, 0.2)
-    assert quarantine.delete_settled(small(fleet).mongodb, NOW) == 4
-    assert quarantine.delete_settled(small(fleet).mongodb, NOW) == 0
-    left = {document["_id"] for document in fleet.mongodb.database[quarantine.COLLECTION].find({"state": "discarded"})}
+    assert delete_resolved(small(fleet).mongodb, NOW) == 4
+    assert delete_resolved(small(fleet).mongodb, NOW) == 0
+    left = {document["_id"] for document in fleet.mongodb.database[COLLECTION].find({"state": "discarded"})}
     assert left == {f"agent.metrics/{n:02}" for n in range(4, 24)}
     assert fleet.mongodb.database["audit_trail"].count_documents({}) == 24
-    assert len(list(quarantine.select(fleet.mongodb))) == 3
+    assert len(list(query.select(fleet.mongodb))) == 3
 
 
 def test_a_deletion_that_is_killed_half_way_is_done_by_the_next_one(
@@ -551,7 +553,7 @@ def test_a_deletion_that_is_killed_half_way_is_done_by_the_next_one(
     delete_many = pymongo.collection.Collection.delete_many
 
     def killed(collection: Any, query: Any) -> Any:
-        if collection.name == quarantine.COLLECTION:
+        if collection.name == COLLECTION:
             raise KeyboardInterrupt
         deleted.append(collection.name)
         return delete_many(collection, query)
@@ -559,24 +561,24 @@ def test_a_deletion_that_is_killed_half_way_is_done_by_the_next_one(
     with monkeypatch.context() as patch:
         patch.setattr(pymongo.collection.Collection, "delete_many", killed)
         with pytest.raises(KeyboardInterrupt):
-            quarantine.delete_settled(fleet.mongodb, month)
-    assert (deleted, len(states(fleet))) == ([quarantine.PIECES], 1)
-    assert quarantine.delete_settled(fleet.mongodb, month) == 1
+            delete_resolved(fleet.mongodb, month)
+    assert (deleted, len(states(fleet))) == ([PIECES], 1)
+    assert delete_resolved(fleet.mongodb, month) == 1
     assert (states(fleet), fleet.mongodb.database["audit_trail"].count_documents({})) == ([], 1)
 
 
 def test_discard_needs_a_reason_and_happens_once(ninjait: Any, fleet: Stores) -> None:
     ninjait("publish", "agent.metrics", stdin=lines(metrics(sample(timestamp=ago(days=900)))))
     drained(fleet)
-    (document,) = quarantine.select(fleet.mongodb)
+    (document,) = query.select(fleet.mongodb)
     assert ninjait("quarantine", "discard", "--id", document["_id"]).exit_code != 0
     assert ninjait("quarantine", "discard", "--id", document["_id"], "--because", "a test").exit_code == 0
     again = ninjait("quarantine", "discard", "--id", document["_id"], "--because", "a test")
-    assert (again.exit_code, "is not held" in again.stderr) == (1, True)
-    discarded = r"is not held: \S+ discarded it at \S+ \S+ UTC: a test\n"
+    assert (again.exit_code, "is no longer in quarantine" in again.stderr) == (1, True)
+    discarded = r"is no longer in quarantine: \S+ discarded it at \S+ \S+ UTC: a test\n"
     assert re.search(discarded, ninjait("quarantine", "replay", "--id", document["_id"]).stderr)
-    assert "is not held: there is no such copy" in ninjait("quarantine", "replay", "--id", "nothing").stderr
-    assert ninjait("quarantine", "list").stdout == "Nothing is held.\n"
+    assert "nothing is not in quarantine" in ninjait("quarantine", "replay", "--id", "nothing").stderr
+    assert ninjait("quarantine", "list").stdout == "Nothing is quarantined.\n"
     assert "a test" in ninjait("quarantine", "show", document["_id"]).stdout
     fleet.mongodb.database["quarantine"].delete_one({"_id": document["_id"]})  # 30 days later
     assert re.search(discarded, ninjait("quarantine", "replay", "--id", document["_id"]).stderr)

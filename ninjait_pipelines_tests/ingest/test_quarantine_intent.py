@@ -7,12 +7,16 @@ from typing import Any
 
 import pytest
 
-from ninjait_pipelines.ingest import quarantine
 from ninjait_pipelines.ingest.decode.message import Period, decode, decode_nothing
-from ninjait_pipelines.ingest.quarantine.edit import Change
+from ninjait_pipelines.ingest.quarantine import query
+from ninjait_pipelines.ingest.quarantine.audit import delete_resolved
+from ninjait_pipelines.ingest.quarantine.edit import Edits
+from ninjait_pipelines.ingest.quarantine.hold import hold_messages
+from ninjait_pipelines.ingest.quarantine.replay import Replay, replay_each
 from ninjait_pipelines.messages import Message, Outgoing, fits
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines_tests.ingest.conftest import LOG, drained
+from ninjait_pipelines_tests.ingest.quarantine.deaths import replay_and_die
 from ninjait_pipelines_tests.ingest.samples import (
     EVENTS,
     NOW,
@@ -33,19 +37,14 @@ from ninjait_pipelines_tests.ingest.samples import (
 CALLS = "platform.api_calls"
 CALL = EVENTS[CALLS] | {"timestamp": "yesterday"}
 FIRST, SECOND = f"timestamp={ago(minutes=9)}", f"timestamp={ago(minutes=8)}"
+EARLIER = Edits({"timestamp": ago(minutes=9)})
 
 
 def publish_bad(stores: Stores, *bodies: Any, queue: str = CALLS) -> list[str]:
     """Publishes and drains what is bad; the ids of what is held."""
     stores.message_queue.publish([outgoing(queue, body) for body in bodies])
     drained(stores, queue)
-    return [document["_id"] for document in quarantine.select(stores.mongodb)]
-
-
-def killed(ninjait: Any, monkeypatch: pytest.MonkeyPatch, *arguments: str, before: str = "_mark") -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(quarantine, before, lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
-        ninjait("quarantine", "replay", *arguments)
+    return [document["_id"] for document in query.select(stores.mongodb)]
 
 
 def depth(stores: Stores) -> int:
@@ -53,7 +52,7 @@ def depth(stores: Stores) -> int:
 
 
 def state_of(stores: Stores, copy: str) -> str:
-    return str((quarantine.find(stores.mongodb, copy) or {})["state"])
+    return str((query.find(stores.mongodb, copy) or {})["state"])
 
 
 def calls(stores: Stores) -> int:
@@ -65,17 +64,15 @@ def ledger(stores: Stores) -> dict[str, int]:
     return {row["outcome"]: row["n"] for row in rows}
 
 
-def test_a_replay_that_died_is_done_again_with_the_same_change_only(
-    ninjait: Any, fleet: Stores, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_replay_that_died_is_done_again_with_the_same_change_only(ninjait: Any, fleet: Stores) -> None:
     """A replay was killed before it could mark what it had published; the next one set another time, and the call was
     billed twice: the time is in its key."""
     (copy,) = publish_bad(fleet, CALL)
-    killed(ninjait, monkeypatch, "--all-held", "--set", FIRST)
+    replay_and_die(fleet, EARLIER)
     assert (depth(fleet), state_of(fleet, copy)) == (1, "held")
     for change in (("--set", SECOND), ()):
         for more in ((), ("--dry-run",)):
-            refused = ninjait("quarantine", "replay", "--all-held", *change, *more)
+            refused = ninjait("quarantine", "replay", "--everything", *change, *more)
             assert refused.exit_code == 1
             assert f"UTC with --set {FIRST}, and it may be out already: replay it with the same" in refused.stdout
     assert depth(fleet) == 1
@@ -83,8 +80,8 @@ def test_a_replay_that_died_is_done_again_with_the_same_change_only(
     assert f"began to replay it: may be out as message {copy_message(fleet, copy)}\n   --set {FIRST}\n" in shown
     assert "   not drained yet\n" in shown
 
-    done = ninjait("quarantine", "replay", "--all-held", "--set", FIRST)
-    assert (done.exit_code, done.stdout) == (0, "replayed 1 messages\n")
+    done = ninjait("quarantine", "replay", "--everything", "--set", FIRST)
+    assert (done.exit_code, done.stdout) == (0, "replayed 1 message\n")
     assert (depth(fleet), state_of(fleet, copy)) == (2, "replayed")
     assert "began" not in ninjait("quarantine", "show", copy).stdout
     drained(fleet, CALLS)
@@ -92,16 +89,14 @@ def test_a_replay_that_died_is_done_again_with_the_same_change_only(
 
 
 def copy_message(stores: Stores, copy: str) -> str:
-    return str((quarantine.find(stores.mongodb, copy) or {})["message_id"])
+    return str((query.find(stores.mongodb, copy) or {})["message_id"])
 
 
-def test_the_same_content_by_another_change_is_the_same(
-    ninjait: Any, fleet: Stores, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_same_content_by_another_change_is_the_same(ninjait: Any, fleet: Stores) -> None:
     publish_bad(fleet, CALL)
-    killed(ninjait, monkeypatch, "--all-held", "--set", FIRST)
+    replay_and_die(fleet, EARLIER)
     time = FIRST.partition("=")[2]
-    assert ninjait("quarantine", "replay", "--all-held", "--map", f"yesterday={time}").exit_code == 0
+    assert ninjait("quarantine", "replay", "--everything", "--map", f"yesterday={time}").exit_code == 0
     drained(fleet, CALLS)
     assert calls(fleet) == 1
 
@@ -126,9 +121,9 @@ def test_dying_before_it_is_published_binds_to_the_change_as_well(fleet: Stores)
         def publish(self, _: Any) -> None:
             raise KeyboardInterrupt
 
-    def replaying(queue: Any, typed: str) -> list[quarantine.Replayed]:
-        change = Change(dict([typed.split("=")]))
-        return list(quarantine.replaying(fleet.mongodb, queue, [{"_id": copy}], "me", NOW, change))
+    def replaying(queue: Any, typed: str) -> list[Replay]:
+        change = Edits(dict([typed.split("=")]))
+        return list(replay_each(fleet.mongodb, queue, [{"_id": copy}], "me", NOW, change))
 
     with pytest.raises(KeyboardInterrupt):
         replaying(Gone(), FIRST)
@@ -144,20 +139,17 @@ def test_of_two_who_begin_at_the_same_time_one_publishes(fleet: Stores) -> None:
     """With other changes, and from either copy of one message."""
 
     def begin(queue: Any, copy: str, minutes: int, ready: threading.Barrier) -> None:
-        change = Change({"timestamp": ago(minutes=minutes)})
+        change = Edits({"timestamp": ago(minutes=minutes)})
         ready.wait()
-        list(quarantine.replaying(fleet.mongodb, queue, [{"_id": copy}], f"person {minutes}", NOW, change))
+        list(replay_each(fleet.mongodb, queue, [{"_id": copy}], f"person {minutes}", NOW, change))
 
     for number in range(10):
         copies = [message(CALLS, CALL, number, delivery_id=f"{number}-{name}") for name in "ab"]
         rejected = [(one, decode(one, REGISTRY, Period.at(NOW))) for one in copies]
-        quarantine.hold(fleet.mongodb, rejected, "run", NOW, LOG)
+        hold_messages(fleet.mongodb, rejected, "run", NOW, LOG)
         queue, ready = Recorder(), threading.Barrier(4)
         with ThreadPoolExecutor(4) as people:
-            begun = [
-                people.submit(begin, queue, quarantine.document_id(copies[minutes % 2]), minutes, ready)
-                for minutes in range(4)
-            ]
+            begun = [people.submit(begin, queue, copies[minutes % 2].copy_id, minutes, ready) for minutes in range(4)]
             assert [one.result() for one in begun] == [None] * 4
         assert len(queue.out) == 1
         assert queue.out[0].message_id == copies[0].message_id
@@ -181,27 +173,23 @@ def test_another_copy_of_a_message_is_bound_to_its_change(ninjait: Any, fleet: S
 def test_what_comes_back_is_changed_again_as_often_as_it_takes(ninjait: Any, fleet: Stores) -> None:
     publish_bad(fleet, CALL | {"method": 1})
     for change in ((), ("--set", "method=" + "x" * 30), ("--set", FIRST), ("--set", "method=GET")):
-        assert ninjait("quarantine", "replay", "--all-held", *change).exit_code == 0
+        assert ninjait("quarantine", "replay", "--everything", *change).exit_code == 0
         drained(fleet, CALLS)
-    assert (calls(fleet), list(quarantine.select(fleet.mongodb))) == (1, [])
+    assert (calls(fleet), list(query.select(fleet.mongodb))) == (1, [])
 
 
-def test_samples_of_a_partly_good_message_are_bound_too(
-    ninjait: Any, fleet: Stores, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_samples_of_a_partly_good_message_are_bound_too(ninjait: Any, fleet: Stores) -> None:
     publish_bad(fleet, metrics(sample(60), sample(timestamp="yesterday")), queue="agent.metrics")
-    killed(ninjait, monkeypatch, "--all-held", "--set", FIRST)
-    assert ninjait("quarantine", "replay", "--all-held", "--set", SECOND).exit_code == 1
-    assert ninjait("quarantine", "replay", "--all-held", "--set", FIRST).exit_code == 0
+    replay_and_die(fleet, EARLIER)
+    assert ninjait("quarantine", "replay", "--everything", "--set", SECOND).exit_code == 1
+    assert ninjait("quarantine", "replay", "--everything", "--set", FIRST).exit_code == 0
     drained(fleet)
     assert len(fleet.metrics_store.read(NOW - timedelta(hours=1), NOW)) == 2
 
 
-def test_what_may_be_out_is_told_after_it_was_discarded_too(
-    ninjait: Any, fleet: Stores, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_may_be_out_is_told_after_it_was_discarded_too(ninjait: Any, fleet: Stores) -> None:
     (copy,) = publish_bad(fleet, CALL)
-    killed(ninjait, monkeypatch, "--all-held", "--set", FIRST)
+    replay_and_die(fleet, EARLIER)
     drained(fleet, CALLS)
     ninjait("quarantine", "discard", "--id", copy, "--because", "it is out")
     shown = ninjait("quarantine", "show", copy).stdout.partition(" began to replay it: may be out as message ")[2]
@@ -212,7 +200,7 @@ def test_what_may_be_out_is_told_after_it_was_discarded_too(
     assert (audited["action"], audited["intent"]["changes"]) == ("discarded", [f"--set {FIRST}"])
     assert isinstance(audited["intent"]["at"], datetime)
     fleet.mongodb.database["audit_trail"].delete_many({})
-    quarantine.delete_settled(fleet.mongodb, NOW + timedelta(days=31))
+    delete_resolved(fleet.mongodb, NOW + timedelta(days=31))
     again: Any = fleet.mongodb.database["audit_trail"].find_one({"entity_id": copy})
     assert again == audited
 
@@ -221,16 +209,16 @@ def test_a_broker_that_is_away_binds_nothing(ninjait: Any, fleet: Stores, monkey
     publish_bad(fleet, CALL)
     with monkeypatch.context() as patch:
         patch.setattr(type(fleet.message_queue), "depth", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        ninjait("quarantine", "replay", "--all-held", "--set", FIRST)
-    assert ninjait("quarantine", "replay", "--all-held", "--set", SECOND).exit_code == 0
+        ninjait("quarantine", "replay", "--everything", "--set", FIRST)
+    assert ninjait("quarantine", "replay", "--everything", "--set", SECOND).exit_code == 0
 
 
 def held_without_keys(stores: Stores, queue: str, *bodies: Any, **fields: Any) -> list[str]:
     """Holds dead letters whose headers could not be read; their ids."""
     letters = [message(queue, body, number, routing_key="", **fields) for number, body in enumerate(bodies, 10)]
     batch = [(letter, decode_nothing(letter, "dead_letter", "words")) for letter in letters]
-    quarantine.hold(stores.mongodb, batch, "run", NOW, LOG)
-    return [quarantine.document_id(letter) for letter in letters]
+    hold_messages(stores.mongodb, batch, "run", NOW, LOG)
+    return [letter.copy_id for letter in letters]
 
 
 def test_what_the_broker_would_give_back_holds_up_no_other_copy(
@@ -241,14 +229,14 @@ def test_what_the_broker_would_give_back_holds_up_no_other_copy(
     monkeypatch.setattr(type(fleet.message_queue), "takes", lambda _, one: fits(one.queue, one.routing_key))
     good = message(CALLS, EVENTS[CALLS])
     (first, other) = held_without_keys(fleet, CALLS, EVENTS[CALLS], EVENTS[CALLS] | {"organization_id": OTHER_ORG})
-    quarantine.hold(fleet.mongodb, [(good, decode_nothing(good, "dead_letter", "words"))], "run", NOW, LOG)
-    said = f"left: {CALLS} is given no messages with the routing key '': --set organization_id=... makes a new one"
+    hold_messages(fleet.mongodb, [(good, decode_nothing(good, "dead_letter", "words"))], "run", NOW, LOG)
+    said = f"left: {CALLS} gets no messages with the routing key '': make a new one by --set organization_id=..."
     for code, *more in ((0,), (1, "--dry-run")):  # 1: nothing else is left to publish
         done = ninjait("quarantine", "replay", "--reason", "dead_letter", *more)
         assert (said in done.stdout, done.exit_code) == (True, code)
     assert (depth(fleet), state_of(fleet, first)) == (1, "held")
     done = ninjait("quarantine", "replay", "--reason", "dead_letter", "--set", f"organization_id={ORG}")
-    assert f"left: its routing key is lost, and it says of itself: organization_id {OTHER_ORG}" in done.stdout
+    assert f"left: its routing key is lost, and its body has organization_id {OTHER_ORG}" in done.stdout
     assert (done.exit_code, state_of(fleet, first), state_of(fleet, other)) == (0, "replayed", "held")
     drained(fleet, CALLS)
     assert calls(fleet) == 2
@@ -263,10 +251,10 @@ def test_what_the_broker_would_give_back_holds_up_no_other_copy(
 )
 def test_another_agents_message_gets_a_new_routing_key(ninjait: Any, fleet: Stores, agent: str, lost: Message) -> None:
     copy, _ = held_without_keys(fleet, "agent.metrics", lost.body, lost.body, content_type=lost.content_type)
-    many = ninjait("quarantine", "replay", "--all-held", "--set", f"organization_id={ORG}")
-    assert "2 of these copies have no routing key that says whose they are" in many.stderr
+    many = ninjait("quarantine", "replay", "--everything", "--set", f"organization_id={ORG}")
+    assert "2 of these messages have no routing key that names their organization" in many.stderr
     refused = ninjait("quarantine", "replay", "--id", copy, "--set", "cpu=5")
-    assert (refused.exit_code, "it is of another agent" in refused.stdout) == (1, True)
+    assert (refused.exit_code, "it is from a third-party agent" in refused.stdout) == (1, True)
     assert ninjait("quarantine", "replay", "--id", copy, "--set", f"organization_id={ORG}").exit_code == 0
     with fleet.message_queue.consume("agent.metrics", 1) as consumer:
         (got,) = consumer.receive(1, 2)
@@ -279,9 +267,9 @@ def test_a_copy_that_was_left_behind_is_named(ninjait: Any, fleet: Stores) -> No
     first, second = publish_bad(fleet, CALL, CALL)
     ninjait("quarantine", "replay", "--id", first)
     drained(fleet, CALLS)
-    left = ninjait("quarantine", "replay", "--all-held", "--set", FIRST)
+    left = ninjait("quarantine", "replay", "--everything", "--set", FIRST)
     assert f"with no change, and it may be out already: replay {second} with the same changes" in left.stdout
     ninjait("quarantine", "discard", "--id", second, "--because", "a copy of the other one")
-    assert ninjait("quarantine", "replay", "--all-held", "--set", FIRST).exit_code == 0
+    assert ninjait("quarantine", "replay", "--everything", "--set", FIRST).exit_code == 0
     drained(fleet, CALLS)
     assert calls(fleet) == 1

@@ -11,7 +11,7 @@ import pytest
 
 import ninjait_pipelines.resources
 from ninjait_pipelines.cli import queue as commands
-from ninjait_pipelines.ingest import quarantine
+from ninjait_pipelines.ingest.quarantine import query
 from ninjait_pipelines.messages import QUEUES
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.resources.message_queue import QueueFull
@@ -43,7 +43,7 @@ def test_publish_stops_at_the_first_line_that_is_not_json_and_says_how_many_went
     assert drained(fleet).messages == 3
     assert ninjait("publish", "agent.metrics", "--raw", stdin=bad).exit_code == 0
     assert drained(fleet).points_written == 4
-    assert [document["reasons"][0]["reason"] for document in quarantine.select(fleet.mongodb)] == ["not_json"]
+    assert [document["reasons"][0]["reason"] for document in query.select(fleet.mongodb)] == ["not_json"]
 
 
 @contextmanager

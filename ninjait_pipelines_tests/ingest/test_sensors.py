@@ -11,7 +11,9 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from ninjait_pipelines.ingest import quarantine, sensors
+from ninjait_pipelines.ingest import sensors
+from ninjait_pipelines.ingest.quarantine.documents import make_document
+from ninjait_pipelines.ingest.quarantine.hold import prepare_quarantine
 from ninjait_pipelines.ingest.registry import load_sender_registry
 from ninjait_pipelines.ingest.sensors import MAX_OF_ONE, held_for_known_hosts, registered_hosts, replay_registered
 from ninjait_pipelines.messages import Message
@@ -202,11 +204,11 @@ def test_a_tick_is_quick_however_much_is_held_for_however_many_hosts(fleet: Stor
     documents = []
     for n in range(3000):
         one = telegraf(line("mem", f"used={n}i", host=f"new-{n % 1000}"), organization=ORG, delivery_id=f"copy-{n}")
-        documents.append(quarantine._document(one, decoded(one), "run", NOW + timedelta(milliseconds=n)))
+        documents.append(make_document(one, decoded(one), "run", NOW + timedelta(milliseconds=n)))
     documents[7]["intent"] = {"changes": ["--map new-7=old-7"]}  # a person's, who has not gone on with it
     documents[8]["intent"] = {"changes": []}
-    quarantine.prepare(fleet.mongodb, NOW, LOG)
-    quarantine.insert_new(fleet.mongodb, "quarantine", documents)
+    prepare_quarantine(fleet.mongodb, NOW, LOG)
+    fleet.mongodb.insert_new("quarantine", documents)
     hosts = {f"new-{n}": {ORG: str(uuid.UUID(int=5000 + n))} for n in range(900)}
     registry = type(REGISTRY)(REGISTRY.organizations, REGISTRY.devices, hosts)
     started = time.monotonic()

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks import soak
-from ninjait_pipelines.ingest.quarantine import COLLECTION
+from ninjait_pipelines.ingest.quarantine.documents import COLLECTION
 from ninjait_pipelines.local.fleet import simulate
 from ninjait_pipelines.metrics.model import POINTS, Tier
 from ninjait_pipelines.resources import Stores

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
-from ninjait_pipelines.ingest import quarantine
+from ninjait_pipelines.ingest.quarantine import query
+from ninjait_pipelines.ingest.quarantine.documents import body_of
 from ninjait_pipelines.ingest.quarantine.reasons import entries, read
+from ninjait_pipelines.ingest.quarantine.replay import rebuild_message, replay_all
 from ninjait_pipelines.ingest.sinks import MetricsSink
 from ninjait_pipelines.messages import Message
 from ninjait_pipelines.metrics.model import Tier
@@ -113,7 +115,7 @@ def test_what_the_store_refuses_is_the_line_that_it_came_from(fleet: Stores) -> 
     for held in fleet.mongodb.database["quarantine"].find():
         found = sorted((one.index, one.reason) for one in entries(read(held)))
         assert found == [(2, "bad_line"), (3, "refused_by_store"), (5, "refused_by_store")]
-        again = quarantine.again(held, quarantine.body_of(fleet.mongodb, held)).body.decode()
+        again = rebuild_message(held, body_of(fleet.mongodb, held)).body.decode()
         assert ["wlan0" in again, f"used={13 * MIB}i" in again, "eth0" in again] == [True, True, False]
     [row] = fleet.clickhouse.rows(
         "SELECT count() AS n, sum(points) AS points, sum(points_written) AS good FROM message_ledger"
@@ -121,8 +123,8 @@ def test_what_the_store_refuses_is_the_line_that_it_came_from(fleet: Stores) -> 
     assert row == {"n": 3, "points": 18, "good": 9}
     # Replayed twice the store refuses it again, and nothing that was good comes a second time.
     for _ in range(2):
-        found = list(quarantine.select(fleet.mongodb))
-        assert quarantine.replay(fleet.mongodb, fleet.message_queue, found, "test", NOW) == 3
+        found = list(query.select(fleet.mongodb))
+        assert replay_all(fleet.mongodb, fleet.message_queue, found, "test", NOW) == 3
         with picky.open():
             summary = make_drain(fleet, sink=sink).run(idle_seconds=0.05)
         assert (summary.points, summary.points_written) == (9, 0)

@@ -15,8 +15,8 @@ from typer.testing import CliRunner, Result
 
 from ninjait_pipelines.cli import app
 from ninjait_pipelines.cli import status as status_command
-from ninjait_pipelines.ingest.quarantine import Usage, usage
 from ninjait_pipelines.ingest.quarantine.spool import Spool
+from ninjait_pipelines.ingest.quarantine.usage import Usage, read_usage
 from ninjait_pipelines.messages import Outgoing
 from ninjait_pipelines.operations import health
 from ninjait_pipelines.operations.assets import store_health, stores_are_up
@@ -77,9 +77,9 @@ def test_a_quarantine_that_cannot_be_counted_in_time_costs_no_more_than_the_wait
 
     def slow(mongodb: MongoDB, away: bool = False) -> Usage:
         time.sleep(0 if away else 3)
-        return usage(mongodb, away=True)
+        return read_usage(mongodb, away=True)
 
-    monkeypatch.setattr(health, "usage", slow)
+    monkeypatch.setattr(health, "read_usage", slow)
     started = time.monotonic()
     (status,) = check_all({"mongodb": stores.mongodb}, seconds=1)
     assert time.monotonic() - started < 2
@@ -119,7 +119,7 @@ def test_store_health_deletes_what_was_settled_long_ago(stores: Stores) -> None:
     settled = {"_id": "queue/1", "state": "discarded", "quarantined_at": long_ago, "body_pieces": 0, "trail": trail}
     stores.mongodb.database.quarantine.insert_many([settled, settled | {"_id": "queue/2", "state": "held"}])
     (event,) = run(stores, store_health).asset_materializations_for_node("store_health")
-    assert event.metadata["settled_copies_deleted"].value == 1
+    assert event.metadata["resolved_messages_deleted"].value == 1
     assert [found["_id"] for found in stores.mongodb.database.quarantine.find()] == ["queue/2"]
     stores.mongodb.database.quarantine.delete_many({})
 
@@ -175,7 +175,7 @@ def test_what_cannot_be_moved_is_a_warning_although_all_stores_answer(spooling: 
 def test_a_note_of_full_shares_names_some(monkeypatch: pytest.MonkeyPatch, stores: Stores) -> None:
     """Once the quarantine is full, most of a thousand organizations may be at their bound."""
     shares = {f"organization-{number}": 2**20 for number in range(1_000)}
-    monkeypatch.setattr(health, "usage", lambda *_, **__: Usage(1_000, 1_000 * 2**20, 1_000 * 2**20, shares))
+    monkeypatch.setattr(health, "read_usage", lambda *_, **__: Usage(1_000, 1_000 * 2**20, 1_000 * 2**20, shares))
     (status,) = check_all({"mongodb": stores.mongodb})
     assert (status.note.count("--organization"), status.note.endswith("So have 990 more.")) == (10, True)
 

@@ -1,4 +1,4 @@
-"""Where in the original bytes of a quarantined message that lies which was refused. Pure; it never raises for bytes."""
+"""Finds in the original bytes of a quarantined message what was refused. Pure; it never raises, whatever the bytes."""
 
 import json
 import re
@@ -15,20 +15,20 @@ from ninjait_pipelines.ingest.decode.third_party import Format, text_of
 from ninjait_pipelines.ingest.quarantine.edit import TAG, spans_of, unescaped
 from ninjait_pipelines.ingest.quarantine.reasons import Entry, entries, read
 
-# (first character, the one after the last)
+# [first character, end)
 Span = tuple[int, int]
 _SPACE = re.compile(r"[ \t\n\r]*")
-# Numbers stay text: an integer of 5,000 digits is as good as any.
+# Numbers stay text: Python refuses to convert an integer of 5,000 digits.
 _scan = json.JSONDecoder(strict=False, parse_int=str, parse_float=str).raw_decode
 _FIELD = re.compile(r'((?:\\[,= ]?|[^,= \\])+)=("(?:\\.|[^"\\])*"|[^,]*)', re.S)
 _AT_BYTE = re.compile(r"\(byte (\d+)\)")
 
 
-def marked(document: Mapping[str, Any], body: bytes) -> tuple[str, list[Span | None]]:
-    """The body as text, unpacked, with what is no text as \\x escapes; for each refusal that is kept as an example
-    what it points at.
+def locate_errors(document: Mapping[str, Any], body: bytes) -> tuple[str, list[Span | None]]:
+    """The uncompressed body as text, with \\x escapes for bytes that are not text, and the place in it of each refusal
+    kept as an example.
 
-    None where that is not in the body: a field that is missing, a routing key, what the broker gave up.
+    The place is None for what is not in the body: a missing field, a routing key, a dead letter's reason.
     """
     refusals = entries(read(document))
     try:
@@ -39,30 +39,30 @@ def marked(document: Mapping[str, Any], body: bytes) -> tuple[str, list[Span | N
         return text, [(start, end) if one.reason == "invalid_utf8" else None for one in refusals]
     except ContractViolation:
         return body.decode(errors="backslashreplace"), [None for _ in refusals]
-    foreign = format_of(document["queue"], document["routing_key"], document["content_type"], body)
+    third_party = format_of(document["queue"], document["routing_key"], document["content_type"], body)
     try:
-        return text, _spans(text, foreign, refusals)
+        return text, _spans(text, third_party, refusals)
     except (ValueError, RecursionError, StopIteration, ContractViolation, IndexError, KeyError, TypeError):
         return text, [None for _ in refusals]
 
 
-def _spans(text: str, foreign: Format | None, reasons: Sequence[Entry]) -> list[Span | None]:
+def _spans(text: str, third_party: Format | None, reasons: Sequence[Entry]) -> list[Span | None]:
     if any(entry.reason == "not_json" for entry in reasons):
         return [_stopped(text) for _ in reasons]
     if all(entry.index is None and entry.field is None for entry in reasons):
         return [None for _ in reasons]
-    if foreign is telegraf.LINE_PROTOCOL:
-        lines = foreign.entries(text)
+    if third_party is telegraf.LINE_PROTOCOL:
+        lines = third_party.entries(text)
         return [_in_line(lines[entry.index], entry.field) for entry in reasons]
     top = dict(_members(text, 0))
-    if foreign is collectd.COLLECTD:
+    if third_party is collectd.COLLECTD:
         return [_in_value_list(text, top[entry.index], entry.field) for entry in reasons]
     samples = dict(_members(text, top["samples"][1])) if any(entry.index is not None for entry in reasons) else {}
     return [_in_json(text, top, samples, entry) for entry in reasons]
 
 
 def _stopped(text: str) -> Span | None:
-    """Where the parser gave up."""
+    """Where the parser stopped."""
     try:
         json.loads(text)
         msgspec.json.decode(text)
@@ -75,13 +75,13 @@ def _stopped(text: str) -> Span | None:
     return None
 
 
-# a member with its name, where its value starts
+# (the member with its name, where its value starts)
 Member = tuple[Span, int]
 
 
 def _members(text: str, at: int) -> Iterator[tuple[str | int, Member]]:
-    """The members of the object, or the items of the list, that begins there. Of a name that comes twice the last one
-    counts, as it does for whoever reads JSON."""
+    """The members of the object, or the items of the list, that begins there. If a name is repeated, a caller's `dict`
+    keeps the last one, as JSON readers do."""
     at = _SPACE.match(text, at).end()  # type: ignore[union-attr]
     named, number = text[at] == "{", 0
     at += 1

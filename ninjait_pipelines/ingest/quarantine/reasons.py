@@ -1,8 +1,8 @@
-"""Why a copy is in quarantine, in a few kilobytes however much was refused. Pure.
+"""Why a message is in quarantine, in a few kilobytes however much of it was refused. Pure.
 
-260,000 bad lines came in 118 kB, and their reasons took 9,114 times as much. So of each kind (reason and field) there
-is the exact number, which samples they were as a packed bitmap, and examples; of hosts that nobody knew, their names.
-What was stored by 0.3.0, an entry for each refusal, is read as well.
+The reasons of 260,000 bad lines, which came in 118 kB, once took 9,114 times that. So each kind (reason and field) has
+its exact count, a packed bitmap of the samples, and examples; unknown hosts are kept by name. What 0.3.0 stored, one
+entry per refusal, is read as well.
 """
 
 import re
@@ -15,11 +15,11 @@ from bson import Binary
 
 from ninjait_pipelines.ingest.decode.message import HOST_REASONS, Decoded
 
-# The first ones of a copy; of each kind at least one, as far as there is room.
+# The first refusals of a message, and at least one of each kind as far as there is room.
 MAX_EXAMPLES = 20
 MAX_EXAMPLE_BYTES = 8 * 1024
 MAX_HOSTS = 1000
-# The reason of a dead letter, and the words of those that an outage may have made: all others are their senders' own.
+# The reason of a dead letter, and the explanations that an outage may have caused: all others are the senders' fault.
 DEAD_LETTER = "dead_letter"
 BY_A_STORE = re.compile(r"(Store(Unavailable|Refused|Failed)|OutOfSpace|TransferDamaged): ")
 COUNTED_OUT = re.compile(r"delivered \d+ times and never settled")
@@ -28,7 +28,8 @@ _SEPARATOR = "\0"
 
 
 class Kind(msgspec.Struct):
-    """So many refusals of one copy for one reason and field; `indexes` are those of the samples, `points` how many."""
+    """The refusals of one message for one reason and field: `count` refusals of `points` points, `indexes` being the
+    samples that were refused."""
 
     reason: str
     field: str | None
@@ -39,7 +40,7 @@ class Kind(msgspec.Struct):
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """One refusal, of those that are kept as examples; index and field may be None."""
+    """A refusal that is kept as an example; index and field may be None."""
 
     index: Any
     field: Any
@@ -48,7 +49,7 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 def kinds(refusals: Iterable[tuple[int | None, str | None, str, str]]) -> list[Kind]:
-    """Refusals (index, field, value, reason) by kind, in the order in which they came, with the examples that stay."""
+    """Groups refusals (index, field, value, reason) by kind, in the order in which they came, and keeps examples."""
     found: dict[tuple[str, str | None], Kind] = {}
     indexes: dict[tuple[str, str | None], set[int]] = {}
     kept = size = 0
@@ -61,15 +62,15 @@ def kinds(refusals: Iterable[tuple[int | None, str | None, str, str]]) -> list[K
         if (kept < MAX_EXAMPLES or not kind.examples) and size + len(value) <= MAX_EXAMPLE_BYTES:
             kind.examples = [*kind.examples, (index, value)]
             kept, size = kept + 1, size + len(value.encode(errors="replace"))
-    for key, of in indexes.items():
-        found[key].indexes = of
+    for key, samples in indexes.items():
+        found[key].indexes = samples
     for kind in found.values():
         kind.points = len(kind.indexes) or 1
     return list(found.values())
 
 
 def of_decoded(decoded: Decoded) -> list[Kind]:
-    """The kinds of a message that was just decoded; where it is refused whole, each has all its points."""
+    """The kinds of a message that was just decoded; if it is refused whole, each kind has all its points."""
     found = kinds((one.index, one.field, one.value, one.reason) for one in decoded.rejections)
     if decoded.whole:
         for kind in found:
@@ -78,7 +79,7 @@ def of_decoded(decoded: Decoded) -> list[Kind]:
 
 
 def stored(found: Iterable[Kind]) -> list[dict[str, Any]]:
-    """Kinds as a document keeps them."""
+    """Kinds as a document stores them."""
     return [
         {
             "reason": kind.reason,
@@ -93,7 +94,7 @@ def stored(found: Iterable[Kind]) -> list[dict[str, Any]]:
 
 
 def read(document: Mapping[str, Any]) -> list[Kind]:
-    """The kinds of a document, also of one that 0.3.0 stored."""
+    """The kinds of a document, including one that 0.3.0 stored."""
     reasons = document["reasons"]
     if any("examples" not in one for one in reasons):
         found = kinds((one["index"], one["field"], one["value"], one["reason"]) for one in reasons)
@@ -120,12 +121,12 @@ def entries(found: Iterable[Kind]) -> list[Entry]:
 
 
 def indexes_of(found: Iterable[Kind]) -> list[int]:
-    """The samples that were refused, for whatever reason, in order."""
+    """The samples that were refused for any reason, in order."""
     return sorted({index for kind in found for index in kind.indexes})
 
 
 def by_reason(found: Iterable[Kind]) -> dict[str, int]:
-    """How many points were refused for each reason: a sample with two fields that are wrong counts once."""
+    """How many points were refused per reason: a sample with two wrong fields counts once."""
     points: dict[str, int] = {}
     indexes: dict[str, set[int]] = {}
     for kind in found:
@@ -136,19 +137,19 @@ def by_reason(found: Iterable[Kind]) -> dict[str, int]:
 
 
 def hosts_of(decoded: Decoded) -> bytes | None:
-    """The names of hosts that nobody knew, packed; None where there is none. They are looked up again later."""
+    """The names of unknown hosts, packed, to be looked up again later; None if there are none."""
     waiting = (one.value for one in decoded.rejections if one.reason in HOST_REASONS)
     names = list(dict.fromkeys(waiting))
     return pack_hosts(names) if names else None
 
 
 def pack_hosts(names: Sequence[str]) -> bytes:
-    """Names in one, as few as they may be."""
+    """Host names, MAX_HOSTS at most, as one compressed value."""
     return zlib.compress(_SEPARATOR.join(names[:MAX_HOSTS]).encode(errors="surrogatepass"))
 
 
 def read_hosts(document: Mapping[str, Any]) -> Sequence[str]:
-    """The same of a document: what `repr` gives for each."""
+    """The names of unknown hosts in a document, each as `repr` writes it."""
     if document.get("hosts") is None:
         return [one["value"] for one in document["reasons"] if one["reason"] in HOST_REASONS and "value" in one]
     return zlib.decompress(document["hosts"]).decode(errors="surrogatepass").split(_SEPARATOR)
@@ -166,13 +167,13 @@ def _unpacked(packed: bytes) -> Collection[int]:
     return {8 * at + bit for at, byte in enumerate(bits) if byte for bit in range(8) if byte >> bit & 1}
 
 
-def words_of_dead_letter(document: Mapping[str, Any]) -> str:
-    """What made a copy a dead letter, in the words of the drain or the broker; empty where it is none."""
+def dead_letter_message(document: Mapping[str, Any]) -> str:
+    """Why a message became a dead letter, as the drain or the broker reported it; empty if it is not one."""
     kinds = (kind for kind in read(document) if kind.reason == DEAD_LETTER)
     return next((value for kind in kinds for _, value in kind.examples), "")
 
 
 def may_be_of_an_outage(document: Mapping[str, Any]) -> bool:
-    """Whether a copy is a dead letter with which nothing may be wrong. One that expired is its sender's own doing."""
-    words = words_of_dead_letter(document)
-    return bool(BY_A_STORE.match(words) or COUNTED_OUT.match(words))
+    """Whether a message is a dead letter that may be good. An expired one is not: its sender set the expiry."""
+    message = dead_letter_message(document)
+    return bool(BY_A_STORE.match(message) or COUNTED_OUT.match(message))

@@ -1,12 +1,13 @@
-"""The spool: files in which copies wait for the quarantine while MongoDB is away, complete, in MongoDB's own format.
+"""The spool: files in which whole documents of the quarantine, in MongoDB's own format, wait while MongoDB is away.
 
-A file appears whole, by a rename after it has reached the disk, and goes once all its documents are in MongoDB. So the
-ledger row and the acknowledgement may follow a file as they follow MongoDB, and the file may be read, moved and deleted
-by several processes at once: a document's `_id` is its copy's, so it is held once, however often it is moved.
+A file appears whole, by a rename after it has reached the disk, and is deleted once all its documents are in MongoDB.
+So the ledger row and the acknowledgement may follow a file as they follow MongoDB. Several processes may read, move and
+delete a file at once: a document's `_id` is made from its copy, so moving it twice stores it once.
 
-Whatever drains, and whatever moves (drains, `store_health`, `ninjait quarantine`), must see the same folder, and it has
-to outlive the process. In Kubernetes: a PersistentVolumeClaim that every run's pod mounts (ReadWriteMany where runs are
-spread over nodes), with QUARANTINE_SPOOL naming a folder in it. In a pod's own file system the copies die with the pod.
+Every drain, and everything that moves files (drains, `store_health`, `ninjait quarantine`), must see the same folder,
+and it has to outlive the process. In Kubernetes: a PersistentVolumeClaim that every run's pod mounts (ReadWriteMany if
+runs are spread over nodes), with QUARANTINE_SPOOL naming a folder in it. In a pod's own file system the messages would
+be lost with the pod.
 """
 
 import errno
@@ -29,9 +30,9 @@ from ninjait_pipelines.resources.mongodb import MongoDB
 from ninjait_pipelines.resources.store import OutOfSpace, StoreFailed, StoreUnavailable
 
 TITLE = "Quarantine's spool"
-# More than the batches under way take, unless they are of giants: then a drain fails, and its messages come again.
+# More than the batches in progress take, unless their messages are huge: then a drain fails, and they come again.
 ROOM_BYTES = 64 * 1024 * 1024
-# What a writer that was killed left is no longer being written after so long.
+# After this long an unfinished file was left by a writer that was killed.
 UNFINISHED = timedelta(days=1)
 # What MongoDB held, by share, when a drain last saw it.
 HELD = "held.json"
@@ -41,16 +42,16 @@ _WHOLE = re.compile(r".+\.[0-9a-f-]{36}\.\d+\.bson")
 
 class Spool:
     """The files of one MongoDB database: `{run_id}.{uuid}.{documents}.bson`, and `.part` while one is being written;
-    `held.json` says what MongoDB held when it was last seen, so that both together keep to one limit."""
+    `held.json` notes how much MongoDB held when it was last seen, so that both together keep to one limit."""
 
     def __init__(self, mongodb: MongoDB) -> None:
         self.folder = Path(mongodb.spool)
 
     def put(self, documents: Sequence[Mapping[str, Any]], run_id: str) -> None:
-        """Returns when the documents are on the disk; raises StoreUnavailable where they cannot be put there.
+        """Returns once the documents are on the disk; raises StoreUnavailable if they cannot be put there.
 
-        1. Write them beside.  Dying here: an unfinished file, which nobody reads, and which is cleared away later.
-        2. Rename.             Dying here: they may be held; the copies come again, and are held as the same documents.
+        1. Write a `.part` file. Dying here: an unfinished file, which is never read, and is deleted later.
+        2. Rename it. Dying here: the documents may be quarantined; the messages come again, and become the same ones.
         """
         whole = b"".join(bson.encode(document) for document in documents)
         try:
@@ -73,7 +74,7 @@ class Spool:
         _sync(self.folder)
 
     def check_room(self) -> None:
-        """Raises StoreUnavailable where no batch could be put here: before it is received, not after."""
+        """Raises StoreUnavailable if no batch could be put here: before one is received, not after."""
         part = self.folder / f"{uuid.uuid4()}.part"
         try:
             _make(self.folder)
@@ -87,11 +88,11 @@ class Spool:
         problem = f"cannot be written: {error.strerror or error}"
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return OutOfSpace(TITLE, self.folder.as_uri(), problem)
-        advice = "MongoDB does not take the quarantine either: bring it back, or make room for the spool."
+        advice = "MongoDB does not take quarantined messages either: bring it back, or make room for the spool."
         return StoreUnavailable(TITLE, self.folder.as_uri(), problem, advice)
 
     def files(self, run_id: str | None = None) -> list[Path]:
-        """The whole files, of one run if it is given."""
+        """The finished files, of one run if it is given."""
         found = [name for name in self._names() if _WHOLE.fullmatch(name)]
         return [self.folder / name for name in found if run_id is None or name.startswith(f"{run_id}.")]
 
@@ -101,60 +102,60 @@ class Spool:
         except FileNotFoundError:
             return []
         except OSError as error:
-            advice = "Whoever runs the pipeline must be able to read it."
+            advice = "The user that runs the pipeline must be able to read it."
             raise StoreFailed(TITLE, self.folder.as_uri(), error, advice) from error
 
     def read(self, file: Path) -> list[dict[str, Any]]:
-        """The documents of a file; none where somebody else has moved it meanwhile."""
+        """The documents of a file; none if another process has moved it meanwhile."""
         try:
             documents = bson.decode_all(file.read_bytes(), _WITH_TIME_ZONE)
         except FileNotFoundError:
             return []
         except (OSError, BSONError) as error:
             raise self._damaged(file, error) from error
-        if len(documents) != _copies(file):
-            raise self._damaged(file, f"{len(documents)} documents are left of it")
+        if len(documents) != _count(file):
+            raise self._damaged(file, f"{len(documents)} documents are left in it")
         return documents
 
     def remove(self, file: Path) -> None:
-        """Deletes a file whose documents are in MongoDB, if nobody has done so meanwhile."""
+        """Deletes a file whose documents are in MongoDB, if it is still there."""
         try:
             file.unlink(missing_ok=True)
         except OSError as error:
-            advice = "What was moved stays here as well, and is moved again onto itself: make the folder writable."
+            advice = "Its documents are in MongoDB, and are moved again each time: make the folder writable."
             raise StoreFailed(TITLE, file.as_uri(), error, advice) from error
 
     def _damaged(self, file: Path, problem: object) -> StoreFailed:
         return StoreFailed(TITLE, file.as_uri(), problem, "It cannot be moved into MongoDB, and is left as it is.")
 
     def documents(self, run_id: str | None = None) -> Iterator[dict[str, Any]]:
-        """All that waits, of one run if it is given, a file at a time; a copy that came twice comes twice."""
+        """All that waits, of one run if it is given, one file at a time; a message that came twice comes twice."""
         for file in self.files(run_id):
             yield from self.read(file)
 
     def shares(self) -> dict[str, tuple[int, int]]:
-        """Whose share it takes -> (copies, bytes) that wait: nobody's, where a file cannot be read or does not say."""
-        found: dict[str, tuple[int, int]] = {}
+        """Share -> (messages, bytes) that wait. An unreadable file counts for the common share, `""`."""
+        shares: dict[str, tuple[int, int]] = {}
         for file in self.files():
-            size = found_size.st_size if (found_size := _stat(file)) else 0
-            for share, copies, part in self._shares_of(file) or [("", _copies(file), size)]:
-                before = found.get(share, (0, 0))
-                found[share] = before[0] + copies, before[1] + part
-        return found
+            status = _stat(file)
+            for share, messages, size in self._shares_of(file) or [("", _count(file), status.st_size if status else 0)]:
+                before = shares.get(share, (0, 0))
+                shares[share] = before[0] + messages, before[1] + size
+        return shares
 
     def _shares_of(self, file: Path) -> list[tuple[str, int, int]]:
         try:
             with open(file, "rb") as opened:
                 return [
-                    (str(one.get("share") or ""), 1, len(one.raw))
-                    for one in bson.decode_file_iter(opened, CodecOptions(document_class=RawBSONDocument))
+                    (str(document.get("share") or ""), 1, len(document.raw))
+                    for document in bson.decode_file_iter(opened, CodecOptions(document_class=RawBSONDocument))
                 ]
         except (OSError, BSONError):
             return []
 
     def note_held(self, held: Mapping[str, tuple[int, int]]) -> None:
-        """Writes down what MongoDB holds, by share, for the time when it is away. One that cannot be written is not:
-        the note of an earlier drain is used then."""
+        """Notes what MongoDB holds, by share, for the time when it is away. If that cannot be written, the note of an
+        earlier drain is used."""
         part = self.folder / f"{uuid.uuid4()}.part"
         with suppress(OSError):
             _make(self.folder)
@@ -163,26 +164,26 @@ class Spool:
             part.rename(self.folder / HELD)
 
     def noted_held(self) -> dict[str, tuple[int, int]]:
-        """What was written down last; nothing, where nothing was, or it cannot be read."""
+        """The last note; empty if there is none, or it cannot be read."""
         try:
             return msgspec.json.decode((self.folder / HELD).read_bytes(), type=dict[str, tuple[int, int]])
         except (OSError, msgspec.DecodeError):
             return {}
 
     def waiting(self) -> tuple[int, int]:
-        """(copies, bytes) that wait, by the files' names and sizes: a copy that came twice counts twice."""
+        """(messages, bytes) that wait, by the files' names and sizes: a message that came twice counts twice."""
         sizes = {file: found.st_size for file in self.files() if (found := _stat(file))}
-        return sum(map(_copies, sizes)), sum(sizes.values())
+        return sum(map(_count, sizes)), sum(sizes.values())
 
     def clear_unfinished(self, now: datetime) -> None:
-        """Deletes what killed writers left."""
+        """Deletes the unfinished files of killed writers."""
         for name in self._names():
             found = _stat(self.folder / name)
             if found and name.endswith(".part") and found.st_mtime < (now - UNFINISHED).timestamp():
                 self.remove(self.folder / name)
 
 
-def _copies(file: Path) -> int:
+def _count(file: Path) -> int:
     return int(file.name.split(".")[-2])
 
 

@@ -13,7 +13,8 @@ from rich.table import Table
 from ninjait_pipelines import keys
 from ninjait_pipelines.archive.assets import DATASET
 from ninjait_pipelines.archive.days import verify_day
-from ninjait_pipelines.ingest import quarantine
+from ninjait_pipelines.ingest.quarantine import query
+from ninjait_pipelines.ingest.quarantine.query import summarize
 from ninjait_pipelines.local.demo.run import DAY, Story, stored_points
 from ninjait_pipelines.resources import Stores
 
@@ -294,12 +295,12 @@ class Report:
             for queue in self.story.tally
             for delivery in self._ids(queue, "delivery_id", "quarantined", "partly_quarantined")
         }
-        documents = [found for found in quarantine.select(self.stores.mongodb, state=None) if found["_id"] in ids]
+        documents = [found for found in query.select(self.stores.mongodb, state=None) if found["_id"] in ids]
         table = _table("MongoDB: quarantine, by reason", "reason", "copies", "samples or events", "")
         by_reason: dict[str, list[int]] = {}
-        for line in quarantine.lines(documents):
+        for line in summarize(documents):
             counts = by_reason.setdefault(line.reason, [0, 0])
-            counts[0] += line.copies
+            counts[0] += line.messages
             counts[1] += line.points
         for reason, (copies, points) in sorted(by_reason.items(), key=lambda item: -item[1][0]):
             table.add_row(reason, str(copies), str(points), "")

@@ -5,8 +5,9 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from ninjait_pipelines.ingest import quarantine
 from ninjait_pipelines.ingest.decode.message import Decoded, Period, decode
+from ninjait_pipelines.ingest.quarantine.documents import make_document
+from ninjait_pipelines.ingest.quarantine.replay import rebuild_message
 from ninjait_pipelines.messages import Message
 from ninjait_pipelines_tests.ingest.decode.fuzz import check
 from ninjait_pipelines_tests.ingest.samples import (
@@ -73,10 +74,10 @@ LINE_TEXTS = st.lists(PIECES, max_size=12).map("".join)
 
 def rejected_of(result: Decoded, key: str, kind: str, body: bytes) -> bytes:
     """The body in which the rejected part of a message would be replayed."""
-    held = quarantine._document(
+    held = make_document(
         message("agent.metrics", body, routing_key=key, content_type=kind), result, "run", datetime.now(UTC)
     )
-    return quarantine.again(held, body).body
+    return rebuild_message(held, body).body
 
 
 def of_lines(*lines: str) -> Decoded:

@@ -6,9 +6,10 @@ import tracemalloc
 
 import pytest
 
-from ninjait_pipelines.ingest import quarantine
 from ninjait_pipelines.ingest.decode.message import decode
 from ninjait_pipelines.ingest.decode.third_party import MAX_BYTES, MAX_ENTRIES
+from ninjait_pipelines.ingest.quarantine.documents import make_document
+from ninjait_pipelines.ingest.quarantine.replay import rebuild_message
 from ninjait_pipelines.messages import Message
 from ninjait_pipelines_tests.ingest.decode.decoding import MIB, PERIOD, decoded, reasons
 from ninjait_pipelines_tests.ingest.samples import (
@@ -64,9 +65,9 @@ def test_a_batch_packed_by_gzip_is_read_and_its_bad_lines_are_replayed_as_text()
     result, expected = decoded(packed(plain)), decoded(plain)
     assert (result.columns, result.rejections) == (expected.columns, expected.rejections)
     assert (result.points, result.points_accepted, result.rows) == (3, 1, [0])
-    held = quarantine._document(packed(plain), result, "run", NOW)
-    again = quarantine.again(held, packed(plain).body)
-    assert again == quarantine.again(quarantine._document(plain, expected, "run", NOW), plain.body)
+    held = make_document(packed(plain), result, "run", NOW)
+    again = rebuild_message(held, packed(plain).body)
+    assert again == rebuild_message(make_document(plain, expected, "run", NOW), plain.body)
     assert again.body.startswith(b"mem,host=nobody")
 
 

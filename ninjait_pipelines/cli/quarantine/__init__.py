@@ -1,0 +1,1 @@
+"""`ninjait quarantine`: `commands` has the commands, `select` what they are about, `render` what they print."""

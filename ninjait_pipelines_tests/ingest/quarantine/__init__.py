@@ -1,0 +1,1 @@
+"""Tests of the quarantine, a file per module."""
