@@ -5,10 +5,10 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ninjait_pipelines.metrics.model import FIELDS, WINDOWS, Tier
+from ninjait_pipelines.metrics.model import AGGREGATES, FIELDS, WINDOWS, Tier
 from ninjait_pipelines.metrics.windows import aggregate_windows, late_windows
 from ninjait_pipelines.rollup.hours import (
     HourExpired,
@@ -85,6 +85,60 @@ def test_the_share_is_what_samples_cover_and_never_more_than_the_hour() -> None:
     for covered, share in ((20.0, 20 / 60), (60.0, 1.0), (65.0, 1.0)):
         row = hourly_rows(_with(window(), "covered", covered), Tier.RAW).to_pylist()[0]
         assert row["sample_share"] == share
+
+
+numbers = st.floats(-1e15, 1e15)
+counts = st.integers(0, 10_000).map(float)
+windows_of_an_hour = st.fixed_dictionaries(
+    {"samples": counts, "covered": st.floats(0, 70), "several_senders": st.sampled_from([0.0, 1.0])}
+    | {
+        f"{name}_{aggregate}": counts if aggregate == "count" else st.none() | numbers
+        for name in FIELDS
+        for aggregate in AGGREGATES
+    }
+)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(windows_of_an_hour, max_size=5))
+def test_rows_are_what_plain_python_makes_of_the_windows(windows: list[dict[str, Any]]) -> None:
+    """To the last bit: a mart that is made again from the same windows must be the same."""
+    key = {"organization_id": "o", "device_id": "d", "time": NOW}
+    table = pa.Table.from_pylist([key | of for of in windows], schema=WINDOWS)
+    found = hourly_rows(table, Tier.RAW).to_pylist()
+    assert repr([{name: row[name] for name in row if name != "timestamp"} for row in found]) == repr(
+        [_row(of) for of in windows]
+    )
+
+
+def _row(of: dict[str, Any]) -> dict[str, Any]:
+    def mean(name: str) -> float | None:
+        count, total = of[f"{name}_count"], of[f"{name}_sum"]
+        return total / count if count and total is not None else None
+
+    used, total, free = (of[f"disk_{name}_last"] for name in ("used", "total", "free"))
+    not_free = max(total - free, 0.0) if total is not None and free is not None else None
+    return {
+        "organization_id": "o",
+        "device_id": "d",
+        "cpu_avg": mean("cpu"),
+        "cpu_max": of["cpu_max"],
+        "cpu_count": int(of["cpu_count"]),
+        "memory_avg": mean("memory"),
+        "memory_max": of["memory_max"],
+        "memory_count": int(of["memory_count"]),
+        "memory_total": of["memory_total_last"],
+        "disk_usage": used if used is not None else not_free,
+        "disk_total": total,
+        "disk_free": free,
+        "network_in": of["network_in_sum"],
+        "network_out": of["network_out_sum"],
+        "uptime": of["uptime_last"],
+        "sample_count": int(of["samples"]),
+        "sample_share": min(of["covered"] / 60, 1.0),
+        "several_senders": of["several_senders"] > 0,
+        "source_tier": "metrics",
+    }
 
 
 def test_windows_of_earlier_versions_count_half_a_minute_a_sample() -> None:
