@@ -74,7 +74,7 @@ def _messages(queue: str, lines: BinaryIO, routing_key: str | None, content_type
 
 def _routing_key(queue: str, body: bytes, given: str | None, raw: bool, number: int) -> str:
     from ninjait_pipelines.ingest.decode.contract import CONTRACTS
-    from ninjait_pipelines.ingest.decode.message import read_json
+    from ninjait_pipelines.ingest.decode.rules import read_json
 
     contract = CONTRACTS[queue]
     try:

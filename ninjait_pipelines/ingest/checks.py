@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 
 from ninjait_pipelines.ingest.assets import BY_QUEUE
-from ninjait_pipelines.ingest.decode.message import NOBODY
+from ninjait_pipelines.ingest.decode.model import NOBODY
 from ninjait_pipelines.ingest.quarantine.hold import count_held
 from ninjait_pipelines.ingest.sinks import MetricsSink
 from ninjait_pipelines.resources.clickhouse import ClickHouse, sql

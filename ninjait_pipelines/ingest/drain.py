@@ -35,14 +35,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from ninjait_pipelines.ingest.decode.message import (
-    HOST_REASONS,
-    Decoded,
-    Period,
-    SenderRegistry,
-    decode,
-    decode_nothing,
-)
+from ninjait_pipelines.ingest.decode.message import decode, decode_nothing
+from ninjait_pipelines.ingest.decode.model import HOST_REASONS, Decoded, Period, SenderRegistry
 from ninjait_pipelines.ingest.decode.third_party import size_of
 from ninjait_pipelines.ingest.ledger import Batch, ledger_rows, outcome_of
 from ninjait_pipelines.ingest.quarantine.hold import hold_messages, prepare_quarantine

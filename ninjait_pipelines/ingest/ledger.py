@@ -12,7 +12,8 @@ import msgspec
 import pyarrow as pa
 
 from ninjait_pipelines.ingest.decode.contract import CONTRACTS, ContractViolation, identifier
-from ninjait_pipelines.ingest.decode.message import NOBODY, Columns, Decoded, LeftOut, organization_of
+from ninjait_pipelines.ingest.decode.model import NOBODY, Columns, Decoded, LeftOut
+from ninjait_pipelines.ingest.decode.routing import organization_of
 from ninjait_pipelines.ingest.series import TOO_MANY
 from ninjait_pipelines.messages import Message
 from ninjait_pipelines.metrics.model import COUNTERS, FIELDS, VOLUMES

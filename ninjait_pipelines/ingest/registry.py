@@ -1,6 +1,6 @@
 """Who may send, as PostgreSQL has it."""
 
-from ninjait_pipelines.ingest.decode.message import SenderRegistry
+from ninjait_pipelines.ingest.decode.model import SenderRegistry
 from ninjait_pipelines.metrics.interfaces import patterns_of
 from ninjait_pipelines.resources.postgres import Postgres
 

@@ -15,7 +15,9 @@ from ninjait_pipelines.automation import ACTIVE_RUN_STATUSES
 from ninjait_pipelines.ingest import outages
 from ninjait_pipelines.ingest.assets import BY_QUEUE
 from ninjait_pipelines.ingest.decode.contract import ContractViolation
-from ninjait_pipelines.ingest.decode.message import HOST_REASONS, SenderRegistry, device_of, organization_of
+from ninjait_pipelines.ingest.decode.hosts import device_of
+from ninjait_pipelines.ingest.decode.model import HOST_REASONS, SenderRegistry
+from ninjait_pipelines.ingest.decode.routing import organization_of
 from ninjait_pipelines.ingest.quarantine.documents import COLLECTION
 from ninjait_pipelines.ingest.quarantine.reasons import read_hosts
 from ninjait_pipelines.ingest.quarantine.replay import first_of_each, replay_all

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ninjait_pipelines.ingest.decode.contract import milliseconds
-from ninjait_pipelines.ingest.decode.message import NOBODY, Columns, Decoded, Rejection
+from ninjait_pipelines.ingest.decode.model import NOBODY, Columns, Decoded, Rejection
 from ninjait_pipelines.ingest.series import NAME_OF, TOO_MANY, Named, Series
 from ninjait_pipelines.late_days import note_events
 from ninjait_pipelines.metrics.latest import latest_reading

@@ -16,7 +16,8 @@ from multiprocessing.context import ForkServerProcess
 from typing import Any
 
 from ninjait_pipelines.ingest import drain as drain_module
-from ninjait_pipelines.ingest.decode.message import Period, decode
+from ninjait_pipelines.ingest.decode.message import decode
+from ninjait_pipelines.ingest.decode.model import Period
 from ninjait_pipelines.ingest.quarantine import query
 from ninjait_pipelines.ingest.quarantine.documents import COLLECTION
 from ninjait_pipelines.ingest.registry import load_sender_registry

@@ -10,7 +10,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from ninjait_pipelines.cli import app
-from ninjait_pipelines.ingest.decode.message import Decoded, Period, decode
+from ninjait_pipelines.ingest.decode.message import decode
+from ninjait_pipelines.ingest.decode.model import Decoded, Period
 from ninjait_pipelines.ingest.drain import Drain
 from ninjait_pipelines.ingest.ledger import ledger_rows
 from ninjait_pipelines.ingest.sinks import EventsSink, LogsSink, MetricsSink, Sink

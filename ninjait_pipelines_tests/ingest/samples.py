@@ -11,7 +11,7 @@ from typing import Any
 
 import psycopg
 
-from ninjait_pipelines.ingest.decode.message import SenderRegistry
+from ninjait_pipelines.ingest.decode.model import SenderRegistry
 from ninjait_pipelines.messages import Message, Outgoing
 from ninjait_pipelines.resources.postgres import Postgres
 

@@ -17,7 +17,8 @@ import pytest
 from ninjait_pipelines import keys
 from ninjait_pipelines.ingest import drain as drain_module
 from ninjait_pipelines.ingest import sinks
-from ninjait_pipelines.ingest.decode.message import Decoded, Period, decode
+from ninjait_pipelines.ingest.decode.message import decode
+from ninjait_pipelines.ingest.decode.model import Decoded, Period
 from ninjait_pipelines.ingest.decode.third_party import MAX_BYTES
 from ninjait_pipelines.ingest.drain import BATCH_BYTES, DrainSummary, _parts
 from ninjait_pipelines.ingest.quarantine.documents import body_of

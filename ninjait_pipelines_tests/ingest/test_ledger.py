@@ -8,7 +8,8 @@ import pika
 import pytest
 
 from ninjait_pipelines.ingest.decode.contract import milliseconds
-from ninjait_pipelines.ingest.decode.message import NOBODY, Decoded, Period, Rejection, decode
+from ninjait_pipelines.ingest.decode.message import decode
+from ninjait_pipelines.ingest.decode.model import NOBODY, Decoded, Period, Rejection
 from ninjait_pipelines.ingest.ledger import ledger_rows
 from ninjait_pipelines.ingest.sinks import _reject
 from ninjait_pipelines.metrics.model import Tier

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ninjait_pipelines.ingest.decode.contract import CONTRACTS, ContractViolation
-from ninjait_pipelines.ingest.decode.message import Period, decode, decode_nothing
+from ninjait_pipelines.ingest.decode.message import decode, decode_nothing
+from ninjait_pipelines.ingest.decode.model import Period
 from ninjait_pipelines.ingest.quarantine import edit as mend
 from ninjait_pipelines.ingest.quarantine.documents import make_document
 from ninjait_pipelines.ingest.quarantine.edit import EditRejected, Edits

@@ -8,7 +8,8 @@ import pyarrow as pa
 import pytest
 from clickhouse_connect.driver.exceptions import DatabaseError
 
-from ninjait_pipelines.ingest.decode.message import Period, decode
+from ninjait_pipelines.ingest.decode.message import decode
+from ninjait_pipelines.ingest.decode.model import Period
 from ninjait_pipelines.ingest.ledger import ledger_rows
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.settings import ROOT

@@ -11,7 +11,7 @@ from tenacity import wait_exponential_jitter
 
 from ninjait_pipelines.ingest import outages, sensors
 from ninjait_pipelines.ingest.assets import agent_metrics
-from ninjait_pipelines.ingest.decode.message import Decoded
+from ninjait_pipelines.ingest.decode.model import Decoded
 from ninjait_pipelines.ingest.quarantine import reasons
 from ninjait_pipelines.resources import Stores, open_stores
 from ninjait_pipelines.resources.message_queue import MessageQueue

@@ -12,7 +12,8 @@ import pymongo.collection
 import pytest
 from typer.testing import Result
 
-from ninjait_pipelines.ingest.decode.message import Period, decode, decode_nothing
+from ninjait_pipelines.ingest.decode.message import decode, decode_nothing
+from ninjait_pipelines.ingest.decode.model import Period
 from ninjait_pipelines.ingest.quarantine import audit, query
 from ninjait_pipelines.ingest.quarantine.audit import delete_resolved
 from ninjait_pipelines.ingest.quarantine.documents import COLLECTION, PIECES, body_of

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from ninjait_pipelines.ingest.decode.message import Period, decode, decode_nothing
+from ninjait_pipelines.ingest.decode.message import decode, decode_nothing
+from ninjait_pipelines.ingest.decode.model import Period
 from ninjait_pipelines.ingest.quarantine import query
 from ninjait_pipelines.ingest.quarantine.audit import delete_resolved
 from ninjait_pipelines.ingest.quarantine.edit import Edits

@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 
-from ninjait_pipelines.ingest.decode.message import NOBODY, OTHERS, Period, decode
+from ninjait_pipelines.ingest.decode.hosts import OTHERS
+from ninjait_pipelines.ingest.decode.message import decode
+from ninjait_pipelines.ingest.decode.model import NOBODY, Period
 from ninjait_pipelines.ingest.series import MAX_NAMES
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.resources.metrics_store import Refusal

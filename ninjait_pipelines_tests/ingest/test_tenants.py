@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ninjait_pipelines.ingest import outages
-from ninjait_pipelines.ingest.decode.message import NOBODY, Decoded, Period, Rejection, decode, decode_nothing
+from ninjait_pipelines.ingest.decode.message import decode, decode_nothing
+from ninjait_pipelines.ingest.decode.model import NOBODY, Decoded, Period, Rejection
 from ninjait_pipelines.ingest.ledger import BODY_NOT_KEPT
 from ninjait_pipelines.ingest.quarantine import query, reasons
 from ninjait_pipelines.ingest.quarantine.audit import AUDIT

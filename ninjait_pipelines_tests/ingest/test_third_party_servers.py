@@ -17,7 +17,8 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 
-from ninjait_pipelines.ingest.decode.message import Decoded, Period, decode
+from ninjait_pipelines.ingest.decode.message import decode
+from ninjait_pipelines.ingest.decode.model import Decoded, Period
 from ninjait_pipelines.ingest.decode.third_party import MEBIBYTE
 from ninjait_pipelines.ingest.registry import load_sender_registry
 from ninjait_pipelines.ingest.sensors import replay_registered

@@ -1,1 +1,1 @@
-"""Messages as points: the contract of each queue, and what other agents than ours send."""
+"""From messages to points: the contract of each queue, and third-party formats. `message.decode` is the entrance."""

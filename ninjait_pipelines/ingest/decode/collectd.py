@@ -132,4 +132,6 @@ def names_of(field: str) -> set[str]:
     return {name for targets in TABLE.values() for name, target in targets.items() if target.field == field}
 
 
-COLLECTD = Format(entries, read, msgspec.json.encode, lambda entry: entry, "collectd")
+COLLECTD = Format(
+    entries, read, msgspec.json.encode, lambda entry: entry, "collectd", frozenset({"collectd_json", "json"})
+)

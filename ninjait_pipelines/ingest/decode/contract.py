@@ -205,6 +205,25 @@ class Field(msgspec.Struct, frozen=True):
     required: bool = True
 
 
+def field_value(name: str, field: Field, body: Mapping[str, Any]) -> Any:
+    """The field's value by its rule; None if it is optional and absent. Raises ContractViolation, with the field."""
+    value = body.get(name)
+    if value is None:
+        if field.required:
+            raise ContractViolation("missing", name)
+        return None
+    try:
+        return field.rule(value)
+    except ContractViolation as violation:
+        raise ContractViolation(violation.code, name) from None
+
+
+def check_size(body: bytes, limit: int = MAX_BYTES) -> None:
+    """Raises ContractViolation for a body that is too large to be read."""
+    if len(body) > limit:
+        raise ContractViolation("too_large")
+
+
 class Contract(msgspec.Struct, frozen=True):
     """The messages of one queue; `device` is the rule for `device_id` where they belong to a device.
 

@@ -426,4 +426,6 @@ def _unescaped(text: str, escaped: re.Pattern[str] = _ESCAPED_NAME) -> str:
     return escaped.sub(r"\1", text) if "\\" in text else text
 
 
-LINE_PROTOCOL = Format(entries, read, join, lambda line: line[0].removesuffix("\n"), TELEGRAF)
+LINE_PROTOCOL = Format(
+    entries, read, join, lambda line: line[0].removesuffix("\n"), TELEGRAF, frozenset({"line_protocol"})
+)

@@ -34,7 +34,7 @@ class Core(msgspec.Struct, frozen=True, gc=False):
     busy: float
 
 
-def whole_processors(cores: Sequence[Core], entries: int) -> list[list[Core]]:
+def complete_processors(cores: Sequence[Core], entries: int) -> list[list[Core]]:
     """The cores of each device and instant that has all of the device's cores; `entries` is the message's length.
 
     A device's cores are those that appear at any instant of the message. If only a single instant has them all, they

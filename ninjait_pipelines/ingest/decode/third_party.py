@@ -71,6 +71,7 @@ class Format(msgspec.Struct, frozen=True):
     join: Callable[[Sequence[Any]], bytes]
     shown: Callable[[Any], Any]
     source: str
+    forms: frozenset[str]
 
 
 def text_of(body: bytes) -> str:

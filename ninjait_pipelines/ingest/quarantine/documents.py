@@ -14,7 +14,8 @@ import bson
 from bson import Binary
 
 from ninjait_pipelines.ingest.decode.contract import CONTRACTS
-from ninjait_pipelines.ingest.decode.message import Decoded, organization_of
+from ninjait_pipelines.ingest.decode.model import Decoded
+from ninjait_pipelines.ingest.decode.routing import organization_of
 from ninjait_pipelines.ingest.ledger import organization_shown
 from ninjait_pipelines.ingest.quarantine import reasons
 from ninjait_pipelines.ingest.series import TOO_MANY

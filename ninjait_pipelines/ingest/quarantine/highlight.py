@@ -10,7 +10,7 @@ import msgspec
 from ninjait_pipelines.ingest.decode import collectd
 from ninjait_pipelines.ingest.decode import line_protocol as telegraf
 from ninjait_pipelines.ingest.decode.contract import ContractViolation
-from ninjait_pipelines.ingest.decode.message import format_of
+from ninjait_pipelines.ingest.decode.routing import format_of
 from ninjait_pipelines.ingest.decode.third_party import Format, text_of
 from ninjait_pipelines.ingest.quarantine.edit import TAG, spans_of, unescaped
 from ninjait_pipelines.ingest.quarantine.reasons import Entry, entries, read

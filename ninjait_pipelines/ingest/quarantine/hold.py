@@ -13,7 +13,7 @@ from typing import Any
 
 from pymongo import IndexModel
 
-from ninjait_pipelines.ingest.decode.message import Decoded
+from ninjait_pipelines.ingest.decode.model import Decoded
 from ninjait_pipelines.ingest.ledger import BODY_NOT_KEPT, KEPT_ONCE_A_DAY
 from ninjait_pipelines.ingest.quarantine.audit import AUDIT, audit_id
 from ninjait_pipelines.ingest.quarantine.documents import (

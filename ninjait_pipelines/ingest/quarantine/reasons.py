@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from bson import Binary
 
-from ninjait_pipelines.ingest.decode.message import HOST_REASONS, Decoded
+from ninjait_pipelines.ingest.decode.model import HOST_REASONS, Decoded
 
 # The first refusals of a message, and at least one of each kind as far as there is room.
 MAX_EXAMPLES = 20

@@ -13,7 +13,10 @@ from typing import Any
 import msgspec
 
 from ninjait_pipelines.ingest.decode.contract import CONTRACTS
-from ninjait_pipelines.ingest.decode.message import Period, SenderRegistry, decode, format_of, read_json
+from ninjait_pipelines.ingest.decode.message import decode
+from ninjait_pipelines.ingest.decode.model import Period, SenderRegistry
+from ninjait_pipelines.ingest.decode.routing import format_of
+from ninjait_pipelines.ingest.decode.rules import read_json
 from ninjait_pipelines.ingest.decode.third_party import text_of
 from ninjait_pipelines.ingest.quarantine import audit, reasons
 from ninjait_pipelines.ingest.quarantine.documents import (

@@ -5,7 +5,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from ninjait_pipelines.ingest.decode.message import Decoded, Period, decode
+from ninjait_pipelines.ingest.decode.message import decode
+from ninjait_pipelines.ingest.decode.model import Decoded, Period
 from ninjait_pipelines.ingest.quarantine.documents import make_document
 from ninjait_pipelines.ingest.quarantine.replay import rebuild_message
 from ninjait_pipelines.messages import Message

@@ -21,19 +21,14 @@ import msgspec
 import pyarrow as pa
 
 from ninjait_pipelines.ingest.decode.contract import CONTRACTS, MAX_COUNTER, MAX_NUMBER
+from ninjait_pipelines.ingest.decode.json_fast import decode_good_metrics
 from ninjait_pipelines.ingest.decode.line_protocol import LINE_PROTOCOL
-from ninjait_pipelines.ingest.decode.message import (
-    HOST_REASONS,
-    Decoded,
-    Period,
-    decode,
-    decode_by_rules,
-    decode_foreign,
-    decode_good_lines,
-    decode_good_metrics,
-    format_of,
-    organization_of,
-)
+from ninjait_pipelines.ingest.decode.line_protocol_fast import decode_good_lines
+from ninjait_pipelines.ingest.decode.message import decode
+from ninjait_pipelines.ingest.decode.model import HOST_REASONS, Decoded, Period
+from ninjait_pipelines.ingest.decode.readings import decode_third_party
+from ninjait_pipelines.ingest.decode.routing import format_of, organization_of
+from ninjait_pipelines.ingest.decode.rules import decode_by_rules
 from ninjait_pipelines.messages import Message
 from ninjait_pipelines.metrics.model import COUNTERS, FIELDS, POINTS, VOLUMES
 from ninjait_pipelines_tests.ingest.samples import (
@@ -112,7 +107,7 @@ def check(incoming: Message) -> Decoded:
     (_check_metrics if incoming.queue == "agent.metrics" else _check_event)(incoming, result)
     if fast := fast_path(incoming):
         if _is_line_protocol(incoming):
-            slow = decode_foreign(incoming, LINE_PROTOCOL, ANYBODY, PERIOD)
+            slow = decode_third_party(incoming, LINE_PROTOCOL, ANYBODY, PERIOD)
         else:
             slow = decode_by_rules(incoming, ANYBODY, PERIOD)
             _check_values(json.loads(incoming.body)["samples"], fast)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from ninjait_pipelines.ingest.decode.message import Decoded
+from ninjait_pipelines.ingest.decode.model import Decoded
 from ninjait_pipelines_tests.ingest.decode.decoding import (
     MIB,
     TIME,

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from ninjait_pipelines.ingest.decode.message import Decoded, decode
+from ninjait_pipelines.ingest.decode.message import decode
+from ninjait_pipelines.ingest.decode.model import Decoded
 from ninjait_pipelines_tests.ingest.decode.decoding import PERIOD
 from ninjait_pipelines_tests.ingest.samples import (
     ORG,

@@ -9,7 +9,8 @@ import zlib
 import pytest
 
 from ninjait_pipelines.ingest.decode.forms import form_of
-from ninjait_pipelines.ingest.decode.message import Decoded, decode
+from ninjait_pipelines.ingest.decode.message import decode
+from ninjait_pipelines.ingest.decode.model import Decoded
 from ninjait_pipelines.ingest.decode.third_party import MEBIBYTE
 from ninjait_pipelines_tests.ingest.decode.decoding import (
     PERIOD,

@@ -5,7 +5,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from ninjait_pipelines.ingest.decode.message import MAX_LEFT_OUT, NOBODY, OTHERS, LeftOut, SenderRegistry, decode
+from ninjait_pipelines.ingest.decode.hosts import MAX_LEFT_OUT, OTHERS
+from ninjait_pipelines.ingest.decode.message import decode
+from ninjait_pipelines.ingest.decode.model import NOBODY, LeftOut, SenderRegistry
 from ninjait_pipelines_tests.ingest.decode.decoding import PERIOD, decoded, reasons
 from ninjait_pipelines_tests.ingest.samples import (
     ANYBODY,

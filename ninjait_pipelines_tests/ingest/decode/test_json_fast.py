@@ -6,7 +6,8 @@ from datetime import timedelta
 
 import pytest
 
-from ninjait_pipelines.ingest.decode.message import decode_by_rules, decode_good_metrics
+from ninjait_pipelines.ingest.decode.json_fast import decode_good_metrics
+from ninjait_pipelines.ingest.decode.rules import decode_by_rules
 from ninjait_pipelines.messages import Message
 from ninjait_pipelines_tests.ingest.decode.decoding import PERIOD
 from ninjait_pipelines_tests.ingest.decode.fuzz import check

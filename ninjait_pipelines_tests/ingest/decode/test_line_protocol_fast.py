@@ -9,11 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ninjait_pipelines.ingest.decode.line_protocol import LINE_PROTOCOL
-from ninjait_pipelines.ingest.decode.message import (
-    decode,
-    decode_foreign,
-    decode_good_lines,
-)
+from ninjait_pipelines.ingest.decode.line_protocol_fast import decode_good_lines
+from ninjait_pipelines.ingest.decode.message import decode
+from ninjait_pipelines.ingest.decode.readings import decode_third_party
 from ninjait_pipelines.ingest.decode.third_party import MAX_BYTES, MAX_ENTRIES
 from ninjait_pipelines.messages import Message
 from ninjait_pipelines.metrics.model import FIELDS
@@ -83,7 +81,7 @@ def test_a_plain_line_is_read_as_the_whole_grammar_reads_it(body: bytes, organiz
 def test_the_lines_of_a_fleet_are_plain(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each by itself, and all of them: no message of a fleet in which nothing is wrong comes near the grammar."""
     expected = [check(telegraf(one)) for one in REAL_LINES], check(telegraf(*REAL_LINES))
-    monkeypatch.setattr("ninjait_pipelines.ingest.decode.message.decode_foreign", None)
+    monkeypatch.setattr("ninjait_pipelines.ingest.decode.message.decode_third_party", None)
     assert ([decoded(telegraf(one)) for one in REAL_LINES], result := decoded(telegraf(*REAL_LINES))) == expected
     assert (result.rows, result.counter_rows, result.volume_rows) == ([0, 2, 9, 11, 12, 15], [5, 7], [3, 8, 14])
     assert result.unknown_fields == 27
@@ -107,7 +105,7 @@ NET = f"net,host=lap-2,interface=eth0 bytes_recv=5i {TIME}\n"
 def fast(delivered: Message) -> bool:
     """Whether the fast path takes it, and if so, that it reads it as the grammar does, to the last bit."""
     found = decode_good_lines(delivered, ODD_REGISTRY, PERIOD)
-    expected = decode_foreign(delivered, LINE_PROTOCOL, ODD_REGISTRY, PERIOD)
+    expected = decode_third_party(delivered, LINE_PROTOCOL, ODD_REGISTRY, PERIOD)
     assert (found or expected) == expected == decode(delivered, ODD_REGISTRY, PERIOD)
     assert repr(found or expected) == repr(expected)  # which tells -0.0 from 0.0, and 1 from 1.0
     return found is not None

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ninjait_pipelines.ingest.decode.contract import CONTRACTS
-from ninjait_pipelines.ingest.decode.message import Decoded
+from ninjait_pipelines.ingest.decode.model import Decoded
 from ninjait_pipelines.ingest.decode.third_party import MEBIBYTE
 from ninjait_pipelines.messages import Message
 from ninjait_pipelines_tests.ingest.decode import fuzz
@@ -200,7 +200,7 @@ def test_a_decoder_that_skips_a_point_is_found_out(
         return decode
 
     check(put_together(kind, fates))
-    for name in ("decode", "decode_good_metrics", "decode_by_rules", "decode_good_lines", "decode_foreign"):
+    for name in ("decode", "decode_good_metrics", "decode_by_rules", "decode_good_lines", "decode_third_party"):
         monkeypatch.setattr(fuzz, name, skipping(getattr(fuzz, name)))
     monkeypatch.setattr(fuzz, "_check_values", lambda *_: None)
     with pytest.raises(AssertionError):

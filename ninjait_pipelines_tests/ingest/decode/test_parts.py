@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from ninjait_pipelines.ingest.decode.message import Decoded
+from ninjait_pipelines.ingest.decode.model import Decoded
 from ninjait_pipelines_tests.ingest.decode.decoding import of_lines
 from ninjait_pipelines_tests.ingest.decode.fuzz import check
 from ninjait_pipelines_tests.ingest.samples import (

@@ -6,9 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ninjait_pipelines.ingest.decode.message import (
-    organization_of,
-)
+from ninjait_pipelines.ingest.decode.routing import organization_of
 from ninjait_pipelines.messages import Message
 from ninjait_pipelines_tests.ingest.decode.decoding import decoded, gauges, reasons
 from ninjait_pipelines_tests.ingest.samples import (

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from ninjait_pipelines.ingest.decode.message import Period, SenderRegistry, decode
+from ninjait_pipelines.ingest.decode.message import decode
+from ninjait_pipelines.ingest.decode.model import Period, SenderRegistry
 from ninjait_pipelines.ingest.decode.volumes import Place, place_of
 from ninjait_pipelines.local.fleet import agent as agent_module
 from ninjait_pipelines.local.fleet.agent import (

@@ -13,7 +13,8 @@ import typer
 from typer.testing import CliRunner
 
 from ninjait_pipelines.cli.fleet import register
-from ninjait_pipelines.ingest.decode.message import Decoded, Period, SenderRegistry, decode
+from ninjait_pipelines.ingest.decode.message import decode
+from ninjait_pipelines.ingest.decode.model import Decoded, Period, SenderRegistry
 from ninjait_pipelines.ingest.drain import Drain
 from ninjait_pipelines.ingest.ledger import outcome_of
 from ninjait_pipelines.local.fleet.seed import seed
