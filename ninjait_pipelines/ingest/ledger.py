@@ -16,7 +16,7 @@ from ninjait_pipelines.ingest.decode.model import NOBODY, Columns, Decoded, Left
 from ninjait_pipelines.ingest.decode.routing import organization_of
 from ninjait_pipelines.ingest.series import TOO_MANY
 from ninjait_pipelines.messages import Message
-from ninjait_pipelines.metrics.model import COUNTERS, FIELDS, VOLUMES
+from ninjait_pipelines.metrics.model import FIELDS
 
 Batch = Sequence[tuple[Message, Decoded]]
 # Among a row's reasons, why the quarantine has no body: its organization's share was full, or its device repeats what
@@ -40,8 +40,6 @@ _left_out = attrgetter(*_LEFT_OUT.names)
 REFUSED_BY_SINK = {"refused_by_store", *TOO_MANY.values()}
 _encode = msgspec.msgpack.Encoder().encode
 _values = itemgetter(*FIELDS)
-_readings = itemgetter(*COUNTERS.names)
-_volumes = itemgetter(*VOLUMES.names)
 
 
 def ledger_rows(
@@ -88,7 +86,7 @@ def ledger_rows(
                 len(message.body),
                 position,
                 _reasons(message, decoded, not_kept) if decoded.rejections else (),
-                _digest(columns, counters, volumes),
+                _digest(columns) if decoded.device_id else 0,
             )
         )
     values = zip(*rows, strict=True) if rows else [()] * len(_LEDGER)
@@ -145,17 +143,18 @@ def _without(columns: Columns, rows: Sequence[int], refused: Collection[int | No
     return {name: [values[at] for at in kept] for name, values in columns.items()} if kept else {}
 
 
-def _devices(*parts: Columns) -> list[str]:
-    """The device of each point, of each reading of counters, of each of a volume: other agents name them one by one."""
-    return [device for part in parts if "time" in part for device in part["device_id"]]
+def _devices(*parts: Columns) -> Sequence[str]:
+    """The device of each point and of each reading of counters and volumes, which other agents name one by one;
+    once where all are of one device, as nearly always: an agent reports its own machine, at hundreds of instants."""
+    columns = [part["device_id"] for part in parts if "time" in part]
+    devices = set(chain.from_iterable(columns))
+    return list(devices) if len(devices) <= 1 else list(chain.from_iterable(columns))
 
 
-def _digest(columns: Columns, counters: Columns, volumes: Columns) -> int:
-    """Of the values, in their order, the same in every process. It is only compared between messages whose instants
-    are equal, for which 32 bits are plenty."""
-    digest = zlib.crc32(_encode(_values(columns))) if "time" in columns else 0
-    digest = zlib.crc32(_encode(_readings(counters)), digest) if counters else digest
-    return zlib.crc32(_encode(_volumes(volumes)), digest) if volumes else digest
+def _digest(columns: Columns) -> int:
+    """Of the values, in their order, the same in every process. It is only compared between messages of our own agents
+    whose instants are equal (`resent_points`), for which 32 bits are plenty."""
+    return zlib.crc32(_encode(_values(columns))) if "time" in columns else 0
 
 
 def _left_out_lists(parts: Sequence[Sequence[LeftOut]]) -> pa.ListArray:

@@ -18,8 +18,11 @@ FROM (
             arrayWithConstant(length(volume_instants), 2)
         ) AS kind,
         if(
-            empty(instant_devices),
-            arrayWithConstant(length(instants) + length(counter_instants) + length(volume_instants), device_id),
+            length(instant_devices) < 2, -- one device for all: the row's own, or of another agent the only one listed
+            arrayWithConstant(
+                length(instants) + length(counter_instants) + length(volume_instants),
+                if(empty(instant_devices), device_id, instant_devices[1])
+            ),
             instant_devices
         ) AS device
     WHERE queue = 'agent.metrics' AND recorded_at >= {recorded_since:DateTime64(6, 'UTC')}
