@@ -12,7 +12,7 @@ ON_OLDER := test_migrations.py test_migrations_stopped.py resources/test_stores.
 ON_SERVERS := resources local/stack/test_servers.py ingest rollup archive cache reports operations metrics local/fleet faults local/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo servers test test-servers test-faults check bench bench-peers soak format lock clean
+.PHONY: help demo servers test test-fast test-servers test-faults check bench bench-peers soak format lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -26,6 +26,9 @@ servers: ## real RabbitMQ, InfluxDB and S3 into .servers, and older ClickHouses;
 
 test: $(READY) ## all tests that need no servers, on real engines from wheels
 	@$(RUN) pytest $(ON_TWO)
+
+test-fast: $(READY) ## the pure tests, which start no engine: half a minute
+	@$(RUN) pytest -m "not engines and not servers and not faults"
 
 # What can go another way on RabbitMQ, InfluxDB and S3. On those of `make servers`, or of RABBITMQ_URL, INFLUXDB_URL, ...
 test-servers: $(READY) ## the contracts, the whole graph and the faults, on RabbitMQ, InfluxDB and S3, and older ClickHouses

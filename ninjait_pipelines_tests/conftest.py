@@ -70,8 +70,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--clickhouse", metavar="VERSION", help="on an older engine of ClickHouse: 25.8 or 26.3")
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Two workers begin with what takes longest, so that neither waits for the other at the end."""
+    """Marks what needs engines: whatever asks for the stack. Two workers begin with what takes longest, so that neither
+    waits for the other at the end."""
+    for item in items:
+        if "stack" in getattr(item, "fixturenames", ()):
+            item.add_marker("engines")
     if hasattr(config, "workerinput"):
         places = {TESTS / f"{name}.py": place for place, name in enumerate(LONGEST)}
         items.sort(key=lambda item: places.get(item.path, len(places)))
