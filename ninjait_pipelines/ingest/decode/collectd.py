@@ -21,7 +21,7 @@ from ninjait_pipelines.ingest.decode.third_party import (
     Format,
     Reading,
     Target,
-    counted,
+    limited,
 )
 from ninjait_pipelines.ingest.decode.volumes import Place, place_of
 
@@ -62,7 +62,7 @@ def entries(text: str) -> Sequence[Any]:
         raise ContractViolation("not_a_list")
     if not body:
         raise ContractViolation("no_samples")
-    return counted(body)
+    return limited(body)
 
 
 def read(entry: Any) -> Reading:

@@ -1,7 +1,7 @@
-"""Telegraf's line protocol: the whole grammar is read strictly, what we know of it is taken.
+"""Telegraf's line protocol: strict about the whole grammar, takes the fields that we know.
 
-No library: the one that is kept well reads a single line, in C, on bytes that anyone may send. Strings may hold
-newlines, so where a line ends has to be known by whoever cuts the message into lines.
+Not a library's: the only well-maintained one parses single lines, in C, on bytes that anyone may send. Strings may
+contain newlines, so whoever splits a message into lines must already understand the grammar.
 """
 
 import re
@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import re2
 
-from ninjait_pipelines.ingest.decode import contract as rules
+from ninjait_pipelines.ingest.decode import contract
 from ninjait_pipelines.ingest.decode.contract import ContractViolation
 from ninjait_pipelines.ingest.decode.parts import ALL_CORES, Number
 from ninjait_pipelines.ingest.decode.third_party import (
@@ -32,7 +32,7 @@ from ninjait_pipelines.ingest.decode.third_party import (
     Format,
     Reading,
     Target,
-    counted,
+    limited,
 )
 from ninjait_pipelines.ingest.decode.volumes import Place, drive_of, place_of
 
@@ -40,7 +40,7 @@ Formula = Callable[..., float | None]
 
 
 class Derived(msgspec.Struct, frozen=True):
-    """One of our fields where its own is not sent: what other fields of the line say of it, None where they do not."""
+    """How to compute one of our fields from other fields of the line if it is not sent itself; None if impossible."""
 
     target: Target
     sources: tuple[str, ...]
@@ -48,36 +48,36 @@ class Derived(msgspec.Struct, frozen=True):
 
 
 class Kind(msgspec.Struct, frozen=True):
-    """What is taken of a line: field -> ours, the last one wins; then what follows from others, the first one wins."""
+    """What is taken from a line: field -> our field, the last one wins; then derived fields, the first one wins."""
 
     known: Mapping[str, Target]
     derived: Sequence[Derived] = ()
 
 
-def _rest(whole: float, part: float) -> float:
-    return whole - part
+def _difference(total: float, part: float) -> float:
+    return total - part
 
 
-def _share(whole: float, percent: float) -> float | None:
-    return whole * rules.percent(percent) / 100
+def _part(total: float, percent: float) -> float | None:
+    return total * contract.percent(percent) / 100
 
 
-def _other_share(whole: float, percent: float) -> float | None:
-    return whole * (100 - rules.percent(percent)) / 100
+def _other_part(total: float, percent: float) -> float | None:
+    return total * (100 - contract.percent(percent)) / 100
 
 
-def _whole(part: float, percent: float) -> float | None:
-    percent = rules.percent(percent)
+def _total(part: float, percent: float) -> float | None:
+    percent = contract.percent(percent)
     return part * 100 / percent if percent else None
 
 
-def _rest_of_whole(part: float, percent: float) -> float | None:
-    percent = rules.percent(percent)
+def _total_minus(part: float, percent: float) -> float | None:
+    percent = contract.percent(percent)
     return part * (100 - percent) / percent if percent else None
 
 
 def _spellings(*counters: str) -> list[tuple[str, ...]]:
-    """Windows' counters by the names that Telegraf's versions and processors give them, each way for all of them."""
+    """The spellings of Windows counters across Telegraf's versions and processors; each tuple uses a single one."""
     ways = list(product(("Percent", "%"), ("_", " "), ("_persec", "/sec")))
     spelled = [
         tuple(name.replace("%", percent).replace(" ", space).replace("/sec", per) for name in counters)
@@ -94,41 +94,41 @@ CPU_TIMES = Kind({"usage_idle": CPU_IDLE, "usage_active": CPU})
 MEM = Kind(
     {"used": MEMORY, "total": MEMORY_TOTAL},
     (
-        Derived(MEMORY, ("total", "available"), _rest),
-        Derived(MEMORY, ("total", "available_percent"), _other_share),
-        Derived(MEMORY, ("total", "used_percent"), _share),
-        Derived(MEMORY, ("available", "available_percent"), _rest_of_whole),
-        Derived(MEMORY_TOTAL, ("used", "used_percent"), _whole),
-        Derived(MEMORY_TOTAL, ("available", "available_percent"), _whole),
+        Derived(MEMORY, ("total", "available"), _difference),
+        Derived(MEMORY, ("total", "available_percent"), _other_part),
+        Derived(MEMORY, ("total", "used_percent"), _part),
+        Derived(MEMORY, ("available", "available_percent"), _total_minus),
+        Derived(MEMORY_TOTAL, ("used", "used_percent"), _total),
+        Derived(MEMORY_TOTAL, ("available", "available_percent"), _total),
     ),
 )
-# As df has it, used_percent is of what people may use: of used + free.
+# As in df, used_percent relates to used + free, which is less than total.
 DISK = Kind(
     {"used": USED, "total": TOTAL, "free": FREE},
-    (Derived(USED, ("free", "used_percent"), lambda free, percent: _rest_of_whole(free, 100 - percent)),),
+    (Derived(USED, ("free", "used_percent"), lambda free, percent: _total_minus(free, 100 - percent)),),
 )
 NET = Kind({"bytes_recv": BYTES_IN, "bytes_sent": BYTES_OUT})
 SYSTEM = Kind({"uptime": UPTIME})
 WINDOWS_CPU = Kind(_counter("% Idle Time", CPU_IDLE) | _counter("% Processor Time", CPU))
 WINDOWS_DISK = Kind(
-    _counter("Free Megabytes", Target("free", rules.number)),
+    _counter("Free Megabytes", Target("free", contract.number)),
     tuple(
-        Derived(Target(field, rules.number), sources, formula)
-        for field, formula in (("total", _whole), ("used", _rest_of_whole))
+        Derived(Target(field, contract.number), sources, formula)
+        for field, formula in (("total", _total), ("used", _total_minus))
         for sources in _spellings("Free Megabytes", "% Free Space")
     ),
 )
-# What Windows gives are rates. With `UseRawValues = true` Telegraf also sends the counters that they are made from.
+# Windows reports rates. With `UseRawValues = true` Telegraf also sends the counters behind them.
 WINDOWS_NET = Kind(_counter("Bytes Received/sec_Raw", BYTES_IN) | _counter("Bytes Sent/sec_Raw", BYTES_OUT))
 WINDOWS_SYSTEM = Kind(_counter("System Up Time", UPTIME))
 KINDS = (CPU_TIMES, MEM, DISK, NET, SYSTEM, WINDOWS_CPU, WINDOWS_DISK, WINDOWS_NET, WINDOWS_SYSTEM)
-# Which of Windows' objects a measurement is of, where no tag says it: measurements are named as one likes.
+# The Windows object behind a measurement that has no tag `objectname`; users may name measurements as they like.
 _WINDOWS_OBJECTS = {"win_cpu": "processor", "win_disk": "logicaldisk", "win_net": "network interface"}
 _WINDOWS_OBJECTS |= {"win_system": "system"}
 _CORE = re.compile(r"(?:cpu)?(\d{1,6})|(\d{1,6}),(\d{1,6})", re.ASCII)
 
-# A backslash escapes what would end the name and is itself otherwise. Names and strings are never taken back (the `+`
-# after a quantifier): a line has one meaning, and a bad one is known for bad as soon as it has been read once.
+# A backslash escapes what would end the name, and is literal otherwise. The quantifiers are possessive (`++`, `*+`):
+# without backtracking a line has one meaning, and a bad line is recognized in one pass.
 _MEASUREMENT = r"(?![#, \n])[^, \n\\]*+(?:\\[, ]?+[^, \n\\]*+)*+"
 _NAME = r"(?=[^,= \n])[^,= \n\\]*+(?:\\[,= ]?+[^,= \n\\]*+)*+"
 _STRING = r'"[^"\\]*+(?:\\[\s\S][^"\\]*+)*+"'
@@ -142,9 +142,9 @@ _STRICT = (
     r"(?:[ ]++(-?\d{1,19}))?+[ ]*+\r?(?:\n|\Z)"
 )
 _ENTRY = re.compile(rf"{_STRICT}|[^\n]*+\n|[^\n]++", re.ASCII)
-# Nearly every message is plain: all of it is ASCII, its times have 19 digits, no string holds what would cut it. RE2
-# sees that in half the time of Python's re, and without Python's lock; then cutting at spaces and commas is reading.
-# Whether a key is one is looked at once for all the lines that have it, and remembered if it is short.
+# Nearly every message is plain: ASCII, 19-digit times, and no string with a quote, an equals sign or a backslash. RE2
+# checks that in half the time of Python's re and without the GIL; afterwards looking for spaces, names and commas is
+# enough. A key is parsed once for all its lines, and cached if it is short.
 _PLAIN_KEY = r"(?:[!\"$-+\--\[\]-~]|\\+[ !-\[\]-~])(?:[!-\[\]-~]|\\+[ !-\[\]-~])*"
 _PLAIN_VALUE = (
     r"-?[0-9]{1,19}i|[0-9]{1,20}u|-?[0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?"
@@ -154,7 +154,7 @@ _PLAIN_FIELD = rf"[!#-+\--<>-\[\]-~]+=(?:{_PLAIN_VALUE})"
 _PLAIN = re2.compile(rf"(?:{_PLAIN_KEY} {_PLAIN_FIELD}(?:,{_PLAIN_FIELD})* [0-9]{{19}}\n)+")
 _MAX_REMEMBERED = 300
 _NO_LINE = re.compile(r"[ \t\r\ufeff]*+(?:#|\n|\Z)")
-# Whatever string a bad line left open ends here, and what follows it makes that line bad again.
+# Ends any string that a bad line left open, and makes that line bad again.
 _GUARD = '#"!\n'
 _ESCAPED_NAME = re.compile(r"\\([,= ])")
 _ESCAPED_MEASUREMENT = re.compile(r"\\([, ])")
@@ -163,13 +163,13 @@ NANOSECONDS = 1_000_000
 TELEGRAF = "telegraf"
 
 Line = re.Match[str]
-PlainLine = tuple[int, int, int]  # its number, where its key ends, and where its fields do
+PlainLine = tuple[int, int, int]  # (line number, position where its key ends, position where its fields end)
 
 
 class Series(msgspec.Struct, frozen=True, gc=False):
-    """What the key of a line says: whose it is and of which part of the device, and what is taken of its fields.
+    """The meaning of a line's key: the host, the part of the device, and the fields to take.
 
-    The names of the fields, in `known` and `derived`, are between a comma and an equals sign.
+    Field names in `known` and `derived` include the comma before and the equals sign after them.
     """
 
     host: str | None = None
@@ -183,47 +183,46 @@ class Series(msgspec.Struct, frozen=True, gc=False):
 
 
 def entries(text: str) -> Sequence[Line]:
-    """The lines, and what is none: comments, blank lines, bad lines."""
-    found = counted(list(islice(_ENTRY.finditer(text), MAX_ENTRIES + 1)))
-    if not any(line[1] for line in found):
+    """The lines, including comments, blank lines and bad lines. Raises ContractViolation."""
+    lines = limited(list(islice(_ENTRY.finditer(text), MAX_ENTRIES + 1)))
+    if not any(line[1] for line in lines):
         raise ContractViolation("not_line_protocol")
-    return found
+    return lines
 
 
 def plain(body: bytes) -> str:
-    """The text, if every line of it is plain; else none."""
+    """The text if all its lines are plain, else ""."""
     return body.decode() if _PLAIN.fullmatch(body) else ""
 
 
 def lines_by_key(text: str) -> dict[str, list[PlainLine]]:
-    """The lines of a plain text. Their places in it: to copy them would take longer than to read them."""
-    found: defaultdict[str, list[PlainLine]] = defaultdict(list)
+    """The lines of a plain text, as positions: copying them would take longer than decoding them."""
+    lines: defaultdict[str, list[PlainLine]] = defaultdict(list)
     find, start, number, size = text.index, 0, 0, len(text)
     while start < size:
         space = find(" ", start)
-        while text[space - 1] == "\\":  # a space behind a backslash is part of a name
+        while text[space - 1] == "\\":  # an escaped space is part of a name
             space = find(" ", space + 1)
         end = find("\n", space)
-        found[text[start:space]].append((number, space, end - 20))
+        lines[text[start:space]].append((number, space, end - 20))
         start, number = end + 1, number + 1
-    return found
+    return lines
 
 
 def times_at(text: str, ends: Iterable[int]) -> list[int]:
-    """The times, in milliseconds since 1970, of the lines whose fields end there."""
+    """The times, in milliseconds since 1970, of the lines whose fields end at these positions."""
     return [int(text[end + 1 : end + 14]) for end in ends]
 
 
 def first_name(text: str, line: PlainLine) -> str:
-    """The name of the line's first field."""
+    """The name of a line's first field."""
     return text[line[1] + 1 : text.index("=", line[1])]
 
 
 def values_at(text: str, name: str, spaces: Iterable[int], ends: Iterable[int]) -> list[str]:
-    """The text of a field (see `Series` for its name) in each of some lines: the last one, where it is there twice; ""
-    where it is not there."""
-    found: list[str] = []
-    find, find_last, add, size, bare = text.find, text.rfind, found.append, len(name), name[1:]
+    """The text of a field (named as in `Series`) in each of these lines: the last if it is repeated, "" if absent."""
+    values: list[str] = []
+    find, find_last, add, size, bare = text.find, text.rfind, values.append, len(name), name[1:]
     for space, end in zip(spaces, ends, strict=True):
         at = find_last(name, space, end)
         if at < 0:
@@ -234,36 +233,36 @@ def values_at(text: str, name: str, spaces: Iterable[int], ends: Iterable[int]) 
         at += size
         stop = find(",", at, end)
         add(text[at : stop if stop > 0 else end])
-    return found
+    return values
 
 
 def read(line: Line) -> Reading:
-    """What a line says, if it is of something that we know."""
+    """A line as a reading, with the fields that we know. Raises ContractViolation."""
     if not line[1]:
         if _NO_LINE.match(line[0]):
             return Reading()
         raise ContractViolation("bad_line")
     measurement, tags, fields, time = parts(line)
-    found = _series_of(measurement, tags)
+    series = _series_of(measurement, tags)
     texts = {f",{name}=": text for name, text in fields}
-    values = [(target, value_of(texts[name])) for name, target in found.known if name in texts]
-    names = {name for name, _ in found.known if name in texts}
-    for target, value, sources in derived(found, {target.field for target, _ in values}, _numbers_of(texts)):
+    values = [(target, value_of(texts[name])) for name, target in series.known if name in texts]
+    names = {name for name, _ in series.known if name in texts}
+    for target, value, sources in derived(series, {target.field for target, _ in values}, _numbers_of(texts)):
         values.append((target, value))
         names.update(sources)
     time = None if time is None else time // NANOSECONDS
     unknown = len(fields) - len(names)
     return Reading(
         unknown,
-        found.host,
+        series.host,
         time,
         values,
-        found.interface,
-        found.place,
-        found.core,
+        series.interface,
+        series.place,
+        series.core,
         measurement=measurement,
         example=fields[0][0],
-        source=found.source,
+        source=series.source,
     )
 
 
@@ -272,37 +271,37 @@ def _numbers_of(texts: Mapping[str, str]) -> Callable[[str], float | None]:
 
 
 def derived(
-    of: Series, there: Container[str], number: Callable[[str], float | None]
+    series: Series, present: Container[str], number: Callable[[str], float | None]
 ) -> Iterator[tuple[Target, float, tuple[str, ...]]]:
-    """What follows from several fields of a line, and from which: of each of our fields that is not `there`, once.
+    """(our field, value, source fields) for each of our fields that is not present and can be computed from others.
 
-    number: the value of a field, None where it is not sent or is none.
+    number: the numeric value of a field; None if it is absent or not a number.
     """
     done: set[str] = set()
-    for one in of.derived:
-        if one.target.field in there or one.target.field in done:
+    for derivation in series.derived:
+        if derivation.target.field in present or derivation.target.field in done:
             continue
-        values = [number(name) for name in one.sources]
-        result = None if None in values else _result_of(one, values)
+        values = [number(name) for name in derivation.sources]
+        result = None if None in values else _result_of(derivation, values)
         if result is not None:
-            done.add(one.target.field)
-            yield one.target, result, one.sources
+            done.add(derivation.target.field)
+            yield derivation.target, result, derivation.sources
 
 
-def _result_of(one: Derived, values: Sequence[Any]) -> float | None:
-    """What is computed of a percentage beyond its bounds, or makes no sense (less than nothing is in use), is None: it
-    costs no field that was sent."""
+def _result_of(derivation: Derived, values: Sequence[Any]) -> float | None:
+    """None for nonsense (a percentage out of range, less than nothing in use), so that it costs no field that was
+    sent."""
     try:
-        result = one.formula(*values)
+        result = derivation.formula(*values)
         if result is not None:
-            one.target.convert(result)
+            derivation.target.convert(result)
     except ContractViolation:
         return None
     return result
 
 
 def series(key: str) -> Series:
-    """What the key of a plain line says. Raises Refused where it is not one of a good line."""
+    """The meaning of a plain line's key. Raises ContractViolation for a bad key."""
     return (_series if len(key) <= _MAX_REMEMBERED else _series_of_key)(key)
 
 
@@ -315,51 +314,54 @@ _series = lru_cache(maxsize=1 << 16)(_series_of_key)
 
 def _series_of(measurement: str, tags: Mapping[str, str]) -> Series:
     if measurement.startswith("win_"):
-        of = tags.get("objectname", _WINDOWS_OBJECTS.get(measurement, "")).replace("_", " ").lower()
-        read_tags = _OF_WINDOWS.get(of)
+        windows_object = tags.get("objectname", _WINDOWS_OBJECTS.get(measurement, "")).replace("_", " ").lower()
+        read_tags = _OF_WINDOWS.get(windows_object)
     else:
         read_tags = _OF_MEASUREMENT.get(measurement)
-    found = read_tags(tags) if read_tags else None
-    return msgspec.structs.replace(found or Series(tags.get("host")), measurement=measurement)
+    series = read_tags(tags) if read_tags else None
+    return msgspec.structs.replace(series or Series(tags.get("host")), measurement=measurement)
 
 
 def _device(kind: Kind, tags: Mapping[str, str]) -> Series:
-    return _made(kind, tags)
+    return _series_with(kind, tags)
 
 
 def _core(kind: Kind, name: str, tags: Mapping[str, str]) -> Series | None:
     core = _number_of_core(tags.get(name, ""))
-    return None if core is None else _made(kind, tags, core=core)
+    return None if core is None else _series_with(kind, tags, core=core)
 
 
 def _interface(kind: Kind, name: str, tags: Mapping[str, str]) -> Series | None:
     if tags.get(name, "_Total") == "_Total":
         return None
-    # Telegraf's `net` may count the same bytes, under other names: they are as two agents', which never add up.
-    return _made(kind, tags, interface=tags[name], source="win_net" if kind is WINDOWS_NET else TELEGRAF)
+    # Telegraf's `net` may count the same bytes under other names. Like two agents', such readings are never added up.
+    return _series_with(kind, tags, interface=tags[name], source="win_net" if kind is WINDOWS_NET else TELEGRAF)
 
 
 def _volume(tags: Mapping[str, str]) -> Series | None:
     place = place_of(*(tags.get(name, "") for name in ("path", "device", "fstype"))) if "path" in tags else None
-    return _made(DISK, tags, place=place) if place else None
+    return _series_with(DISK, tags, place=place) if place else None
 
 
 def _drive(tags: Mapping[str, str]) -> Series | None:
     drive = drive_of(tags.get("instance", ""))
-    return _made(WINDOWS_DISK, tags, place=Place(drive, drive)) if drive else None
+    return _series_with(WINDOWS_DISK, tags, place=Place(drive, drive)) if drive else None
 
 
 def _number_of_core(name: str) -> Number | None:
     if name in ("cpu-total", "_Total"):
         return ALL_CORES
-    found = _CORE.fullmatch(name)
-    return tuple(int(number) for number in found.groups() if number is not None) if found else None
+    match = _CORE.fullmatch(name)
+    return tuple(int(number) for number in match.groups() if number is not None) if match else None
 
 
-def _made(kind: Kind, tags: Mapping[str, str], **where: Any) -> Series:
+def _series_with(kind: Kind, tags: Mapping[str, str], **part_of_device: Any) -> Series:
     known = tuple((f",{name}=", target) for name, target in kind.known.items())
-    more = tuple(Derived(one.target, tuple(f",{name}=" for name in one.sources), one.formula) for one in kind.derived)
-    return Series(tags.get("host"), known=known, derived=more, **where)
+    derived = tuple(
+        Derived(derivation.target, tuple(f",{name}=" for name in derivation.sources), derivation.formula)
+        for derivation in kind.derived
+    )
+    return Series(tags.get("host"), known=known, derived=derived, **part_of_device)
 
 
 _OF_MEASUREMENT: Mapping[str, Callable[[Mapping[str, str]], Series | None]] = {
@@ -380,35 +382,35 @@ _OF_WINDOWS: Mapping[str, Callable[[Mapping[str, str]], Series | None]] = {
 
 
 def names_of(field: str) -> set[str]:
-    """What Telegraf calls our field."""
+    """Telegraf's names for our field."""
     return {name for kind in KINDS for name, target in kind.known.items() if target.field == field}
 
 
 def parts(line: Line) -> tuple[str, dict[str, str], list[tuple[str, str]], int | None]:
-    """Measurement, tags, the names and texts of the fields, nanoseconds since 1970. Raises Refused."""
+    """(measurement, tags, [(field name, text)], nanoseconds since 1970) of a line. Raises ContractViolation."""
     key, fields, time = line.group(1, 2, 3)
     texts = [(_unescaped(name), text) for name, text in _FIELD.findall(fields)]
     return *_names(key), texts, None if time is None else int(time)
 
 
 def _names(key: str) -> tuple[str, dict[str, str]]:
-    """Measurement and tags. Raises Refused."""
-    found = _KEY.fullmatch(key)
-    pairs = _TAG.findall(found[2]) if found else []
+    """(measurement, tags) of a key. Raises ContractViolation."""
+    match = _KEY.fullmatch(key)
+    pairs = _TAG.findall(match[2]) if match else []
     tags = {_unescaped(name): _unescaped(value) for name, value in pairs}
-    if not found or len(tags) < len(pairs):
-        raise ContractViolation("bad_line")  # a tag named twice: nobody knows which one is meant
-    return _unescaped(found[1], _ESCAPED_MEASUREMENT), tags
+    if not match or len(tags) < len(pairs):
+        raise ContractViolation("bad_line")  # a repeated tag is ambiguous
+    return _unescaped(match[1], _ESCAPED_MEASUREMENT), tags
 
 
 def join(lines: Sequence[Line]) -> bytes:
-    """A message of these lines, each of which is read as it was, whatever stands beside it now."""
+    """The body of a message with these lines. Each is read as before, whatever its neighbours are now."""
     texts = [line[0].removesuffix("\n") + ("" if line[1] else f"\n{_GUARD}") for line in lines]
     return "".join(text if text.endswith("\n") else text + "\n" for text in texts).encode()
 
 
 def value_of(text: str) -> float | int | bool | str:
-    """A field's value, of its text."""
+    """The value that a field's text stands for."""
     if text[0] == '"':
         return _unescaped(text[1:-1], _ESCAPED_STRING)
     if text[0] in "tTfF":
@@ -417,7 +419,7 @@ def value_of(text: str) -> float | int | bool | str:
 
 
 def number_of(text: str) -> float | None:
-    """A field's number, of its text or of how that begins; None where it is none."""
+    """The number that a field's text stands for; None if it is not a number."""
     value = value_of(text)
     return value if type(value) in (int, float) else None  # type: ignore[return-value]
 

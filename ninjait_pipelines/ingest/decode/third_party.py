@@ -1,6 +1,6 @@
-"""What the messages of other agents than ours have in common: entries, each of which is at most one reading of a host.
+"""What third-party agents' formats share: a message has entries, each with at most one reading of a host.
 
-Which of their names is which of our fields stands in the table of each format, beside its reader.
+How an agent's names map to our fields is in each format's module, beside its reader.
 """
 
 import zlib
@@ -10,34 +10,34 @@ from typing import Any
 
 import msgspec
 
-from ninjait_pipelines.ingest.decode import contract as rules
+from ninjait_pipelines.ingest.decode import contract
 from ninjait_pipelines.ingest.decode.parts import Number
 from ninjait_pipelines.ingest.decode.volumes import Place
 
-# Of a message, unpacked: RabbitMQ 4 takes no larger ones. Batches of a thousand lines with long tags are beyond a MiB.
+# The unpacked size of a message: RabbitMQ 4 accepts no larger ones. A thousand lines with long tags exceed 1 MiB.
 MAX_BYTES = 16 * 1024 * 1024
 MAX_ENTRIES = 100_000
 MEBIBYTE = 1024 * 1024
-_MAX_BYTES_OF_VOLUME = 2.0**63
+_MAX_VOLUME_BYTES = 2.0**63
 _GZIP = b"\x1f\x8b"
 BYTE_ORDER_MARK = "\ufeff".encode()
 
 
 class Target(msgspec.Struct, frozen=True):
-    """Our field for a value of theirs, and how it becomes ours; the conversion raises Refused."""
+    """Our field for one of their values, and its conversion, which raises ContractViolation."""
 
     field: str
-    convert: rules.Rule
+    convert: contract.Rule
 
 
 class Reading(msgspec.Struct, frozen=True, gc=False):
-    """What an entry says. Nothing has been checked; without `values` there is nothing in it for us.
+    """The content of an entry, not yet checked; without `values` nothing in it is stored directly.
 
-    `time` is in milliseconds since 1970, None where there is none that could be read; `unknown` counts the values that
-    have no target. `interface` makes the values counters, `place` those of a volume. `core` is the number of the core
-    that they are of, or ALL_CORES; `state` is one of the amounts that make a total together, and which one.
-    `measurement` and `example`, one of its values' names, say what it was if it is left out; both are empty for a
-    comment, of which nothing is. `source` is who counts these bytes, where it is not the format's.
+    `time` is in milliseconds since 1970, None if absent or unreadable; `unknown` counts the values without a target.
+    With an `interface` the values are counters, with a `place` they belong to a volume. `core` is the number of their
+    core, or ALL_CORES. `state` is (name, amount) of one of the amounts that add up to a total. `measurement` and
+    `example` (the name of one of its values) describe the entry if it is left out; both are empty for a comment.
+    `source` is who counted the bytes if that differs from the format's `source`.
     """
 
     unknown: int = 0
@@ -53,17 +53,17 @@ class Reading(msgspec.Struct, frozen=True, gc=False):
     source: str = ""
 
     def shown(self) -> dict[str, Any]:
-        """Its parts by the names that rejections use."""
+        """Its values by the field names that rejections use."""
         ours = {target.field: value for target, value in self.values}
         volume = self.place.volume if self.place else None
         return {"host": self.host, "time": self.time, "interface": self.interface, "volume": volume} | ours
 
 
 class Format(msgspec.Struct, frozen=True):
-    """A format: text to entries, an entry to its reading, some entries to a text of their own, and an entry as shown;
-    `source` is the agent that writes it.
+    """A format: splits text into `entries`, `read`s an entry, `join`s entries to a body, and shows an entry to people.
 
-    `entries` and `read` raise Refused, for the message and for the entry.
+    `entries` and `read` raise ContractViolation, for the message and for the entry. `source` is the agent that writes
+    the format, `forms` are the names of the form (see forms.py) that its messages are expected to have.
     """
 
     entries: Callable[[str], Sequence[Any]]
@@ -80,81 +80,81 @@ def text_of(body: bytes) -> str:
 
 
 def unpacked(body: bytes) -> bytes:
-    """The body, unpacked if it is packed by gzip: no text begins like that, whatever the message says of it. Without
-    the byte order mark that Windows' tools write before it. Raises ContractViolation.
+    """The body, decompressed if it starts like gzip, which no text does, and without the byte order mark that Windows
+    tools prepend. The content encoding that the message claims is ignored. Raises ContractViolation.
     """
     if body.startswith(_GZIP):
         packed = zlib.decompressobj(wbits=31)
         try:
             body = packed.decompress(body, MAX_BYTES + 1)
         except zlib.error:
-            raise rules.ContractViolation("bad_gzip") from None
+            raise contract.ContractViolation("bad_gzip") from None
         if len(body) > MAX_BYTES:
-            raise rules.ContractViolation("too_large")
+            raise contract.ContractViolation("too_large")
         if packed.unused_data or not packed.eof:
-            raise rules.ContractViolation("bad_gzip")
+            raise contract.ContractViolation("bad_gzip")
     return body.removeprefix(BYTE_ORDER_MARK)
 
 
 def size_of(body: bytes) -> int:
-    """How many bytes it has unpacked, by gzip's own word, which is checked when it is unpacked."""
+    """The unpacked size in bytes, as gzip's trailer claims it; `unpacked` checks that."""
     return min(int.from_bytes(body[-4:], "little"), MAX_BYTES) if body.startswith(_GZIP) else len(body)
 
 
-def counted(entries: Sequence[Any]) -> Sequence[Any]:
-    """The entries, if a message may have so many."""
+def limited(entries: Sequence[Any]) -> Sequence[Any]:
+    """The entries. Raises ContractViolation if they are more than a message may have."""
     if len(entries) > MAX_ENTRIES:
-        raise rules.ContractViolation("too_many_readings")
+        raise contract.ContractViolation("too_many_readings")
     return entries
 
 
 def mebibytes(value: Any) -> float:
     """Bytes of memory, as MiB."""
-    if type(value) is int and 0 <= value <= rules.MAX_NUMBER:  # nearly all; asking the rule takes three times as long
+    if type(value) is int and 0 <= value <= contract.MAX_NUMBER:  # nearly all; the rule takes three times as long
         return value / MEBIBYTE
-    return rules.number(value) / MEBIBYTE
+    return contract.number(value) / MEBIBYTE
 
 
 def bytes_of_volume(value: Any) -> float:
-    """Bytes of a volume, as MiB; there are volumes of petabytes."""
-    if type(value) is int and 0 <= value <= rules.MAX_NUMBER:
+    """Bytes of a volume, as MiB. Volumes may have petabytes."""
+    if type(value) is int and 0 <= value <= contract.MAX_NUMBER:
         return value / MEBIBYTE
-    return rules.number(value, _MAX_BYTES_OF_VOLUME) / MEBIBYTE
+    return contract.number(value, _MAX_VOLUME_BYTES) / MEBIBYTE
 
 
 def idle(value: Any) -> float:
-    """The busy part of a percentage of idle time."""
-    return 100 - rules.percent(value)
+    """A percentage of idle time, as the percentage of busy time."""
+    return 100 - contract.percent(value)
 
 
 _floats = msgspec.json.Decoder(list[float]).decode
-# What rules make of numbers that are neither negative nor beyond this, a column at once.
-_AT_ONCE: dict[rules.Rule, tuple[float, Callable[[list[float]], list[float]]]] = {
-    rules.percent: (100, list),
+# rule -> (limit, the rule for a whole column of numbers from 0 to the limit)
+_COLUMN_RULES: dict[contract.Rule, tuple[float, Callable[[list[float]], list[float]]]] = {
+    contract.percent: (100, list),
     idle: (100, lambda values: [100 - value for value in values]),
-    mebibytes: (rules.MAX_NUMBER, lambda values: [value / MEBIBYTE for value in values]),
-    bytes_of_volume: (rules.MAX_NUMBER, lambda values: [value / MEBIBYTE for value in values]),
-    rules.counter: (rules.MAX_NUMBER, list),
+    mebibytes: (contract.MAX_NUMBER, lambda values: [value / MEBIBYTE for value in values]),
+    bytes_of_volume: (contract.MAX_NUMBER, lambda values: [value / MEBIBYTE for value in values]),
+    contract.counter: (contract.MAX_NUMBER, list),
 }
 
 
-def converted(rule: rules.Rule, texts: Sequence[str]) -> list[float]:
-    """What a rule makes of numbers as line protocol writes them, with `i` behind an integer. Raises ValueError.
+def converted(rule: contract.Rule, texts: Sequence[str]) -> list[float]:
+    """A column of numbers in line protocol's spelling (integers end in `i`), converted by a rule. Raises ValueError.
 
-    Nearly all columns are plain, and take a fifth of the time at once.
+    Nearly all columns can be converted as a whole, in a fifth of the time.
     """
     text = ",".join(texts)
-    if rule in _AT_ONCE and "-" not in text and (rule is not rules.counter or text.count("i") == len(texts)):
-        most, convert = _AT_ONCE[rule]
-        with suppress(msgspec.DecodeError):  # what is no JSON, as 007 is none, may be a number all the same
+    if rule in _COLUMN_RULES and "-" not in text and (rule is not contract.counter or text.count("i") == len(texts)):
+        limit, convert = _COLUMN_RULES[rule]
+        with suppress(msgspec.DecodeError):  # numbers that are not JSON, such as 007
             values = _floats(f"[{text.replace('i', '')}]")
-            if max(values) <= most:
+            if max(values) <= limit:
                 return convert(values)
-    return [rule(int(one[:-1]) if one[-1] == "i" else float(one)) for one in texts]
+    return [rule(int(text[:-1]) if text[-1] == "i" else float(text)) for text in texts]
 
 
-CPU, CPU_IDLE = Target("cpu", rules.percent), Target("cpu", idle)
+CPU, CPU_IDLE = Target("cpu", contract.percent), Target("cpu", idle)
 MEMORY, MEMORY_TOTAL = Target("memory", mebibytes), Target("memory_total", mebibytes)
-UPTIME = Target("uptime", rules.number)
-BYTES_IN, BYTES_OUT = Target("network_in", rules.counter), Target("network_out", rules.counter)
+UPTIME = Target("uptime", contract.number)
+BYTES_IN, BYTES_OUT = Target("network_in", contract.counter), Target("network_out", contract.counter)
 USED, TOTAL, FREE = (Target(name, bytes_of_volume) for name in ("used", "total", "free"))

@@ -1,7 +1,6 @@
-"""Which file systems are fixed local volumes, and which of them lie on the same disk. Pure.
+"""Which file systems are fixed local volumes, and which of them share a disk. Pure; also used by our own agent.
 
-For the decoders and for our own agent alike. What is left out is kept in memory, on another machine, on a disc that is
-taken out, or is another view of a volume that counts already.
+Left out is what is in memory, on another machine, on a removable disc, or another view of a volume that counts already.
 """
 
 import re
@@ -19,21 +18,21 @@ _REMOTE = (
 )
 _OPTICAL = "cd9660 cdfs hsfs iso9660 udf"
 _LEFT_OUT = frozenset(f"{_IN_MEMORY} {_ANOTHER_VIEW} {_REMOTE} {_OPTICAL}".split())
-# With their versions and kinds: nfs4, smb3, cgroup2, fuse.sshfs. But fuseblk is a disk of NTFS or exFAT.
-_LEFT_OUT_BEGIN = ("nfs", "smb", "cgroup", "fuse")
+# Prefixes, for names with versions and kinds: nfs4, smb3, cgroup2, fuse.sshfs. But fuseblk is an NTFS or exFAT disk.
+_LEFT_OUT_PREFIXES = ("nfs", "smb", "cgroup", "fuse")
 _LOCAL = frozenset({"fuseblk"})
 _NO_VOLUMES = re.compile(r"/(?:dev|proc|sys|run|snap)(?:/|\Z)")
 _LOOP = re.compile(r"loop\d+(?:p\d+)?")
 _DRIVE = re.compile(r"\\*([A-Za-z]:)\\*(.*)", re.DOTALL)
-# What macOS keeps for itself beside Data, which holds what people have.
+# macOS's own volumes beside Data, which holds the users' files.
 _HELPER_OF_MACOS = re.compile(r"/System/Volumes/(?!Data\Z)|/private/var/vm\Z")
 
 
 class Place(msgspec.Struct, frozen=True, gc=False):
-    """Where a volume is: the `disk` or partition that it lies on, and its own name.
+    """A volume's name and the `disk` or partition that it is on.
 
-    A data set of ZFS has no disk of its own: it is `zfs:pool/data/set`. Volumes that share their room (those of a pool,
-    and of one container of macOS's: disk3s1s1, disk3s5) are put together later, by the roll-up.
+    A ZFS dataset has no disk of its own: it is on `zfs:pool/data/set`. Volumes that share their space (those of a pool,
+    or of one macOS container: disk3s1s1, disk3s5) are combined later, by the roll-up.
     """
 
     disk: str
@@ -41,25 +40,25 @@ class Place(msgspec.Struct, frozen=True, gc=False):
 
 
 def place_of(path: str, device: str = "", kind: str = "") -> Place | None:
-    """The place of what is mounted at `path`; None where that is no fixed local volume.
+    """The place of the volume mounted at `path`; None if it is not a fixed local volume.
 
-    device: as the system calls it, with or without /dev/ before; kind: the type of its file system. What is not known
-    is empty, and leaves nothing out.
+    device: the system's name for it, with or without /dev/; kind: the type of its file system. Either may be empty if
+    unknown; then it excludes nothing.
     """
     device, kind = device.removeprefix("/dev/"), (kind or device).lower()
-    if kind not in _LOCAL and (kind in _LEFT_OUT or kind.startswith(_LEFT_OUT_BEGIN)):
+    if kind not in _LOCAL and (kind in _LEFT_OUT or kind.startswith(_LEFT_OUT_PREFIXES)):
         return None
     if _NO_VOLUMES.match(path) or _HELPER_OF_MACOS.match(path):
         return None
     if _LOOP.fullmatch(device) or device.startswith("//") or (kind == "zfs" and "@" in device):
-        return None  # an image, a share of another machine, a snapshot of a data set that counts already
+        return None  # an image, a network share, or a snapshot of a dataset that counts already
     if drive := drive_of(path):
         return Place(drive, drive)
     return Place(f"zfs:{device}" if kind == "zfs" and device else device, path)
 
 
 def drive_of(name: str) -> str | None:
-    """The drive that this names (`\\C:`, `d:\\`, `C:\\mnt\\data`), in one spelling; None where it names none."""
-    if not (found := _DRIVE.fullmatch(name)):
+    """The drive that a name (`\\C:`, `d:\\`, `C:\\mnt\\data`) stands for, in one spelling; None if none."""
+    if not (match := _DRIVE.fullmatch(name)):
         return None
-    return found[1].upper() + (f"\\{found[2]}" if found[2] else "")
+    return match[1].upper() + (f"\\{match[2]}" if match[2] else "")

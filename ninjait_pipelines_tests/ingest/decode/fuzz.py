@@ -128,15 +128,15 @@ def _check_count(incoming: Message, result: Decoded) -> None:
 
     Of what the decoder can refuse whole before it reads it, and does, nothing is known.
     """
-    foreign = format_of(incoming.queue, incoming.routing_key, incoming.content_type, incoming.body)
+    format_ = format_of(incoming.queue, incoming.routing_key, incoming.content_type, incoming.body)
     handled = {*_rows(result.columns, result.rows), *_rows(result.counters, result.counter_rows)}
     handled |= {*_rows(result.volumes, result.volume_rows)}
     handled |= {rejection.index for rejection in result.rejections if rejection.index is not None}
-    if foreign and result.whole:
+    if format_ and result.whole:
         assert result.points == 0
-    elif foreign is LINE_PROTOCOL:
+    elif format_ is LINE_PROTOCOL:
         assert _simple_readings(_unpacked(incoming.body)) <= handled
-    elif foreign:
+    elif format_:
         kinds = [_kind_of(one) for one in json.loads(_unpacked(incoming.body))]
         assert {at for at, kind in enumerate(kinds) if kind == "point"} <= handled
         assert handled <= {at for at, kind in enumerate(kinds) if kind != "nothing"}
