@@ -4,8 +4,8 @@ import re
 from typing import Any
 
 from ninjait_pipelines.ingest.decode.contract import ContractViolation, Field, field_value, name
-from ninjait_pipelines.ingest.decode.line_protocol import Series
 from ninjait_pipelines.ingest.decode.model import NOBODY, LeftOut, SenderRegistry
+from ninjait_pipelines.ingest.decode.telegraf import Series
 from ninjait_pipelines.ingest.decode.third_party import Reading
 
 # Limits per message: how many pairs of host and measurement are counted separately, and characters of a name.

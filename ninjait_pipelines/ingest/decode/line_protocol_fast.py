@@ -8,11 +8,9 @@ from typing import Any
 
 import msgspec
 
-from ninjait_pipelines.ingest.decode import contract
-from ninjait_pipelines.ingest.decode import line_protocol as telegraf
+from ninjait_pipelines.ingest.decode import contract, line_protocol, telegraf
 from ninjait_pipelines.ingest.decode.contract import Field, check_size, field_value
 from ninjait_pipelines.ingest.decode.hosts import Devices, LeftOutCounts, folded, shortened
-from ninjait_pipelines.ingest.decode.line_protocol import LINE_PROTOCOL
 from ninjait_pipelines.ingest.decode.model import Columns, Decoded, Period, SenderRegistry
 from ninjait_pipelines.ingest.decode.parts import ALL_CORES, Core, complete_processors
 from ninjait_pipelines.ingest.decode.routing import organization_of
@@ -26,6 +24,7 @@ from ninjait_pipelines.ingest.decode.tables import (
     row_of_cores,
     table_of,
 )
+from ninjait_pipelines.ingest.decode.telegraf import LINE_PROTOCOL
 from ninjait_pipelines.ingest.decode.third_party import MAX_BYTES, MAX_ENTRIES, Target, converted, unpacked
 from ninjait_pipelines.messages import Message, identity
 from ninjait_pipelines.metrics.interfaces import is_left_out
@@ -39,7 +38,7 @@ def decode_good_lines(message: Message, registry: SenderRegistry, period: Period
     """Decodes a message in which every line is plain and good; None if any is not."""
     try:
         check_size(message.body, MAX_BYTES)
-        text = telegraf.plain(unpacked(message.body))
+        text = line_protocol.plain(unpacked(message.body))
         organization = organization_of(message.routing_key)
         if not 0 < text.count("\n") <= MAX_ENTRIES or registry.refusal(organization):
             return None
@@ -67,7 +66,7 @@ class _LinesOfKey(msgspec.Struct, gc=False):
     """
 
     series: telegraf.Series
-    lines: list[telegraf.PlainLine]
+    lines: list[line_protocol.PlainLine]
     start: Sequence[Any] = ()
     table: int = GAUGE
     known: Sequence[tuple[str, int, contract.Rule]] = ()
@@ -76,10 +75,10 @@ class _LinesOfKey(msgspec.Struct, gc=False):
         """The columns of all these lines, and how many values of each line are stored. Raises ValueError."""
         _, spaces, ends = zip(*self.lines, strict=True)
         columns = [[value] * len(ends) for value in self.start]
-        columns[TIME_IN[self.table]] = telegraf.times_at(text, ends)
+        columns[TIME_IN[self.table]] = line_protocol.times_at(text, ends)
         stored = [0] * len(ends)
         for name, column, rule in self.known:
-            texts = telegraf.values_at(text, name, spaces, ends)
+            texts = line_protocol.values_at(text, name, spaces, ends)
             if all(texts):
                 columns[column] = converted(rule, texts)
                 stored = [count + 1 for count in stored]
@@ -100,8 +99,8 @@ class _LinesOfKey(msgspec.Struct, gc=False):
 
         def number(name: str) -> float | None:
             _, space, end = self.lines[row]
-            value = telegraf.values_at(text, name, [space], [end])[0]
-            return telegraf.number_of(value) if value else None
+            value = line_protocol.values_at(text, name, [space], [end])[0]
+            return line_protocol.number_of(value) if value else None
 
         names = NAMES[self.table]
         present = {name for name, column in zip(names, columns, strict=True) if column[row] is not None}
@@ -127,11 +126,11 @@ class _PlainLines:
         self._hosts_with_total: set[str] = set()  # they report all their cores together
         self.host = ""  # the first one
         self.left_out = LeftOutCounts(devices)
-        keys = telegraf.lines_by_key(text)
+        keys = line_protocol.lines_by_key(text)
         self.unknown = text.count("=") - sum(key.count("=") * len(lines) for key, lines in keys.items())
         self._keys = [self._of_key(telegraf.series(key), lines) for key, lines in keys.items()]
 
-    def _of_key(self, series: telegraf.Series, lines: list[telegraf.PlainLine]) -> _LinesOfKey:
+    def _of_key(self, series: telegraf.Series, lines: list[line_protocol.PlainLine]) -> _LinesOfKey:
         if not self.host and series.host:
             self.host = shortened(series.host)
         return self._stored(series, lines) if self._is_stored(series) else _LinesOfKey(series, lines)
@@ -141,7 +140,7 @@ class _PlainLines:
             return False
         return bool(series.known or series.derived)
 
-    def _stored(self, series: telegraf.Series, lines: list[telegraf.PlainLine]) -> _LinesOfKey:
+    def _stored(self, series: telegraf.Series, lines: list[line_protocol.PlainLine]) -> _LinesOfKey:
         if series.core == ALL_CORES:
             self._hosts_with_total.add(folded(series.host))
         table = table_of(series.interface, series.place)
@@ -161,7 +160,9 @@ class _PlainLines:
         """The columns of the three tables and the line number of each row. Rows are in the order of the lines, except
         that rows made of single cores come last. Raises ValueError."""
         parts: tuple[list[_Part], ...] = ([], [], [])
-        left_out: list[tuple[telegraf.PlainLine, telegraf.Series, int]] = []  # (a line, series, number of such lines)
+        left_out: list[
+            tuple[line_protocol.PlainLine, telegraf.Series, int]
+        ] = []  # (a line, series, number of such lines)
         for key in self._keys:
             if not key.start:
                 left_out.append((key.lines[0], key.series, len(key.lines)))
@@ -174,7 +175,7 @@ class _PlainLines:
                     part = [list(compress(column, stored)) for column in part]
                 parts[key.table].append(part)
         for line, series, readings in sorted(left_out, key=itemgetter(0)):
-            self.left_out.add(series, telegraf.first_name(self._text, line), readings)
+            self.left_out.add(series, line_protocol.first_name(self._text, line), readings)
         ordered = [_in_order(names, of_table) for names, of_table in zip(NAMES, parts, strict=True)]
         for processor in self._processors():
             row = index_of_cores(processor), *row_of_cores(processor)
@@ -188,7 +189,7 @@ class _PlainLines:
 
     def _processors(self) -> list[list[Core]]:
         """The complete sets of cores; other readings of single cores are left out. Raises ValueError."""
-        readings: list[tuple[telegraf.PlainLine, telegraf.Series, int, float | None, int]] = []
+        readings: list[tuple[line_protocol.PlainLine, telegraf.Series, int, float | None, int]] = []
         for key in self._keys:
             if key.series.core and folded(key.series.host) not in self._hosts_with_total:
                 columns, stored = key.columns(self._text)
@@ -205,7 +206,7 @@ class _PlainLines:
             if line[0] in used:
                 self.unknown -= count
             else:
-                self.left_out.add(series, telegraf.first_name(self._text, line))
+                self.left_out.add(series, line_protocol.first_name(self._text, line))
         return processors
 
 

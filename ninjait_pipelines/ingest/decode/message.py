@@ -5,13 +5,13 @@ accepted + rejected = sent, for every message. If a JSON object names a key twic
 
 from ninjait_pipelines.ingest.decode.contract import ContractViolation
 from ninjait_pipelines.ingest.decode.json_fast import decode_good_metrics
-from ninjait_pipelines.ingest.decode.line_protocol import LINE_PROTOCOL
 from ninjait_pipelines.ingest.decode.line_protocol_fast import decode_good_lines
 from ninjait_pipelines.ingest.decode.model import Decoded, Period, Rejection, SenderRegistry
 from ninjait_pipelines.ingest.decode.readings import decode_third_party
 from ninjait_pipelines.ingest.decode.rejections import MAX_SHOWN, rejected_message
 from ninjait_pipelines.ingest.decode.routing import format_of
 from ninjait_pipelines.ingest.decode.rules import decode_by_rules, load_body
+from ninjait_pipelines.ingest.decode.telegraf import LINE_PROTOCOL
 from ninjait_pipelines.messages import Message
 
 

@@ -3,7 +3,7 @@
 import re
 
 from ninjait_pipelines.ingest.decode.collectd import COLLECTD
-from ninjait_pipelines.ingest.decode.line_protocol import LINE_PROTOCOL
+from ninjait_pipelines.ingest.decode.telegraf import LINE_PROTOCOL
 from ninjait_pipelines.ingest.decode.third_party import Format
 from ninjait_pipelines.messages import JSON
 

@@ -10,9 +10,9 @@ import msgspec
 
 from ninjait_pipelines.ingest.decode import contract as rules
 from ninjait_pipelines.ingest.decode.contract import CONTRACTS, METRICS, ContractViolation, Rule
-from ninjait_pipelines.ingest.decode.line_protocol import LINE_PROTOCOL
 from ninjait_pipelines.ingest.decode.routing import AGENTS, format_of, organization_of
 from ninjait_pipelines.ingest.decode.rules import read_json
+from ninjait_pipelines.ingest.decode.telegraf import LINE_PROTOCOL
 from ninjait_pipelines.ingest.decode.third_party import Format, text_of
 from ninjait_pipelines.ingest.quarantine.reasons import Kind, indexes_of
 from ninjait_pipelines.messages import Outgoing, fits

@@ -7,8 +7,7 @@ from typing import Any
 
 import msgspec
 
-from ninjait_pipelines.ingest.decode import collectd
-from ninjait_pipelines.ingest.decode import line_protocol as telegraf
+from ninjait_pipelines.ingest.decode import collectd, telegraf
 from ninjait_pipelines.ingest.decode.contract import ContractViolation
 from ninjait_pipelines.ingest.decode.routing import format_of
 from ninjait_pipelines.ingest.decode.third_party import Format, text_of

@@ -22,13 +22,13 @@ import pyarrow as pa
 
 from ninjait_pipelines.ingest.decode.contract import CONTRACTS, MAX_COUNTER, MAX_NUMBER
 from ninjait_pipelines.ingest.decode.json_fast import decode_good_metrics
-from ninjait_pipelines.ingest.decode.line_protocol import LINE_PROTOCOL
 from ninjait_pipelines.ingest.decode.line_protocol_fast import decode_good_lines
 from ninjait_pipelines.ingest.decode.message import decode
 from ninjait_pipelines.ingest.decode.model import HOST_REASONS, Decoded, Period
 from ninjait_pipelines.ingest.decode.readings import decode_third_party
 from ninjait_pipelines.ingest.decode.routing import format_of, organization_of
 from ninjait_pipelines.ingest.decode.rules import decode_by_rules
+from ninjait_pipelines.ingest.decode.telegraf import LINE_PROTOCOL
 from ninjait_pipelines.messages import Message
 from ninjait_pipelines.metrics.model import COUNTERS, FIELDS, POINTS, VOLUMES
 from ninjait_pipelines_tests.ingest.samples import (

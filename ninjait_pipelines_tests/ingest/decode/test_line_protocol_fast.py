@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ninjait_pipelines.ingest.decode.line_protocol import LINE_PROTOCOL
 from ninjait_pipelines.ingest.decode.line_protocol_fast import decode_good_lines
 from ninjait_pipelines.ingest.decode.message import decode
 from ninjait_pipelines.ingest.decode.readings import decode_third_party
+from ninjait_pipelines.ingest.decode.telegraf import LINE_PROTOCOL
 from ninjait_pipelines.ingest.decode.third_party import MAX_BYTES, MAX_ENTRIES
 from ninjait_pipelines.messages import Message
 from ninjait_pipelines.metrics.model import FIELDS
