@@ -38,7 +38,7 @@ LONGEST = (
     "ingest/test_third_party_servers",
     "resources/test_influxdb",
     "resources/test_clickhouse_metrics",
-    "ingest/test_degraded",
+    "ingest/quarantine/test_spool",
     "test_migrations_stopped",
     "rollup/test_checks",
     "rollup/test_tiers",
@@ -55,6 +55,8 @@ LONGEST = (
     "resources/test_secrets",
     "resources/test_stores",
     "resources/test_fences",
+    "cli/quarantine/test_commands",
+    "ingest/quarantine/test_replay",
 )
 BY_MARKER = {"servers": "make test-servers", "faults": "make test-faults"}
 _not_run: Counter[str] = Counter()

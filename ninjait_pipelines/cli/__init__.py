@@ -22,7 +22,7 @@ for module in (demo, stack, status, migrate, fleet, queue, quarantine, sql, benc
 
 
 def main() -> None:
-    """The entry point: what a person can mend is one line on standard error and exit code 1, not a traceback."""
+    """The entry point: an error that the user can fix is one line on standard error and exit code 1, no traceback."""
     try:
         app()
     except UserError as error:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
-from ninjait_pipelines.cli.output import Json, fail, opened_stores, print_json, say
+from ninjait_pipelines.cli.output import Json, counted, fail, opened_stores, print_json, say
 
 if TYPE_CHECKING:
     from ninjait_pipelines.messages import Outgoing
-# Lines that are confirmed at once; when one is refused, those of its batch may have been taken.
+# Lines confirmed together; if one is refused, others of its batch may have been accepted.
 BATCH = 500
 
 
@@ -25,12 +25,12 @@ def register(app: typer.Typer) -> None:
 
 def publish(
     queue: Annotated[str, typer.Argument(help="agent.metrics, agent.heartbeats, platform.api_calls, .usage or .logs.")],
-    file: Annotated[Path, typer.Argument(help="One JSON message a line; - is standard input.")] = Path("-"),
+    file: Annotated[Path, typer.Argument(help="One JSON message per line; - is standard input.")] = Path("-"),
     routing_key: Annotated[
         str | None, typer.Option(help="For every message. [default: from its organization_id or level]")
     ] = None,
     content_type: Annotated[str, typer.Option(help="For every message.")] = "application/json",
-    raw: Annotated[bool, typer.Option("--raw", help="Publish lines that are not JSON too, as they are.")] = False,
+    raw: Annotated[bool, typer.Option("--raw", help="Also publish lines that are not JSON, unchanged.")] = False,
     as_json: Json = False,
 ) -> None:
     """Publish messages, each confirmed by the broker. Stops at the first line that is refused.
@@ -53,13 +53,13 @@ def publish(
     if as_json:
         print_json({"queue": queue, "confirmed": confirmed, "problem": problem})
     else:
-        say(f"{queue}: the broker confirmed {confirmed} messages")
+        say(f"{queue}: the broker confirmed {counted(confirmed, 'message')}")
     if problem:
         fail(problem)
 
 
 class _BadLine(Exception):
-    """A line that is not published, nor what comes after it."""
+    """A line at which publishing stops."""
 
 
 def _messages(queue: str, lines: BinaryIO, routing_key: str | None, content_type: str, raw: bool) -> Iterator[Outgoing]:
@@ -81,7 +81,7 @@ def _routing_key(queue: str, body: bytes, given: str | None, raw: bool, number: 
         fields = read_json(body)
     except (ValueError, RecursionError) as error:
         if not raw:
-            raise _BadLine(f"line {number} is not JSON ({error}); --raw publishes it as it is") from error
+            raise _BadLine(f"line {number} is not JSON ({error}); --raw publishes it unchanged") from error
         fields = None
     if given:
         return given
@@ -94,7 +94,7 @@ def _routing_key(queue: str, body: bytes, given: str | None, raw: bool, number: 
 
 
 def _batches(messages: Iterator[Outgoing]) -> Iterator[list[Outgoing]]:
-    """What comes before a bad line is given before its error is."""
+    """Batches of messages; those before a bad line come before its error."""
     batch: list[Outgoing] = []
     try:
         for message in messages:

@@ -23,7 +23,7 @@ from ninjait_pipelines.ingest.decode.third_party import MAX_BYTES
 from ninjait_pipelines.ingest.drain import BATCH_BYTES, DrainSummary, _parts
 from ninjait_pipelines.ingest.quarantine.documents import body_of
 from ninjait_pipelines.ingest.quarantine.reasons import entries, read
-from ninjait_pipelines.ingest.sinks import MetricsSink, Record
+from ninjait_pipelines.ingest.sinks import MetricsSink
 from ninjait_pipelines.ingest.stages import Stages
 from ninjait_pipelines.messages import Message
 from ninjait_pipelines.metrics.model import POINTS, Tier
@@ -34,6 +34,7 @@ from ninjait_pipelines.resources.store import StoreFailed, StoreUnavailable
 from ninjait_pipelines.rollup.assets import fill_tier
 from ninjait_pipelines_tests.emptied import rabbitmq_channel
 from ninjait_pipelines_tests.ingest.conftest import LOG, TABLES, idle_seconds, make_drain, sink_of
+from ninjait_pipelines_tests.ingest.drains import Broken, held, ledger, outstanding, points, poisoned, publish, run
 from ninjait_pipelines_tests.ingest.samples import (
     DEVICE,
     EVENTS,
@@ -55,32 +56,6 @@ from ninjait_pipelines_tests.ingest.samples import (
 from ninjait_pipelines_tests.resources.queue_contract import eventually
 
 UNKNOWN = str(uuid.UUID(int=99))
-
-
-def run(stores: Stores, queue: str = "agent.metrics", **changes: Any) -> DrainSummary:
-    return make_drain(stores, queue, **changes).run(idle_seconds=idle_seconds(stores))
-
-
-def publish(stores: Stores, *bodies: Any, queue: str = "agent.metrics", **fields: Any) -> None:
-    stores.message_queue.publish([outgoing(queue, body, **fields) for body in bodies])
-
-
-def ledger(stores: Stores) -> dict[str, int]:
-    rows = stores.clickhouse.rows("SELECT outcome, count() AS n FROM message_ledger GROUP BY outcome")
-    return {row["outcome"]: row["n"] for row in rows}
-
-
-def points(stores: Stores, hours: float = 2) -> list[dict[str, Any]]:
-    return stores.metrics_store.read(NOW - timedelta(hours=hours), NOW + timedelta(hours=1)).to_pylist()
-
-
-def held(stores: Stores) -> list[dict[str, Any]]:
-    return list(stores.mongodb.database["quarantine"].find({"state": "held"}).sort("_id", 1))
-
-
-def outstanding(stores: Stores, queue: str = "agent.metrics") -> tuple[int, int]:
-    depth = stores.message_queue.depth(queue)
-    return depth.outstanding, depth.dead
 
 
 def fails(stores: Stores, error: type[Exception], waiting: int, **changes: Any) -> None:
@@ -425,28 +400,6 @@ def test_two_drains_at_once_share_the_queue_and_the_ledger_balances(
     assert ledger(fleet) == {"written": 172, "partly_quarantined": 28}
     assert len(points(fleet)) == 372
     assert len(held(fleet)) == 28
-
-
-class Broken:
-    """A sink that fails as it is told."""
-
-    queue = "agent.metrics"
-
-    def __init__(self, sink: MetricsSink, fails: Any) -> None:
-        self._sink = sink
-        self._fails = fails
-
-    def prepare(self) -> None:
-        self._sink.prepare()
-
-    def write(self, decoded: Sequence[Decoded], run_id: str, now: datetime) -> Record:
-        self._fails(decoded)
-        return self._sink.write(decoded, run_id, now)
-
-
-def poisoned(decoded: Sequence[Decoded]) -> None:
-    if any(13.0 in one.columns.get("cpu", []) for one in decoded):
-        raise ZeroDivisionError("a bug of ours, at cpu 13")
 
 
 def test_a_poison_message_is_found_out_and_the_others_go_through(fleet: Stores) -> None:

@@ -21,6 +21,7 @@ from ninjait_pipelines.rollup.assets import device_metrics_hourly
 from ninjait_pipelines.rollup.checks import hour_is_accounted_for
 from ninjait_pipelines_tests.emptied import rabbitmq_channel
 from ninjait_pipelines_tests.ingest.conftest import TABLES, ledger_row, make_drain, sink_of
+from ninjait_pipelines_tests.ingest.drains import ledger, points, publish, run
 from ninjait_pipelines_tests.ingest.samples import (
     DEVICE,
     EVENTS,
@@ -38,7 +39,6 @@ from ninjait_pipelines_tests.ingest.samples import (
     unknown_lines,
     value_list,
 )
-from ninjait_pipelines_tests.ingest.test_drain import ledger, points, publish, run
 from ninjait_pipelines_tests.rollup.data import check, hourly, key, roll_up
 from ninjait_pipelines_tests.runs import passed
 

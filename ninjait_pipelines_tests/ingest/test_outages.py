@@ -18,8 +18,8 @@ from ninjait_pipelines.resources.message_queue import MessageQueue
 from ninjait_pipelines.resources.store import OutOfSpace, StoreError, StoreFailed, StoreUnavailable
 from ninjait_pipelines.settings import Settings
 from ninjait_pipelines_tests.ingest.conftest import idle_seconds, make_drain, metrics_url, sink_of
+from ninjait_pipelines_tests.ingest.drains import Broken, held, ledger, outstanding, poisoned
 from ninjait_pipelines_tests.ingest.samples import EVENTS, OTHER_ORG, metrics, outgoing, sample
-from ninjait_pipelines_tests.ingest.test_drain import Broken, held, ledger, outstanding, poisoned
 from ninjait_pipelines_tests.resources.http_proxy import Answer, HttpProxy
 from ninjait_pipelines_tests.resources.queue_contract import eventually
 

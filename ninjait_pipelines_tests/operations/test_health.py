@@ -26,7 +26,7 @@ from ninjait_pipelines.resources.dragonfly import Dragonfly
 from ninjait_pipelines.resources.dragonfly_queue import DragonflyQueue
 from ninjait_pipelines.resources.mongodb import MongoDB
 from ninjait_pipelines.settings import REQUIRED, Settings
-from ninjait_pipelines_tests.ingest.test_drain_dies import impatient
+from ninjait_pipelines_tests.ingest.deaths import impatient
 from ninjait_pipelines_tests.resources.queue_contract import eventually
 from ninjait_pipelines_tests.runs import passed, run
 

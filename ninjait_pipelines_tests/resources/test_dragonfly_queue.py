@@ -1,22 +1,17 @@
 """`DragonflyQueue` keeps the queue's contract; then what is its own."""
 
 import functools
-import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 
-from ninjait_pipelines.local.stack.engines import Dragonfly
-from ninjait_pipelines.local.stack.local import free_port
 from ninjait_pipelines.messages import Message
 from ninjait_pipelines.resources.dragonfly_queue import GROUP, DragonflyQueue, dead_key, stream_key
 from ninjait_pipelines.resources.message_queue import MessageQueue, QueueFull
 from ninjait_pipelines.resources.store import StoreFailed, StoreRefused, StoreUnavailable
+from ninjait_pipelines_tests.resources.dragonfly_server import Server
 from ninjait_pipelines_tests.resources.queue_contract import (
     DELIVERY_LIMIT,
     MAX_LENGTH,
@@ -30,38 +25,6 @@ from ninjait_pipelines_tests.resources.queue_contract import (
     kill_a_consumer_that_holds,
     outgoing,
 )
-
-
-class Server:
-    """The engine of the local stack, alone, so that a test may kill it."""
-
-    def __init__(self, folder: Path) -> None:
-        with ExitStack() as held:
-            self._engine = Dragonfly(folder, free_port(held, 0), "secret")
-        self.url = self._engine.settings()["DRAGONFLY_URL"]
-        self.start()
-
-    def start(self) -> None:
-        self._engine.prepare()
-        self._process = subprocess.Popen(self._engine.command(), stdout=subprocess.DEVNULL)
-        assert eventually(self._ready)
-
-    def _ready(self) -> bool:
-        try:
-            return self._engine.ready()
-        except OSError:
-            return False
-
-    def stop(self) -> None:
-        self._process.kill()
-        self._process.wait()
-
-    def crash(self) -> None:
-        self.stop()
-        self.start()
-
-    def client(self) -> redis.Redis:
-        return redis.Redis.from_url(self.url, decode_responses=True)
 
 
 @pytest.fixture(scope="module")

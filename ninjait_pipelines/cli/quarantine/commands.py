@@ -22,9 +22,12 @@ Id = Annotated[str | None, typer.Option("--id", help="Only this message.")]
 Queue = Annotated[str | None, typer.Option(help="Only messages from this queue, such as agent.metrics.")]
 Reason = Annotated[str | None, typer.Option(help="Only messages with this reason, such as unknown_device.")]
 Since = Annotated[
-    datetime | None, typer.Option(help="Only messages quarantined at this time, UTC, or later.", formats=TIMES)
+    datetime | None,
+    typer.Option(metavar="TIME", help="Only messages quarantined at this UTC time or later.", formats=TIMES),
 ]
-Until = Annotated[datetime | None, typer.Option(help="Only messages quarantined before this time, UTC.", formats=TIMES)]
+Until = Annotated[
+    datetime | None, typer.Option(metavar="TIME", help="Only messages quarantined before this UTC time.", formats=TIMES)
+]
 Organization = Annotated[
     str | None, typer.Option(help="Only messages whose routing key names this organization, by its id.")
 ]

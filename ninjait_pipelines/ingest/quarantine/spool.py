@@ -26,6 +26,7 @@ from bson.codec_options import CodecOptions
 from bson.errors import BSONError
 from bson.raw_bson import RawBSONDocument
 
+from ninjait_pipelines.durable import PART, make_folder, private, write_whole
 from ninjait_pipelines.resources.mongodb import MongoDB
 from ninjait_pipelines.resources.store import OutOfSpace, StoreFailed, StoreUnavailable
 
@@ -50,35 +51,22 @@ class Spool:
     def put(self, documents: Sequence[Mapping[str, Any]], run_id: str) -> None:
         """Returns once the documents are on the disk; raises StoreUnavailable if they cannot be put there.
 
-        1. Write a `.part` file. Dying here: an unfinished file, which is never read, and is deleted later.
+        1. Write an unfinished file. Dying here: it is never read, and is deleted later.
         2. Rename it. Dying here: the documents may be quarantined; the messages come again, and become the same ones.
         """
         whole = b"".join(bson.encode(document) for document in documents)
         try:
-            _make(self.folder)
-            self._write(f"{run_id}.{uuid.uuid4()}.{len(documents)}", whole)
+            make_folder(self.folder)
+            write_whole(self.folder / f"{run_id}.{uuid.uuid4()}.{len(documents)}.bson", whole)
         except OSError as error:
             raise self._unwritable(error) from error
 
-    def _write(self, name: str, whole: bytes) -> None:
-        part = self.folder / f"{name}.part"
-        try:
-            with open(part, "xb", opener=_private) as file:
-                file.write(whole)
-                file.flush()
-                os.fsync(file.fileno())
-            part.rename(self.folder / f"{name}.bson")
-        except OSError:
-            part.unlink(missing_ok=True)
-            raise
-        _sync(self.folder)
-
     def check_room(self) -> None:
         """Raises StoreUnavailable if no batch could be put here: before one is received, not after."""
-        part = self.folder / f"{uuid.uuid4()}.part"
+        part = self.folder / f"{uuid.uuid4()}{PART}"
         try:
-            _make(self.folder)
-            with open(part, "xb", opener=_private) as file:
+            make_folder(self.folder)
+            with open(part, "xb", opener=private) as file:
                 part.unlink()
                 os.posix_fallocate(file.fileno(), 0, ROOM_BYTES)
         except OSError as error:
@@ -156,12 +144,9 @@ class Spool:
     def note_held(self, held: Mapping[str, tuple[int, int]]) -> None:
         """Notes what MongoDB holds, by share, for the time when it is away. If that cannot be written, the note of an
         earlier drain is used."""
-        part = self.folder / f"{uuid.uuid4()}.part"
         with suppress(OSError):
-            _make(self.folder)
-            with open(part, "xb", opener=_private) as file:
-                file.write(msgspec.json.encode(held))
-            part.rename(self.folder / HELD)
+            make_folder(self.folder)
+            write_whole(self.folder / HELD, msgspec.json.encode(held), survives_power_cut=False)
 
     def noted_held(self) -> dict[str, tuple[int, int]]:
         """The last note; empty if there is none, or it cannot be read."""
@@ -179,33 +164,12 @@ class Spool:
         """Deletes the unfinished files of killed writers."""
         for name in self._names():
             found = _stat(self.folder / name)
-            if found and name.endswith(".part") and found.st_mtime < (now - UNFINISHED).timestamp():
+            if found and name.endswith(PART) and found.st_mtime < (now - UNFINISHED).timestamp():
                 self.remove(self.folder / name)
 
 
 def _count(file: Path) -> int:
     return int(file.name.split(".")[-2])
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
-
-
-def _make(folder: Path) -> None:
-    """Creates the folder with those above it, each entered safely in the one that holds it."""
-    if folder.is_dir():
-        return
-    _make(folder.parent)
-    folder.mkdir(mode=0o700, exist_ok=True)
-    _sync(folder.parent)
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _stat(file: Path) -> os.stat_result | None:

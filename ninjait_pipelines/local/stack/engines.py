@@ -24,6 +24,7 @@ from typing import Any
 
 import psutil
 
+from ninjait_pipelines.durable import write_whole
 from ninjait_pipelines.settings import UserError
 
 USER = "ninjait"
@@ -379,9 +380,4 @@ def wheel_folder(package: str) -> Path:
 
 def write_private(path: Path, text: str) -> None:
     """Write a file that only its owner may read; it appears complete or not at all."""
-    draft = path.with_name(path.name + ".tmp")
-    draft.unlink(missing_ok=True)
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-    draft.replace(path)
+    write_whole(path, text.encode(), survives_power_cut=False)

@@ -1,24 +1,23 @@
-"""What a person changes before a replay, and where what was refused is marked: pure, for every format."""
+"""Edits of a quarantined message: what they change, and what they refuse."""
 
 import json
 import uuid
 from typing import Any
 
-import msgspec
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from ninjait_pipelines.ingest.decode.contract import CONTRACTS, ContractViolation
-from ninjait_pipelines.ingest.decode.message import decode, decode_nothing
-from ninjait_pipelines.ingest.decode.model import Period
+from ninjait_pipelines.ingest.decode.message import decode
 from ninjait_pipelines.ingest.quarantine import edit as mend
-from ninjait_pipelines.ingest.quarantine.documents import make_document
 from ninjait_pipelines.ingest.quarantine.edit import EditRejected, Edits
 from ninjait_pipelines.ingest.quarantine.highlight import locate_errors
-from ninjait_pipelines.ingest.quarantine.reasons import entries, read
 from ninjait_pipelines.ingest.quarantine.replay import rebuild_message
 from ninjait_pipelines.messages import Message, Outgoing
+from ninjait_pipelines_tests.ingest.quarantine.helpers import (
+    PERIOD,
+    document_of,
+    with_body,
+)
 from ninjait_pipelines_tests.ingest.samples import (
     DEVICE,
     EVENTS,
@@ -39,15 +38,24 @@ from ninjait_pipelines_tests.ingest.samples import (
 
 METRICS = "agent.metrics"
 NOBODY_KNOWS = str(uuid.UUID(int=9))
-PERIOD = Period.at(NOW)
-
-
-def held(one: Message) -> dict[str, Any]:
-    return make_document(one, decode(one, REGISTRY, PERIOD), "run", NOW)
+TYPED: list[tuple[str, str, str, Any]] = [
+    ("platform.usage", "storage_gb", "2.50", "2.50"),
+    ("agent.metrics", "agent_version", "2.10", "2.10"),
+    ("agent.metrics", "agent_version", '"2.10"', "2.10"),
+    ("agent.metrics", "agent_version", "null", None),
+    ("agent.heartbeats", "agent_version", "2", "2"),
+    ("agent.heartbeats", "status", "true", "true"),
+    ("agent.heartbeats", "uptime_seconds", "7", 7),
+    ("agent.heartbeats", "timestamp", "1700000000000", 1_700_000_000_000),
+    ("agent.heartbeats", "timestamp", "2026-03-01T10:00:00Z", "2026-03-01T10:00:00Z"),
+    ("platform.api_calls", "endpoint", "5", "5"),
+    ("platform.logs", "message", '{"a": 1}', '{"a": 1}'),
+    ("platform.logs", "error", '{"a": 1}', {"a": 1}),
+]
 
 
 def edited(one: Message, change: Edits) -> Outgoing:
-    return rebuild_message(held(one), one.body, change)
+    return rebuild_message(document_of(one), one.body, change)
 
 
 def accepted(outgoing: Outgoing) -> tuple[int, int]:
@@ -57,13 +65,9 @@ def accepted(outgoing: Outgoing) -> tuple[int, int]:
     return decoded.points, decoded.points_accepted
 
 
-def with_body(one: Message, body: bytes) -> Message:
-    return msgspec.structs.replace(one, body=body)
-
-
 def test_a_field_is_set_in_those_samples_only_that_were_rejected_for_it() -> None:
     one = message(METRICS, metrics(sample(60, cpu=-2), sample(50, cpu=7), sample(40, cpu=8, memory=-1), "bad"))
-    body = json.loads(rebuild_message(held(one), one.body).body)
+    body = json.loads(rebuild_message(document_of(one), one.body).body)
     assert [type(row) for row in body["samples"]] == [dict, dict, str], "of the rejected ones, in their order"
     with pytest.raises(EditRejected, match="is not a JSON object"):
         edited(one, Edits({"cpu": "5"}))
@@ -97,7 +101,7 @@ def test_what_a_body_says_of_its_organization_is_no_routing_key() -> None:
     """One organization's sender named another one in its bodies, which nobody knew any more; mapped with all others to
     its successor, it came in under the successor's routing key."""
     forged = message(METRICS, metrics(sample(), organization_id=NOBODY_KNOWS), routing_key=f"metrics.{OTHER_ORG}")
-    assert held(forged)["reasons"][0]["reason"] == "unknown_organization"
+    assert document_of(forged)["reasons"][0]["reason"] == "unknown_organization"
     result = edited(forged, Edits(values={NOBODY_KNOWS: ORG}))
     assert (result.routing_key, accepted(result)) == (f"metrics.{OTHER_ORG}", (1, 0))
 
@@ -111,22 +115,6 @@ def test_a_change_that_would_lose_or_mean_nothing_is_refused() -> None:
     for name in ("error.code", "samples.0.cpu", "message_id", "cpus"):
         with pytest.raises(EditRejected, match=f"agent.metrics has no field {name}; it has schema, .*, cpu, memory"):
             edited(one, Edits({name: "1"}))
-
-
-TYPED: list[tuple[str, str, str, Any]] = [
-    ("platform.usage", "storage_gb", "2.50", "2.50"),
-    ("agent.metrics", "agent_version", "2.10", "2.10"),
-    ("agent.metrics", "agent_version", '"2.10"', "2.10"),
-    ("agent.metrics", "agent_version", "null", None),
-    ("agent.heartbeats", "agent_version", "2", "2"),
-    ("agent.heartbeats", "status", "true", "true"),
-    ("agent.heartbeats", "uptime_seconds", "7", 7),
-    ("agent.heartbeats", "timestamp", "1700000000000", 1_700_000_000_000),
-    ("agent.heartbeats", "timestamp", "2026-03-01T10:00:00Z", "2026-03-01T10:00:00Z"),
-    ("platform.api_calls", "endpoint", "5", "5"),
-    ("platform.logs", "message", '{"a": 1}', '{"a": 1}'),
-    ("platform.logs", "error", '{"a": 1}', {"a": 1}),
-]
 
 
 @pytest.mark.parametrize(("queue", "name", "typed", "meant"), TYPED)
@@ -153,10 +141,10 @@ def test_the_tags_of_a_good_line_are_found_at_once_however_it_is_escaped() -> No
     """A good line whose first field begins with a quote took minutes, and was left as it was."""
     host = r"\," * 200 + "x"
     one = with_body(telegraf(organization=ORG), rf'm\,a=old,host={host},b=old "a=5,used=6i'.encode() + b"\nbad")
-    text, [span] = locate_errors(held(one), one.body)
+    text, [span] = locate_errors(document_of(one), one.body)
     assert span
     assert text[slice(*span)] == "bad"
-    whole = {**held(one), "whole": True}
+    whole = {**document_of(one), "whole": True}
     result = rebuild_message(whole, one.body, Edits(values={"old": "new", "," * 200 + "x": "lap-1"}))
     assert result.body == rb'm\,a=old,host=lap-1,b=new "a=5,used=6i' + b"\nbad"
 
@@ -166,7 +154,7 @@ def test_the_tags_of_a_good_line_are_found_at_once_however_it_is_escaped() -> No
 )
 def test_the_routing_key_follows_the_organization(change: Edits) -> None:
     one = message(METRICS, metrics(sample(), device_id=OTHER_DEVICE))
-    assert held(one)["reasons"][0]["reason"] == "device_of_another_organization"
+    assert document_of(one)["reasons"][0]["reason"] == "device_of_another_organization"
     result = edited(one, change)
     assert (result.routing_key, accepted(result)) == (f"metrics.{OTHER_ORG}", (1, 1))
 
@@ -264,115 +252,3 @@ def test_what_cannot_be_changed_says_why(body: bytes, says: str | None) -> None:
         assert json.loads(edited(message(METRICS, body), change).body) == {"schema": "ninjait.metrics.v1"}
     with pytest.raises(EditRejected, match="it cannot be read: bad_gzip"):
         edited(with_body(telegraf(), b"\x1f\x8bxx"), Edits(values={"x": "y"}))
-
-
-# (message, the text that is marked for each reason; None where it is not in the body)
-MARKED: list[tuple[Message, list[str | None]]] = [
-    (message(METRICS, metrics(sample(60), sample(30, cpu=-2, memory="x"))), ['"cpu": -2', '"memory": "x"']),
-    (message(METRICS, b'{"samples": [], "schema": "x", "schema":\n\t"y"}'), ['"schema":\n\t"y"']),
-    (message(METRICS, metrics(sample(device_id=1), device_id=NOBODY_KNOWS)), [f'"device_id": "{NOBODY_KNOWS}"']),
-    (message(METRICS, metrics({"cpu": 1})), ['{"cpu": 1}']),
-    (message(METRICS, metrics(5, sample())), ["5"]),
-    (message(METRICS, {"schema": "ninjait.metrics.v1"}, routing_key=f"metrics.{ORG}"), [None]),
-    (message(METRICS, b'{"cpu": 5,}'), ["}"]),
-    (message(METRICS, b'{"a": "caf\xe9"}'), ["\\xe9"]),
-    (message(METRICS, b"[" * 100_000), [None]),
-    (message(METRICS, b"x" * 1_100_000), [None]),
-    (message("platform.usage", EVENTS["platform.usage"] | {"storage_gb": 1.5}), ['"storage_gb": 1.5']),
-    (message("platform.logs", EVENTS["platform.logs"] | {"error": {"$a": [1]}}), ['"error": {"$a": [1]}']),
-    (
-        telegraf(
-            line("cpu", 'usage_user=1,note="usage_idle=5, x",usage_idle=102', cpu="cpu-total"),
-            "bad line",
-            line("mem", "used=5i", host="nobody"),
-            line("net", "bytes_recv=-5i,bytes_sent=3i", interface="eth0"),
-            "mem,host=lap-2 used=5i 99999999999999999",
-            "mem,host=lap-2 used=5i",
-            organization=ORG,
-        ),
-        [
-            "usage_idle=102",
-            "bad line",
-            "host=nobody",
-            "bytes_recv=-5i",
-            "99999999999999999",
-            "mem,host=lap-2 used=5i",
-        ],
-    ),
-    (telegraf(line("mem", "used=5i"), organization="nobody"), [None]),
-    (with_body(telegraf(), gzipped(line("mem", "used=5i", host="nobody").encode())), ["host=nobody"]),
-    (
-        collectd(
-            value_list("memory", "memory", -5, type_instance="used"),
-            value_list("interface", "if_octets", 5, -1, plugin_instance="eth0"),
-            value_list("memory", "memory", 5, type_instance="used", host="nobody"),
-            7,
-        ),
-        ["-5", "-1", '"host": "nobody"', "7"],
-    ),
-    (with_body(collectd(), b'[{"a": NaN}]'), ["N"]),
-    (
-        telegraf(
-            line("disk", "free=5i,used=-1i", path="/", device="sda1"),
-            line("disk", "free=5i", path="/" + "x" * 255),
-            line("win_disk", "Free_Megabytes=-5,Percent_Free_Space=5", instance="C:"),
-            line("win_cpu", "Percent_Idle_Time=-5", instance="_Total"),
-            line("system", "load1=1,uptime=-1i"),
-            organization=ORG,
-        ),
-        ["used=-1i", f"path=/{'x' * 255}", "Free_Megabytes=-5", "Percent_Idle_Time=-5", "uptime=-1i"],
-    ),
-    (
-        collectd(
-            value_list("df", "df_complex", -5, plugin_instance="root", type_instance="free"),
-            value_list("df", "df_complex", 5, plugin_instance="x" * 256, type_instance="free"),
-            value_list("uptime", "uptime", -7),
-            organization=ORG,
-        ),
-        ["-5", f'"plugin_instance": "{"x" * 256}"', "-7"],
-    ),
-]
-
-
-@pytest.mark.parametrize(("one", "expected"), MARKED, ids=range(len(MARKED)))
-def test_what_was_refused_is_marked_in_the_original_bytes(one: Message, expected: list[str | None]) -> None:
-    text, spans = locate_errors(held(one), one.body)
-    assert [span and text[slice(*span)] for span in spans] == expected
-
-
-def test_a_dead_letter_points_at_nothing() -> None:
-    one = message(METRICS, metrics(sample()))
-    document = make_document(one, decode_nothing(one, "dead_letter", "delivered 21 times"), "run", NOW)
-    assert locate_errors(document, one.body)[1] == [None]
-
-
-KEYS = st.sampled_from([f"metrics.{ORG}", "metrics.telegraf", f"metrics.collectd.{ORG}", "metrics.x"])
-PIECES = st.sampled_from(
-    [
-        *(
-            b'{"schema": "ninjait.metrics.v1"',
-            b'"samples": [',
-            b'"cpu": -2',
-            json.dumps(metrics(sample(cpu=-2))).encode(),
-        ),
-        *(b"mem,host=a used=5i\n", b",host=", b"\x1f\x8b", b"\xff"),
-        *(bytes([one]) for one in b'{}[],"\\ \n'),
-    ]
-)
-BODIES = st.one_of(st.binary(max_size=200), st.lists(PIECES, max_size=12).map(b"".join))
-
-
-@settings(max_examples=200, deadline=None)
-@given(BODIES, KEYS)
-def test_whatever_was_held_is_shown_and_changed_or_not_without_an_accident(body: bytes, key: str) -> None:
-    one = message(METRICS, body, routing_key=key)
-    document = held(one)
-    text, spans = locate_errors(document, body)
-    assert len(spans) == len(entries(read(document)))
-    assert all(span is None or 0 <= span[0] < span[1] <= len(text) + 1 for span in spans)
-    if document["reasons"]:
-        for change in (Edits({"cpu": "1"}), Edits({"schema": "x"}), Edits(values={"a": "b"})):
-            try:
-                rebuild_message(document, body, change)
-            except EditRejected:
-                continue

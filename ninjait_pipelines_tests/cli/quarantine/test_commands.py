@@ -3,37 +3,41 @@
 import json
 import re
 import uuid
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import dagster as dg
-import pymongo.collection
 import pytest
-from typer.testing import Result
+import typer
+from typer.testing import CliRunner
 
+import ninjait_pipelines.resources
+from ninjait_pipelines.cli.quarantine import commands
 from ninjait_pipelines.ingest.decode.message import decode, decode_nothing
 from ninjait_pipelines.ingest.decode.model import Period
-from ninjait_pipelines.ingest.quarantine import audit, query
-from ninjait_pipelines.ingest.quarantine.audit import delete_resolved
-from ninjait_pipelines.ingest.quarantine.documents import COLLECTION, PIECES, body_of
+from ninjait_pipelines.ingest.quarantine import query
+from ninjait_pipelines.ingest.quarantine.documents import body_of
 from ninjait_pipelines.ingest.quarantine.edit import Edits
-from ninjait_pipelines.ingest.quarantine.hold import count_held, hold_messages
-from ninjait_pipelines.ingest.quarantine.query import QuarantineFilter
-from ninjait_pipelines.ingest.quarantine.replay import rebuild_message, replay_each
+from ninjait_pipelines.ingest.quarantine.hold import hold_messages
+from ninjait_pipelines.ingest.quarantine.replay import rebuild_message
 from ninjait_pipelines.ingest.quarantine.spool import Spool
-from ninjait_pipelines.operations.assets import stores_are_up
-from ninjait_pipelines.operations.health import check_all
 from ninjait_pipelines.resources import Stores
-from ninjait_pipelines.resources.mongodb import MongoDB
+from ninjait_pipelines.settings import Settings
 from ninjait_pipelines_tests.ingest.conftest import LOG, drained, idle_seconds, lines, make_drain
-from ninjait_pipelines_tests.ingest.quarantine.deaths import replay_and_die
+from ninjait_pipelines_tests.ingest.quarantine.helpers import (
+    as_json,
+    publish_bad,
+    replay_and_die,
+    spooled,
+    states,
+    without_mongodb,
+)
 from ninjait_pipelines_tests.ingest.samples import (
     DEVICE,
     EVENTS,
     NOW,
     ORG,
-    OTHER_DEVICE,
     OTHER_ORG,
     REGISTRY,
     ago,
@@ -42,19 +46,15 @@ from ninjait_pipelines_tests.ingest.samples import (
     line,
     message,
     metrics,
-    outgoing,
     sample,
     telegraf,
     value_list,
 )
 
+AT_ONCE = pytest.mark.usefixtures("retries_at_once")
+
 # A device, or an organization, that nobody knows any more.
 OLD = str(uuid.UUID(int=9))
-LONG = b"x" * 9_000_000
-
-
-def states(stores: Stores) -> list[str]:
-    return [document["state"] for document in stores.mongodb.database["quarantine"].find().sort("_id", 1)]
 
 
 def test_list_show_and_replay_of_an_unknown_device_once_it_is_registered(ninjait: Any, fleet: Stores) -> None:
@@ -131,67 +131,6 @@ def test_of_a_partly_good_message_only_the_rejected_samples_are_replayed(ninjait
     assert [entry["reason"] for entry in still["reasons"]] == ["not_finite"]
 
 
-def test_a_replay_that_died_after_publishing_is_a_duplicate(ninjait: Any, fleet: Stores) -> None:
-    ninjait("publish", "agent.metrics", "--routing-key", "metrics.x", stdin=lines(metrics(sample())))
-    drained(fleet)
-    replay_and_die(fleet)
-    assert states(fleet) == ["held"]
-    ninjait("quarantine", "replay", "--everything")
-    assert drained(fleet).messages == 2
-    rows = fleet.clickhouse.rows("SELECT outcome, count() AS n FROM message_ledger GROUP BY outcome ORDER BY outcome")
-    assert rows == [{"outcome": "duplicate", "n": 2}, {"outcome": "quarantined", "n": 1}]
-
-
-def test_two_held_copies_of_one_call_are_one_call_once_replayed(ninjait: Any, fleet: Stores) -> None:
-    """A call was published twice before its organization was registered, and both copies were held. Replayed, each came
-    back under an id made from the copy, and the organization was billed for two calls."""
-    with fleet.postgres.transaction() as connection:
-        connection.execute("DELETE FROM devices WHERE organization_id = %s", (ORG,))
-        connection.execute("DELETE FROM organizations WHERE id = %s", (ORG,))
-    ninjait("publish", "platform.api_calls", stdin=lines(EVENTS["platform.api_calls"], EVENTS["platform.api_calls"]))
-    drained(fleet, "platform.api_calls")
-    assert states(fleet) == ["held", "held"]
-    with fleet.postgres.transaction() as connection:
-        connection.execute("INSERT INTO organizations VALUES (%s, 'x', 'x', 'UTC', now())", (ORG,))
-    for document in list(query.select(fleet.mongodb)):
-        ninjait("quarantine", "replay", "--id", document["_id"])
-    assert drained(fleet, "platform.api_calls").points_written == 2
-    assert fleet.clickhouse.scalar("SELECT count() FROM api_calls") == 1
-    assert ledger(fleet) == {"written": 1, "duplicate": 3}
-
-
-def ledger(stores: Stores) -> dict[str, int]:
-    rows = stores.clickhouse.rows("SELECT outcome, count() AS n FROM message_ledger GROUP BY outcome")
-    return {row["outcome"]: row["n"] for row in rows}
-
-
-@pytest.mark.parametrize("body", [metrics(sample(60), sample(cpu=-2)), metrics(sample(cpu=-2)), b"cpu=5"])
-def test_what_stays_bad_is_held_once_however_often_its_replay_dies(ninjait: Any, fleet: Stores, body: Any) -> None:
-    """Each replay that died between publishing and marking left one more copy held, and the next one replayed them
-    all: 1, 2, 4, 8 copies of the same bad message."""
-    ninjait("publish", "agent.metrics", "--raw", "--routing-key", f"metrics.{ORG}", stdin=lines(body))
-    drained(fleet)
-    for _ in range(3):
-        replay_and_die(fleet)
-        drained(fleet)
-    ninjait("quarantine", "replay", "--everything")
-    drained(fleet)
-    ninjait("quarantine", "replay", "--everything")
-    drained(fleet)
-    assert states(fleet).count("held") == 1
-
-
-def publish_bad(stores: Stores, *bodies: Any, queue: str = "agent.metrics") -> None:
-    """Publishes and drains what is bad, and comes to quarantine."""
-    stores.message_queue.publish([outgoing(queue, body) for body in bodies])
-    drained(stores, queue)
-
-
-def as_json(result: Result) -> Any:
-    assert result.exit_code == 0, result.stderr
-    return json.loads(result.stdout)
-
-
 def test_samples_with_a_field_put_right_are_written(ninjait: Any, fleet: Stores) -> None:
     publish_bad(fleet, metrics(sample(60, cpu=5), sample(30, cpu=-2)), metrics(sample(20, cpu="7")))
     rehearsed = as_json(ninjait("quarantine", "replay", "--everything", "--set", "cpu=9", "--dry-run", "--json"))
@@ -239,25 +178,6 @@ def test_an_old_device_becomes_a_new_one_once_however_often_the_replay_dies(ninj
     assert fleet.mongodb.database["audit_trail"].count_documents({}) == 1
 
 
-def test_a_copy_that_somebody_else_settles_meanwhile_is_not_reported_as_replayed(fleet: Stores) -> None:
-    publish_bad(fleet, metrics(sample(cpu=-2)))
-    found = list(query.select(fleet.mongodb))
-
-    class Slow:
-        """A queue that takes so long that somebody else discards what it is given."""
-
-        def takes(self, _: Any) -> bool:
-            return True
-
-        def publish(self, _: Any) -> None:
-            assert audit.discard(fleet.mongodb, found[0]["_id"], "a test", "somebody", NOW)
-
-    (one,) = replay_each(fleet.mongodb, Slow(), found, "me", NOW)  # type: ignore[arg-type]
-    assert one.message is None
-    assert one.problem.startswith("someone else resolved it meanwhile; it was published as message ")
-    assert states(fleet) == ["discarded"]
-
-
 def test_events_of_a_wrong_organization_follow_their_routing_key_and_count_once(ninjait: Any, fleet: Stores) -> None:
     call = EVENTS["platform.api_calls"] | {"organization_id": OLD}
     publish_bad(fleet, call, call, queue="platform.api_calls")
@@ -288,7 +208,7 @@ def test_hosts_of_other_agents_are_mapped(ninjait: Any, fleet: Stores) -> None:
     assert drained(fleet).points_written == 2
 
 
-def test_show_marks_what_was_refused_and_raw_writes_every_byte(ninjait: Any, fleet: Stores) -> None:
+def test_show_highlights_what_was_refused_and_raw_writes_every_byte(ninjait: Any, fleet: Stores) -> None:
     body = json.dumps(metrics(*(sample(n, cpu=-2 if n % 10 else 1) for n in range(1000)))).encode()
     broken = b'{"caf\xe9": "\x1b[2J'
     publish_bad(fleet, body, broken)
@@ -437,137 +357,6 @@ def test_dead_letters_are_one_group_however_many_words_are_said_of_them(ninjait:
     assert "dead_letter:of an earlier version" in ninjait("quarantine", "show", old.copy_id).stdout
 
 
-def fill(stores: Stores, mebibytes: float) -> None:
-    """Holds so much, in bodies of 64 KiB."""
-    rejected = []
-    for n in range(round(mebibytes * 16)):
-        one = message("agent.metrics", b"x" * 65_536, 1000 + n, delivery_id=f"filled-{n}")
-        rejected.append((one, decode(one, REGISTRY, Period.at(NOW))))
-    hold_messages(stores.mongodb, rejected, "run", NOW, LOG)
-
-
-def small(stores: Stores) -> Stores:
-    """The stores, with room for 1 MiB in the quarantine."""
-    return replace(stores, mongodb=stores.mongodb.model_copy(update={"quarantine_limit_mib": "1"}))
-
-
-def test_a_full_quarantine_stops_nobody(ninjait: Any, fleet: Stores) -> None:
-    """By an earlier version, or because the limit was lowered. Good messages went on waiting in their queues, of
-    everybody; the bad ones of whoever holds next to nothing are kept even now."""
-    bodies = [
-        *(metrics(sample(n)) for n in range(1, 6)),
-        metrics(sample(6, cpu=-2), organization_id=OTHER_ORG, device_id=OTHER_DEVICE),
-    ]
-    fleet.message_queue.publish([outgoing("agent.metrics", body) for body in bodies])
-    fleet.message_queue.publish([outgoing("agent.metrics", b"x" * 3000)])
-    fill(fleet, 4.1)
-    stores = replace(fleet, mongodb=fleet.mongodb.model_copy(update={"quarantine_limit_mib": "4"}))
-    done = drained(stores)
-    assert (done.points_written, done.messages_quarantined, done.bodies_not_kept) == (5, 2, 1)
-    (held,) = query.select(fleet.mongodb, QuarantineFilter(reason="negative"))
-    assert held["envelope_organization"] == OTHER_ORG
-    (status,) = check_all({"mongodb": stores.mongodb})
-    assert (status.ok, "The quarantine is 10" in status.note) == (True, True)
-
-
-def test_a_quarantine_that_is_nearly_full_is_a_warning(fleet: Stores) -> None:
-    fill(fleet, 0.75)
-    (status,) = check_all({"mongodb": small(fleet).mongodb})
-    assert (status.ok, "The quarantine is" in status.note) == (True, False)
-    fill(fleet, 0.9)
-    (status,) = check_all({"mongodb": small(fleet).mongodb})
-    assert "The quarantine is 89% full" in status.note
-    assert "0 of 1 MiB in 14 quarantined messages; beyond it what is bad is only counted" in status.note
-    assert stores_are_up([status]).severity == dg.AssetCheckSeverity.WARN
-    drained(small(fleet))
-
-
-def test_the_spool_and_mongodb_have_one_limit(fleet: Stores) -> None:
-    """While MongoDB was away the spool was counted alone: what filled a share there had another one here."""
-    url = f"mongodb://127.0.0.1:1/{fleet.mongodb.spool.name}"
-    gone = MongoDB(url=url, spool_folder=fleet.mongodb.spool_folder, timeout_seconds=1, quarantine_limit_mib="1")
-    fill(fleet, 0.3)
-    drained(small(fleet))
-    fleet.message_queue.publish([outgoing("agent.metrics", bytes([n]) * 30_000) for n in range(3)])
-    fleet.message_queue.publish([outgoing("agent.metrics", metrics(sample()))])
-    done = drained(replace(fleet, mongodb=gone))
-    assert (done.points_written, done.messages_quarantined, done.bodies_not_kept) == (1, 3, 3)
-    assert Spool(fleet.mongodb).waiting() == (0, 0)
-    (status,) = check_all({"mongodb": gone})
-    assert f"The organization {ORG} has filled" in status.note
-
-
-def settled(stores: Stores, name: str, body: bytes = b"x") -> None:
-    """Holds a copy and discards it."""
-    one = message("agent.metrics", body, delivery_id=name)
-    hold_messages(stores.mongodb, [(one, decode(one, REGISTRY, Period.at(NOW)))], "run", NOW, LOG)
-    assert audit.discard(stores.mongodb, f"agent.metrics/{name}", f"because {name}", "test", NOW)
-
-
-def test_what_was_settled_30_days_ago_is_deleted_and_nothing_else(fleet: Stores) -> None:
-    for n in range(120):
-        settled(fleet, f"old-{n:03}")
-    settled(fleet, "long", LONG)
-    fill(fleet, 0.2)
-    database = fleet.mongodb.database
-    ids = [f"agent.metrics/{name}" for name in ("old-001", "long")]
-    database["audit_trail"].delete_one({"entity_id": "agent.metrics/old-002"})  # it died between its two writes
-    month = NOW + timedelta(days=30)
-    assert delete_resolved(fleet.mongodb, month) == 0
-    month += timedelta(seconds=1)
-    later = [{"at": month, "who": "test", "action": "discarded", "outcome": "later"}]
-    database[COLLECTION].update_one({"_id": ids[0]}, {"$set": {"trail": later}})
-    assert delete_resolved(fleet.mongodb, month, limit=60) == 60
-    assert database[COLLECTION].count_documents({}) == 121 - 60 + 3
-    assert delete_resolved(fleet.mongodb, month) == 60
-    left = {document["_id"]: document["state"] for document in database[COLLECTION].find()}
-    assert left.pop(ids[0]) == "discarded", "settled a month later"
-    assert set(left.values()) == {"held"}
-    assert database[PIECES].count_documents({}) == 3, "of what is held"
-    reasons = {row["entity_id"]: row["outcome"] for row in database["audit_trail"].find()}
-    assert (len(reasons), reasons["agent.metrics/old-002"]) == (121, "because old-002")
-    assert count_held(fleet.mongodb, [*ids, "agent.metrics/lost"], "run") == 2
-
-
-def test_what_is_settled_has_a_limit_too(fleet: Stores) -> None:
-    """A sender's copies were replayed each time that it registered their hosts: all of them stayed for 30 days, and
-    counted towards nothing."""
-    for n in range(24):
-        settled(fleet, f"{n:02}", b"x" * 50_000)
-        mine = {"$set": {"quarantined_at": NOW + timedelta(seconds=n)}}
-        fleet.mongodb.database[COLLECTION].update_one({"_id": f"agent.metrics/{n:02}"}, mine)
-    fill(fleet, 0.2)
-    assert delete_resolved(small(fleet).mongodb, NOW) == 4
-    assert delete_resolved(small(fleet).mongodb, NOW) == 0
-    left = {document["_id"] for document in fleet.mongodb.database[COLLECTION].find({"state": "discarded"})}
-    assert left == {f"agent.metrics/{n:02}" for n in range(4, 24)}
-    assert fleet.mongodb.database["audit_trail"].count_documents({}) == 24
-    assert len(list(query.select(fleet.mongodb))) == 3
-
-
-def test_a_deletion_that_is_killed_half_way_is_done_by_the_next_one(
-    fleet: Stores, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settled(fleet, "long", LONG)
-    month = NOW + timedelta(days=31)
-    deleted: list[str] = []
-    delete_many = pymongo.collection.Collection.delete_many
-
-    def killed(collection: Any, query: Any) -> Any:
-        if collection.name == COLLECTION:
-            raise KeyboardInterrupt
-        deleted.append(collection.name)
-        return delete_many(collection, query)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(pymongo.collection.Collection, "delete_many", killed)
-        with pytest.raises(KeyboardInterrupt):
-            delete_resolved(fleet.mongodb, month)
-    assert (deleted, len(states(fleet))) == ([PIECES], 1)
-    assert delete_resolved(fleet.mongodb, month) == 1
-    assert (states(fleet), fleet.mongodb.database["audit_trail"].count_documents({})) == ([], 1)
-
-
 def test_discard_needs_a_reason_and_happens_once(ninjait: Any, fleet: Stores) -> None:
     ninjait("publish", "agent.metrics", stdin=lines(metrics(sample(timestamp=ago(days=900)))))
     drained(fleet)
@@ -586,3 +375,42 @@ def test_discard_needs_a_reason_and_happens_once(ninjait: Any, fleet: Stores) ->
     assert fleet.mongodb.database["audit_trail"].find_one({})["outcome"] == "a test"  # type: ignore[index]
     assert "is not in quarantine" in ninjait("quarantine", "show", "nothing").stderr
     assert "say which" in ninjait("quarantine", "replay").stderr
+
+
+@AT_ONCE
+def test_the_commands_show_what_waits_in_the_spool(
+    fleet: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = typer.Typer()
+    commands.register(app)
+    body = metrics(sample(60), sample(30, cpu=-2))
+    spooled(fleet, settings, body, b"not json")
+    document = next(one for one in Spool(fleet.mongodb).documents() if not one["whole"])
+
+    def ninjait(*arguments: str) -> Any:
+        return CliRunner().invoke(app, ["quarantine", *arguments])
+
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    with monkeypatch.context() as patch, without_mongodb(settings) as stores:
+        patch.setenv("MONGODB_URL", stores.mongodb.url)
+        patch.setattr(ninjait_pipelines.resources, "open_stores", lambda _: _opened(stores))
+        result = ninjait("list", "--json")
+        assert result.exit_code == 1
+        assert "can be listed: 2 messages" in result.stderr
+        assert {line["reason"] for line in json.loads(result.stdout)} == {"not_json", "negative"}
+        assert json.loads(ninjait("list", "--reason", "not_json", "--json").stdout)[0]["messages"] == 1
+        shown = ninjait("show", document["_id"], "--json")
+        assert (shown.exit_code, json.loads(json.loads(shown.stdout)["body"])) == (0, body)
+        missing = ninjait("show", "nothing")
+        assert (missing.exit_code, "not among the 2 messages" in missing.stderr) == (1, True)
+        assert ninjait("replay", "--everything").exit_code == 1
+    assert Spool(fleet.mongodb).waiting()[0] == 2
+    assert len(json.loads(ninjait("list", "--all", "--json").stdout)) == 2
+    assert Spool(fleet.mongodb).waiting()[0] == 0
+    assert json.loads(ninjait("replay", "--everything", "--json").stdout) == {"replayed": 2, "left": {}}
+
+
+@contextmanager
+def _opened(stores: Stores) -> Iterator[Stores]:
+    yield stores

@@ -1,4 +1,4 @@
-"""`ninjait publish`, from the command line to the broker."""
+"""`ninjait publish`, from a file to the queue."""
 
 import json
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ def test_publish_a_file_and_standard_input(ninjait: Any, fleet: Stores, tmp_path
     result = ninjait("publish", "agent.metrics", str(file), "--json")
     assert (result.exit_code, json.loads(result.stdout)["confirmed"]) == (0, 2)
     result = ninjait("publish", "platform.logs", stdin=lines(EVENTS["platform.logs"]))
-    assert (result.exit_code, result.stdout) == (0, "platform.logs: the broker confirmed 1 messages\n")
+    assert (result.exit_code, result.stdout) == (0, "platform.logs: the broker confirmed 1 message\n")
     assert (drained(fleet).points_written, drained(fleet, "platform.logs").points_written) == (2, 1)
 
 

@@ -1,0 +1,1 @@
+"""Tests of the commands, a file per module."""
