@@ -24,8 +24,8 @@ from ninjait_pipelines_tests.conftest import drop, fresh
 CLICKHOUSE, POSTGRES = load(SQL / "clickhouse"), load(SQL / "postgres")
 # What ClickHouse can do in every version, and no way back can do without. That a view can be made as it was is known:
 # it has been there.
-ALTERATIONS = ("ADD COLUMN", "DROP COLUMN", "MODIFY COLUMN", "MODIFY ORDER")
-ALWAYS = {"DROP TABLE", "DROP VIEW", "CREATE VIEW", *(f"ALTER {action}" for action in ALTERATIONS)}
+ALTERATIONS = ("ADD COLUMN", "DROP COLUMN", "MODIFY COLUMN", "MODIFY ORDER", "MODIFY COMMENT")
+ALWAYS = {"DROP TABLE", "RENAME TABLE", "DROP VIEW", "CREATE VIEW", *(f"ALTER {action}" for action in ALTERATIONS)}
 
 
 class Killed(BaseException):

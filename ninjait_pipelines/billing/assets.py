@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 import dagster as dg
 
 from ninjait_pipelines import automation, partitions
-from ninjait_pipelines.billing.invoice import KINDS, Contract, Invoice, invoice, term_within
+from ninjait_pipelines.billing.invoice import KINDS, Contract, Invoice, costs_of_day, invoice, term_within
 from ninjait_pipelines.billing.local_time import DAY, day_window, hours_of, next_month
 from ninjait_pipelines.billing.write import head_row, line_rows, save_invoices
 from ninjait_pipelines.left_out import LeftOut
@@ -65,7 +65,8 @@ COMMON: dict[str, Any] = {
     ],
     description=(
         "Billable quantities of every organization with a contract. The partition is the label of the local day: "
-        "2026-03-01 is 1 March in Auckland and in Denver. Grain: organization, local day and kind."
+        "2026-03-01 is 1 March in Auckland and in Denver. Grain: organization and local day; of "
+        "billing_quantities, which invoices are made from and whose rows are counted here, also kind."
     ),
     metadata={"dagster/column_schema": column_schema("billing_events")},
     automation_condition=automation.fill_missing(timedelta(days=14), ignoring=DRAINS | REFERENCE)
@@ -86,7 +87,7 @@ def billing_events(context: dg.AssetExecutionContext, postgres: Postgres, clickh
         left_out = LeftOut()
         events = list(events_of_day(postgres, clickhouse, day, left_out))
         # Dying here, or in it: replace_slice says what is seen; a rerun of the day heals it.
-        count = clickhouse.replace_slice("billing_events", mart_rows("billing_events", events), as_of, [day])
+        count = clickhouse.replace_slice("billing_quantities", mart_rows("billing_quantities", events), as_of, [day])
         _record(
             context,
             key,
@@ -150,7 +151,7 @@ def _contract(row: Mapping[str, Any]) -> Contract:
 def events_of_day(
     postgres: Postgres, clickhouse: ClickHouse, day: date, left_out: LeftOut | None = None
 ) -> Iterator[dict[str, Any]]:
-    """The rows of billing_events, without as_of, of the local day of every organization with a contract in force."""
+    """The rows of billing_quantities, without as_of, of a local day: of every organization with a contract in force."""
     in_force = contracts_in_force(postgres, day, day + DAY, left_out)
     for batch in (in_force[i : i + BATCH] for i in range(0, len(in_force), BATCH)):
         windows = [day_window(day, contract.time_zone) for contract in batch]
@@ -163,14 +164,19 @@ def events_of(
     contract: Contract, day: date, window: tuple[datetime, datetime], measured: dict[str, Any]
 ) -> Iterator[dict[str, Any]]:
     """The four rows of one organization's local day; measured: its row of sql/queries/billing/quantities.sql."""
-    quantities = (measured["devices"], measured["storage_gb"], measured["backup_gb"], measured["api_calls"])
-    for (kind, unit), quantity in zip(KINDS.items(), quantities, strict=True):
+    values = (measured["devices"], measured["storage_gb"], measured["backup_gb"], measured["api_calls"])
+    quantities = {kind: Decimal(value) for kind, value in zip(KINDS, values, strict=True)}
+    costs = costs_of_day(contract, day, quantities)
+    for kind, unit in KINDS.items():
         yield {
             "organization_id": contract.organization_id,
             "local_day": day,
             "kind": kind,
-            "quantity": Decimal(quantity),
+            "quantity": quantities[kind],
             "unit": unit,
+            "cost": costs[kind],
+            "base_fee": costs["base_fee"],
+            "currency": contract.currency,
             "contract_id": contract.id,
             "price_plan_id": contract.price_plan_id,
             "price_plan_version": contract.price_plan_version,

@@ -37,7 +37,9 @@ def every_contract_is_measured(
     def examine(start: datetime, _: datetime) -> dg.AssetCheckResult:
         day = start.date()
         expected = {contract.organization_id for contract in contracts_in_force(postgres, day, day + DAY)}
-        query = "SELECT organization_id, count() AS kinds FROM billing_events WHERE local_day = {day:Date} GROUP BY 1"
+        query = (
+            "SELECT organization_id, count() AS kinds FROM billing_quantities WHERE local_day = {day:Date} GROUP BY 1"
+        )
         found = {row["organization_id"]: row["kinds"] for row in clickhouse.rows(query, day=day)}
         wrong = [str(id_) for id_ in expected | found.keys() if found.get(id_, 0) != len(KINDS) * (id_ in expected)]
         return dg.AssetCheckResult(
@@ -63,7 +65,7 @@ def past_days_are_measured(
 
     def examine(start: datetime, _: datetime) -> dg.AssetCheckResult:
         day = start.date()
-        query = "SELECT organization_id, kind, quantity FROM billing_events WHERE local_day = {day:Date}"
+        query = "SELECT organization_id, kind, quantity FROM billing_quantities WHERE local_day = {day:Date}"
         billed = {(row["organization_id"], row["kind"]): row["quantity"] for row in clickhouse.rows(query, day=day)}
         wrong = [
             f"{row['organization_id']} {row['kind']}: {billed[key]} billed, {row['quantity']} measured"

@@ -14,7 +14,12 @@ from ninjait_pipelines.billing.local_time import month_window, next_month
 
 CENT = Decimal("0.01")
 MILLIONTH = Decimal("0.000001")
-# The unit of a day's quantity in billing_events.
+# Of a day's share of its month; and of what a day costs, which ClickHouse adds up in Decimal(38, 24).
+PLACES = 18
+WHOLE = 10**PLACES
+COST_PLACES = Decimal(1).scaleb(-24)
+COST_LIMIT = Decimal(10) ** 13
+# The unit of a day's quantity in billing_quantities.
 KINDS = {"devices": "device-days", "storage": "GB", "backup": "GB", "api_calls": "calls"}
 
 
@@ -77,7 +82,7 @@ def term_within(contract: Contract, month: date) -> tuple[date, date]:
 def invoice(contract: Contract, month: date, usage: Mapping[str, Decimal], days_covered: int) -> Invoice:
     """The draft of a contract's month.
 
-    usage: sum of billing_events.quantity over the days in force, by kind (see KINDS); a kind without events is 0.
+    usage: sum of billing_quantities.quantity over the days in force, by kind (see KINDS); a kind without events is 0.
     The id is a UUIDv5 of contract and month, so the same invoice has the same id in every run.
     """
     first, end = term_within(contract, month)
@@ -150,6 +155,37 @@ def lines_of(contract: Contract, days: int, month_days: int, usage: Mapping[str,
             contract.api_calls_thousand_price,
         ),
     )
+
+
+def day_share(day: date) -> Decimal:
+    """The share that a day is of its month, to 18 places: those of a month's days add up to exactly 1."""
+    month_days = (next_month(day) - day.replace(day=1)).days
+    until, before = (number * WHOLE // month_days for number in (day.day, day.day - 1))
+    return Decimal(until - before).scaleb(-PLACES)
+
+
+def costs_of_day(contract: Contract, day: date, quantities: Mapping[str, Decimal]) -> dict[str, Decimal | None]:
+    """What a day costs by kind, and its share of the base fee.
+
+    Not rounded: a month's days add up to its invoice, but for the cents of its lines, and for included calls, which the
+    invoice sets against the calls of the month.
+
+    None for an amount that cannot be: of a price that is no number, or too large to be stored.
+    """
+    with localcontext(prec=80):
+        share = day_share(day)
+        billable_calls = max(Decimal(0), quantities["api_calls"] - contract.api_calls_included * share)
+        amounts = {
+            "base_fee": contract.base_fee * share,
+            "devices": contract.device_month_price * quantities["devices"] * share,
+            "storage": contract.storage_gb_month_price * quantities["storage"] * share,
+            "backup": contract.backup_gb_month_price * quantities["backup"] * share,
+            "api_calls": contract.api_calls_thousand_price * billable_calls / 1000,
+        }
+        return {
+            kind: amount.quantize(COST_PLACES) if amount.is_finite() and abs(amount) < COST_LIMIT else None
+            for kind, amount in amounts.items()
+        }
 
 
 def line(kind: str, description: str, dividend: Decimal, divisor: int, unit: str, price: Decimal) -> Line:

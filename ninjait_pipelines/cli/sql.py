@@ -11,7 +11,8 @@ from ninjait_pipelines.cli.output import Json, fail, opened_stores, print_csv, p
 
 def register(app: typer.Typer) -> None:
     """Adds the command to `ninjait`."""
-    app.command()(sql)
+    # A statement may begin with a comment, which looks like an option.
+    app.command(context_settings={"ignore_unknown_options": True})(sql)
 
 
 def sql(

@@ -48,7 +48,7 @@ _UNDECLARED = {
     "ticket_events": "toDate(timestamp)",
     "ticket_facts": "day",
     "technician_performance": "day",
-    "billing_events": "local_day",
+    "billing_quantities": "local_day",
     "invoices": "period_starts_on",
     "invoice_lines": "period_starts_on",
 }

@@ -85,7 +85,7 @@ class Platform:
     def events(
         self, contract: Contract, days: Iterable[date], storage: str = "100.5", completeness: float = 1.0
     ) -> None:
-        """Rows of billing_events as the asset would have written them; written again, the later call counts."""
+        """Rows of billing_quantities as the asset would have written them; written again, the later call counts."""
         measured = {"devices": 2, "storage_gb": Decimal(storage), "backup_gb": 10, "api_calls": 12, "hours": 0}
         rows = [
             {**row, "completeness": completeness}
@@ -93,8 +93,8 @@ class Platform:
             for row in events_of(contract, day, day_window(day, contract.time_zone), measured)
         ]
         as_of = pa.array([self.stores.clickhouse.now()] * len(rows), pa.timestamp("us", "UTC"))
-        table = mart_rows("billing_events", rows).append_column("as_of", as_of)
-        self.stores.clickhouse.insert("billing_events_versions", table)
+        table = mart_rows("billing_quantities", rows).append_column("as_of", as_of)
+        self.stores.clickhouse.insert("billing_quantities_versions", table)
 
     def _insert(self, view: str, rows: list[dict[str, object]]) -> None:
         table = mart_rows(view, rows)

@@ -21,7 +21,7 @@ LONG_AGO = date(2025, 12, 1)
 
 def measured(platform: Platform, day: date) -> dict[uuid.UUID, dict[str, Decimal]]:
     run(platform.stores, assets.billing_events, key=day.isoformat())
-    rows = platform.stores.clickhouse.rows("SELECT * FROM billing_events WHERE local_day = {day:Date}", day=day)
+    rows = platform.stores.clickhouse.rows("SELECT * FROM billing_quantities WHERE local_day = {day:Date}", day=day)
     result: dict[uuid.UUID, dict[str, Decimal]] = {}
     for row in rows:
         result.setdefault(row["organization_id"], {})[row["kind"]] = row["quantity"]
@@ -29,7 +29,7 @@ def measured(platform: Platform, day: date) -> dict[uuid.UUID, dict[str, Decimal
 
 
 def one_row(platform: Platform, day: date) -> dict[str, Any]:
-    query = "SELECT * FROM billing_events WHERE local_day = {day:Date} AND kind = 'devices'"
+    query = "SELECT * FROM billing_quantities WHERE local_day = {day:Date} AND kind = 'devices'"
     (row,) = platform.stores.clickhouse.rows(query, day=day)
     return row
 
@@ -89,7 +89,7 @@ def test_storage_without_a_report_is_the_last_of_seven_days_and_then_nothing(pla
     assert (result[week_old]["storage"], result[week_old]["backup"]) == (5, 1)
     nothing = {"devices": 0, "storage": 0, "backup": 0, "api_calls": 0}
     assert result[too_old] == result[silent] == nothing
-    assert platform.stores.clickhouse.scalar("SELECT max(completeness) FROM billing_events") == 0
+    assert platform.stores.clickhouse.scalar("SELECT max(completeness) FROM billing_quantities") == 0
 
 
 def test_nothing_is_counted_for_another_organization(platform: Platform) -> None:
@@ -120,7 +120,7 @@ def test_the_contract_in_force(platform: Platform) -> None:
     assert measured(platform, day).keys() == {succeeded, ended}
     assert measured(platform, day + DAY).keys() == {succeeded, future}
     rows = platform.stores.clickhouse.rows(
-        "SELECT DISTINCT local_day, contract_id, price_plan_version FROM billing_events"
+        "SELECT DISTINCT local_day, contract_id, price_plan_version FROM billing_quantities"
     )
     found = {(row["local_day"], row["contract_id"], row["price_plan_version"]) for row in rows}
     assert {(day, first, 1), (day, last, 1), (day + DAY, second, 2)} < found
@@ -136,13 +136,13 @@ def test_twice_the_same_and_a_range_the_same_as_its_days(platform: Platform) -> 
     days = [today() - i * DAY for i in (4, 3)]
     for day in days:
         run(platform.stores, assets.billing_events, key=day.isoformat())
-    first = content(platform.stores, "billing_events")
+    first = content(platform.stores, "billing_quantities")
     assert len(first) == 2 * 2 * 4
     span = (days[0].isoformat(), days[1].isoformat())
     assert all(passed(run(platform.stores, assets.billing_events, *CHECKS, span=span)).values())
-    assert content(platform.stores, "billing_events") == first
+    assert content(platform.stores, "billing_quantities") == first
     # the same key is two windows that hardly overlap; each row says which it was
-    query = "SELECT DISTINCT window_start FROM billing_events WHERE local_day = {day:Date} ORDER BY window_start"
+    query = "SELECT DISTINCT window_start FROM billing_quantities WHERE local_day = {day:Date} ORDER BY window_start"
     east, west = (row["window_start"] for row in platform.stores.clickhouse.rows(query, day=days[0]))
     assert west - east in (19 * HOUR, 20 * HOUR, 21 * HOUR)
 
@@ -158,12 +158,12 @@ def test_killed_half_way_and_run_again(platform: Platform) -> None:
     for after in (False, True):  # before anything is written; before what was replaced is deleted
         with killed(ClickHouse, "insert", after=after), pytest.raises(Killed):
             run(platform.stores, assets.billing_events, key=day.isoformat())
-        assert len(content(platform.stores, "billing_events")) == (8 if after else 12)
+        assert len(content(platform.stores, "billing_quantities")) == (8 if after else 12)
     run(platform.stores, assets.billing_events, key=day.isoformat())
-    rows = content(platform.stores, "billing_events")
+    rows = content(platform.stores, "billing_quantities")
     assert len(rows) == 8
     run(platform.stores, assets.billing_events, key=day.isoformat())
-    assert content(platform.stores, "billing_events") == rows
+    assert content(platform.stores, "billing_quantities") == rows
 
 
 def test_the_check_fails_when_an_organization_is_lost(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,7 +200,7 @@ def test_an_organization_with_an_unknown_time_zone_stops_only_itself(platform: P
         connection.execute("UPDATE organizations SET time_zone = 'Europe/Zurch' WHERE id = %s", (lost,))
         connection.execute("ALTER TABLE organizations ENABLE TRIGGER ALL")
     result = run(platform.stores, assets.billing_events, *CHECKS, checks.billing_events_left_nothing_out, key=key)
-    assert len(content(platform.stores, "billing_events")) == 8
+    assert len(content(platform.stores, "billing_quantities")) == 8
     [event] = result.asset_materializations_for_node("billing_events")
     assert event.metadata["left_out"].value == 1
     assert str(lost) in event.metadata["left_out_names"].value
@@ -239,7 +239,7 @@ def test_terms_that_nothing_can_compute_with_stop_only_their_organization(platfo
         assert said.startswith(f"organization {lost} (")
         assert words in said
     assert passed(day)["every_contract_is_measured"]
-    assert len(content(platform.stores, "billing_events")) == 8
+    assert len(content(platform.stores, "billing_quantities")) == 8
     assert platform.stores.clickhouse.scalar("SELECT count() FROM invoices") == 2
 
 
@@ -254,7 +254,7 @@ def test_an_end_that_never_comes_is_none(platform: Platform) -> None:
     key = (today() - 3 * DAY).isoformat()
     result = run(platform.stores, assets.billing_events, *CHECKS, checks.billing_events_left_nothing_out, key=key)
     assert left_out(result, "billing_events") == ""
-    assert len(content(platform.stores, "billing_events")) == 12
+    assert len(content(platform.stores, "billing_quantities")) == 12
 
 
 @pytest.mark.parametrize("price", ["base_fee", "device_month_price", "api_calls_thousand_price"])

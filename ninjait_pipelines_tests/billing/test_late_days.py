@@ -61,7 +61,7 @@ def test_calls_that_come_late_are_counted(platform: Platform, zone: str) -> None
     assert not past(platform.stores), "what nobody noted is found all the same"
     run(platform.stores, assets.billing_events, key=KEY)
     assert past(platform.stores)
-    query = "SELECT quantity FROM billing_events WHERE kind = 'api_calls' AND local_day = {day:Date}"
+    query = "SELECT quantity FROM billing_quantities WHERE kind = 'api_calls' AND local_day = {day:Date}"
     assert platform.stores.clickhouse.scalar(query, day=day) == 3
 
 

@@ -144,7 +144,7 @@ def test_the_figures_of_billing(stores: Stores, fleet: Fleet) -> None:
     for day, quantity in quantities.items():
         row = {"organization_id": ALPHA, "local_day": day.date(), "quantity": Decimal(quantity), "window_start": day}
         row |= {"window_end": day + DAY, "completeness": 1.0 if day == W else 0.5}
-        mart(stores, "billing_events", {**row, "kind": "storage"}, {**row, "kind": "devices", "quantity": 2})
+        mart(stores, "billing_quantities", {**row, "kind": "storage"}, {**row, "kind": "devices", "quantity": 2})
     invoice = {"organization_id": ALPHA, "currency": "EUR", "status": "draft", "days_covered": 3, "days_in_period": 30}
     periods = [(W - 30 * DAY, W), (W - 29 * DAY, W + DAY), (END - DAY, END + 29 * DAY), (END, END + 30 * DAY)]
     for number, (start, end) in enumerate(periods):

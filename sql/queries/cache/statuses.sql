@@ -1,5 +1,4 @@
--- ClickHouse. Grain: one device that sent a heartbeat or a reading since `since`. Twins of one message agree, so the storage
--- of heartbeats is read without FINAL; `since` bounds the read, because two years of heartbeats are no answer to "now".
+-- ClickHouse. Grain: one device that sent a heartbeat or a reading since `since`. Read are one row a device of each.
 -- The rule is that of the view device_status_realtime: a heartbeat says the status. Readings do where there is none, where
 -- they go on for 15 minutes after the last one, or where they follow one that says offline: online until 5 minutes after
 -- the newest one.
@@ -17,10 +16,9 @@ FROM (
         max(heard.heartbeat_at) AS heartbeat_at, max(heard.reading_at) AS reading_at
     FROM (
         SELECT
-            organization_id, device_id, toString(device_heartbeats_versions.status) AS status, timestamp AS heartbeat_at,
-            toDateTime64(0, 3, 'UTC') AS reading_at
-        FROM device_heartbeats_versions
-        WHERE timestamp >= {since:DateTime64(3, 'UTC')}
+            organization_id, device_id, newest.3 AS status, newest.1 AS heartbeat_at, toDateTime64(0, 3, 'UTC') AS reading_at
+        FROM device_newest_heartbeat FINAL
+        WHERE newest.1 >= {since:DateTime64(3, 'UTC')}
         UNION ALL
         SELECT organization_id, device_id, '', toDateTime64(0, 3, 'UTC'), last_seen
         FROM device_last_seen

@@ -2,11 +2,11 @@
 -- GB-days, calls), latest the quantity of the last day.
 SELECT
     organization_id,
-    billing_events.kind AS kind,
-    sum(billing_events.quantity) AS quantity,
-    argMax(billing_events.quantity, local_day) AS latest,
-    countIf(billing_events.completeness = 1) AS complete_days
-FROM billing_events
+    billing_quantities.kind AS kind,
+    sum(billing_quantities.quantity) AS quantity,
+    argMax(billing_quantities.quantity, local_day) AS latest,
+    countIf(billing_quantities.completeness = 1) AS complete_days
+FROM billing_quantities
 WHERE local_day >= toDate({start:DateTime('UTC')}, 'UTC') AND local_day < toDate({stop:DateTime('UTC')}, 'UTC')
 GROUP BY organization_id, kind
 ORDER BY organization_id, kind
