@@ -48,7 +48,7 @@ def register(postgres: Postgres, now: datetime) -> None:
         rows = [(device(number), ORGANIZATION, host(number), now) for number in range(DEVICES)]
         with connection.cursor() as cursor:
             cursor.executemany(
-                "INSERT INTO devices (id, organization_id, hostname, kind, operating_system, registered_at) "
+                "INSERT INTO devices (id, organization_id, name, kind, os_version, created_at) "
                 "VALUES (%s, %s, %s, 'server', 'Debian 12', %s)",
                 rows,
             )

@@ -979,8 +979,9 @@ def prepare(stores: Stores) -> None:
     seed(stores.postgres, "demo", datetime.now(UTC).date())
     with stores.postgres.transaction() as connection:
         connection.execute(
-            "INSERT INTO devices SELECT gen_random_uuid(), organization_id, hostname || '-' || copy, kind, "
-            "operating_system, registered_at, retired_at FROM devices, generate_series(1, 44) AS copy"
+            "INSERT INTO devices (id, organization_id, name, kind, os_version, created_at, retired_at) "
+            "SELECT gen_random_uuid(), organization_id, name || '-' || copy, kind, "
+            "os_version, created_at, retired_at FROM devices, generate_series(1, 44) AS copy"
         )
     stores.message_queue.declare()
 

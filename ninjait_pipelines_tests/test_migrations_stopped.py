@@ -130,7 +130,7 @@ def postgres_schema(postgres: Postgres) -> list[Any]:
     rows = postgres.rows(
         "SELECT format('%s.%s', c.relname, a.attname) AS name, format_type(a.atttypid, a.atttypmod) AS what "
         "FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace "
-        f"WHERE {ours} "
+        f"WHERE {ours} AND NOT a.attisdropped "
         "UNION ALL SELECT conrelid::regclass || '.' || conname, pg_get_constraintdef(c.oid) FROM pg_constraint c "
         f"JOIN pg_namespace n ON n.oid = connamespace WHERE {ours} "
         "UNION ALL SELECT p.proname, pg_get_functiondef(p.oid) FROM pg_proc p "

@@ -262,8 +262,8 @@ def _add_people(stores: Stores, since: datetime) -> None:
 
 def _ticket(stores: Stores, number: int, created: datetime, assignee: uuid.UUID, *events: tuple[Any, ...]) -> None:
     """A ticket and its history; events: minutes after its creation, event, old and new value."""
-    ticket = {"id": uuid.uuid4(), "organization_id": ALPHA, "number": number, "requester_id": ASKER}
-    ticket |= {"assignee_id": assignee, "subject": "?", "priority": "normal", "status": "closed", "created_at": created}
+    ticket = {"id": uuid.uuid4(), "organization_id": ALPHA, "number": number, "created_by": ASKER}
+    ticket |= {"assigned_to": assignee, "title": "?", "priority": "normal", "status": "closed", "created_at": created}
     add(stores, "tickets", [ticket])
     history = [
         {

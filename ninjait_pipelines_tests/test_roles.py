@@ -39,6 +39,9 @@ FORBIDDEN = [
     ("ninjait_reader", "DELETE FROM billing.invoices"),
     ("ninjait_reader", "INSERT INTO audit.audit_logs DEFAULT VALUES"),
     ("ninjait_dagster", "SELECT * FROM organizations"),
+    ("ninjait_pipelines", "SELECT password_hash FROM users"),
+    ("ninjait_pipelines", "SELECT * FROM users"),
+    ("ninjait_reader", "SELECT password_hash FROM users"),
 ]
 As = Callable[[str], Postgres]
 

@@ -55,7 +55,7 @@ def late_row(fleet: Fleet) -> None:
 
 
 def fleet_device(fleet: Fleet) -> Any:
-    [row] = fleet.stores.postgres.rows("SELECT id FROM devices WHERE hostname = 'one'")
+    [row] = fleet.stores.postgres.rows("SELECT id FROM devices WHERE name = 'one'")
     return row["id"]
 
 

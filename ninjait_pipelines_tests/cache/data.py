@@ -53,10 +53,11 @@ class Fleet:
     def device(
         self, organization: UUID, name: str, registered_at: datetime = SINCE, retired_at: datetime | None = None
     ) -> UUID:
-        row: dict[str, Any] = {"id": uuid5(organization, name), "organization_id": organization, "hostname": name}
-        row |= {"kind": "server", "operating_system": "Linux", "registered_at": registered_at}
-        add(self.stores, "devices", [{**row, "retired_at": retired_at}])
-        mart(self.stores, "devices", {**row, "retired_at": retired_at})
+        row: dict[str, Any] = {"id": uuid5(organization, name), "organization_id": organization, "kind": "server"}
+        row |= {"retired_at": retired_at}
+        add(self.stores, "devices", [{**row, "name": name, "os_version": "Linux", "created_at": registered_at}])
+        copy = {"hostname": name, "operating_system": "Linux", "registered_at": registered_at}
+        mart(self.stores, "devices", {**row, **copy})
         return row["id"]
 
     def hourly(

@@ -139,7 +139,7 @@ def test_the_summary(stores: Stores, fleet: Fleet) -> None:
     someone = uuid.uuid4()
     user = {"id": someone, "organization_id": ALPHA, "email": "x", "full_name": "x", "role": "customer"}
     add(stores, "users", [{**user, "created_at": H}])
-    ticket = {"organization_id": ALPHA, "requester_id": someone, "subject": "?", "created_at": H}
+    ticket = {"organization_id": ALPHA, "created_by": someone, "title": "?", "created_at": H}
     states = (("urgent", "open"), ("urgent", "new"), ("low", "closed"), ("low", "resolved"), ("low", "pending"))
     rows = [{**ticket, "id": uuid.uuid4(), "number": n, "priority": p, "status": s} for n, (p, s) in enumerate(states)]
     add(stores, "tickets", rows)

@@ -31,7 +31,7 @@ def warm(stores: Stores, red: tuple[str, ...] = (), missing: tuple[str, ...] = (
 @pytest.mark.parametrize("moment", ["infinity", "-infinity", "0044-03-15 BC"])
 def test_a_device_without_a_time_that_there_is(stores: Stores, fleet: Fleet, moment: str) -> None:
     """psycopg raised for it, and nobody had a device list, a summary or a leaderboard any more."""
-    spoil(stores, "devices", f"UPDATE devices SET registered_at = '{moment}' WHERE hostname = 'two'")
+    spoil(stores, "devices", f"UPDATE devices SET created_at = '{moment}' WHERE name = 'two'")
     said = warm(stores, red=("device_caches", "organization_summaries", "uptime_leaderboard"))
     assert all(
         f"device {device(ALPHA, 'two')} (ValueError: registered_at is {moment.split()[0]}" in words

@@ -43,7 +43,7 @@ def register_hosts(stores: Stores, *hosts: str) -> None:
         connection.execute("INSERT INTO organizations VALUES (%s, %s, %s, 'UTC', now())", (ORG, ORG, ORG))
         for host in hosts:
             register_device(connection, device_of(host), ORG, host)
-        connection.execute("UPDATE devices SET registered_at = now() - INTERVAL '30 days'")
+        connection.execute("UPDATE devices SET created_at = now() - INTERVAL '30 days'")
 
 
 def body_at(text: str, hour: datetime) -> str:

@@ -43,8 +43,8 @@ class Desk:
         self, created: float, *events: tuple[float, str, Any, Any], assignee: uuid.UUID | None = ANA
     ) -> uuid.UUID:
         self.number += 1
-        ticket = {"id": uuid.uuid4(), "organization_id": ORGANIZATION, "number": self.number, "requester_id": ASKER}
-        state = {"assignee_id": assignee, "subject": "?", "priority": "normal", "status": "open"}
+        ticket = {"id": uuid.uuid4(), "organization_id": ORGANIZATION, "number": self.number, "created_by": ASKER}
+        state = {"assigned_to": assignee, "title": "?", "priority": "normal", "status": "open"}
         add(self.stores, "tickets", [{**ticket, **state, "created_at": DAY + timedelta(minutes=created)}])
         self.happens(ticket["id"], (created, "created", None, None), *events)
         return ticket["id"]
@@ -148,7 +148,7 @@ def test_a_day_computed_later_is_the_day_as_it_was(desk: Desk) -> None:
     desk.happens(ticket[0]["ticket_id"], *later)
     with desk.stores.postgres.transaction() as connection:
         connection.execute(
-            "UPDATE tickets SET status = 'open', priority = 'urgent', assignee_id = %s WHERE id = %s",
+            "UPDATE tickets SET status = 'open', priority = 'urgent', assigned_to = %s WHERE id = %s",
             (ANA, ticket[0]["ticket_id"]),
         )
     run(desk.stores, *ALL, key=KEY)

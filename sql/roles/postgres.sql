@@ -8,8 +8,8 @@
 -- | role              | who signs in by it                                    | may                                     |
 -- |-------------------|-------------------------------------------------------|-----------------------------------------|
 -- | ninjait_owner     | `ninjait migrate up`, `seed`, `agent`                 | everything in this database             |
--- | ninjait_pipelines | DATABASE_URL of the webserver, the daemon, the runs   | read all, write invoices                |
--- | ninjait_reader    | people who ask                                        | read all                                |
+-- | ninjait_pipelines | DATABASE_URL of the webserver, the daemon, the runs   | read all but password hashes, write invoices |
+-- | ninjait_reader    | people who ask                                        | read all but password hashes            |
 -- | ninjait_dagster   | DAGSTER_DATABASE_URL                                  | everything in Dagster's own database    |
 
 DO $roles$
@@ -54,6 +54,17 @@ $handover$;
 ALTER DEFAULT PRIVILEGES FOR ROLE ninjait_owner GRANT USAGE ON SCHEMAS TO ninjait_pipelines, ninjait_reader;
 ALTER DEFAULT PRIVILEGES FOR ROLE ninjait_owner GRANT SELECT ON TABLES TO ninjait_pipelines, ninjait_reader;
 GRANT SELECT ON ALL TABLES IN SCHEMA public TO ninjait_pipelines, ninjait_reader;
+
+-- Of users all columns but the password hash; a new database has this from a migration.
+DO $users$
+BEGIN
+    IF EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('public.users') AND attname = 'password_hash') THEN
+        REVOKE SELECT ON users FROM ninjait_pipelines, ninjait_reader;
+        GRANT SELECT (id, organization_id, email, full_name, role, created_at, updated_at, deactivated_at) ON users
+            TO ninjait_pipelines, ninjait_reader;
+    END IF;
+END
+$users$;
 
 DO $schemas$
 DECLARE

@@ -320,13 +320,13 @@ def register(
     }
     with postgres.transaction() as connection:
         connection.execute(
-            "INSERT INTO devices (id, organization_id, hostname, kind, operating_system, registered_at) "
+            "INSERT INTO devices (id, organization_id, name, kind, os_version, created_at) "
             "VALUES (%(id)s, %(organization_id)s, %(hostname)s, %(kind)s, %(operating_system)s, %(now)s) "
             "ON CONFLICT DO NOTHING",
             device,
         )
         row = connection.execute(
-            "SELECT id FROM devices WHERE organization_id = %(organization_id)s AND hostname = %(hostname)s", device
+            "SELECT id FROM devices WHERE organization_id = %(organization_id)s AND name = %(hostname)s", device
         ).fetchone()
     if row is None or device_id not in (None, row["id"]):
         raise LookupError(

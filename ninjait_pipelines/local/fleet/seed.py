@@ -177,13 +177,15 @@ class _Organization:
     def add_devices(self) -> None:
         for (kind, (prefix, systems)), count in zip(data.KINDS.items(), self.shape.devices, strict=True):
             for number in range(1, count + 1):
+                system = self.random.choice(systems)
                 device = {
-                    "hostname": f"{prefix}-{number:03}",
+                    "name": f"{prefix}-{number:03}",
                     "kind": kind,
-                    "operating_system": self.random.choice(systems),
-                    "registered_at": self.now - timedelta(days=self.random.randint(DAYS, 390)),
+                    "os_type": _os_type(system),
+                    "os_version": system,
+                    "created_at": self.now - timedelta(days=self.random.randint(DAYS, 390)),
                 }
-                self.device_rows.append(self.add("devices", device["hostname"], device))
+                self.device_rows.append(self.add("devices", device["name"], device))
 
     def add_contracts(self) -> None:
         starts = [_contract_day(when, self.today) for _, _, when in self.shape.contracts]
@@ -213,15 +215,15 @@ class _Organization:
         ticket: Row = {
             "number": number,
             "device_id": device and device["id"],
-            "requester_id": self.random.choice(self.users["customer"]),
-            "assignee_id": None,
-            "subject": self.random.choice(data.SUBJECTS),
+            "created_by": self.random.choice(self.users["customer"]),
+            "assigned_to": None,
+            "title": self.random.choice(data.SUBJECTS),
             "priority": self.random.choices(list(data.TARGETS), (2, 5, 3, 1))[0],
             "status": "new",
             "created_at": self.created_at(scenario.created),
         }
         ticket = self.add("tickets", number, ticket)
-        self.add_event(ticket, 0, "created", ticket["requester_id"], ticket["created_at"])
+        self.add_event(ticket, 0, "created", ticket["created_by"], ticket["created_at"])
         self.play(ticket, scenario)
 
     def play(self, ticket: Row, scenario: data.Scenario) -> None:
@@ -237,16 +239,16 @@ class _Organization:
             self.take_step(ticket, index, what, at)
 
     def take_step(self, ticket: Row, index: int, what: str, at: datetime) -> None:
-        actor = ticket["assignee_id"] or self.random.choice(self.users["technician"])
+        actor = ticket["assigned_to"] or self.random.choice(self.users["technician"])
         if what in ("assign", "reassign"):
-            others = [one for one in self.users["technician"] if one != ticket["assignee_id"]]
-            self.change(ticket, index, "assigned", "assignee_id", self.random.choice(others), actor, at)
+            others = [one for one in self.users["technician"] if one != ticket["assigned_to"]]
+            self.change(ticket, index, "assigned", "assigned_to", self.random.choice(others), actor, at)
         if what == "escalate":
             self.change(ticket, index, "priority_changed", "priority", _another(ticket["priority"]), actor, at)
         elif what == "respond":
             self.add_event(ticket, index, "responded", actor, at)
         elif what == "comment":
-            self.add_event(ticket, index, "commented", ticket["requester_id"], at)
+            self.add_event(ticket, index, "commented", ticket["created_by"], at)
         elif what != "reassign":
             status = "open" if what == "assign" else what
             self.change(ticket, index, "status_changed", "status", status, actor, at)
@@ -321,12 +323,12 @@ class _Organization:
         """A row of each action: devices were created, tickets changed, users read, and a script deleted."""
         admin = self.users["admin"][0]
         for device in self.device_rows:
-            new = {"hostname": device["hostname"], "kind": device["kind"]}
-            self.audit("CREATE", "device", device["id"], admin, device["registered_at"], new=new)
+            new = {"name": device["name"], "kind": device["kind"]}
+            self.audit("CREATE", "device", device["id"], admin, device["created_at"], new=new)
         for ticket in self.rows["tickets"]:
-            if ticket["organization_id"] == self.id and ticket["assignee_id"]:
+            if ticket["organization_id"] == self.id and ticket["assigned_to"]:
                 old, new = {"status": "new"}, {"status": ticket["status"]}
-                self.audit("UPDATE", "ticket", ticket["id"], ticket["assignee_id"], ticket["created_at"], old, new)
+                self.audit("UPDATE", "ticket", ticket["id"], ticket["assigned_to"], ticket["created_at"], old, new)
         for customer in self.users["customer"]:
             self.audit("READ", "user", customer, admin, self.some_moment())
         script = identifier(self.environment, self.shape.slug, "scripts", "Old script")
@@ -343,7 +345,7 @@ class _Organization:
         new: Row | None = None,
     ) -> None:
         log = {
-            "actor_id": actor,
+            "user_id": actor,
             "entity_type": entity,
             "entity_id": entity_id,
             "action": action,
@@ -351,9 +353,14 @@ class _Organization:
             "new_values": new and Jsonb(new),
             "ip_address": f"203.0.113.{self.random.randint(1, 254)}" if actor else None,
             "user_agent": "NinjaIT web" if actor else "NinjaIT platform",
-            "occurred_at": at,
+            "created_at": at,
         }
         self.add("audit.audit_logs", f"{entity}/{entity_id}/{action}", log)
+
+
+def _os_type(version: str) -> str:
+    """windows, macos or linux."""
+    return {"Windows": "windows", "macOS": "macos"}.get(version.split()[0], "linux")
 
 
 def _another(priority: str) -> str:

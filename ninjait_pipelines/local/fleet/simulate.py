@@ -152,8 +152,8 @@ def read_fleet(
     if missing := set(slugs) - {row["slug"] for row in rows}:
         raise LookupError(f"There is no organization {', '.join(sorted(missing))} in PostgreSQL. See: ninjait seed.")
     devices = postgres.rows(
-        "SELECT organization_id, id::text AS id, kind, operating_system FROM devices "
-        "WHERE retired_at IS NULL AND registered_at < %(before)s ORDER BY id",
+        "SELECT organization_id, id::text AS id, kind, os_version AS operating_system FROM devices "
+        "WHERE retired_at IS NULL AND created_at < %(before)s ORDER BY id",
         {"before": before},
     )
     users = postgres.rows("SELECT organization_id, id::text AS id FROM users WHERE deactivated_at IS NULL ORDER BY id")

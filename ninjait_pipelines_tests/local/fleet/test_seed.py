@@ -83,7 +83,7 @@ def test_histories_are_in_order_end_in_the_tickets_state_and_never_in_the_future
                 assert event["old_value"] == state[event["event"]]
                 state[event["event"]] = event["new_value"]
         assert state["status_changed"] == ticket["status"]
-        assert state["assigned"] == (ticket["assignee_id"] and str(ticket["assignee_id"]))
+        assert state["assigned"] == (ticket["assigned_to"] and str(ticket["assigned_to"]))
     moments = [
         row[name] for table in rows.values() for row in table for name in row if name.endswith("_at") and row[name]
     ]

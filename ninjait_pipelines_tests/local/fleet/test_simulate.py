@@ -204,7 +204,7 @@ def test_the_fleet_is_what_was_registered_before_the_window_ended(stores: Stores
     seeded = seed(stores.postgres, "testing", YESTERDAY.date())
     with stores.postgres.transaction() as connection:
         connection.execute("UPDATE devices SET retired_at = now() WHERE id = %s", [seeded.devices["south"][0]])
-        connection.execute("UPDATE devices SET registered_at = now() WHERE id = %s", [seeded.devices["north"][0]])
+        connection.execute("UPDATE devices SET created_at = now() WHERE id = %s", [seeded.devices["north"][0]])
     fleet = read_fleet(stores.postgres, YESTERDAY)
     assert [len(one.devices) for one in fleet] == [2, 1]
     assert fleet[0].time_zone == "Asia/Kolkata"

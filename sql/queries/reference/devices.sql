@@ -1,4 +1,6 @@
 -- PostgreSQL. Grain: one device.
-SELECT id, organization_id, hostname, kind, operating_system, registered_at, retired_at
+SELECT
+    id, organization_id, name AS hostname, kind, coalesce(os_version, '') AS operating_system, created_at AS registered_at,
+    retired_at
 FROM devices
 ORDER BY id

@@ -3,7 +3,8 @@
 -- One statement, so that tickets and history come from one snapshot: a change between two reads would be half seen.
 -- The window is served by the index ticket_history_by_time, the histories by ticket_history_by_ticket.
 SELECT
-    t.id, t.organization_id, t.number, t.requester_id, t.created_at, t.status, t.priority, t.assignee_id,
+    t.id, t.organization_id, t.number, t.created_by AS requester_id, t.created_at, t.status, t.priority,
+    t.assigned_to AS assignee_id,
     h.id AS event_id, h.actor_id, h.event, h.old_value, h.new_value, h.occurred_at
 FROM tickets AS t
 JOIN ticket_history AS h ON h.ticket_id = t.id
