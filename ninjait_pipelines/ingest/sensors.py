@@ -146,9 +146,11 @@ def after_outage(
     return dg.SkipReason(f"replayed {replayed} messages")
 
 
-def replay_registered(mongodb: MongoDB, queue: MessageQueue, registry: SenderRegistry, now: datetime) -> int:
-    """Replays up to MAX_REPLAYED held copies whose host is known by now; returns how many messages that were."""
-    found = islice(held_for_known_hosts(mongodb, registry), MAX_REPLAYED)
+def replay_registered(
+    mongodb: MongoDB, queue: MessageQueue, registry: SenderRegistry, now: datetime, limit: int = MAX_REPLAYED
+) -> int:
+    """Replays up to `limit` held copies whose host is known by now; returns how many messages that were."""
+    found = islice(held_for_known_hosts(mongodb, registry), limit)
     return replay_all(mongodb, queue, list(found), "registered_hosts", now)
 
 

@@ -11,7 +11,6 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from ninjait_pipelines.ingest import sensors
 from ninjait_pipelines.ingest.quarantine.documents import make_document
 from ninjait_pipelines.ingest.quarantine.hold import prepare_quarantine
 from ninjait_pipelines.ingest.registry import load_sender_registry
@@ -175,13 +174,12 @@ def test_what_names_no_organization_waits_for_a_person(ninjait: Any, fleet: Stor
     assert [row["device_id"] for row in points(fleet, str(uuid.UUID(int=78)))] == [str(uuid.UUID(int=78))] * 2
 
 
-def test_one_tick_replays_no_more_than_its_bound(fleet: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sensors, "MAX_REPLAYED", 2)
+def test_one_tick_replays_no_more_than_its_bound(fleet: Stores) -> None:
     publish(fleet, *(telegraf(line("mem", f"used={n}i", host="new", seconds_ago=60 + n)) for n in range(3)))
     assert drained(fleet).points_quarantined == 3
     register(fleet)
     registry = load_sender_registry(fleet.postgres)
-    replayed = [replay_registered(fleet.mongodb, fleet.message_queue, registry, NOW) for _ in range(3)]
+    replayed = [replay_registered(fleet.mongodb, fleet.message_queue, registry, NOW, limit=2) for _ in range(3)]
     assert replayed == [2, 1, 0]
     assert drained(fleet).points_written == 3
     assert len(points(fleet, NEW_DEVICE)) == 3
