@@ -1,4 +1,4 @@
-"""Ids that ClickHouse 26.1 to 26.3 stored wrong are mended by what the runbook says."""
+"""Ids that ClickHouse 26.1 to 26.3 stored wrong are repaired by the statements in the runbook."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -47,7 +47,7 @@ def test_how_such_a_server_stored_an_id(clickhouse_version: str, stores: Stores)
     assert stored == (WRONG if clickhouse_version == "26.3" else RIGHT)
 
 
-def test_the_runbook_mends_what_was_recorded_then_and_nothing_else(stores: Stores) -> None:
+def test_the_runbook_repairs_what_was_recorded_then_and_nothing_else(stores: Stores) -> None:
     columns, clickhouse = "SELECT * FROM message_deliveries ORDER BY recorded_at", stores.clickhouse
     delivered = message("agent.metrics", metrics(sample(60)), message_id=RIGHT)
     clickhouse.insert(
@@ -66,10 +66,10 @@ def test_the_runbook_mends_what_was_recorded_then_and_nothing_else(stores: Store
             at=moment,
             right=RIGHT,
         )
-    look, *mend = statements(then - timedelta(minutes=1), datetime.now(UTC) - timedelta(days=1))
+    look, *repair = statements(then - timedelta(minutes=1), datetime.now(UTC) - timedelta(days=1))
     [found] = clickhouse.rows(look)
-    assert (found["copies"], found["look_right"], found["look_right_mended"]) == (2, 0, 2)
-    for statement in mend:
+    assert (found["copies"], found["look_right"], found["look_right_repaired"]) == (2, 0, 2)
+    for statement in repair:
         clickhouse.command(statement)
     expected = [str(UUID(int=UUID(RIGHT).int + number)) for number in (1, 2, 0)]
     rows = clickhouse.rows(columns)
@@ -78,4 +78,4 @@ def test_the_runbook_mends_what_was_recorded_then_and_nothing_else(stores: Store
     for row in rows:
         del row["recorded_at"]
         assert row == kept, "nothing but the id has changed"
-    assert clickhouse.rows("EXISTS TABLE mended_deliveries") == [{"result": 0}]
+    assert clickhouse.rows("EXISTS TABLE repaired_deliveries") == [{"result": 0}]
