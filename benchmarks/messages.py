@@ -63,7 +63,7 @@ def host(number: int) -> str:
 
 
 def batches(count: int, samples: int, now: datetime, broken_every: int = 0) -> Load:
-    """Messages of so many samples of all fields, as our agents send them: one while the network is there, more later.
+    """Messages with `samples` samples of all fields, as our agents send them: one while online, more after an outage.
 
     A round of messages of all devices, then the next one, as they would be published. One in `broken_every` has a
     sample that is to be refused.
@@ -104,7 +104,7 @@ def _sample(rng: random.Random, moment: datetime, index: int) -> dict[str, objec
 
 
 def line_protocol(count: int, lines: int, now: datetime) -> Load:
-    """Messages of so many lines of one host, with the fields that Telegraf 1.37 sends for cpu, mem, disk and net."""
+    """Messages with `lines` lines of one host, with the fields that Telegraf 1.37 sends for cpu, mem, disk and net."""
     rng = random.Random(2)  # noqa: S311
     moments = lines // MEASUREMENTS
     rounds = -(-count // DEVICES)

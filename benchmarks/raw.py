@@ -1,4 +1,4 @@
-"""The machine's raw rate of writes into InfluxDB: the lines that we write, packed beforehand, and nothing else."""
+"""The machine's raw rate of writes into InfluxDB: our lines, packed beforehand, without any other work."""
 
 import gzip
 import http.client
@@ -22,7 +22,7 @@ from ninjait_pipelines.metrics.model import FIELDS, POINTS
 from ninjait_pipelines.resources.influxdb.resource import InfluxDB
 
 LINES = 5_000
-# As many messages as the drain takes at once: so many points are sorted together.
+# The number of messages that the drain takes at once, whose points are sorted together.
 MESSAGES_AT_ONCE = 280
 
 
@@ -49,7 +49,7 @@ def prepare(load: Load) -> Prepared:
 
 
 def write(store: InfluxDB, prepared: Prepared, connections: int) -> float:
-    """Points a second on so many connections, each of which sends its share one request after another."""
+    """Points per second on this number of connections, each of which sends its share one request after another."""
     address = urlsplit(store.url)
     query = {"org": store.organization, "bucket": store.bucket, "precision": prepared.precision}
     headers = {"Authorization": f"Token {store.token}", "Content-Encoding": "gzip"}

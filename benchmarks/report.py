@@ -159,7 +159,7 @@ class Result(msgspec.Struct, frozen=True):
             console.print(f"{name}: {text}")
 
     def write_json(self, file: str) -> None:
-        """To a file, or to standard output for `-`."""
+        """Writes to a file, or to standard output for `-`."""
         rows = [
             {
                 "name": line.row.name,

@@ -46,7 +46,7 @@ class Failed(Exception):
 
 
 class Run(msgspec.Struct, frozen=True):
-    """What one run showed: units a second, and of each process what it says of itself."""
+    """The result of one run: units per second, and what each process reports of itself."""
 
     rate: float
     cpu_seconds: float
@@ -154,7 +154,7 @@ class Stage:
         return subprocess.Popen(command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
     def _fill(self, load: Load) -> None:
-        """An empty queue, declared anew, and then the load in it."""
+        """Declares an empty queue and publishes the load to it."""
         self._channel.queue_delete(QUEUE)
         self.stores.message_queue.declare()
         self.stores.message_queue.publish(load.messages)
@@ -164,7 +164,7 @@ class Stage:
         return int(self._channel.queue_declare(QUEUE, passive=True).method.message_count)
 
     def _watch(self, load: Load, processes: Sequence[subprocess.Popen[bytes]]) -> tuple[float, float]:
-        """(when the first message had been taken, when the last had)."""
+        """(when the first message was taken, when the last was)."""
         began, deadline = 0.0, time.monotonic() + PATIENCE_SECONDS
         while True:
             ready, now = self._ready(), time.monotonic()

@@ -96,7 +96,7 @@ def start(folder: Path, parts: str, settings: Mapping[str, str], flush: str = "1
 
 
 def complaints(folder: Path) -> list[str]:
-    """Errors and warnings in its log: what it drops it says there."""
+    """Errors and warnings in its log, which name what it drops."""
     return COMPLAINT.findall((folder / "telegraf.log").read_text(errors="replace"))
 
 

@@ -1,4 +1,4 @@
-"""A consumer in a process of its own, ours or a plain script: `python -m benchmarks.worker KIND`.
+"""A consumer in a separate process, ours or a plain script: `python -m benchmarks.worker KIND`.
 
 It prints a line when it is ready, waits for a line, works until its queue has been empty for a second, and prints what
 it did as a line of JSON. Its stores come from the settings in the environment.
@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def peak_mib() -> float:
-    """The most memory this process had; getrusage would count what its parent had when it forked."""
+    """The peak memory of this process; getrusage would include what its parent had at the fork."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
     return int(line.split()[1]) / 1024
 
@@ -243,7 +243,7 @@ def pika_select(_: Stores) -> dict[str, Any]:
 
 
 def script(_: Stores, gathering: bool = False) -> dict[str, Any]:
-    """One Point a sample and one HSET a message, one after the other; a write a Point, or `gathering`, a message."""
+    """One Point per sample and one HSET per message, in turn; one write per Point, or per message (`gathering`)."""
     import redis
     from influxdb_client import InfluxDBClient, Point, WritePrecision
     from influxdb_client.client.write_api import SYNCHRONOUS

@@ -37,7 +37,7 @@ from ninjait_pipelines.resources.versions import NEWER, problem, too_old
 from ninjait_pipelines.settings import DEFAULT_START, SQL, UserError
 
 STORES = ("postgres", "clickhouse")
-# Any number will do, as long as nothing else takes PostgreSQL's advisory lock of this number.
+# An arbitrary number that nothing else uses for an advisory lock of PostgreSQL.
 _LOCK = 6_462_541_093
 LONGEST_STATEMENT_SECONDS = 3600
 _FILE = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
@@ -50,13 +50,13 @@ Report = Callable[[str], None]
 
 
 class MigrationError(UserError):
-    """Migrations that do not fit the database, or one that failed; the message names it, and says what holds now."""
+    """Migrations that contradict the database, or one that failed; the message names it and the state it left."""
 
 
 class Migration(msgspec.Struct, frozen=True):
-    """One file: `name` is NNNN_name, `sha256` that of its bytes, `up` and `down` its statements.
+    """A file: `name` is NNNN_name, `sha256` the hash of its bytes, `up` and `down` are its statements.
 
-    `formerly` has the sha256 of its earlier states, from which only its down section differs.
+    `formerly` has the hashes of its earlier states, which differ in the down section only.
     """
 
     version: int
@@ -67,12 +67,12 @@ class Migration(msgspec.Struct, frozen=True):
     formerly: tuple[str, ...] = ()
 
     def is_recorded_by(self, record: "Record") -> bool:
-        """Whether this file, in its present or an earlier state, is what the record says."""
+        """Whether the record is of this file, in its present or an earlier state."""
         return record.name == self.name and record.sha256 in (self.sha256, *self.formerly)
 
 
 class Record(msgspec.Struct, frozen=True):
-    """One row of a `schema_migrations`; not `finished` is what a killed process left in the middle."""
+    """A row of `schema_migrations`. It is not `finished` if a process was killed in the middle of the migration."""
 
     version: int
     name: str
@@ -82,7 +82,7 @@ class Record(msgspec.Struct, frozen=True):
 
 
 class State(msgspec.Struct, frozen=True):
-    """One line of `ninjait migrate status`; `state` is applied, pending, unfinished, edited or unknown."""
+    """A line of `ninjait migrate status`; `state` is applied, pending, unfinished, edited or unknown."""
 
     store: str
     name: str
@@ -90,11 +90,11 @@ class State(msgspec.Struct, frozen=True):
     applied_at: datetime | None
 
 
-# --- what the files say, and what is due: nothing here touches a store ---
+# --- the files, and what is due: nothing here touches a store ---
 
 
 def load(folder: Path) -> list[Migration]:
-    """The migrations of a folder in order. Raises MigrationError for a name, section or number that cannot be right."""
+    """The migrations of a folder in order. Raises MigrationError for an invalid name, section or number."""
     migrations = [parse(path.name, path.read_bytes()) for path in sorted(folder.glob("*.sql"))]
     for expected, migration in enumerate(migrations, start=1):
         if migration.version != expected:
@@ -117,7 +117,7 @@ def parse(file_name: str, content: bytes) -> Migration:
 
 
 def statements(section: str) -> list[str]:
-    """The statements of a section, without their semicolons; a rest of nothing but comments is none."""
+    """The statements of a section, without their semicolons. Trailing comments are not a statement."""
     parts = (part.strip() for part in _STATEMENT_END.split(section))
     return [part for part in parts if any(line and not line.startswith("--") for line in part.splitlines())]
 
@@ -193,7 +193,7 @@ class _PostgresTarget:
         """Nothing follows from migrations here."""
 
     def _in_transaction(self, migration: Migration, section: Sequence[str], record: LiteralString) -> None:
-        """The statements and the row that says so: both or nothing, also when the process is killed."""
+        """Runs the statements and records them: both or neither, even if the process is killed."""
         at = 0
         try:
             with self._postgres.transaction() as connection:
@@ -265,7 +265,7 @@ class _ClickHouseTarget:
         refresh_views(self._clickhouse)
 
     def revert(self, migration: Migration) -> None:
-        self._record(migration, "removing")  # killed behind this line: the next `up` or `rollback` finishes the removal
+        self._record(migration, "removing")  # killed after this line: the next `up` or `rollback` finishes the removal
         try:
             self._remove(migration)
         except StoreError as error:
@@ -286,7 +286,7 @@ class _ClickHouseTarget:
         self._record(migration, "removed")
 
     def _check_creates_only(self, migration: Migration) -> None:
-        """Its clean-up drops tables: had they been there before it, a failed CREATE would cost their data."""
+        """Clean-up drops the migration's tables: if one existed before, a failed CREATE would delete its data."""
         if unsafe := [one for one in migration.down if "IF EXISTS" not in one.upper() and "DROP" in one.upper()]:
             raise MigrationError(
                 f"ClickHouse migration {migration.name}: needs IF EXISTS in its down section: {unsafe[0]}"
@@ -329,9 +329,9 @@ def _failure(
 
 
 def check_versions(stores: Iterable[Store], report: Report | None = None) -> None:
-    """Raises StoreFailed for a store that is older than what is supported; one whose version says nothing is named.
+    """Raises StoreFailed for a store that is too old; reports one whose version cannot be interpreted.
 
-    A store that does not answer is left to whoever needs it.
+    A store that does not answer is skipped: whatever needs it will fail with its own error.
     """
     say = report or (lambda _: None)
     for store in stores:
@@ -381,7 +381,7 @@ def migrate_up(
 
 
 def status(postgres: Postgres, clickhouse: ClickHouse, folder: Path = SQL) -> list[State]:
-    """Every migration that the folder or a store knows. Changes nothing and refuses nothing."""
+    """Every migration that the folder or a store has. Changes nothing and refuses nothing."""
     found: list[State] = []
     for store, target in _targets(postgres, clickhouse).items():
         files = {migration.version: migration for migration in load(folder / store)}
@@ -440,9 +440,9 @@ def _targets(postgres: Postgres, clickhouse: ClickHouse) -> _Targets:
 
 @contextmanager
 def _patient(postgres: Postgres, clickhouse: ClickHouse) -> Iterator[_Targets]:
-    """Both stores by connections of their own: rewriting a large table takes longer than a drain may wait.
+    """Both stores over separate connections with long time-outs: rewriting a large table takes longer than a drain may.
 
-    Waiting for a table's lock stays as short as it is, because everybody else would wait behind it.
+    The time-out for a table's lock stays short, because every later query would queue up after the waiting one.
     """
     seconds = LONGEST_STATEMENT_SECONDS
     with ExitStack() as stack:
@@ -464,7 +464,7 @@ def _state(store: str, file: Migration | None, record: Record | None) -> State:
 
 @contextmanager
 def _locked(postgres: Postgres, say: Report) -> Iterator[None]:
-    """Holds PostgreSQL's advisory lock, which guards both stores; a killed process loses it with its connection."""
+    """Holds PostgreSQL's advisory lock, which guards both stores. A killed process releases it with its connection."""
     key = {"key": _LOCK}
     if not postgres.rows("SELECT pg_try_advisory_lock(%(key)s) AS taken", key)[0]["taken"]:
         say("another migration is running: waiting for it")
@@ -473,5 +473,5 @@ def _locked(postgres: Postgres, say: Report) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(StoreError):  # a server that is away has let go of the lock, and its absence is reported already
+        with suppress(StoreError):  # a server that is away has released the lock, and its absence is reported already
             postgres.rows("SELECT pg_advisory_unlock(%(key)s)", key)

@@ -28,34 +28,34 @@ REQUIRED: dict[str, tuple[str, tuple[str, ...]]] = {
     "MONGODB_URL": ("MongoDB: logs, audit trail, quarantine; the URL names the database", ("mongodb", "mongodb+srv")),
     "ARCHIVE_URL": ("the cold archive, s3://bucket/prefix or file:///folder", ("s3", "file")),
 }
-# What may be unset. Without RABBITMQ_URL the queue is kept in Dragonfly's streams, without INFLUXDB_URL the metrics in
-# ClickHouse; without AWS_* S3's credentials come from where they usually do (profile, instance, container).
+# Without RABBITMQ_URL the queue is kept in Dragonfly's streams, without INFLUXDB_URL metrics are kept in ClickHouse.
+# Without AWS_* S3's credentials come from the usual places: profile, instance, container.
 OPTIONAL: dict[str, tuple[str, tuple[str, ...]]] = {
     "RABBITMQ_URL": ("RabbitMQ; the URL's path names the virtual host", ("amqp", "amqps")),
     "INFLUXDB_URL": ("InfluxDB 2's HTTP interface", ("http", "https")),
     "INFLUXDB_TOKEN": ("InfluxDB's token, which may read, write and delete in the buckets", ()),
     "INFLUXDB_ORG": ("InfluxDB's organization", ()),
     "INFLUXDB_BUCKET": (
-        "the bucket of full resolution, else `metrics`; the other tiers add _5m and _1h to it",
+        "the bucket of full resolution, `metrics` if unset; the other tiers' buckets end in _5m and _1h",
         (),
     ),
-    "AWS_ENDPOINT_URL": ("S3's address, where it is not Amazon's", ("http", "https")),
+    "AWS_ENDPOINT_URL": ("S3's address, if it is not Amazon's", ("http", "https")),
     "AWS_ACCESS_KEY_ID": ("S3's access key", ()),
     "AWS_SECRET_ACCESS_KEY": ("S3's secret key", ()),
-    "AWS_SESSION_TOKEN": ("S3's session token, with temporary keys", ()),
+    "AWS_SESSION_TOKEN": ("S3's session token, for temporary keys", ()),
     "AWS_REGION": ("S3's region", ()),
-    "QUARANTINE_SPOOL": ("the folder where quarantine waits while MongoDB is away, else .ninjait/spool", ()),
-    "QUARANTINE_LIMIT_MIB": ("what the quarantine holds at most, MiB, else 1024", ()),
+    "QUARANTINE_SPOOL": ("the folder that holds the quarantine while MongoDB is away, .ninjait/spool if unset", ()),
+    "QUARANTINE_LIMIT_MIB": ("the maximum size of the quarantine, MiB, 1024 if unset", ()),
     "HOSTS_WITHOUT_ORGANIZATION": (
-        "on where Telegraf's and collectd's keys need not name an organization, else off",
+        "on if routing keys of Telegraf and collectd need not name an organization, off if unset",
         (),
     ),
     "PIPELINE_START": (
-        "the first day that has partitions, YYYY-MM-DD, UTC, else 2024-01-01; fixed by the first `ninjait migrate up`",
+        "the first day with partitions, YYYY-MM-DD, UTC, 2024-01-01 if unset; fixed by the first `ninjait migrate up`",
         (),
     ),
-    "INTERFACES_LEFT_OUT": ("patterns of the network interfaces whose bytes do not count, separated by commas", ()),
-    "CA_FILE": ("the certificates (PEM) of the authorities that signed the stores' certificates", ()),
+    "INTERFACES_LEFT_OUT": ("patterns of network interfaces whose traffic is not counted, separated by commas", ()),
+    "CA_FILE": ("certificates (PEM) of the authorities that signed the stores' certificates", ()),
     "RABBITMQ_CA_FILE": ("the same for RabbitMQ only, in place of CA_FILE", ()),
     "INFLUXDB_CA_FILE": ("the same for InfluxDB only, in place of CA_FILE", ()),
     "DRAGONFLY_CA_FILE": ("the same for Dragonfly only, in place of CA_FILE", ()),
@@ -66,11 +66,11 @@ OPTIONAL: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 NUMBERS = {"QUARANTINE_LIMIT_MIB"}
 SWITCHES = {"HOSTS_WITHOUT_ORGANIZATION"}
-# Values that are secret as a whole; of a URL only its password is.
+# Values that are secret as a whole. Of a URL only the password is.
 SECRETS = {"CLICKHOUSE_PASSWORD", "INFLUXDB_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"}
-# The settings whose URL may name several hosts: a replica set, a primary and its standbys.
+# Settings whose URL may name several hosts: a replica set, or a primary with its standbys.
 SEVERAL_HOSTS = {"DATABASE_URL", "MONGODB_URL"}
-# Those of which nothing but scheme, host and port is used: anything else would be left out without a word.
+# Settings of which only scheme, host and port are used: anything else is refused rather than ignored.
 ONLY_HOST = {"CLICKHOUSE_URL", "AWS_ENDPOINT_URL"}
 # A store's own CA -> the URL whose scheme says whether there is TLS.
 TLS_BY_SCHEME = {
@@ -80,16 +80,16 @@ TLS_BY_SCHEME = {
     "CLICKHOUSE_CA_FILE": "CLICKHOUSE_URL",
     "ARCHIVE_CA_FILE": "AWS_ENDPOINT_URL",
 }
-# What another setting makes necessary.
+# Settings that another one requires.
 NEEDS = {"INFLUXDB_URL": ("INFLUXDB_TOKEN", "INFLUXDB_ORG"), "AWS_ACCESS_KEY_ID": ("AWS_SECRET_ACCESS_KEY",)}
 
 
 class UserError(Exception):
-    """An error whose message is all that a person needs to mend it: a command prints it instead of a traceback."""
+    """An error whose message tells a person what to do: commands print it instead of a traceback."""
 
 
 class SettingsError(UserError):
-    """A setting that is missing or cannot be right; the message names the variable and what to do."""
+    """Settings that are missing or malformed; the message names each variable and what to do."""
 
 
 class Settings(dict[str, str]):
@@ -167,9 +167,7 @@ def _host_problem(name: str, parts: Url, what: str) -> str | None:
     if len(parts.host_names) > 1 and name not in SEVERAL_HOSTS:
         return f"{name} names several hosts, and may name one: {what}."
     if name in ONLY_HOST and (parts.user_info or parts.path.strip("/") or parts.query):
-        return (
-            f"{name} has a user, path or query, which nothing would obey: {parts.scheme}://host:port is all it may be."
-        )
+        return f"{name} has a user, path or query, which nothing would obey: write {parts.scheme}://host:port."
     return None
 
 
@@ -205,7 +203,7 @@ def _date(text: str) -> date | None:
 
 
 def load(environ: Mapping[str, str] = os.environ, local_stack: Path = LOCAL_STACK) -> Settings:
-    """The settings of the environment; where it has none of them at all, those of the local stack.
+    """The settings of the environment, or those of the local stack if the environment has none at all.
 
     Never a mixture: a staging URL together with a local password would be worse than an error.
     """

@@ -1,18 +1,18 @@
-"""URLs of stores: what they are made of, how they may be shown, and how what they hide stays out of others' words."""
+"""URLs of stores: their parts, what may be shown of them, and how secrets are kept out of other programs' messages."""
 
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, unquote
 
-# An @, / ? or # in a password that was not percent-encoded would end the host elsewhere for every reader. So an @ may
-# stand in the user info only, and there is no fragment.
+# Clients disagree about where the host ends if a password contains @ / ? or # unencoded. So @ is accepted only after
+# the user info, and a fragment is not accepted.
 _URL = re.compile(
     r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?:(?P<user_info>[^/?#\s]*)@)?(?P<hosts>[^@/?#\s]*)"
     r"(?P<path>/[^@?#\s]*)?(?:\?(?P<query>[^@#\s]*))?",
     re.I,
 )
-# These have no user info, and an @ in a folder's name is a letter like any other.
+# These have no user info, and a folder's name may contain @.
 _WITHOUT_USER = re.compile(r"(?P<scheme>file|s3)://(?P<hosts>[^/?#]*)(?P<path>/.*)?", re.I)
 _HOST = re.compile(r"(?:\[[0-9a-f:.%]+\]|[^\s\[\]:,@/?#]+)(?::(?P<port>[0-9]{1,5}))?", re.I)
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
@@ -25,7 +25,7 @@ _known: set[str] = set()
 
 @dataclass(frozen=True)
 class Url:
-    """The parts of a URL as they stand there, percent-encoded. `hosts` may be several, with ports: h1:5432,h2:5432."""
+    """The parts of a URL, still percent-encoded. `hosts` may be several, with ports: h1:5432,h2:5432."""
 
     scheme: str
     user_info: str
@@ -45,7 +45,7 @@ class Url:
 
 
 def parse(url: str) -> Url | None:
-    """The parts of a URL; None where it cannot be told which they are, as with a password that is not encoded."""
+    """The parts of a URL; None if they are ambiguous, as with a password that is not percent-encoded."""
     found = _WITHOUT_USER.fullmatch(url) or _URL.fullmatch(url)
     if found is None:
         return None
@@ -59,7 +59,7 @@ def parse(url: str) -> Url | None:
 
 
 def without_password(url: str) -> str:
-    """`url` as it may be shown: scheme, hosts, ports and path. Only its scheme, where it is no proper URL."""
+    """What may be shown of `url`: scheme, hosts, ports and path. Only the scheme, if it is not a valid URL."""
     parts = parse(url)
     if parts is None:
         scheme = re.match(r"[a-z][a-z0-9+.-]*(?=://)", url, re.I)
@@ -68,22 +68,22 @@ def without_password(url: str) -> str:
 
 
 def options_of(url: str) -> dict[str, str]:
-    """The options in a URL's query; none where it is no proper URL."""
+    """The options in a URL's query; empty if it is not a valid URL."""
     parts = parse(url)
     return dict(parse_qsl(parts.query)) if parts else {}
 
 
-# What a server that is none of ours may quote: HTTP's header, of which a secret is one part, in another spelling.
+# A server may quote HTTP's header, which has the secret in another encoding.
 _AUTHORIZATION = re.compile(r"(authorization\W+\w+\s+)[^\s\"'\\]+", re.I)
 
 
 def remember(*secrets: str) -> None:
-    """Secrets of this process (passwords, tokens, URLs that have one), which `redacted` then takes out of any text."""
+    """Registers secrets (passwords, tokens, URLs with either), which `redacted` then removes from any text."""
     _known.update(filter(None, secrets))
 
 
 def redacted(text: str, url: str = "") -> str:
-    """`text` without the secrets of `url` and without those that are remembered, as they stand there and decoded."""
+    """`text` without the secrets of `url` and the remembered ones, in their percent-encoded and decoded forms."""
     secrets = {part for one in (url, *_known) for part in _secrets(one)}
     for secret in sorted(secrets, key=len, reverse=True):
         pattern = re.escape(secret)
@@ -99,7 +99,7 @@ def _secrets(value: str) -> Iterator[str]:
 
 
 def _hidden_parts(value: str) -> Iterator[str]:
-    """What may not be shown of a URL; of any other secret, all of it."""
+    """The secret parts of a URL; any other value is secret as a whole."""
     scheme, separator, rest = value.partition("://")
     if not separator:
         yield value
@@ -108,6 +108,6 @@ def _hidden_parts(value: str) -> Iterator[str]:
         yield password if colon else user
         yield from (text for name, text in parse_qsl(parts.query) if _SECRET_NAME.search(name))
     elif scheme not in ("file", "s3"):
-        # Nobody can tell where the password ends: every piece of it may be one.
+        # It is unclear where the password ends: every piece may be part of it.
         yield from re.split(r"[/@:?#&=,\s]+", rest)
         yield rest

@@ -146,7 +146,7 @@ def test_a_missing_variable_is_named(name: str) -> None:
         ("PIPELINE_START", "20260131", "PIPELINE_START is not a date such as 2026-01-31 but '20260131': the first day"),
         ("PIPELINE_START", "2026-02-30", "PIPELINE_START is not a date such as 2026-01-31 but '2026-02-30': "),
         ("QUARANTINE_LIMIT_MIB", "1.5", "QUARANTINE_LIMIT_MIB is not a whole number above 0 but '1.5': "),
-        ("HOSTS_WITHOUT_ORGANIZATION", "yes", "HOSTS_WITHOUT_ORGANIZATION is neither on nor off but 'yes': on where "),
+        ("HOSTS_WITHOUT_ORGANIZATION", "yes", "HOSTS_WITHOUT_ORGANIZATION is neither on nor off but 'yes': on if "),
     ],
 )
 def test_a_wrong_variable_is_named_without_its_secrets(name: str, value: str, words: str) -> None:

@@ -23,7 +23,7 @@ from ninjait_pipelines.cli.migrate import register
 from ninjait_pipelines.migrations import MigrationError, Record, due, load, migrate_up, parse, rollback, statements
 from ninjait_pipelines.reference.assets import organizations, rows_keep_the_constraints
 from ninjait_pipelines.resources import Stores, open_stores
-from ninjait_pipelines.resources.store import StoreError
+from ninjait_pipelines.resources.store import StoreError, StoreFailed
 from ninjait_pipelines.settings import SQL, Settings
 from ninjait_pipelines_tests.conftest import drop, fresh
 from ninjait_pipelines_tests.runs import passed, run
@@ -381,10 +381,28 @@ def test_every_table_of_clickhouse_says_why_it_is_sorted_and_partitioned_so() ->
 # --- the command ---
 
 
+def test_looking_at_what_is_declared_creates_nothing(empty: Settings) -> None:
+    """`migrate status` created the queues and buckets that it was asked about, and called them ok."""
+    with open_stores(empty) as fresh_stores:
+        migrate_up(fresh_stores.postgres, fresh_stores.clickhouse)
+        for _ in range(2):
+            with pytest.raises(StoreFailed, match=r"no queue agent\.metrics, |no exchange .*migrate up"):
+                fresh_stores.message_queue.check_declared()
+        fresh_stores.message_queue.declare()
+        fresh_stores.message_queue.check_declared()
+        if "INFLUXDB_URL" in empty:
+            for _ in range(2):
+                with pytest.raises(StoreFailed, match="there is no bucket metrics, "):
+                    fresh_stores.metrics_store.check_declared()
+            fresh_stores.metrics_store.declare()
+        fresh_stores.metrics_store.check_declared()
+
+
 def test_the_command_applies_lists_and_undoes(empty: Settings) -> None:
     app, runner = typer.Typer(), CliRunner(env=dict(empty))
     app.callback()(lambda: None)
     register(app)
+    assert runner.invoke(app, ["migrate", "status"]).exit_code == 1
     assert runner.invoke(app, ["migrate", "up"]).exit_code == 0
     assert "up to date" in runner.invoke(app, ["migrate", "up"]).output
     listed = runner.invoke(app, ["migrate", "status", "--json"])

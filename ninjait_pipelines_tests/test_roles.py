@@ -18,7 +18,7 @@ from ninjait_pipelines.resources.postgres import Postgres
 from ninjait_pipelines.resources.store import StoreRefused
 from ninjait_pipelines.settings import ROOT, SQL
 from ninjait_pipelines_tests import conftest
-from ninjait_pipelines_tests.local.stack.alone import alone
+from ninjait_pipelines_tests.local.stack.standalone_engine import alone
 from ninjait_pipelines_tests.reference.test_reference import ALL, CHECKS, one_of_each
 from ninjait_pipelines_tests.runs import passed, run
 

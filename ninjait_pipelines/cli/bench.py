@@ -18,17 +18,17 @@ def register(app: typer.Typer) -> None:
 
 
 def bench(
-    rounds: Annotated[int, typer.Option(help="How often everything is measured.", min=1)] = 5,
+    rounds: Annotated[int, typer.Option(help="How many times everything is measured.", min=1)] = 5,
     only: Annotated[list[str] | None, typer.Option(help="Measure this row only; may be repeated.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A quarter of the messages, to see that it runs.")] = False,
     profile: Annotated[bool, typer.Option("--profile", help="Show where our drain's time goes instead.")] = False,
     json_file: Annotated[str | None, typer.Option("--json", help="Write JSON to this file; - is the output.")] = None,
     write_docs: Annotated[bool, typer.Option("--write-docs", help="Write docs/performance.md and its chart.")] = False,
 ) -> None:
-    """Measure ingest against Telegraf, pika and a plain script, on RabbitMQ and InfluxDB of its own.
+    """Measure ingest against Telegraf, pika and a plain script, on a RabbitMQ and an InfluxDB started for it.
 
-    Takes about 20 minutes, on a machine with nothing else to do, and needs a checkout and what `make servers` builds.
-    Exits with 1 where a run failed; a ratio below its bound is a figure like any other.
+    Takes about 20 minutes on an idle machine, and needs a checkout and the servers that `make servers` builds.
+    Exits with 1 if a run failed; a ratio below its bound is only reported.
 
     Rows: json, json-two, influxdb, influxdb-tuned, influxdb-two,
     lines, lines-two, lines-tuned, scaling-stubbed, scaling, scaling-lines,

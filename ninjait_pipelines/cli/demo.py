@@ -6,9 +6,9 @@ import typer
 
 
 def demo() -> None:
-    """A simulated fleet's day through every stage, on the local stack, with a report that must add up.
+    """Send a simulated fleet's day through every stage, on the local stack, and check that all figures add up.
 
-    Exits with 1 where a figure does not add up. May be repeated.
+    Exits with 1 if one does not. May be repeated.
 
     Example: ninjait demo
     """
@@ -16,7 +16,7 @@ def demo() -> None:
 
     from ninjait_pipelines.local.demo.stack import bring_up
 
-    # A log file is no terminal of 80 columns.
+    # A log file is not limited to 80 columns.
     console = Console(width=None if sys.stdout.isatty() else 118)
     seconds: dict[str, float] = {}
     settings = bring_up(console, seconds)

@@ -142,7 +142,7 @@ def _address(text: str) -> tuple[str, int]:
 
 def simulate(
     organization: Annotated[list[str] | None, typer.Option(help="Slug; may be given again. [default: all]")] = None,
-    devices: Annotated[int | None, typer.Option(min=1, help="At most so many devices of each organization.")] = None,
+    devices: Annotated[int | None, typer.Option(min=1, help="Maximum number of devices of each organization.")] = None,
     start: Annotated[
         str | None, typer.Option("--from", help="Start of the window, RFC 3339. [default: --hours before now]")
     ] = None,

@@ -1,7 +1,7 @@
-"""`ninjait migrate up|status|rollback|snapshot`: what a person or a script sees; what happens is in migrations.py.
+"""`ninjait migrate up|status|rollback|snapshot`: options and output; migrations.py does the work.
 
-What the code declares of the queue (exchanges, queues, bindings) and of the metrics store (buckets) has no numbered
-files: the stores compare it with what is there, create what is missing, and refuse what differs.
+Exchanges, queues, bindings and buckets have no numbered files: code declares them, and the stores compare that with
+what is there, create what is missing, and refuse what differs.
 """
 
 from __future__ import annotations
@@ -70,7 +70,9 @@ def _told(lines: Iterator[str], quiet: bool) -> Iterator[str]:
 def status(as_json: Json = False) -> None:
     """List the migrations, and whether the queue and the metrics store are as declared. Exits with 1 while one is not.
 
-    Missing queues and buckets are created by looking. Example: ninjait migrate status --json
+    Creates and changes nothing.
+
+    Example: ninjait migrate status --json
     """
     from ninjait_pipelines import migrations
 
@@ -88,7 +90,7 @@ def status(as_json: Json = False) -> None:
 
 
 def declared(stores: Stores) -> list[State]:
-    """A line for the queue and one for the metrics store: ok, or in which way it differs from what is declared."""
+    """A line for the queue and one for the metrics store: ok, or how it differs from what is declared."""
     from ninjait_pipelines.migrations import State
     from ninjait_pipelines.resources.store import StoreFailed
 
@@ -96,7 +98,7 @@ def declared(stores: Stores) -> list[State]:
     for key, store in (("message_queue", stores.message_queue), ("metrics_store", stores.metrics_store)):
         state = "ok"
         try:
-            store.declare()
+            store.check_declared()
         except StoreFailed as error:
             state = f"differs: {error}"
         found.append(State(key, store.title, state, None))
@@ -121,9 +123,11 @@ def rollback(
 
 
 def snapshot() -> None:
-    """Write sql/clickhouse/schema.json anew after a migration was added: what the pipeline knows of tables and columns.
+    """Rewrite sql/clickhouse/schema.json, from which code takes tables and columns, after adding a migration.
 
-    All migrations are applied to a database of their own, which is dropped. Example: ninjait migrate snapshot
+    All migrations are applied to a temporary database, which is dropped afterwards.
+
+    Example: ninjait migrate snapshot
     """
     from ninjait_pipelines import migrations
     from ninjait_pipelines.resources.clickhouse_schema import SNAPSHOT, write_snapshot

@@ -1,7 +1,7 @@
 """What the commands share: the stores, one line for a failure, a table for a person, JSON for a script.
 
-Whatever is printed goes through here, because it may hold text from outside (a host's name, a message, a server's
-words), which must not reach a terminal with anything in it that moves the cursor or hides what is there.
+All output goes through here, because it may contain text from outside (a host's name, a message, a server's error),
+which must not reach a terminal with escape sequences that move the cursor or hide text.
 
 Heavy imports stand inside the functions, here and in the commands, so that `ninjait --help` answers at once.
 """
@@ -31,7 +31,7 @@ def fail(reason: str) -> NoReturn:
 
 
 def safe(text: str, kept: str = "") -> str:
-    """Text of anybody, with all that is not printable as escapes, but for what is `kept`."""
+    """Untrusted text with everything that is not printable escaped, except for the characters in `kept`."""
     return (
         text
         if text.isprintable()
@@ -44,7 +44,7 @@ def _escape(one: str) -> str:
 
 
 def say(text: str, err: bool = False) -> None:
-    """Prints lines that may hold text from outside."""
+    """Prints lines that may contain text from outside."""
     typer.echo(safe(text, "\n\t"), err=err)
 
 
@@ -71,7 +71,7 @@ def print_json(data: Any) -> None:
 
 
 def print_csv(headers: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
-    """As it is into a pipe or file; on a terminal text without what is not printable."""
+    """CSV, unchanged in a pipe or file; on a terminal with everything that is not printable escaped."""
     writer = csv.writer(sys.stdout)
     for row in (headers, *rows):
         shown = sys.stdout.isatty()
@@ -79,7 +79,7 @@ def print_csv(headers: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
 
 
 def print_table(headers: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
-    """A row a line; None is blank. In a pipe no cell is cut or folded, however long the line."""
+    """One line per row; None is blank. In a pipe no cell is cut or wrapped, however long the line."""
     from rich.console import Console
     from rich.table import Column, Table
     from rich.text import Text

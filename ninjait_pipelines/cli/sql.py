@@ -27,11 +27,11 @@ def sql(
     """
     from clickhouse_connect.driver.exceptions import ClickHouseError
 
-    from ninjait_pipelines.local.stack.clickhouse_sql import READS, first_word
+    from ninjait_pipelines.sql_words import READS, first_word
 
     if as_json and as_csv:
         fail("choose one of --json and --csv")
-    # Asked here, because ClickHouse's own readonly mode lets through what changes no table: KILL QUERY for one.
+    # Checked here, because ClickHouse's readonly mode allows what changes no table, such as KILL QUERY.
     reads = first_word(statement) in READS
     if not reads and not write:
         fail(f"only reading ({', '.join(sorted(READS - {'('}))}) is allowed unless --write is given")
@@ -41,7 +41,7 @@ def sql(
             if not reads:
                 client.command(statement)
                 return
-            # readonly=2: reads, and settings of the query itself; ClickHouse refuses what a read could still hide.
+            # readonly=2 allows reads and settings of the query; ClickHouse refuses writes hidden in a read.
             result = client.query(statement, settings={"readonly": 2}, tz_mode="aware")
         except ClickHouseError as error:
             fail(" ".join(str(error).split()))

@@ -19,14 +19,15 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts, pass
 def up(
     home: Home = LOCAL_STACK,
     wheels: Annotated[
-        bool, typer.Option("--wheels", help="Leave RabbitMQ, InfluxDB and S3 out, from now on, though they are built.")
+        bool,
+        typer.Option("--wheels", help="Without RabbitMQ, InfluxDB and S3, now and later, even if they are built."),
     ] = False,
     as_json: Json = False,
 ) -> None:
     """Start the local stack: PostgreSQL, ClickHouse, Dragonfly and MongoDB on loopback, without Docker.
 
-    RabbitMQ, InfluxDB and S3 join them where `make servers` has built them. What runs already is left alone; what was
-    killed is started again, on the port it had.
+    RabbitMQ, InfluxDB and S3 join them if `make servers` has built them. Engines that run are left alone; those that
+    were killed are started again, on the same port.
 
     Example: ninjait up && eval "$(ninjait env)"
     """

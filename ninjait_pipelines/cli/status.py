@@ -30,7 +30,7 @@ def status(
 
     It also exits with 1 while PIPELINE_START is not the day on which this installation began.
 
-    "away" is an optional store that is down: the pipeline goes on, and a line below says what is different meanwhile.
+    "away" means that an optional store is down: the pipeline goes on, and a line below the table says what differs.
 
     Example: ninjait status --json
     """
@@ -78,7 +78,7 @@ def _start_problem(postgres: Postgres, statuses: list[StoreStatus]) -> str | Non
 
 
 def size(count: int | None) -> str:
-    """Bytes for people: 1.4 MiB; empty where unknown."""
+    """Bytes for people: 1.4 MiB; empty if unknown."""
     if count is None:
         return ""
     value = float(count)

@@ -76,6 +76,9 @@ class ClickHouseMetrics(ClickHouse, MetricsStore):
             problem = f"the database {self.database} has no table {', '.join(missing)}"
             raise StoreFailed(self.title, self.url, problem, "Bring the schema up to date: ninjait migrate up.")
 
+    def check_declared(self) -> None:
+        self.declare()
+
     def write(self, points: pa.Table) -> list[Refusal]:
         # One insert: of rows with one key the engine keeps, field by field, the last value that is not null.
         self.insert(Tier.RAW, points.select(POINTS.names).cast(POINTS))

@@ -97,6 +97,13 @@ class DragonflyQueue(Dragonfly, MessageQueue):
                     if not str(error).startswith("BUSYGROUP"):
                         raise
 
+    def check_declared(self) -> None:
+        with errors(self.url):
+            missing = [name for name in QUEUES if not self.client.exists(stream_key(name))]
+        if missing:
+            problem = f"there is no queue {', '.join(missing)}"
+            raise StoreFailed(self.title, self.url, problem, "Create it: ninjait migrate up.")
+
     def publish(self, messages: Iterable[Outgoing]) -> int:
         return sum(self._publish(queue, batch) for queue, batch in _batches(messages))
 

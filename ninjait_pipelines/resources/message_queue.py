@@ -91,6 +91,10 @@ class MessageQueue(Store):
     def declare(self, queue: str | None = None) -> None:
         """Creates missing queues and their dead letters: all, or those of one queue. Safe to repeat."""
 
+    @abstractmethod
+    def check_declared(self) -> None:
+        """Raises StoreFailed for a queue that is missing or differs from what `declare` would create. Creates none."""
+
     def upgrade(self) -> Iterator[str]:
         """Creates what is missing, and converts what an earlier version declared differently, without losing a message;
         yields a line for each change. Safe to repeat, even after it was killed."""

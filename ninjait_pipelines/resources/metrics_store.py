@@ -48,6 +48,10 @@ class MetricsStore(Store):
         """Creates what is missing of the tiers, with their retention. Safe to repeat; never changes what is there."""
 
     @abstractmethod
+    def check_declared(self) -> None:
+        """Raises StoreFailed for a tier that is missing or differs from what `declare` would create. Creates none."""
+
+    @abstractmethod
     def now(self) -> datetime:
         """The store's clock, UTC, by which it lets points expire."""
 

@@ -16,8 +16,8 @@ from ninjait_pipelines.billing.invoice import Contract
 from ninjait_pipelines.billing.local_time import HOUR, day_window
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.resources.clickhouse_schema import mart_rows
-from ninjait_pipelines_tests.emptied import module_stores, settings, stores
 from ninjait_pipelines_tests.runs import add
+from ninjait_pipelines_tests.truncated_stores import module_stores, settings, stores
 
 __all__ = ["module_stores", "settings", "stores"]
 

@@ -16,9 +16,9 @@ from ninjait_pipelines.messages import QUEUES
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.resources.message_queue import QueueFull
 from ninjait_pipelines.resources.rabbitmq.resource import RabbitMQ
-from ninjait_pipelines_tests.emptied import rabbitmq_channel
 from ninjait_pipelines_tests.ingest.conftest import drained, lines
 from ninjait_pipelines_tests.ingest.samples import EVENTS, ORG, metrics, outgoing, sample
+from ninjait_pipelines_tests.truncated_stores import rabbitmq_channel
 
 
 def test_publish_a_file_and_standard_input(ninjait: Any, fleet: Stores, tmp_path: Path) -> None:

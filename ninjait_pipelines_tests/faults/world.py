@@ -7,14 +7,17 @@ import multiprocessing
 import os
 import signal
 import subprocess
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from multiprocessing.context import ForkServerProcess
+from pathlib import Path
 from typing import Any
 
+from benchmarks.soak.accounts import Book, account
 from ninjait_pipelines.ingest import drain as drain_module
 from ninjait_pipelines.ingest.decode.message import decode
 from ninjait_pipelines.ingest.decode.model import Period
@@ -111,6 +114,18 @@ class World:
         assert self.stores.mongodb.count_ids(COLLECTION, ids) == len(ids)
         assert len(list(query.select(self.stores.mongodb, state=None))) == len(ids)
         self._verify_hours(len(points))
+        assert self._problems() == []
+
+    def _problems(self) -> list[str]:
+        """What the accounts of `make soak` find: message by message, and by device and hour."""
+        book = Book(datetime.now(UTC))
+        for published in self.sent:
+            book.add(published)
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            book.write_sent(folder / "sent-0.parquet")
+            book.write_points(folder / "points-0.parquet")
+            return account(self.stores, folder).problems
 
     def _verify_hours(self, points: int) -> None:
         """The hours that ingest says it touched are all that have points, and roll up to all of them."""

@@ -19,8 +19,8 @@ from ninjait_pipelines.messages import Message
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.resources.rabbitmq.resource import RabbitMQ
 from ninjait_pipelines.settings import Settings
-from ninjait_pipelines_tests.emptied import module_stores, settings, stores
 from ninjait_pipelines_tests.ingest.samples import NOW, REGISTRY, register
+from ninjait_pipelines_tests.truncated_stores import module_stores, settings, stores
 
 __all__ = ["module_stores", "settings", "stores"]
 

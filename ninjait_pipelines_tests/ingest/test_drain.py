@@ -32,7 +32,6 @@ from ninjait_pipelines.resources.dragonfly import Dragonfly
 from ninjait_pipelines.resources.rabbitmq.resource import RabbitMQ
 from ninjait_pipelines.resources.store import StoreFailed, StoreUnavailable
 from ninjait_pipelines.rollup.assets import fill_tier
-from ninjait_pipelines_tests.emptied import rabbitmq_channel
 from ninjait_pipelines_tests.ingest.conftest import LOG, TABLES, idle_seconds, make_drain, sink_of
 from ninjait_pipelines_tests.ingest.drains import Broken, held, ledger, outstanding, points, poisoned, publish, run
 from ninjait_pipelines_tests.ingest.samples import (
@@ -54,6 +53,7 @@ from ninjait_pipelines_tests.ingest.samples import (
     telegraf,
 )
 from ninjait_pipelines_tests.resources.queue_contract import eventually
+from ninjait_pipelines_tests.truncated_stores import rabbitmq_channel
 
 UNKNOWN = str(uuid.UUID(int=99))
 

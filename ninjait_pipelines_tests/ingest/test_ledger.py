@@ -19,7 +19,6 @@ from ninjait_pipelines.resources.rabbitmq.resource import RabbitMQ
 from ninjait_pipelines.resources.rabbitmq.topology import EVENTS as EXCHANGE
 from ninjait_pipelines.rollup.assets import device_metrics_hourly
 from ninjait_pipelines.rollup.checks import hour_is_accounted_for
-from ninjait_pipelines_tests.emptied import rabbitmq_channel
 from ninjait_pipelines_tests.ingest.conftest import TABLES, ledger_row, make_drain, sink_of
 from ninjait_pipelines_tests.ingest.drains import ledger, points, publish, run
 from ninjait_pipelines_tests.ingest.samples import (
@@ -41,6 +40,7 @@ from ninjait_pipelines_tests.ingest.samples import (
 )
 from ninjait_pipelines_tests.rollup.data import check, hourly, key, roll_up
 from ninjait_pipelines_tests.runs import passed
+from ninjait_pipelines_tests.truncated_stores import rabbitmq_channel
 
 PERIOD = Period.at(NOW)
 A, B, C = (str(UUID(int=number)) for number in (1, 2, 3))

@@ -8,9 +8,9 @@ from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.resources.dragonfly_queue import stream_key
 from ninjait_pipelines.resources.rabbitmq.resource import RabbitMQ
 from ninjait_pipelines.resources.store import StoreError
-from ninjait_pipelines_tests.emptied import rabbitmq_channel
 from ninjait_pipelines_tests.ingest.samples import metrics, outgoing, register, sample
 from ninjait_pipelines_tests.runs import run
+from ninjait_pipelines_tests.truncated_stores import rabbitmq_channel
 
 OTHER = "platform.logs"
 

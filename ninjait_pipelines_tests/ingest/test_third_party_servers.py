@@ -33,7 +33,7 @@ from ninjait_pipelines.resources.rabbitmq.topology import EVENTS
 from ninjait_pipelines.settings import Settings
 from ninjait_pipelines_tests.ingest.conftest import make_drain
 from ninjait_pipelines_tests.ingest.samples import ORG, OTHER_DEVICE, OTHER_ORG, SECOND_DEVICE, register_device
-from ninjait_pipelines_tests.local.stack.alone import alone
+from ninjait_pipelines_tests.local.stack.standalone_engine import alone
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(300)]
 

@@ -9,9 +9,9 @@ import pytest
 
 from ninjait_pipelines.resources.archive.errors import ObjectChanged, ObjectMissing
 from ninjait_pipelines.resources.archive.resource import Archive
-from ninjait_pipelines_tests.archive import places
+from ninjait_pipelines_tests.archive import archive_backends
 
-archive, s3 = places.archive, places.s3
+archive, s3 = archive_backends.archive, archive_backends.s3
 
 
 def parquet(**columns: list[object]) -> bytes:

@@ -26,8 +26,8 @@ from ninjait_pipelines.local.stack.servers import S3Gateway
 from ninjait_pipelines.resources.archive.errors import ObjectChanged, ObjectCorrupt, TransferDamaged
 from ninjait_pipelines.resources.archive.resource import Archive
 from ninjait_pipelines.resources.store import StoreFailed, StoreRefused, StoreUnavailable
-from ninjait_pipelines_tests.archive.places import SMALLEST_PART, on_s3
-from ninjait_pipelines_tests.local.stack.alone import Alone, alone
+from ninjait_pipelines_tests.archive.archive_backends import SMALLEST_PART, on_s3
+from ninjait_pipelines_tests.local.stack.standalone_engine import Alone, alone
 from ninjait_pipelines_tests.proxy import FROM_ENGINE, TO_ENGINE, Proxy
 
 pytestmark = pytest.mark.servers

@@ -13,8 +13,8 @@ from ninjait_pipelines.resources.clickhouse import ClickHouse
 from ninjait_pipelines.resources.clickhouse_schema import mart_rows
 from ninjait_pipelines.resources.clickhouse_versions import sliced_marts, slices_from
 from ninjait_pipelines.resources.store import StoreFailed
-from ninjait_pipelines_tests.emptied import module_stores, settings, stores  # noqa: F401
 from ninjait_pipelines_tests.interleaved import Paused
+from ninjait_pipelines_tests.truncated_stores import module_stores, settings, stores  # noqa: F401
 
 DAY = date(2026, 11, 1)
 ORGANIZATION = uuid.UUID(int=7)

@@ -29,7 +29,7 @@ from ninjait_pipelines.resources.metrics_store import MetricsStore
 from ninjait_pipelines.resources.store import StoreFailed, StoreRefused, StoreUnavailable
 from ninjait_pipelines.resources.versions import numbers, problem
 from ninjait_pipelines.rollup.assets import fill_tier
-from ninjait_pipelines_tests.local.stack.alone import alone
+from ninjait_pipelines_tests.local.stack.standalone_engine import alone
 from ninjait_pipelines_tests.resources.http_proxy import HttpProxy
 from ninjait_pipelines_tests.resources.metrics_contract import (
     DAY,

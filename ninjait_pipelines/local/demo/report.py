@@ -74,7 +74,7 @@ class Report:
         return f"[bold red]\u2717 expected {expected}[/]"
 
     def engines(self) -> Table:
-        """Which engine carried what, as each says of itself."""
+        """Which engine carried what, as each reports its own name."""
         tally, stores = self.story.tally, self.stores
         messages = sum(queue.messages for queue in tally.values())
         carried = {

@@ -53,7 +53,7 @@ class Graph:
         self._everything = self._defs.resolve_implicit_global_asset_job_def()
 
     def drain(self, asset: str) -> None:
-        """One drain of the asset's queue, which does not wait for messages that nobody is publishing."""
+        """Drains the asset's queue once, without waiting for further messages."""
         self._execute(
             self._everything, {}, {asset: {"config": {"idle_seconds": 0}}}, asset_selection=[dg.AssetKey(asset)]
         )

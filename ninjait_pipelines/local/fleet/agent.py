@@ -33,7 +33,7 @@ from ninjait_pipelines.resources.postgres import Postgres
 from ninjait_pipelines.resources.store import StoreError
 
 HEARTBEAT_EVERY = timedelta(minutes=2)
-# CPU and network are measured between two readings, so the first needs a moment behind it.
+# CPU and network are measured between two readings, so the first one has to wait a moment.
 FIRST_READING_AFTER = timedelta(seconds=1)
 MIB = 1024 * 1024
 _PUBLISHED_AT_ONCE = 500
@@ -43,7 +43,7 @@ Counters = Mapping[str, tuple[int, int]]  # interface -> bytes received and sent
 
 
 class SpoolFull(Exception):
-    """The spool holds as many bytes as it may; the message says what that means and what to do."""
+    """The spool is full; the message says what that means and what to do."""
 
 
 class SpoolInUse(Exception):
@@ -122,7 +122,7 @@ class Spool:
         return delivered
 
     def _batches(self) -> Iterator[tuple[list[Outgoing], int]]:
-        """(messages, position behind them), bounded, so that a long outage is not one publish."""
+        """(messages, position after them), bounded, so that a long outage is not published at once."""
         position = 0
         while lines := self._lines_from(position):
             position += sum(map(len, lines))
@@ -158,7 +158,7 @@ class Spool:
 
 
 def _readable(line: bytes) -> Outgoing | None:
-    """The message of a line; None for one that a power cut left as zeros. It must not hold up those behind it."""
+    """The message of a line; None for one that a power cut left as zeros, which must not hold up later ones."""
     try:
         return msgspec.json.decode(line, type=Outgoing)
     except msgspec.DecodeError:
@@ -252,12 +252,14 @@ def run(
     report: Report,
     clock: Callable[[], datetime],
 ) -> None:
-    """Reads and delivers every `interval` until `stop` is set, then says that the device is offline.
+    """Reads and delivers every `interval` until `stop` is set, then reports the device offline.
 
-    A broker that answers slowly moves the next reading; readings that were missed so are not made up for.
+    A broker that answers slowly delays the next reading; missed readings are not made up for.
     """
     due = monotonic() + FIRST_READING_AFTER.total_seconds()
-    next_heartbeat = due  # by the clock that nobody sets back: a device would be silent, and seem offline, until then
+    next_heartbeat = (
+        due  # by the monotonic clock: while a clock that was set back catches up, the device would seem offline
+    )
     while not stop.wait(due - monotonic()):
         messages = [agent.metrics(clock())]
         if monotonic() >= next_heartbeat:
@@ -371,7 +373,7 @@ def _volumes() -> Iterator[Volume]:
 
 
 def volume_of(place: Place, used: int, total: int, free: int) -> Volume:
-    """A volume of so many bytes."""
+    """The size of a volume, bytes."""
     return Volume(place.disk, place.volume, used / MIB, total / MIB, free / MIB)
 
 

@@ -1,7 +1,7 @@
 """A relay on the device: takes what Telegraf or collectd post, and keeps it on disk until the broker has confirmed it.
 
-Their own AMQP outputs wait for no confirmation: what is on its way when the broker goes is lost, and what a full queue
-refuses too, without anybody being told.
+Their own AMQP outputs wait for no confirmation: messages in flight when the broker stops, and those that a full queue
+refuses, are lost silently.
 
 1. A body is cut into messages, which are appended to the agent's spool and synced. Dying before: the sender gets no
    answer, and posts it again.
@@ -99,7 +99,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(204)
 
     def do_GET(self) -> None:
-        """Senders that ask first whether somebody is there."""
+        """Some senders first ask whether the server is there."""
         self._answer(204 if urlsplit(self.path).path in ("/ping", "/health") else 404)
 
     def _read(self) -> bytes:
@@ -125,7 +125,7 @@ class _Handler(BaseHTTPRequestHandler):
             try:
                 size = int(self.rfile.readline(32).split(b";")[0], 16)
             except ValueError:
-                raise ContractViolation(400, "it is not chunked as it says") from None
+                raise ContractViolation(400, "it is not chunked, although its header says so") from None
             left -= size
             if left < 0 or size < 0:
                 raise ContractViolation(413, f"one post may have {MAX_BODY_BYTES // MIB} MiB")
@@ -153,7 +153,7 @@ def _unpacked(body: bytes) -> bytes:
     try:
         content = unpacker.decompress(body, MAX_BODY_BYTES)
     except zlib.error:
-        raise ContractViolation(400, "it is not gzip as it says") from None
+        raise ContractViolation(400, "it is not gzip, although its header says so") from None
     if unpacker.unconsumed_tail:
         raise ContractViolation(413, f"one post may have {MAX_BODY_BYTES // MIB} MiB")
     if not unpacker.eof:
@@ -190,9 +190,9 @@ def run(
     clock: Callable[[], datetime],
     every_seconds: float = DELIVER_EVERY_SECONDS,
 ) -> None:
-    """Delivers what was posted, and says that the device is online, which Telegraf and collectd do not.
+    """Delivers what was posted, and reports the device online, which Telegraf and collectd do not.
 
-    It takes no readings of its own: two sources of one device would be one too many.
+    It takes no readings itself: a device must not have two sources.
     """
     next_heartbeat = monotonic()
     while not stop.wait(every_seconds):

@@ -21,7 +21,7 @@ from ninjait_pipelines.local.fleet.seed_data import ENVIRONMENTS, Shape
 from ninjait_pipelines.resources.postgres import Postgres
 
 NAMESPACE = uuid.UUID("5d3a8b1e-40c7-5c0e-8a86-7a0e1c0f5e11")
-# Tickets, alerts and executions lie within so many days; the organizations are so many days old.
+# The days over which tickets, alerts and executions are spread, and the age of the organizations.
 DAYS = 40
 AGE = timedelta(days=500)
 # In an order in which rows can be inserted; the other way round they can be deleted.
@@ -207,7 +207,7 @@ class _Organization:
             self.rows["sla_targets"].append({"organization_id": self.id, **target})
 
     def add_ticket(self, number: int) -> None:
-        """The first tickets are one of each scenario, so that every one is met; the rest are drawn by weight."""
+        """One ticket of each scenario first, so that every scenario occurs; the rest are drawn by weight."""
         scenarios = list(data.SCENARIOS.values())
         weights = [scenario.weight for scenario in scenarios]
         scenario = scenarios[number - 1] if number <= len(scenarios) else self.random.choices(scenarios, weights)[0]

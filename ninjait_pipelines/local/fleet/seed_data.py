@@ -85,7 +85,7 @@ TARGETS = {"low": (480, 4320), "normal": (240, 1440), "high": (60, 480), "urgent
 
 
 class Scenario(NamedTuple):
-    """A ticket's story: when it is created, its steps, each after so many minutes, and how often it is met."""
+    """A ticket's story: when it is created, its steps with the minutes before each, and its weight."""
 
     created: str
     steps: str

@@ -18,13 +18,12 @@ from typing import Any, BinaryIO
 import chdb
 
 from ninjait_pipelines.local.stack.clickhouse_sql import (
-    READS,
-    first_word,
     forbidden_call,
     may_call_forbidden,
     quote_name,
     quote_string,
 )
+from ninjait_pipelines.sql_words import READS, first_word
 
 COPY_BYTES = 1 << 20
 MEMORY_PER_QUERY = 4 << 30
@@ -65,7 +64,7 @@ class EngineError(Exception):
 
     @classmethod
     def from_engine(cls, error: Exception) -> EngineError:
-        """chDB raises its errors as text; whatever it puts before `Code:` is its own and is cut off."""
+        """chDB raises errors as text; what it puts before `Code:` is not ClickHouse's and is cut off."""
         text = str(error).strip()
         match = _CODE.search(text)
         if match is None:
@@ -96,7 +95,7 @@ class Statement:
 
 # What the one user may do: all that people and the pipeline do in databases. Missing are the sources, with which a
 # statement reads and writes files of this process and asks other servers: file(), url(), s3(), remote(), their table
-# engines, dictionaries, backups, functions from files. chDB by itself confines none of them.
+# engines, dictionaries, backups, functions from files. chDB alone confines none of them.
 GRANTS = (
     "SHOW, SELECT, INSERT, ALTER, CREATE DATABASE, CREATE TABLE, CREATE VIEW, DROP DATABASE, DROP TABLE, DROP VIEW, "
     "TRUNCATE, OPTIMIZE, KILL QUERY, SYSTEM FLUSH LOGS, dictGet"
@@ -168,7 +167,7 @@ class Engine:
     def check(self, sql: str) -> None:
         """Raises EngineError for a call of one of the functions that no right covers.
 
-        The engine writes the statement anew first, so that comments and quoted names hide nothing.
+        The engine formats the statement first, so that comments and quoted names hide nothing.
         """
         if not may_call_forbidden(sql):
             return

@@ -38,7 +38,6 @@ from starlette.types import Message, Receive, Scope, Send
 
 from ninjait_pipelines.local.stack.clickhouse_engine import Engine, EngineError, Run, Statement
 from ninjait_pipelines.local.stack.clickhouse_sql import (
-    first_word,
     quote_name,
     refusal,
     result_format,
@@ -46,6 +45,7 @@ from ninjait_pipelines.local.stack.clickhouse_sql import (
     values_may_call,
 )
 from ninjait_pipelines.local.stack.http_codecs import DECODE_ERRORS, DECODERS, ENCODERS, Plain, negotiate
+from ninjait_pipelines.sql_words import first_word
 
 log = logging.getLogger(__name__)
 

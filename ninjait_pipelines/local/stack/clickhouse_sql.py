@@ -7,29 +7,11 @@ front refuses. Everything else about SQL is the engine's business.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-READS = frozenset({"SELECT", "WITH", "SHOW", "DESCRIBE", "DESC", "EXPLAIN", "EXISTS", "FROM", "("})
+from ninjait_pipelines.sql_words import Token, tokens
 
-_TOKEN = re.compile(
-    r"""(?P<skip>\s+|--[^\n]*|\#[ !][^\n]*|/\*.*?\*/)
-      | (?P<word>[A-Za-z_]\w*)
-      | (?P<other>'(?:[^'\\]|\\.|'')*'|`(?:[^`\\]|\\.)*`|"(?:[^"\\]|\\.)*"|\$(?P<tag>\w*)\$.*?\$(?P=tag)\$|.)""",
-    re.DOTALL | re.VERBOSE,
-)
 _AFTER_FORMAT = re.compile(rb"[ \t\f]*\r?\n?")
-
-
-@dataclass(frozen=True)
-class Token:
-    text: str
-    start: int
-    end: int
-    word: bool
-
-    def is_word(self, *words: str) -> bool:
-        return self.word and self.text.upper() in words
 
 
 @dataclass(frozen=True)
@@ -39,18 +21,6 @@ class Insert:
     statement: str
     format: str
     data_at: int
-
-
-def tokens(sql: str) -> Iterator[Token]:
-    """Tokens without blanks and comments, lazily: binary data behind a statement is never scanned."""
-    for match in _TOKEN.finditer(sql):
-        if match.lastgroup != "skip" and match.group("skip") is None:
-            yield Token(match.group(), match.start(), match.end(), match.group("word") is not None)
-
-
-def first_word(sql: str) -> str:
-    token = next(tokens(sql), None)
-    return token.text.upper() if token else ""
 
 
 def split_insert(text: bytes) -> Insert | None:
@@ -89,7 +59,7 @@ def result_format(sql: str) -> str | None:
     found = list(tokens(sql))
     for position in range(len(found) - 2, -1, -1):
         clause, name, rest = found[position], found[position + 1], found[position + 2 :]
-        # anything else behind the name, and `format` is a column with an alias
+        # if anything else follows the name, `format` is a column with an alias
         if clause.is_word("FORMAT") and name.word and (not rest or rest[0].text == ";" or rest[0].is_word("SETTINGS")):
             return name.text
     return None

@@ -140,7 +140,7 @@ class Dragonfly(Engine):
 
 
 class ClickHouse(Engine):
-    """chDB behind our own front."""
+    """chDB behind our own HTTP front."""
 
     name = "clickhouse"
     title = "chDB for ClickHouse"
@@ -312,7 +312,7 @@ ENGINES: tuple[type[Engine], ...] = (Postgres, ClickHouse, Dragonfly, MongoDB)
 
 @dataclass(frozen=True)
 class Identity:
-    """As whom PostgreSQL runs. It refuses root, so root gives it a user namespace, or else the user `nobody`."""
+    """The user that PostgreSQL runs as. It refuses root: then it runs in a user namespace, or as the user `nobody`."""
 
     prefix: tuple[str, ...] = ()
     user: str | None = None

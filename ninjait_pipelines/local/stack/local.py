@@ -5,8 +5,8 @@ settings = stack.up()      # environment variables
 stack.down()
 
 With `servers`, the folder that `make servers` fills, RabbitMQ, InfluxDB and S3 run beside the engines from wheels. A
-stack keeps to what it was made with: the messages and metrics it holds would otherwise be left behind in stores that
-nobody asks any more.
+stack keeps the engines it was made with: its messages and metrics would otherwise be left behind in stores that nothing
+reads any more.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Place(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class LocalStack:
-    """Real engines on loopback, with everything they keep under `home`. Every command may be repeated."""
+    """Real engines on loopback, with all their data under `home`. Every command may be repeated."""
 
     def __init__(self, home: Path, servers: Path | None = None) -> None:
         self.home = home.resolve()
@@ -66,10 +66,10 @@ class LocalStack:
         self._start_day = self.home / "pipeline-start"
 
     def up(self, report: Report | None = None, wheels: bool = False, start: date | None = None) -> dict[str, str]:
-        """Start what does not run, leave what does, and give the settings by which all of it is found.
+        """Starts the engines that do not run, leaves the others alone, and returns the settings.
 
-        With `wheels` the engines from wheels are all, now and at every later `up`, whatever `make servers` has built.
-        `start` becomes PIPELINE_START at the first `up` and is ignored afterwards; None: it stays unset.
+        wheels: only engines from wheels, now and at every later `up`, even if `make servers` has built the others.
+        start: becomes PIPELINE_START at the first `up` and is ignored afterwards; None: it stays unset.
         """
         with self._locked():
             self._choose(wheels)
@@ -84,13 +84,13 @@ class LocalStack:
             return settings
 
     def down(self, report: Report | None = None) -> None:
-        """Stop the engines, each in its own clean way; a stopped stack stays stopped without an error."""
+        """Stops the engines, each in its own clean way. No error if they are stopped already."""
         if self.home.exists():
             with self._locked():
                 self._stop_all(report)
 
     def delete(self, report: Report | None = None) -> None:
-        """Stop the engines and delete their data, settings and logs."""
+        """Stops the engines and deletes their data, settings and logs."""
         if not self.home.exists():
             return
         with self._locked():
@@ -113,7 +113,7 @@ class LocalStack:
         return self._engines(self._recorded())
 
     def settings(self) -> dict[str, str] | None:
-        """The settings of the last `up`; None if there never was one, or it was deleted."""
+        """The settings of the last `up`; None if there was none, or the stack was deleted."""
         recorded = self._recorded()
         return self._settings_of(self._engines(recorded)) if recorded else None
 
@@ -124,7 +124,7 @@ class LocalStack:
         return rows if S3Gateway.name in recorded else [*rows, ("archive", "a folder for S3", str(self._archive))]
 
     def _choose(self, wheels: bool) -> None:
-        """Raises StackError where this `up` would give a stack other stores than those it was made with."""
+        """Raises StackError if this `up` would give the stack other stores than those it was made with."""
         recorded = self._recorded()
         has_servers = any(kind.name in recorded for kind in SERVER_ENGINES)
         if has_servers and (wheels or not self._has_binaries()):
@@ -171,7 +171,7 @@ class LocalStack:
         began = time.monotonic()
         process = find(engine)
         if process is not None and not answers(engine.port):
-            # Killed in the middle of its own start or end, or on a port of a stack.json that was lost.
+            # Killed while starting or stopping, or on a port of a stack.json that was lost.
             stop(process, engine.stop_signal)
             engine.clean_up()
             process = None
@@ -223,7 +223,7 @@ class LocalStack:
         in_all(EVERY_ENGINE, stop_one)
 
     def _placed(self) -> dict[str, Place]:
-        """Every engine with a port and a password: those it had, unless somebody else took the port meanwhile."""
+        """Every engine with its port and password: the former ones, unless the port has been taken meanwhile."""
         recorded = self._recorded()
         running = set()
         for engine in self._engines(recorded):
@@ -253,7 +253,7 @@ class LocalStack:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        """One command at a time per home; a second one waits, and then finds everything done."""
+        """One command per home at a time; a second one waits, and then finds everything done."""
         self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self.home.stat().st_mode & 0o066:
             self.home.chmod(0o700)
@@ -272,7 +272,7 @@ class LocalStack:
 
 
 def in_all(engines: Sequence[T], work: Callable[[T], None]) -> None:
-    """Do it for all engines at once; the first error is raised when all are through."""
+    """Does it for all engines at once; the first error is raised when all are done."""
     with ThreadPoolExecutor(max_workers=len(engines)) as pool:
         futures = [pool.submit(work, engine) for engine in engines]
     for future in futures:
@@ -303,19 +303,19 @@ def answers(port: int) -> bool:
 
 
 def find(engine: Engine) -> psutil.Process | None:
-    """The living process of this engine on its folder, known by its command line: a recorded pid might be somebody
-    else's by now, and an `up` that was killed would have recorded none. Its own forks begin with the same line."""
+    """The living process of this engine on its folder, known by its command line: a recorded pid may belong to
+    another process by now, and an `up` that was killed recorded none. The engine's forks have the same command line."""
     folder = str(engine.folder)
     found = []
     for process in psutil.process_iter(["cmdline", "create_time"]):
-        words = process.info["cmdline"] or []  # a killed process that nobody has reaped has none
+        words = process.info["cmdline"] or []  # a zombie has none
         if engine.is_command(words) and any(word == folder or word.startswith(folder + os.sep) for word in words):
             found.append(process)
     return min(found, key=lambda process: float(process.info["create_time"]), default=None)
 
 
 def stop(process: psutil.Process, stop_signal: signal.Signals) -> None:
-    """Ask, wait, and only then kill: by then every engine has what it acknowledged in its files."""
+    """Sends the signal, waits, and only then kills: by then each engine has written what it acknowledged."""
     with contextlib.suppress(psutil.NoSuchProcess):
         process.send_signal(stop_signal)
         if not gone(process, STOP_SECONDS):
@@ -333,5 +333,5 @@ def gone(process: psutil.Process, seconds: float) -> bool:
 
 
 def clean_environment() -> dict[str, str]:
-    """Our environment for the engines. Without bytecode files each of their starts would compile everything anew."""
+    """Our environment for the engines, which may write bytecode files: without them every start compiles everything."""
     return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}

@@ -1,4 +1,4 @@
-"""nx-27017, quieter: by itself it writes a line or more about every command, and its log would outgrow the data."""
+"""nx-27017, quieter: normally it logs a line or more for every command, and its log would outgrow the data."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """RabbitMQ, InfluxDB 2 and S3 as engines of the local stack, from the binaries that `make servers` puts in place.
 
 Each runs as any user, on loopback, with everything it keeps in its own folder. A first start that was killed half-way
-is thrown away and made anew: until a first start is through, nobody has been told where the engine is.
+is deleted and repeated: until it is complete, nothing knows where the engine is.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ ANSWER_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Server(Engine):
-    """An engine from `make servers`; a file in its folder says that its first start was completed."""
+    """An engine from `make servers`; a file in its folder marks that its first start was completed."""
 
     servers: Path = SERVERS
 
@@ -62,8 +62,8 @@ class Server(Engine):
 class RabbitMQ(Server):
     """A node of its own, with the management plugin and an Erlang port mapper of its own.
 
-    `more_ports` are those of Erlang's distribution, of the management plugin and of the port mapper. The node has the
-    same name on whatever port: its data are found by it.
+    `more_ports` are those of Erlang's distribution, of the management plugin and of the port mapper. The node keeps its
+    name when its ports change: its data are found by the name.
     """
 
     name = "rabbitmq"
@@ -143,7 +143,7 @@ class RabbitMQ(Server):
                     process.kill()
 
     def ready(self) -> bool:
-        # The management plugin first: it says that the default user is there, which comes after the first port.
+        # The management plugin first: it answers once the default user exists, which is after the first port opens.
         login = b64encode(f"{USER}:{self.password}".encode()).decode()
         status, _ = call(f"{self._management_url()}/api/permissions/%2F/{USER}", f"Basic {login}")
         if status == 401:
@@ -206,7 +206,7 @@ class InfluxDB(Server):
         if call(f"{address}/health")[0] != 200:
             return False
         if json.loads(call(f"{address}/api/v2/setup")[1])["allowed"]:
-            # Killed in here: the folder is not marked, and the next start makes it anew.
+            # Killed here: the folder is not marked, and the next start begins again.
             call(f"{address}/api/v2/setup", body=json.dumps(self._first_setup()).encode())
         query = urllib.parse.urlencode({"name": BUCKET, "org": ORGANIZATION})
         status, _ = call(f"{address}/api/v2/buckets?{query}", f"Token {self.password}")
@@ -285,7 +285,7 @@ _direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def call(address: str, authorization: str = "", body: bytes | None = None) -> tuple[int, bytes]:
-    """Status and body of an HTTP request, whatever they are; raises OSError where nobody answers."""
+    """Status and body of an HTTP request, whatever the status; raises OSError if nothing answers."""
     headers = {"Authorization": authorization} if authorization else {}
     request = urllib.request.Request(address, body, headers)  # noqa: S310 -- our own address
     try:
@@ -305,6 +305,6 @@ def version(servers: Path, program: str) -> str:
 
 
 def built(servers: Path = SERVERS) -> Path | None:
-    """The folder of the servers, if all that the stack runs are in it; None else."""
+    """The folder of the servers, if it has all that the stack runs; otherwise None."""
     there = all((servers / "bin" / engine.program).exists() for engine in SERVER_ENGINES)
     return servers if there else None

@@ -208,6 +208,13 @@ class InfluxDB(MetricsStore):
                 advice = f"Set it: influx bucket update --id {bucket.id} --retention {int(kept.total_seconds())}s."
                 raise StoreFailed(self.title, self.url, problem, advice)
 
+    def check_declared(self) -> None:
+        names = [self.bucket_of(tier) for tier in Tier]
+        if missing := [name for name in names if not self._retried(partial(self._find, name))]:
+            problem = f"there is no bucket {', '.join(missing)}"
+            raise StoreFailed(self.title, self.url, problem, "Create it: ninjait migrate up.")
+        self.declare()  # creates nothing now: it compares
+
     def bucket_of(self, tier: Tier) -> str:
         """The bucket's name: the tier's, `metrics` being replaced by the bucket's."""
         return self.bucket + tier.removeprefix(Tier.RAW)

@@ -92,6 +92,11 @@ class RabbitMQ(MessageQueue):
             with self._connection() as connection:
                 topology.check_declared(connection, queues)
 
+    def check_declared(self) -> None:
+        with self._connection() as connection:
+            topology.check_declared(connection, QUEUES)
+        self.declare()  # creates nothing now: it compares
+
     def _arguments(self, queue: str) -> dict[str, Any]:
         return topology.queue_arguments(queue, self.delivery_limit, self.max_length)
 

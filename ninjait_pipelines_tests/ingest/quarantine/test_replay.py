@@ -22,7 +22,6 @@ from ninjait_pipelines.messages import Message, Outgoing, fits
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.resources.rabbitmq import topology
 from ninjait_pipelines.resources.rabbitmq.resource import RabbitMQ
-from ninjait_pipelines_tests.emptied import rabbitmq_channel
 from ninjait_pipelines_tests.ingest.conftest import LOG, drained, lines
 from ninjait_pipelines_tests.ingest.quarantine.helpers import hold, ledger, publish_bad, replay_and_die, states
 from ninjait_pipelines_tests.ingest.samples import (
@@ -43,6 +42,7 @@ from ninjait_pipelines_tests.ingest.samples import (
     telegraf,
     value_list,
 )
+from ninjait_pipelines_tests.truncated_stores import rabbitmq_channel
 
 NO_TEXT = b"\xff" * 200  # each of them is three bytes as text, and 255 is the most that the broker takes
 CALLS = "platform.api_calls"

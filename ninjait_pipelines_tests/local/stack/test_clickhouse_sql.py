@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ninjait_pipelines.local.stack.clickhouse_sql import first_word, quote_name, quote_string, refusal, result_format
+from ninjait_pipelines.local.stack.clickhouse_sql import quote_name, quote_string, refusal, result_format
 from ninjait_pipelines.local.stack.clickhouse_sql import split_insert as split
 
 
@@ -73,7 +73,6 @@ def test_what_is_refused() -> None:
     assert refusal("SELECT ';', 'INTO OUTFILE' ; -- ; SELECT 2") is None
 
 
-def test_first_word_and_quotes() -> None:
-    assert first_word(" /* x */ with 1 as a select a") == "WITH"
+def test_quotes() -> None:
     assert quote_string("a'b\\c") == r"'a\'b\\c'"
     assert quote_name("a`b") == r"`a\`b`"

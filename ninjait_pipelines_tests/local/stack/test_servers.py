@@ -20,7 +20,7 @@ from ninjait_pipelines.local.stack.engines import StackError
 from ninjait_pipelines.local.stack.local import LocalStack, find
 from ninjait_pipelines.local.stack.servers import SERVER_ENGINES, SERVERS, InfluxDB, RabbitMQ, S3Gateway, Server, call
 from ninjait_pipelines.settings import read_env_file, validate
-from ninjait_pipelines_tests.local.stack.alone import Alone, alone
+from ninjait_pipelines_tests.local.stack.standalone_engine import Alone, alone
 
 WHEELS = {"postgres", "clickhouse", "dragonfly", "mongodb"}
 ALL = WHEELS | {"rabbitmq", "influxdb", "s3"}

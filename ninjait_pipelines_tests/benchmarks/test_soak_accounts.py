@@ -11,9 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks import soak
+from benchmarks.soak.__main__ import prepare
+from benchmarks.soak.accounts import HOUR, QUEUE, account
+from benchmarks.soak.load import Publisher, Shared, streams
 from ninjait_pipelines.ingest.quarantine.documents import COLLECTION
-from ninjait_pipelines.local.fleet import simulate
 from ninjait_pipelines.metrics.model import POINTS, Tier
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines_tests.ingest.conftest import drained
@@ -25,33 +26,30 @@ OUTCOMES = ["duplicate", "partly_quarantined", "quarantined", "written"]
 
 
 @pytest.fixture
-def soaked(stores: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stores:
-    """Stores into which the soak's publishers have sent messages, drained."""
-    monkeypatch.setattr(simulate, "SAMPLES_PER_MESSAGE", 1)  # the publishers change it; afterwards it is as it was
-    monkeypatch.setattr(soak, "BROKEN", 0.3)  # so that few messages have every outcome
-    monkeypatch.setattr(soak, "TWICE", 1)
-    soak.prepare(stores)
+def soaked(stores: Stores, tmp_path: Path) -> Stores:
+    """Stores that the soak's publishers have filled, drained; enough messages are bad to have every outcome."""
+    prepare(stores)
     moment, event = Value("d", 0.0), threading.Event()
-    shared = soak.Shared(moment, moment, Array("Q", 3), Array("Q", 3), filled=event, go=event, stop=event)
-    for number, stream in enumerate(soak.streams(datetime.now(UTC))):
+    shared = Shared(moment, moment, Array("Q", 3), Array("Q", 3), filled=event, go=event, stop=event)
+    for number, stream in enumerate(streams(datetime.now(UTC))):
         if stream.name in MESSAGES:
-            publisher = soak.Publisher(stores, number, stream, tmp_path, 1, shared)
+            publisher = Publisher(stores, number, stream, tmp_path, 1, shared, broken=0.3, duplicates=1)
             publisher.send(MESSAGES[stream.name])
             publisher.close()
     drained(stores)
-    assert eventually(lambda: stores.message_queue.depth(soak.QUEUE).outstanding == 0)
+    assert eventually(lambda: stores.message_queue.depth(QUEUE).outstanding == 0)
     return stores
 
 
 def test_the_accounts_balance_and_name_each_damage(soaked: Stores, tmp_path: Path) -> None:
-    accounts = soak.account(soaked, tmp_path)
+    accounts = account(soaked, tmp_path)
     assert accounts.problems == []
     assert accounts.published == accounts.ledger
     assert sorted(accounts.ledger) == OUTCOMES
     named: list[str] = []
     for problem in damages(soaked, tmp_path):
         assert not any(problem in one for one in named)
-        named = soak.account(soaked, tmp_path).problems
+        named = account(soaked, tmp_path).problems
         assert any(problem in one for one in named), (problem, named)
 
 
@@ -61,8 +59,8 @@ def damages(stores: Stores, folder: Path) -> Iterator[str]:
     expected = pa.concat_tables(map(pq.read_table, folder.glob("points-*.parquet"))).to_pylist()
     yield from damages_of_points(stores, expected)
     yield from damages_of_the_ledger(stores)
-    stores.message_queue.publish([outgoing(soak.QUEUE, metrics())])
-    assert eventually(lambda: stores.message_queue.depth(soak.QUEUE).outstanding == 1)
+    stores.message_queue.publish([outgoing(QUEUE, metrics())])
+    assert eventually(lambda: stores.message_queue.depth(QUEUE).outstanding == 1)
     yield "1 messages are still queued"
 
 
@@ -90,7 +88,7 @@ def damages_of_points(stores: Stores, expected: list[dict[str, Any]]) -> Iterato
         (other, {"uptime": 0.5}, f"metrics: other values of device {other['device_id']}"),
         (more, {"time": more["hour"] + timedelta(minutes=59, seconds=59.999)}, has(more["points"] + 1, more)),
     ):
-        point, *_ = stores.metrics_store.read(row["hour"], row["hour"] + soak.HOUR, [row["device_id"]]).to_pylist()
+        point, *_ = stores.metrics_store.read(row["hour"], row["hour"] + HOUR, [row["device_id"]]).to_pylist()
         stores.metrics_store.write(pa.Table.from_pylist([point | changes], POINTS))
         yield problem
     delete(stores, "touched_hours", f"hour = '{late['hour']:%Y-%m-%d %H:%M:%S}'")

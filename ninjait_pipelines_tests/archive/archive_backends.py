@@ -10,7 +10,7 @@ import pytest
 from ninjait_pipelines.local.stack.servers import S3Gateway
 from ninjait_pipelines.resources.archive.resource import Archive
 from ninjait_pipelines_tests import conftest
-from ninjait_pipelines_tests.local.stack.alone import alone
+from ninjait_pipelines_tests.local.stack.standalone_engine import alone
 
 SMALLEST_PART = 5 * 2**20
 
