@@ -75,13 +75,13 @@ def _with_quarantine(status: StoreStatus, mongodb: MongoDB) -> StoreStatus:
     spool = Spool(mongodb)
     status = msgspec.structs.replace(status, optional=True)
     try:
-        copies, size = spool.waiting()
+        messages, size = spool.waiting()
         used = read_usage(mongodb, away=not status.ok)
     except StoreError as error:
         return msgspec.structs.replace(status, note=str(error))
-    status = msgspec.structs.replace(status, spooled_copies=copies, spooled_bytes=size)
-    waiting = f"{copies} {'copy waits' if copies == 1 else 'copies wait'} there"
-    note = f"Not yet moved from the spool {spool.folder}: {waiting}. " if copies else ""
+    status = msgspec.structs.replace(status, spooled_messages=messages, spooled_bytes=size)
+    waiting = f"{messages} {'message waits' if messages == 1 else 'messages wait'} there"
+    note = f"Not yet moved from the spool {spool.folder}: {waiting}. " if messages else ""
     if not status.ok:
         note = f"Quarantine goes to the spool {spool.folder}: {waiting}. Logs stay queued, alerts in Dagster's log. "
     if used.share >= NEARLY_FULL:

@@ -124,8 +124,8 @@ class StoreStatus(msgspec.Struct, frozen=True):
     """One store's health. `latency_seconds` is one round trip; `size_bytes` what its data takes, None where unknown.
 
     `oldest` is the oldest version that is supported, empty where the store says none. Without an optional store the
-    pipeline goes on; `note` says what is different meanwhile. `spooled_copies` and
-    `spooled_bytes` wait in files until the store takes them, None where nothing of it ever waits there.
+    pipeline goes on; `note` says what is different meanwhile. `spooled_messages`, of
+    `spooled_bytes`, wait in files until the store takes them; None for a store that has no spool.
     """
 
     store: str
@@ -137,7 +137,7 @@ class StoreStatus(msgspec.Struct, frozen=True):
     problem: str = ""
     optional: bool = False
     note: str = ""
-    spooled_copies: int | None = None
+    spooled_messages: int | None = None
     spooled_bytes: int | None = None
     oldest: str = ""
 

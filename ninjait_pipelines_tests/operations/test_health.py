@@ -136,7 +136,7 @@ def test_a_store_that_is_down_fails_the_check_and_not_the_asset(settings: Settin
 
 @pytest.fixture
 def spooling(settings: Settings, tmp_path: Path) -> Settings:
-    """Settings with a spool in which two copies wait."""
+    """Settings with a spool in which two messages wait."""
     settings = Settings(settings | {"QUARANTINE_SPOOL": str(tmp_path / "spool")})
     with open_stores(settings) as stores:
         Spool(stores.mongodb).put([{"_id": f"queue/{n}", "body": b"bad", "summary": "[]"} for n in (1, 2)], "run")
@@ -151,7 +151,7 @@ def test_what_waits_in_the_spool_is_moved_by_store_health_once_mongodb_is_back(s
     evaluation = up(result)
     assert (evaluation.passed, evaluation.severity) == (False, dg.AssetCheckSeverity.WARN)
     assert "MongoDB at mongodb://127.0.0.1:1/" in str(evaluation.description)
-    assert "2 copies wait there" in str(evaluation.description)
+    assert "2 messages wait there" in str(evaluation.description)
     with open_stores(spooling) as stores:
         assert passed(run(stores, store_health))["stores_are_up"] is True
         assert stores.mongodb.count_ids("quarantine", ["queue/1", "queue/2"]) == 2
@@ -198,7 +198,7 @@ def test_status_says_what_an_optional_store_that_is_away_means(
     for name, value in spooling.items():
         monkeypatch.setenv(name, value)
     waiting = ninjait("status")
-    assert (waiting.exit_code, "2 copies wait there" in waiting.stderr) == (0, True)
+    assert (waiting.exit_code, "2 messages wait there" in waiting.stderr) == (0, True)
     monkeypatch.setenv("MONGODB_URL", without_server(spooling["MONGODB_URL"]))
     away = ninjait("status", "--seconds", "1")
     assert away.exit_code == 1
@@ -208,7 +208,7 @@ def test_status_says_what_an_optional_store_that_is_away_means(
     found = {one["store"]: one for one in json.loads(ninjait("status", "--seconds", "1", "--json").stdout)}
     mongodb, optional = found["MongoDB"], {name for name, one in found.items() if one["optional"]}
     assert optional == {"MongoDB"} | ({"Dragonfly"} if "RABBITMQ_URL" in spooling else set())
-    assert mongodb["spooled_copies"] == 2
+    assert mongodb["spooled_messages"] == 2
     assert mongodb["spooled_bytes"] > 20
 
 

@@ -458,5 +458,5 @@ def test_a_spool_that_cannot_be_used_matters_only_while_mongodb_is_away(fleet: S
         with pytest.raises(StoreUnavailable, match="cannot be written"):
             drain_now(stores)
         (status,) = check_all({"mongodb": stores.mongodb})
-    assert (status.ok, status.optional, status.spooled_copies) == (False, True, None)
+    assert (status.ok, status.optional, status.spooled_messages) == (False, True, None)
     assert "Not a directory" in status.note
