@@ -1,4 +1,4 @@
-"""What the routing key says of a metrics message: the agent that wrote it, and its organization."""
+"""The agent and the organization of a metrics message, by its routing key."""
 
 import re
 

@@ -129,7 +129,7 @@ KINDS = (CPU_TIMES, MEM, DISK, NET, SYSTEM, WINDOWS_CPU, WINDOWS_DISK, WINDOWS_N
 _WINDOWS_OBJECTS = {"win_cpu": "processor", "win_disk": "logicaldisk", "win_net": "network interface"}
 _WINDOWS_OBJECTS |= {"win_system": "system"}
 _CORE = re.compile(r"(?:cpu)?(\d{1,6})|(\d{1,6}),(\d{1,6})", re.ASCII)
-_MAX_REMEMBERED = 300
+_MAX_CACHED_KEY = 300
 TELEGRAF = "telegraf"
 
 
@@ -215,7 +215,7 @@ def _result_of(derivation: Derived, values: Sequence[Any]) -> float | None:
 
 def series(key: str) -> Series:
     """The meaning of a plain line's key. Raises ContractViolation for a bad key."""
-    return (_series if len(key) <= _MAX_REMEMBERED else _series_of_key)(key)
+    return (_series if len(key) <= _MAX_CACHED_KEY else _series_of_key)(key)
 
 
 def _series_of_key(key: str) -> Series:
