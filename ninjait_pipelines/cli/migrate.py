@@ -1,4 +1,4 @@
-"""`ninjait migrate up|status|rollback|snapshot`: options and output; migrations.py does the work.
+"""`ninjait migrate up|status|rollback|snapshot|new`: options and output; migrations.py does the work.
 
 Exchanges, queues, bindings and buckets have no numbered files: code declares them, and the stores compare that with
 what is there, create what is missing, and refuse what differs.
@@ -34,6 +34,7 @@ def register(app: typer.Typer) -> None:
     group.command()(status)
     group.command()(rollback)
     group.command()(snapshot)
+    group.command()(new)
     app.add_typer(group, name="migrate")
 
 
@@ -135,3 +136,16 @@ def snapshot() -> None:
     with opened_stores() as stores:
         write_snapshot(migrations.migrated_schema(stores.clickhouse))
     say(f"Wrote {SNAPSHOT}.")
+
+
+def new(
+    name: Annotated[str, typer.Argument(help="What it does, in lower case and underscores.")],
+    field: Annotated[str | None, typer.Option(help="Adds the columns of this metric.")] = None,
+) -> None:
+    """Write the next migration of ClickHouse: an empty one, or the columns of a metric that was added to FIELDS.
+
+    Example: ninjait migrate new battery --field battery
+    """
+    from ninjait_pipelines.migration_drafts import new_migration
+
+    say(f"Wrote {new_migration(name, field)}.")

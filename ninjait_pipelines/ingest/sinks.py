@@ -20,7 +20,7 @@ from ninjait_pipelines.ingest.series import NAME_OF, TOO_MANY, Named, Series
 from ninjait_pipelines.late_days import note_events
 from ninjait_pipelines.metrics.latest import latest_reading
 from ninjait_pipelines.metrics.model import COUNTER_GAP, COUNTERS, POINTS, RETENTION, RETENTION_GRACE, VOLUMES, Tier
-from ninjait_pipelines.metrics.windows import late_windows
+from ninjait_pipelines.metrics.windows import late_rows
 from ninjait_pipelines.resources.clickhouse import ClickHouse, sql
 from ninjait_pipelines.resources.clickhouse_schema import mart_rows
 from ninjait_pipelines.resources.dragonfly import Dragonfly
@@ -155,7 +155,10 @@ class MetricsSink:
             if tier is Tier.RAW:
                 refused = self._metrics_store.write(part)
             else:
-                refused = self._metrics_store.write_aggregates(tier, late_windows(part))
+                windows, sources = late_rows(part)
+                of_rows = self._metrics_store.write_aggregates(tier, windows)
+                words = {sources[refusal.row]: refusal.words for refusal in of_rows}
+                refused = [Refusal(row, said) for row, said in words.items()]
             yield from (Refusal(positions[refusal.row].as_py(), refusal.words) for refusal in refused)
 
     def _chosen_by(self, points: pa.Table, now: datetime) -> pa.ChunkedArray:

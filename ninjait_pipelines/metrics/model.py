@@ -1,22 +1,41 @@
 """What metrics are: the fields of the contract, the tiers and how long each keeps them, the schemas of the tables."""
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import Literal
 
+import msgspec
 import pyarrow as pa
 
-# The metrics of the contract and their units; others are counted and left out.
-FIELDS = {
-    "cpu": "percent of all cores, 0 to 100",
-    "memory": "MiB in use",
-    "disk_used": "MiB in use",
-    "network_in": "bytes received since the previous sample",
-    "network_out": "bytes sent since the previous sample",
-    "uptime": "seconds since the last boot",
-    # New fields at the end: the stamp of a late sample has their numbers (see `late_windows`).
-    "memory_total": "MiB that the device has",
-    "disk_total": "MiB that all fixed local volumes have",
-    "disk_free": "MiB free on all fixed local volumes",
+Aggregate = Literal["mean", "count", "min", "max", "sum", "last"]
+
+
+class Metric(msgspec.Struct, frozen=True):
+    """A metric of the contract. `rule`: what values it may have; `hourly`: its columns of device_metrics_hourly.
+
+    The contract, the schemas below, the queries of the stores and the roll-up follow from it. The columns of ClickHouse
+    are a migration's, which `ninjait migrate new NAME --field FIELD` drafts.
+    """
+
+    unit: str
+    rule: Literal["number", "percent"] = "number"
+    hourly: Mapping[str, Aggregate] = {}
+
+
+# Others are counted and left out. New ones stand at the end: the stamps of late samples have their numbers.
+FIELDS: dict[str, Metric] = {
+    "cpu": Metric(
+        "percent of all cores, 0 to 100", "percent", {"cpu_avg": "mean", "cpu_max": "max", "cpu_count": "count"}
+    ),
+    "memory": Metric("MiB in use", hourly={"memory_avg": "mean", "memory_max": "max", "memory_count": "count"}),
+    "disk_used": Metric("MiB in use"),  # disk_usage: rollup/hours.py
+    "network_in": Metric("bytes received since the previous sample", hourly={"network_in": "sum"}),
+    "network_out": Metric("bytes sent since the previous sample", hourly={"network_out": "sum"}),
+    "uptime": Metric("seconds since the last boot", hourly={"uptime": "last"}),
+    "memory_total": Metric("MiB that the device has", hourly={"memory_total": "last"}),
+    "disk_total": Metric("MiB that all fixed local volumes have", hourly={"disk_total": "last"}),
+    "disk_free": Metric("MiB free on all fixed local volumes", hourly={"disk_free": "last"}),
 }
 HOUR = timedelta(hours=1)
 AGGREGATES = ("sum", "count", "min", "max", "last")

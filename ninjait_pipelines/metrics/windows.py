@@ -9,9 +9,28 @@ import pyarrow.compute as pc
 from ninjait_pipelines.metrics.coverage import covered_by
 from ninjait_pipelines.metrics.model import AGGREGATES, FIELDS, POINTS, SAMPLE, WINDOWS
 
-# A late sample's stamp is up to this many microseconds after its instant, and instants are milliseconds apart.
-LATEST_STAMP = 1 << len(FIELDS)
-assert LATEST_STAMP < 1_000, "late samples of neighbouring instants would replace each other: see late_windows"
+# Between two instants, which are milliseconds apart, lie this many stamps.
+STAMPS = 999
+
+
+def stamped_fields(names: Sequence[str]) -> list[tuple[int, Sequence[str]]]:
+    """The fields in groups, each with its first stamp: a group of n fields has 2^n, one for each set of them.
+
+    The first group has 9 fields and the stamps 1 to 512, as before there were more; the next ones what fits behind it.
+    Raises ValueError for more fields than there are stamps for.
+    """
+    groups: list[tuple[int, Sequence[str]]] = []
+    first, size = 1, 9
+    while names:
+        if not size:
+            raise ValueError(f"too many metric fields: there are no stamps for late samples of {', '.join(names)}")
+        groups.append((first, names[:size]))
+        first, names = first + (1 << size), names[size:]
+        size = (STAMPS + 1 - first).bit_length() - 1
+    return groups
+
+
+STAMPED = stamped_fields(list(FIELDS))
 # How windows become one; what a device's hour alone can say is among them in parts.
 TOGETHER = [("samples", "sum"), ("covered", "sum"), ("several_senders", "max")] + [
     (f"{name}_{aggregate}", "sum" if aggregate == "count" else aggregate) for name in FIELDS for aggregate in AGGREGATES
@@ -22,24 +41,50 @@ ASSUMED_MINUTES = 0.5
 
 
 def late_windows(points: pa.Table) -> pa.Table:
-    """Points too old for full resolution, as windows of one sample each (schema WINDOWS).
+    """Points too old for full resolution, as windows of one sample each (schema WINDOWS); see `late_rows`."""
+    return late_rows(points)[0]
 
-    Each is stamped up to LATEST_STAMP microseconds after its own time, by the fields that it carries: so it lies beside
-    the aggregate of its window, which is stamped with the window's start, and beside the other parts of its own
-    reading, and replaces neither. Samples have milliseconds, so no two instants ever meet. Parts of one reading are a
-    sample each; a field that two parts carry in different company counts twice. What a sample covers is told by
-    those that are here.
+
+def late_rows(points: pa.Table) -> tuple[pa.Table, list[int]]:
+    """Points too old for full resolution, as windows of one sample each (schema WINDOWS), and the point of each row.
+
+    Each is stamped up to STAMPS microseconds after its own time, by the fields that it carries: so it lies beside the
+    aggregate of its window, which is stamped with the window's start, and beside the other parts of its own reading,
+    and replaces neither. Samples have milliseconds, so no two instants ever meet. Parts of one reading are a sample
+    each; a field that two parts carry in different company counts twice. What a sample covers is told by those that
+    are here.
+
+    A point is one row, and another one, which is no sample, for each further group of fields (STAMPED) that it carries.
     """
-    stamp = pa.array([1] * len(points), pa.int64())
-    for number, name in enumerate(FIELDS):
+    (first, names), *more = STAMPED
+    rows = _late_rows(points, first, names)
+    covered = _of_either_twin(rows.select(SAMPLE).append_column("covered", covered_by(points)))
+    rows = rows.set_column(rows.schema.get_field_index("covered"), WINDOWS.field("covered"), covered)
+    tables, sources = [rows], list(range(len(points)))
+    for first, names in more:
+        carrying = [
+            row
+            for row, one in enumerate(points.select(list(names)).to_pylist())
+            if any(value is not None for value in one.values())
+        ]
+        others = _late_rows(points.take(pa.array(carrying, pa.int64())), first, names)
+        none = pa.array([0.0] * len(others), pa.float64())
+        tables.append(others.set_column(others.schema.get_field_index("samples"), WINDOWS.field("samples"), none))
+        sources += carrying
+    return pa.concat_tables(tables), sources
+
+
+def _late_rows(points: pa.Table, first: int, names: Sequence[str]) -> pa.Table:
+    """Windows of these fields alone, covering nothing."""
+    stamp = pa.array([first] * len(points), pa.int64())
+    for number, name in enumerate(names):
         stamp = pc.add(stamp, pc.if_else(pc.is_valid(points[name]), 1 << number, 0))
     later = pc.add(points["time"], pc.cast(stamp, pa.duration("us")))
     columns = {"organization_id": points["organization_id"], "device_id": points["device_id"], "time": later}
     columns["samples"] = pa.array([1.0] * len(points), pa.float64())
-    columns["covered"] = _of_either_twin(pa.table(columns).append_column("covered", covered_by(points)))
-    columns["several_senders"] = pa.array([0.0] * len(points), pa.float64())
+    columns["covered"] = columns["several_senders"] = pa.array([0.0] * len(points), pa.float64())
     for name in FIELDS:
-        value = points[name]
+        value = points[name] if name in names else pa.nulls(len(points), pa.float64())
         columns |= {f"{name}_{aggregate}": value for aggregate in AGGREGATES}
         columns[f"{name}_count"] = pc.if_else(pc.is_valid(value), 1.0, 0.0)
     return pa.table([columns[name] for name in WINDOWS.names], schema=WINDOWS)

@@ -41,19 +41,6 @@ VERSION_OF = "version of "
 _DECLARED = re.compile(r" Versions: (?:by row|whole|by (?P<slice>.+?))(?: where (?P<shown>.+))?\.$")
 
 
-# What the comments of 0.3.0's storages do not say.
-_UNDECLARED = {
-    **dict.fromkeys(("organizations", "users", "devices", "contracts")),
-    "device_metrics_hourly": "timestamp",
-    "ticket_events": "toDate(timestamp)",
-    "ticket_facts": "day",
-    "technician_performance": "day",
-    "billing_quantities": "local_day",
-    "invoices": "period_starts_on",
-    "invoice_lines": "period_starts_on",
-}
-
-
 class Versions(msgspec.Struct, frozen=True):
     """What a version is of: rows with one sort key, the whole mart, or a slice; `shown`: the rows that readers see."""
 
@@ -71,8 +58,6 @@ def declared(comment: str) -> Versions | None:
 def versions_of(mart: str) -> Versions:
     """Of a mart that is written slice by slice, or whole."""
     found = declared(snapshot()[f"{mart}{STORAGE}"].comment)
-    if found is None and mart in _UNDECLARED:
-        return Versions(slice=_UNDECLARED[mart])
     if found is None or found.by_row:
         raise KeyError(f"the comment of {mart}{STORAGE} does not say what is replaced: 'Versions: by day.'")
     return found
@@ -81,8 +66,7 @@ def versions_of(mart: str) -> Versions:
 def sliced_marts() -> list[str]:
     """The marts that `replace_slice` writes."""
     storages = {name: declared(table.comment) for name, table in snapshot().items() if name.endswith(STORAGE)}
-    declaring = [name.removesuffix(STORAGE) for name, versions in storages.items() if versions and not versions.by_row]
-    return declaring or list(_UNDECLARED)
+    return [name.removesuffix(STORAGE) for name, versions in storages.items() if versions and not versions.by_row]
 
 
 # --- writing ---

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from ninjait_pipelines.metrics.model import AGGREGATES, FIELDS, POINTS, SAMPLE, WINDOWS
 from ninjait_pipelines.metrics.windows import (
-    LATEST_STAMP,
+    STAMPS,
     aggregate_points,
     aggregate_windows,
     late_windows,
@@ -144,4 +144,4 @@ def test_a_long_window_is_added_up_in_order_of_time() -> None:
 def test_a_late_point_is_stamped_behind_its_time_by_less_than_a_millisecond(fields: dict[str, float]) -> None:
     row = {"organization_id": "o", "device_id": "d", "time": START} | dict.fromkeys(FIELDS) | fields
     (window,) = late_windows(pa.Table.from_pylist([row], schema=POINTS)).to_pylist()
-    assert timedelta(0) < window["time"] - START <= timedelta(microseconds=LATEST_STAMP) < timedelta(milliseconds=1)
+    assert timedelta(0) < window["time"] - START <= timedelta(microseconds=STAMPS) < timedelta(milliseconds=1)

@@ -8,7 +8,8 @@ import pytest
 
 from ninjait_pipelines.migrations import migrate_up, rollback
 from ninjait_pipelines.resources import Stores, open_stores
-from ninjait_pipelines.resources.clickhouse_versions import Versions, declared, refresh_views, slices_from
+from ninjait_pipelines.resources.clickhouse_schema import snapshot
+from ninjait_pipelines.resources.clickhouse_versions import Versions, declared, refresh_views, sliced_marts, slices_from
 from ninjait_pipelines_tests.conftest import drop, fresh
 
 STORAGE = """
@@ -59,6 +60,16 @@ def test_what_a_comment_declares() -> None:
     assert declared("Visits. Versions: by toDate(at).") == Versions(slice="toDate(at)")
     assert declared("Visits. Versions: by hour where n > 0.") == Versions(slice="hour", shown="n > 0")
     assert declared("Storage of visits: read that view instead.") is None
+
+
+def test_every_storage_declares_its_versions_and_has_its_view() -> None:
+    storages = [name for name in snapshot() if name.endswith("_versions")]
+    assert storages
+    for storage in storages:
+        assert declared(snapshot()[storage].comment), f"the comment of {storage} ends in no 'Versions: by ...'"
+        assert storage.removesuffix("_versions") in snapshot()
+    assert {"organizations", "invoice_lines"} <= set(sliced_marts())
+    assert "device_heartbeats" not in sliced_marts()
 
 
 def test_a_view_follows_its_storage_through_migrations_and_back(pair: Stores, folder: Path) -> None:

@@ -243,7 +243,7 @@ class Contract(msgspec.Struct, frozen=True):
 
 
 _DEVICE = Field(identifier)
-METRIC_RULES = {name: percent if name == "cpu" else number for name in FIELDS}
+METRIC_RULES = {name: percent if metric.rule == "percent" else number for name, metric in FIELDS.items()}
 METRICS = Contract("metrics", {name: Field(rule, False) for name, rule in METRIC_RULES.items()}, device=_DEVICE)
 HEARTBEATS = Contract(
     "heartbeat",

@@ -3,9 +3,7 @@
 -- number of seconds.
 SELECT
     toString(day.organization_id) AS organization_id, toString(day.device_id) AS device_id,
-    toDateTime64(day.timestamp, 3, 'UTC') AS hour, cpu_avg, cpu_max, cpu_count, memory_avg, memory_max, memory_count,
-    memory_total, disk_usage, disk_total, disk_free, network_in, network_out, uptime, sample_count, sample_share,
-    several_senders, source_tier
+    toDateTime64(day.timestamp, 3, 'UTC') AS hour, day.* EXCEPT (organization_id, device_id, timestamp, as_of)
 FROM device_metrics_hourly AS day
 WHERE day.timestamp >= {start:DateTime('UTC')} AND day.timestamp < {stop:DateTime('UTC')}
 ORDER BY organization_id, device_id, hour
