@@ -12,7 +12,7 @@ ON_OLDER := test_migrations.py test_migrations_stopped.py resources/test_stores.
 ON_SERVERS := resources local/stack/test_servers.py ingest cli/quarantine cli/test_queue.py rollup archive cache reports operations metrics benchmarks local/fleet faults local/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo servers test test-fast test-servers test-faults check bench bench-peers soak format lock clean
+.PHONY: help demo servers test test-fast test-servers test-faults check generated bench bench-peers soak format lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -59,6 +59,9 @@ bench-peers: ## Telegraf into .servers, which make servers builds as well
 
 soak: $(READY) ## ingest under load for ten minutes, with restarts and kills: nothing may be lost; 16 minutes in all
 	@$(RUN) benchmarks.soak --chart docs/soak.svg $(SOAK)
+
+generated: $(READY) ## writes what follows from declarations: sql/clickhouse/schema.json, tables of docs/contracts.md
+	@$(RUN) ninjait_pipelines_tests.generated
 
 format: $(READY) ## mends what ruff can mend
 	@$(RUN) ruff check --fix .

@@ -1,4 +1,4 @@
-"""Messages: the queues and their routing keys, a message before and after the broker, and its identity."""
+"""Messages before and after the broker, and their identity. Their queues are in streams.py."""
 
 import hashlib
 import re
@@ -7,14 +7,8 @@ from functools import partial
 
 import msgspec
 
-# queue -> routing keys of its messages; `*` stands for one word, `#` for any number of words
-QUEUES: dict[str, tuple[str, ...]] = {
-    "agent.metrics": ("metrics.*", "metrics.telegraf.#", "metrics.collectd.#"),
-    "agent.heartbeats": ("heartbeat.*",),
-    "platform.api_calls": ("api_call.*",),
-    "platform.usage": ("usage.*",),
-    "platform.logs": ("log.*",),
-}
+from ninjait_pipelines.streams import QUEUES
+
 JSON = "application/json"
 LAST_MS = 7_258_118_400_000  # the year 2200: a later time of publication is an error, and no store accepts it
 # For ids of messages that have none: the same content in the same queue gets the same id.

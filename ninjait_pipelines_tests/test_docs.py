@@ -14,10 +14,11 @@ import yaml
 
 from ninjait_pipelines.build import build_defs
 from ninjait_pipelines.cli import app
-from ninjait_pipelines.messages import QUEUES
 from ninjait_pipelines.metrics.model import FIELDS
 from ninjait_pipelines.settings import OPTIONAL, REQUIRED, ROOT
+from ninjait_pipelines.streams import QUEUES
 from ninjait_pipelines_tests.conftest import LONGEST, TESTS
+from ninjait_pipelines_tests.generated import page as with_generated_tables
 from ninjait_pipelines_tests.test_definitions import NOWHERE
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -74,13 +75,17 @@ def test_variables() -> None:
     assert named <= known
 
 
+def test_generated_tables_are_those_of_the_declarations() -> None:
+    assert with_generated_tables(CONTRACTS) == CONTRACTS, "make generated"
+
+
 def test_queues_and_fields() -> None:
     for name in (*QUEUES, *FIELDS):
         assert f"`{name}`" in CONTRACTS
 
 
 def test_reasons_of_quarantine() -> None:
-    source = "".join(path.read_text() for path in (ROOT / "ninjait_pipelines" / "ingest").rglob("*.py"))
+    source = "".join(path.read_text() for path in (ROOT / "ninjait_pipelines").rglob("*.py"))
     raised = r'ContractViolation\((?:"\w+" if \w+ else )?"(\w+)"'
     reasons = {*re.findall(raised, source), *re.findall(r'ContractViolation\("(\w+)"', source)} - {"not_one_of_"}
     assert len(reasons) > 30

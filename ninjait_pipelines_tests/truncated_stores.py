@@ -12,12 +12,12 @@ from typing import Any
 import pika
 import pytest
 
-from ninjait_pipelines.messages import QUEUES
 from ninjait_pipelines.metrics.model import Tier
 from ninjait_pipelines.resources import Stores, open_stores
 from ninjait_pipelines.resources.influxdb.resource import ALWAYS, InfluxDB
 from ninjait_pipelines.resources.rabbitmq.resource import RabbitMQ
 from ninjait_pipelines.settings import Settings
+from ninjait_pipelines.streams import QUEUES
 from ninjait_pipelines_tests import conftest
 
 

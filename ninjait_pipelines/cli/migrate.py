@@ -1,4 +1,4 @@
-"""`ninjait migrate up|status|rollback|snapshot|new`: options and output; migrations.py does the work.
+"""`ninjait migrate up|status|rollback|new`: options and output; migrations.py does the work.
 
 Exchanges, queues, bindings and buckets have no numbered files: code declares them, and the stores compare that with
 what is there, create what is missing, and refuse what differs.
@@ -33,7 +33,6 @@ def register(app: typer.Typer) -> None:
     group.command()(up)
     group.command()(status)
     group.command()(rollback)
-    group.command()(snapshot)
     group.command()(new)
     app.add_typer(group, name="migrate")
 
@@ -121,21 +120,6 @@ def rollback(
         if name and not yes:
             typer.confirm(f"Undo {store}/{name}, and delete what its tables hold?", abort=True)
         migrations.rollback(stores.postgres, stores.clickhouse, store, say)
-
-
-def snapshot() -> None:
-    """Rewrite sql/clickhouse/schema.json, from which code takes tables and columns, after adding a migration.
-
-    All migrations are applied to a temporary database, which is dropped afterwards.
-
-    Example: ninjait migrate snapshot
-    """
-    from ninjait_pipelines import migrations
-    from ninjait_pipelines.resources.clickhouse_schema import SNAPSHOT, write_snapshot
-
-    with opened_stores() as stores:
-        write_snapshot(migrations.migrated_schema(stores.clickhouse))
-    say(f"Wrote {SNAPSHOT}.")
 
 
 def new(

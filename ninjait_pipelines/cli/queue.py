@@ -24,7 +24,7 @@ def register(app: typer.Typer) -> None:
 
 
 def publish(
-    queue: Annotated[str, typer.Argument(help="agent.metrics, agent.heartbeats, platform.api_calls, .usage or .logs.")],
+    queue: Annotated[str, typer.Argument(help="Such as agent.metrics; a wrong name lists all of them.")],
     file: Annotated[Path, typer.Argument(help="One JSON message per line; - is standard input.")] = Path("-"),
     routing_key: Annotated[
         str | None, typer.Option(help="For every message. [default: from its organization_id or level]")
@@ -37,8 +37,8 @@ def publish(
 
     Example: ninjait publish agent.metrics readings.jsonl
     """
-    from ninjait_pipelines.ingest.decode.contract import CONTRACTS
     from ninjait_pipelines.resources.store import StoreError
+    from ninjait_pipelines.streams import CONTRACTS
 
     if queue not in CONTRACTS:
         fail(f"there is no queue {queue}; the queues are {', '.join(CONTRACTS)}")
@@ -73,8 +73,8 @@ def _messages(queue: str, lines: BinaryIO, routing_key: str | None, content_type
 
 
 def _routing_key(queue: str, body: bytes, given: str | None, raw: bool, number: int) -> str:
-    from ninjait_pipelines.ingest.decode.contract import CONTRACTS
     from ninjait_pipelines.ingest.decode.rules import read_json
+    from ninjait_pipelines.streams import CONTRACTS
 
     contract = CONTRACTS[queue]
     try:

@@ -1,8 +1,8 @@
 """The ingest assets, one per queue: each materialization is one bounded drain, and nothing here is partitioned."""
 
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
+from logging import Logger
 from typing import Any
 
 import dagster as dg
@@ -20,6 +20,7 @@ from ninjait_pipelines.resources.metrics_store import MetricsStore
 from ninjait_pipelines.resources.mongodb import MongoDB
 from ninjait_pipelines.resources.postgres import Postgres
 from ninjait_pipelines.resources.store import StoreError
+from ninjait_pipelines.streams import STREAMS, Stream
 
 QUEUE = "ninjait/queue"
 
@@ -44,19 +45,32 @@ def clock() -> datetime:
     return datetime.now(UTC)
 
 
-def _drain_asset(
-    name: str, queue: str, store: str, description: str, make_sink: Callable[..., Sink], table: str | None = None
-) -> dg.AssetsDefinition:
-    """The asset of one queue; `make_sink` gets the log and the stores by name."""
-    columns = {"dagster/column_schema": column_schema(table)} if table else {}
+def make_sink(stream: Stream, log: Logger, **stores: Any) -> Sink:
+    """Where the stream's messages go; stores: by their names."""
+    match stream.store:
+        case "metrics":
+            return MetricsSink(stores["metrics_store"], stores["dragonfly"], stores["clickhouse"], log)
+        case "clickhouse":
+            return EventsSink(stream, stores["clickhouse"])
+        case "mongodb":
+            return LogsSink(stores["mongodb"])
+
+
+KINDS = {"metrics": "influxdb", "clickhouse": "clickhouse", "mongodb": "mongodb"}
+
+
+def _drain_asset(stream: Stream) -> dg.AssetsDefinition:
+    """The asset of one stream."""
+    columns = {} if stream.store == "mongodb" else {"dagster/column_schema": column_schema(stream.table)}
 
     @dg.asset(
-        name=name,
+        name=stream.asset,
         group_name="ingest",
-        kinds={store},
+        kinds={KINDS[stream.store]},
         owners=["team:data-engineering"],
-        description=f"{description} Materializing it drains the queue {queue} within the bounds of its config.",
-        metadata={QUEUE: queue, **columns},
+        description=f"{stream.description} Materializing it drains the queue {stream.queue} within the bounds of its "
+        "config.",
+        metadata={QUEUE: stream.queue, **columns},
     )
     def drain_queue(
         context: dg.AssetExecutionContext,
@@ -71,7 +85,12 @@ def _drain_asset(
         begun, started_at = time.perf_counter(), clickhouse.now()
         compare_clocks(clock, clickhouse, postgres, metrics_store)
         sink = make_sink(
-            log=context.log, metrics_store=metrics_store, dragonfly=dragonfly, clickhouse=clickhouse, mongodb=mongodb
+            stream,
+            context.log,
+            metrics_store=metrics_store,
+            dragonfly=dragonfly,
+            clickhouse=clickhouse,
+            mongodb=mongodb,
         )
         drain = Drain(sink, message_queue, postgres, clickhouse, mongodb, context.run_id, clock, context.log)
         try:
@@ -80,7 +99,7 @@ def _drain_asset(
             context.instance.add_run_tags(context.run_id, {STORE_FAILED: "true"})
             raise
         seconds = time.perf_counter() - begun
-        depth = message_queue.depth(queue)
+        depth = message_queue.depth(stream.queue)
         return dg.MaterializeResult(
             metadata={
                 **summary.metadata(),
@@ -97,44 +116,6 @@ def _drain_asset(
     return drain_queue
 
 
-def _events_asset(name: str, queue: str, table: str, description: str) -> dg.AssetsDefinition:
-    """An asset whose events are the rows of one ClickHouse table."""
-
-    def make_sink(clickhouse: ClickHouse, **_: Any) -> Sink:
-        return EventsSink(queue, table, clickhouse)
-
-    return _drain_asset(name, queue, "clickhouse", description, make_sink, table)
-
-
-agent_metrics = _drain_asset(
-    "agent_metrics",
-    MetricsSink.queue,
-    "influxdb",
-    "Samples of the agents at full resolution, and the latest of each device in the cache. Grain: device and instant.",
-    lambda log, metrics_store, dragonfly, clickhouse, **_: MetricsSink(metrics_store, dragonfly, clickhouse, log),
-    "metrics",
-)
-agent_heartbeats = _events_asset(
-    "agent_heartbeats", "agent.heartbeats", "device_heartbeats", "Heartbeats of the agents. Grain: one heartbeat."
-)
-api_calls = _events_asset(
-    "api_calls", "platform.api_calls", "api_calls", "Calls of the platform's API. Grain: one call."
-)
-usage_reports = _events_asset(
-    "usage_reports", "platform.usage", "usage_reports", "Storage and backups as measured. Grain: one measurement."
-)
-application_logs = _drain_asset(
-    "application_logs",
-    LogsSink.queue,
-    "mongodb",
-    "Log entries of the platform's services. Grain: one entry.",
-    lambda mongodb, **_: LogsSink(mongodb),
-)
-
-BY_QUEUE: dict[str, dg.AssetsDefinition] = {
-    "agent.metrics": agent_metrics,
-    "agent.heartbeats": agent_heartbeats,
-    "platform.api_calls": api_calls,
-    "platform.usage": usage_reports,
-    "platform.logs": application_logs,
-}
+BY_QUEUE = {stream.queue: _drain_asset(stream) for stream in STREAMS}
+drains = list(BY_QUEUE.values())
+agent_metrics, application_logs = BY_QUEUE["agent.metrics"], BY_QUEUE["platform.logs"]

@@ -11,12 +11,13 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 
-from ninjait_pipelines.ingest.decode.contract import CONTRACTS, ContractViolation, identifier
+from ninjait_pipelines.contract import ContractViolation, identifier
 from ninjait_pipelines.ingest.decode.model import NOBODY, Columns, Decoded, LeftOut
 from ninjait_pipelines.ingest.decode.routing import organization_of
 from ninjait_pipelines.ingest.series import TOO_MANY
 from ninjait_pipelines.messages import Message
 from ninjait_pipelines.metrics.model import FIELDS
+from ninjait_pipelines.streams import CONTRACTS
 
 Batch = Sequence[tuple[Message, Decoded]]
 # Among a row's reasons, why the quarantine has no body: its organization's share was full, or its device repeats what

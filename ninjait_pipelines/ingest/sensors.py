@@ -12,9 +12,9 @@ from typing import Any
 import dagster as dg
 
 from ninjait_pipelines.automation import ACTIVE_RUN_STATUSES
+from ninjait_pipelines.contract import ContractViolation
 from ninjait_pipelines.ingest import outages
 from ninjait_pipelines.ingest.assets import BY_QUEUE
-from ninjait_pipelines.ingest.decode.contract import ContractViolation
 from ninjait_pipelines.ingest.decode.hosts import device_of
 from ninjait_pipelines.ingest.decode.model import HOST_REASONS, SenderRegistry
 from ninjait_pipelines.ingest.decode.routing import organization_of

@@ -14,7 +14,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ninjait_pipelines.ingest.decode.contract import milliseconds
+from ninjait_pipelines.contract import milliseconds
 from ninjait_pipelines.ingest.decode.model import NOBODY, Columns, Decoded, Rejection
 from ninjait_pipelines.ingest.series import NAME_OF, TOO_MANY, Named, Series
 from ninjait_pipelines.late_days import note_events
@@ -27,6 +27,7 @@ from ninjait_pipelines.resources.dragonfly import Dragonfly
 from ninjait_pipelines.resources.metrics_store import MetricsStore, Refusal
 from ninjait_pipelines.resources.mongodb import MongoDB
 from ninjait_pipelines.resources.store import StoreError
+from ninjait_pipelines.streams import Stream
 
 Hour = tuple[str, datetime]
 # What is left to do once the points are safe. It gives (organization, hour) of the metrics that were written.
@@ -42,8 +43,6 @@ MAX_IDS = 1_000
 # made from it again for MARGIN less an hour or two, and a repair takes its time.
 REBUILD_HORIZON = RETENTION_GRACE - timedelta(hours=6)
 DEVICES_AT_ONCE = 100
-# Events that days are computed from: see the view late_days.
-NOTED = ("api_calls", "usage_reports")
 _TOUCHED = pa.schema(
     [
         ("organization_id", pa.string()),
@@ -209,9 +208,10 @@ class MetricsSink:
 class EventsSink:
     """Events that are rows of a ClickHouse table; the message id in its key makes the same event one row."""
 
-    def __init__(self, queue: str, table: str, clickhouse: ClickHouse) -> None:
-        self.queue = queue
-        self._table = table
+    def __init__(self, stream: Stream, clickhouse: ClickHouse) -> None:
+        self.queue = stream.queue
+        self._table = stream.table
+        self._days_follow = stream.days_follow
         self._clickhouse = clickhouse
 
     def prepare(self) -> None:
@@ -220,7 +220,7 @@ class EventsSink:
     def write(self, decoded: Sequence[Decoded], run_id: str, now: datetime) -> Record:
         rows = events(decoded)
         self._clickhouse.insert(f"{self._table}_versions", mart_rows(self._table, rows))
-        return partial(self._note, rows, run_id) if self._table in NOTED else _NO_HOURS
+        return partial(self._note, rows, run_id) if self._days_follow else _NO_HOURS
 
     def _note(self, rows: Sequence[Mapping[str, Any]], run_id: str) -> set[Hour]:
         """3b. The hours that they touch, once they are stored. Dying before: they come again, and are noted then."""

@@ -16,7 +16,6 @@ from ninjait_pipelines.ingest.quarantine.hold import move_spooled
 from ninjait_pipelines.ingest.quarantine.query import QuarantineFilter
 from ninjait_pipelines.ingest.quarantine.reasons import DEAD_LETTER
 from ninjait_pipelines.installation import recorded_start, start_problem
-from ninjait_pipelines.messages import QUEUES
 from ninjait_pipelines.operations.health import check_all
 from ninjait_pipelines.partitions import START
 from ninjait_pipelines.resources import Stores
@@ -25,6 +24,7 @@ from ninjait_pipelines.resources.message_queue import MessageQueue
 from ninjait_pipelines.resources.mongodb import MongoDB
 from ninjait_pipelines.resources.postgres import Postgres
 from ninjait_pipelines.resources.store import StoreError, StoreStatus
+from ninjait_pipelines.streams import QUEUES
 
 # For how long a body that was not kept is shown.
 NOT_KEPT_HOURS = 24

@@ -1,6 +1,6 @@
 """What ClickHouse's tables are after all migrations, from the snapshot in sql/clickhouse/schema.json.
 
-`ninjait migrate snapshot` writes the snapshot and a test compares it with a migrated database, so that definitions load
+`make generated` writes the snapshot and a test compares it with a migrated database, so that definitions load
 without a connection and no column is unknown to them.
 """
 

@@ -17,10 +17,11 @@ import redis
 import redis.exceptions
 from pydantic import Field
 
-from ninjait_pipelines.messages import LAST_MS, QUEUES, Message, Outgoing
+from ninjait_pipelines.messages import LAST_MS, Message, Outgoing
 from ninjait_pipelines.resources.dragonfly import Dragonfly, errors
 from ninjait_pipelines.resources.message_queue import Depth, MessageQueue, QueueFull
 from ninjait_pipelines.resources.store import StoreError, StoreFailed
+from ninjait_pipelines.streams import QUEUES
 
 GROUP = "pipeline"
 # The consumer that nobody is. It holds what was given back, as if it had held it for a week: whoever asks may claim it.

@@ -12,10 +12,10 @@ import pytest
 import ninjait_pipelines.resources
 from ninjait_pipelines.cli import queue as commands
 from ninjait_pipelines.ingest.quarantine import query
-from ninjait_pipelines.messages import QUEUES
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.resources.message_queue import QueueFull
 from ninjait_pipelines.resources.rabbitmq.resource import RabbitMQ
+from ninjait_pipelines.streams import QUEUES
 from ninjait_pipelines_tests.ingest.conftest import drained, lines
 from ninjait_pipelines_tests.ingest.samples import EVENTS, ORG, metrics, outgoing, sample
 from ninjait_pipelines_tests.truncated_stores import rabbitmq_channel

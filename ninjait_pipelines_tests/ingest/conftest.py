@@ -10,26 +10,25 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from ninjait_pipelines.cli import app
+from ninjait_pipelines.ingest.assets import make_sink
 from ninjait_pipelines.ingest.decode.message import decode
 from ninjait_pipelines.ingest.decode.model import Decoded, Period
 from ninjait_pipelines.ingest.drain import Drain
 from ninjait_pipelines.ingest.ledger import ledger_rows
-from ninjait_pipelines.ingest.sinks import EventsSink, LogsSink, MetricsSink, Sink
+from ninjait_pipelines.ingest.sinks import Sink
 from ninjait_pipelines.messages import Message
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.resources.rabbitmq.resource import RabbitMQ
 from ninjait_pipelines.settings import Settings
-from ninjait_pipelines_tests.ingest.samples import NOW, REGISTRY, register
+from ninjait_pipelines.streams import STREAMS
+from ninjait_pipelines_tests.ingest.samples import NOW, REGISTRY, TOPICS, register
 from ninjait_pipelines_tests.truncated_stores import module_stores, settings, stores
 
 __all__ = ["module_stores", "settings", "stores"]
 
 LOG = logging.getLogger("test")
-TABLES = {
-    "agent.heartbeats": "device_heartbeats",
-    "platform.api_calls": "api_calls",
-    "platform.usage": "usage_reports",
-}
+# Those that samples.py has messages for.
+TABLES = {one.queue: one.table for one in STREAMS if one.store == "clickhouse" and one.queue in TOPICS}
 MakeDrain = Callable[..., Drain]
 
 
@@ -70,11 +69,8 @@ def idle_seconds(stores: Stores) -> float:
 
 def sink_of(stores: Stores, queue: str) -> Sink:
     """The sink of a queue, as the assets make it."""
-    if queue == "agent.metrics":
-        return MetricsSink(stores.metrics_store, stores.dragonfly, stores.clickhouse, LOG)
-    if queue == "platform.logs":
-        return LogsSink(stores.mongodb)
-    return EventsSink(queue, TABLES[queue], stores.clickhouse)
+    [stream] = [stream for stream in STREAMS if stream.queue == queue]
+    return make_sink(stream, LOG, **stores.all())
 
 
 def make_drain(stores: Stores, queue: str = "agent.metrics", **changes: object) -> Drain:

@@ -7,7 +7,7 @@ from uuid import UUID
 import pika
 import pytest
 
-from ninjait_pipelines.ingest.decode.contract import milliseconds
+from ninjait_pipelines.contract import milliseconds
 from ninjait_pipelines.ingest.decode.message import decode
 from ninjait_pipelines.ingest.decode.model import NOBODY, Decoded, Period, Rejection
 from ninjait_pipelines.ingest.ledger import ledger_rows

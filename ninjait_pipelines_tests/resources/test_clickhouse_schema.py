@@ -40,7 +40,7 @@ EVENT = {
 
 def test_the_snapshot_is_what_the_migrations_make(stores: Stores) -> None:
     """A column that a later migration added was dropped in silence, and the UI showed comments of the first one."""
-    assert read_schema(stores.clickhouse) == snapshot(), "start a stack (ninjait up), then: ninjait migrate snapshot"
+    assert read_schema(stores.clickhouse) == snapshot(), "make generated"
 
 
 def test_the_snapshot_is_written_as_it_is_read(tmp_path: Path) -> None:

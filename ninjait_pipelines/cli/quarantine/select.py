@@ -27,8 +27,8 @@ def filter_of(
     organization: str | None,
 ) -> QuarantineFilter:
     """The filter that the options name. Exits with 1 for an unknown queue."""
-    from ninjait_pipelines.ingest.decode.contract import CONTRACTS
     from ninjait_pipelines.ingest.quarantine.query import QuarantineFilter
+    from ninjait_pipelines.streams import CONTRACTS
 
     if queue is not None and queue not in CONTRACTS:
         fail(f"there is no queue {queue}; the queues are {', '.join(CONTRACTS)}")

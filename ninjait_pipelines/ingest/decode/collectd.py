@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from ninjait_pipelines.ingest.decode.contract import MAX_NUMBER, ContractViolation
+from ninjait_pipelines.contract import MAX_NUMBER, ContractViolation
 from ninjait_pipelines.ingest.decode.parts import ALL_CORES, MEMORY_STATES, VOLUME_STATES, Number
 from ninjait_pipelines.ingest.decode.third_party import (
     BYTES_IN,

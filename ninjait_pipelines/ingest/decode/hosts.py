@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from ninjait_pipelines.ingest.decode.contract import ContractViolation, Field, field_value, name
+from ninjait_pipelines.contract import ContractViolation, Field, field_value, name
 from ninjait_pipelines.ingest.decode.model import NOBODY, LeftOut, SenderRegistry
 from ninjait_pipelines.ingest.decode.telegraf import Series
 from ninjait_pipelines.ingest.decode.third_party import Reading

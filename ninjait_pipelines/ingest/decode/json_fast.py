@@ -2,7 +2,7 @@
 
 import msgspec
 
-from ninjait_pipelines.ingest.decode.contract import MAX_BYTES, Metrics, all_milliseconds
+from ninjait_pipelines.contract import MAX_BYTES, Metrics, all_milliseconds
 from ninjait_pipelines.ingest.decode.model import Decoded, Period, SenderRegistry
 from ninjait_pipelines.ingest.decode.rules import is_json
 from ninjait_pipelines.ingest.decode.tables import metric_columns

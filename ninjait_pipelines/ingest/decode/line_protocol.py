@@ -11,7 +11,7 @@ from itertools import islice
 
 import re2
 
-from ninjait_pipelines.ingest.decode.contract import ContractViolation
+from ninjait_pipelines.contract import ContractViolation
 from ninjait_pipelines.ingest.decode.third_party import (
     MAX_ENTRIES,
     limited,

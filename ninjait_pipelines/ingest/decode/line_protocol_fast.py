@@ -8,8 +8,9 @@ from typing import Any
 
 import msgspec
 
-from ninjait_pipelines.ingest.decode import contract, line_protocol, telegraf
-from ninjait_pipelines.ingest.decode.contract import Field, check_size, field_value
+from ninjait_pipelines import contract
+from ninjait_pipelines.contract import Field, check_size, field_value
+from ninjait_pipelines.ingest.decode import line_protocol, telegraf
 from ninjait_pipelines.ingest.decode.hosts import Devices, LeftOutCounts, folded, shortened
 from ninjait_pipelines.ingest.decode.model import Columns, Decoded, Period, SenderRegistry
 from ninjait_pipelines.ingest.decode.parts import ALL_CORES, Core, complete_processors

@@ -3,7 +3,7 @@
 accepted + rejected = sent, for every message. If a JSON object names a key twice, the last one counts.
 """
 
-from ninjait_pipelines.ingest.decode.contract import ContractViolation
+from ninjait_pipelines.contract import ContractViolation
 from ninjait_pipelines.ingest.decode.json_fast import decode_good_metrics
 from ninjait_pipelines.ingest.decode.line_protocol_fast import decode_good_lines
 from ninjait_pipelines.ingest.decode.model import Decoded, Period, Rejection, SenderRegistry

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from ninjait_pipelines.ingest.decode.contract import ContractViolation, instant, milliseconds
+from ninjait_pipelines.contract import ContractViolation, instant, milliseconds
 from ninjait_pipelines.metrics.interfaces import LEFT_OUT
 from ninjait_pipelines.metrics.model import MAX_AGE, MAX_CLOCK_SKEW, MAX_COUNTER_AGE
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 
-from ninjait_pipelines.ingest.decode import contract
-from ninjait_pipelines.ingest.decode.contract import ContractViolation, check_size
+from ninjait_pipelines import contract
+from ninjait_pipelines.contract import ContractViolation, check_size
 from ninjait_pipelines.ingest.decode.hosts import Devices, LeftOutCounts, folded, host_in, shortened
 from ninjait_pipelines.ingest.decode.model import HOST_REASONS, Decoded, Period, Rejection, SenderRegistry
 from ninjait_pipelines.ingest.decode.parts import ALL_CORES, Core, complete_processors, memory_total, volume_total

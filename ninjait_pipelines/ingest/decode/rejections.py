@@ -4,11 +4,12 @@ from collections.abc import Collection
 from functools import partial
 from typing import Any
 
-from ninjait_pipelines.ingest.decode import contract
-from ninjait_pipelines.ingest.decode.contract import CONTRACTS, METRICS, ContractViolation
+from ninjait_pipelines import contract
+from ninjait_pipelines.contract import METRICS, ContractViolation
 from ninjait_pipelines.ingest.decode.forms import form_of
 from ninjait_pipelines.ingest.decode.model import Decoded, Rejection
 from ninjait_pipelines.messages import Message, identity
+from ninjait_pipelines.streams import CONTRACTS
 
 UNREADABLE: dict[type, str] = {UnicodeDecodeError: "invalid_utf8", RecursionError: "nested_too_deeply"}
 MAX_SHOWN = 200

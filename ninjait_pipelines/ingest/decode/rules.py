@@ -6,22 +6,15 @@ from typing import Any
 
 import msgspec
 
-from ninjait_pipelines.ingest.decode import contract as contracts
-from ninjait_pipelines.ingest.decode.contract import (
-    CONTRACTS,
-    METRICS,
-    Contract,
-    ContractViolation,
-    Field,
-    check_size,
-    field_value,
-)
+from ninjait_pipelines import contract as contracts
+from ninjait_pipelines.contract import METRICS, Contract, ContractViolation, Field, check_size, field_value
 from ninjait_pipelines.ingest.decode.model import Decoded, Period, SenderRegistry
 from ninjait_pipelines.ingest.decode.rejections import UNREADABLE, describe, name_form, rejected_message, rejection
 from ninjait_pipelines.ingest.decode.tables import metric_columns
 from ninjait_pipelines.ingest.decode.third_party import BYTE_ORDER_MARK
 from ninjait_pipelines.messages import JSON, Message
 from ninjait_pipelines.metrics.model import FIELDS
+from ninjait_pipelines.streams import CONTRACTS
 
 # Python refuses to convert longer ones; they are beyond every store's range, and read as infinite.
 _MAX_DIGITS = 4300

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from ninjait_pipelines.ingest.decode.contract import name
+from ninjait_pipelines.contract import name
 from ninjait_pipelines.ingest.decode.model import Columns, Decoded
 from ninjait_pipelines.ingest.decode.parts import Core, mean
 from ninjait_pipelines.ingest.decode.volumes import Place

@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
-from ninjait_pipelines.ingest.decode import contract
-from ninjait_pipelines.ingest.decode.contract import ContractViolation
+from ninjait_pipelines import contract
+from ninjait_pipelines.contract import ContractViolation
 from ninjait_pipelines.ingest.decode.line_protocol import (
     NANOSECONDS,
     Line,

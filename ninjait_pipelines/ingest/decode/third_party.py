@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from ninjait_pipelines.ingest.decode import contract
+from ninjait_pipelines import contract
 from ninjait_pipelines.ingest.decode.parts import Number
 from ninjait_pipelines.ingest.decode.volumes import Place
 

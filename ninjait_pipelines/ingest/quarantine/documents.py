@@ -13,7 +13,6 @@ from typing import Any
 import bson
 from bson import Binary
 
-from ninjait_pipelines.ingest.decode.contract import CONTRACTS
 from ninjait_pipelines.ingest.decode.model import Decoded
 from ninjait_pipelines.ingest.decode.routing import organization_of
 from ninjait_pipelines.ingest.ledger import organization_shown
@@ -21,6 +20,7 @@ from ninjait_pipelines.ingest.quarantine import reasons
 from ninjait_pipelines.ingest.series import TOO_MANY
 from ninjait_pipelines.messages import Message
 from ninjait_pipelines.resources.mongodb import MongoDB
+from ninjait_pipelines.streams import CONTRACTS
 
 COLLECTION = "quarantine"
 # The state of a quarantined message until it is resolved, as stored since the first version; people see "quarantined".

@@ -8,14 +8,15 @@ from typing import Any
 
 import msgspec
 
-from ninjait_pipelines.ingest.decode import contract as rules
-from ninjait_pipelines.ingest.decode.contract import CONTRACTS, METRICS, ContractViolation, Rule
+from ninjait_pipelines import contract as rules
+from ninjait_pipelines.contract import METRICS, ContractViolation, Rule
 from ninjait_pipelines.ingest.decode.routing import AGENTS, format_of, organization_of
 from ninjait_pipelines.ingest.decode.rules import read_json
 from ninjait_pipelines.ingest.decode.telegraf import LINE_PROTOCOL
 from ninjait_pipelines.ingest.decode.third_party import Format, text_of
 from ninjait_pipelines.ingest.quarantine.reasons import Kind, indexes_of
 from ninjait_pipelines.messages import Outgoing, fits
+from ninjait_pipelines.streams import CONTRACTS
 
 _SAMPLE_FIELDS = {"timestamp", *METRICS.fields}
 _ENVELOPE: dict[str, Rule] = {

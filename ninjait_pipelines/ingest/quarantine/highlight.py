@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
+from ninjait_pipelines.contract import ContractViolation
 from ninjait_pipelines.ingest.decode import collectd, telegraf
-from ninjait_pipelines.ingest.decode.contract import ContractViolation
 from ninjait_pipelines.ingest.decode.routing import format_of
 from ninjait_pipelines.ingest.decode.third_party import Format, text_of
 from ninjait_pipelines.ingest.quarantine.edit import TAG, spans_of, unescaped

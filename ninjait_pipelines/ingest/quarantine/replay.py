@@ -12,7 +12,6 @@ from typing import Any
 
 import msgspec
 
-from ninjait_pipelines.ingest.decode.contract import CONTRACTS
 from ninjait_pipelines.ingest.decode.message import decode
 from ninjait_pipelines.ingest.decode.model import Period, SenderRegistry
 from ninjait_pipelines.ingest.decode.routing import format_of
@@ -32,6 +31,7 @@ from ninjait_pipelines.messages import Message, Outgoing, identity
 from ninjait_pipelines.resources.message_queue import MessageQueue
 from ninjait_pipelines.resources.mongodb import MongoDB
 from ninjait_pipelines.resources.store import StoreFailed
+from ninjait_pipelines.streams import CONTRACTS
 
 NO_EDITS = Edits()
 _INTENT = {"state": 1, "intent": 1}

@@ -17,13 +17,10 @@ from ninjait_pipelines.ingest.quarantine import query
 from ninjait_pipelines.ingest.quarantine.query import summarize
 from ninjait_pipelines.local.demo.run import DAY, Story, stored_points
 from ninjait_pipelines.resources import Stores
+from ninjait_pipelines.streams import STREAMS
 
 OUTCOMES = ("written", "not_understood", "partly_quarantined", "quarantined", "duplicate")
-TABLES = {
-    "agent.heartbeats": "device_heartbeats",
-    "platform.api_calls": "api_calls",
-    "platform.usage": "usage_reports",
-}
+TABLES = {stream.queue: stream.table for stream in STREAMS if stream.store == "clickhouse"}
 # Copies that left a queue since the demo began; of several copies of a message all but one are duplicates. This counts
 # the demo's own copies only, so that a second demo of the same day adds up as well.
 _LEDGER = """

@@ -18,7 +18,7 @@ from typing import Any
 
 from pydantic import Field, PrivateAttr
 
-from ninjait_pipelines.messages import QUEUES, Message, Outgoing, fits
+from ninjait_pipelines.messages import Message, Outgoing, fits
 from ninjait_pipelines.resources.message_queue import Depth, MessageQueue
 from ninjait_pipelines.resources.rabbitmq import topology, upgrade
 from ninjait_pipelines.resources.rabbitmq.connection import Connection, ConnectionSettings
@@ -28,6 +28,7 @@ from ninjait_pipelines.resources.rabbitmq.messages import Envelope, dead_letter,
 from ninjait_pipelines.resources.rabbitmq.publisher import Publisher
 from ninjait_pipelines.resources.rabbitmq.topology import EVENTS, dead_queue, known
 from ninjait_pipelines.resources.store import StoreFailed, StoreRefused, StoreUnavailable
+from ninjait_pipelines.streams import QUEUES
 
 PROBE_KEY = "ninjait.write_probe"
 PROBE_SECONDS = 2.0

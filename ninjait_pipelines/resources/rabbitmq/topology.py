@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ninjait_pipelines.messages import QUEUES
 from ninjait_pipelines.resources.rabbitmq.connection import Connection
+from ninjait_pipelines.streams import QUEUES
 
 EVENTS = "ninjait.events"
 # Inspecting dead letters requeues them, and before RabbitMQ 4.3 a requeue counts as a delivery. RabbitMQ 4 drops a

@@ -21,13 +21,13 @@ from typing import Any
 import pika
 import pika.exceptions
 
-from ninjait_pipelines.messages import QUEUES
 from ninjait_pipelines.resources.message_queue import QueueFull
 from ninjait_pipelines.resources.rabbitmq.connection import ConnectionSettings
 from ninjait_pipelines.resources.rabbitmq.errors import DIFFERS, TITLE, errors
 from ninjait_pipelines.resources.rabbitmq.frames import LenientConnection
 from ninjait_pipelines.resources.rabbitmq.topology import EVENTS, dead_queue
 from ninjait_pipelines.resources.store import StoreFailed
+from ninjait_pipelines.streams import QUEUES
 
 OLD_DEAD = "ninjait.dead"
 LIMITS = ("x-delivery-limit", "x-max-length")

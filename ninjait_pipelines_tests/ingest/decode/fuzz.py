@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import msgspec
 import pyarrow as pa
 
-from ninjait_pipelines.ingest.decode.contract import CONTRACTS, MAX_COUNTER, MAX_NUMBER
+from ninjait_pipelines.contract import MAX_COUNTER, MAX_NUMBER
 from ninjait_pipelines.ingest.decode.json_fast import decode_good_metrics
 from ninjait_pipelines.ingest.decode.line_protocol_fast import decode_good_lines
 from ninjait_pipelines.ingest.decode.message import decode
@@ -31,6 +31,7 @@ from ninjait_pipelines.ingest.decode.rules import decode_by_rules
 from ninjait_pipelines.ingest.decode.telegraf import LINE_PROTOCOL
 from ninjait_pipelines.messages import Message
 from ninjait_pipelines.metrics.model import COUNTERS, FIELDS, POINTS, VOLUMES
+from ninjait_pipelines.streams import CONTRACTS
 from ninjait_pipelines_tests.ingest.samples import (
     ANYBODY,
     DEVICE,

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ninjait_pipelines.ingest.decode.contract import CONTRACTS
 from ninjait_pipelines.ingest.decode.model import Decoded
 from ninjait_pipelines.ingest.decode.third_party import MEBIBYTE
 from ninjait_pipelines.messages import Message
+from ninjait_pipelines.streams import CONTRACTS
 from ninjait_pipelines_tests.ingest.decode.decoding import LINE_TEXTS, decoded, rejected_of
 from ninjait_pipelines_tests.ingest.decode.fuzz import KEYS, KINDS, OURS, Decoders, check, mutated, seeds
 from ninjait_pipelines_tests.ingest.samples import (

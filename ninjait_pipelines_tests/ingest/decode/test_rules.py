@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ninjait_pipelines.ingest.decode.contract import MAX_BYTES
+from ninjait_pipelines.contract import MAX_BYTES
 from ninjait_pipelines.ingest.decode.message import decode
 from ninjait_pipelines.ingest.decode.model import Decoded
 from ninjait_pipelines_tests.ingest.decode.decoding import PERIOD, decoded, reasons

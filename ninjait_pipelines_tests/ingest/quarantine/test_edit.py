@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 
-from ninjait_pipelines.ingest.decode.contract import CONTRACTS, ContractViolation
+from ninjait_pipelines.contract import ContractViolation
 from ninjait_pipelines.ingest.decode.message import decode
 from ninjait_pipelines.ingest.quarantine import edit as mend
 from ninjait_pipelines.ingest.quarantine.edit import EditRejected, Edits
 from ninjait_pipelines.ingest.quarantine.highlight import locate_errors
 from ninjait_pipelines.ingest.quarantine.replay import rebuild_message
 from ninjait_pipelines.messages import Message, Outgoing
+from ninjait_pipelines.streams import CONTRACTS
 from ninjait_pipelines_tests.ingest.quarantine.helpers import (
     PERIOD,
     document_of,

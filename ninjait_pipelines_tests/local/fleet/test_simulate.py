@@ -33,9 +33,10 @@ from ninjait_pipelines.local.fleet.simulate import (
     read_fleet,
     simulate,
 )
-from ninjait_pipelines.messages import QUEUES, Message
+from ninjait_pipelines.messages import Message
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.settings import Settings
+from ninjait_pipelines.streams import QUEUES
 from ninjait_pipelines_tests.ingest.conftest import sink_of
 
 YESTERDAY = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=1)

@@ -14,9 +14,10 @@ import trustme
 
 from ninjait_pipelines.local.stack.local import clean_environment, free_port
 from ninjait_pipelines.local.stack.servers import RabbitMQ as Engine
-from ninjait_pipelines.messages import QUEUES, Message
+from ninjait_pipelines.messages import Message
 from ninjait_pipelines.resources.rabbitmq.resource import RabbitMQ
 from ninjait_pipelines.resources.rabbitmq.topology import EVENTS, dead_queue
+from ninjait_pipelines.streams import QUEUES
 from ninjait_pipelines_tests.resources.queue_contract import (
     DELIVERY_LIMIT,
     MAX_LENGTH,

@@ -8,10 +8,10 @@ from typing import Any
 import pika
 import pytest
 
-from ninjait_pipelines.messages import QUEUES
 from ninjait_pipelines.resources.rabbitmq import upgrade as upgrade_module
 from ninjait_pipelines.resources.rabbitmq.topology import DEAD_LETTER_DELIVERY_LIMIT, EVENTS, dead_queue
 from ninjait_pipelines.resources.store import StoreFailed
+from ninjait_pipelines.streams import QUEUES
 from ninjait_pipelines_tests.resources.queue_contract import (
     DELIVERY_LIMIT,
     MAX_LENGTH,

@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from ninjait_pipelines.local.fleet.simulate.fleet import Device, Options, Organization, Window
-from ninjait_pipelines.messages import QUEUES
+from ninjait_pipelines.streams import QUEUES
 
 AGENT_VERSION = "1.8.2"
 DAY = 86_400.0

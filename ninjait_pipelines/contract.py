@@ -1,4 +1,4 @@
-"""The event contracts, version 1: the fields of each queue's messages and their rules. Reading messages is elsewhere.
+"""The rules of the event contracts, version 1. Which queue has which contract is in streams.py.
 
 A rule takes a JSON value and returns the value to store, or raises ContractViolation. The rules are the contract. The
 msgspec struct at the end restates them for metrics messages, so that flawless ones are decoded without running them.
@@ -9,7 +9,6 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
-from functools import partial
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -242,48 +241,9 @@ class Contract(msgspec.Struct, frozen=True):
         return f"ninjait.{self.topic}.v1"
 
 
-_DEVICE = Field(identifier)
+DEVICE = Field(identifier)
 METRIC_RULES = {name: percent if metric.rule == "percent" else number for name, metric in FIELDS.items()}
-METRICS = Contract("metrics", {name: Field(rule, False) for name, rule in METRIC_RULES.items()}, device=_DEVICE)
-HEARTBEATS = Contract(
-    "heartbeat",
-    {
-        "status": Field(partial(choice, allowed=("online", "offline", "maintenance"))),
-        "agent_version": Field(partial(text, limit=100)),
-        "os_version": Field(partial(text, limit=200)),
-        "uptime_seconds": Field(partial(integer, minimum=0, limit=2**53), required=False),
-    },
-    device=_DEVICE,
-)
-API_CALLS = Contract(
-    "api_call",
-    {
-        "endpoint": Field(partial(text, limit=500)),
-        "method": Field(partial(text, limit=20)),
-        "status_code": Field(partial(integer, minimum=100, limit=599)),
-        "response_time_ms": Field(number),
-        "user_id": Field(identifier, required=False),
-    },
-)
-USAGE = Contract("usage", {"storage_gb": Field(decimal_text), "backup_gb": Field(decimal_text)})
-LOGS = Contract(
-    "log",
-    {
-        "level": Field(partial(choice, allowed=("debug", "info", "warning", "error", "critical"))),
-        "service": Field(partial(text, limit=200)),
-        "message": Field(partial(text, limit=100_000, minimum=0)),
-        "error": Field(document, required=False),
-    },
-    routed_by="level",
-    device=Field(identifier, required=False),
-)
-CONTRACTS: Mapping[str, Contract] = {
-    "agent.metrics": METRICS,
-    "agent.heartbeats": HEARTBEATS,
-    "platform.api_calls": API_CALLS,
-    "platform.usage": USAGE,
-    "platform.logs": LOGS,
-}
+METRICS = Contract("metrics", {name: Field(rule, False) for name, rule in METRIC_RULES.items()}, device=DEVICE)
 
 
 def _annotation(rule: Rule) -> Any:

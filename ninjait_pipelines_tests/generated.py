@@ -1,0 +1,96 @@
+"""What is written from declarations: sql/clickhouse/schema.json, and tables of docs/contracts.md that need no words.
+
+`make generated` writes them, on a ClickHouse of its own; tests compare.
+"""
+
+import re
+import tempfile
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from ninjait_pipelines.contract import choice, decimal_text
+from ninjait_pipelines.metrics.model import FIELDS
+from ninjait_pipelines.resources.clickhouse_schema import STORAGE, snapshot, write_snapshot
+from ninjait_pipelines.settings import ROOT
+from ninjait_pipelines.streams import STREAMS, Stream
+
+PAGE = ROOT / "docs" / "contracts.md"
+_BLOCK = re.compile(r"<!-- generated: (\w+) -->\n.*?<!-- end -->", re.S)
+
+
+def page(text: str) -> str:
+    """The page with its generated blocks."""
+    blocks = {"queues": _queues, "fields": _fields, "tables": partial(_tables, _BLOCK.sub("", text))}
+
+    def block(found: re.Match[str]) -> str:
+        return f"<!-- generated: {found[1]} -->\n" + "\n".join(blocks[found[1]]()) + "\n<!-- end -->"
+
+    return _BLOCK.sub(block, text)
+
+
+def _queues() -> Iterator[str]:
+    yield "| queue | routing key | asset | body: its `schema`, and the other fields; those with ? may be absent |"
+    yield "|---|---|---|---|"
+    for stream in STREAMS:
+        key = f"{stream.contract.topic}.{{{stream.contract.routed_by}}}"
+        body = f'"{stream.contract.schema}": {", ".join(_body(stream))}'
+        yield f"| `{stream.queue}` | `{key}` | `{stream.asset}` | {body} |"
+
+
+def _body(stream: Stream) -> Iterator[str]:
+    yield "`organization_id`"
+    if device := stream.contract.device:
+        yield f"`device_id`{'' if device.required else '?'}"
+    if stream.store == "metrics":
+        yield "`agent_version`?, `samples` (1 to 1,000)"
+        return
+    yield "`timestamp`"
+    for name, field in stream.contract.fields.items():
+        rule = field.rule
+        words = ", ".join(rule.keywords["allowed"]) if isinstance(rule, partial) and rule.func is choice else ""
+        words = "a decimal as text" if rule is decimal_text else words
+        yield f"`{name}`{'' if field.required else '?'}" + (f" ({words})" if words else "")
+
+
+def _fields() -> Iterator[str]:
+    yield "| field | unit | by the hour |"
+    yield "|---|---|---|"
+    for name, metric in FIELDS.items():
+        hourly = ", ".join(f"`{column}` ({aggregate})" for column, aggregate in metric.hourly.items())
+        yield f"| `{name}` | {metric.unit} | {hourly} |"
+
+
+def _tables(rest: str) -> Iterator[str]:
+    """Tables and views that the page does not name elsewhere."""
+    unnamed = [name for name in snapshot() if not name.endswith(STORAGE) and f"`{name}`" not in rest]
+    if unnamed:
+        yield "| table | what it has |"
+        yield "|---|---|"
+    for name in unnamed:
+        yield f"| `{name}` | {snapshot()[name].comment} |"
+
+
+def write() -> None:
+    """Writes all of it."""
+    from ninjait_pipelines.local.stack.engines import ClickHouse as Engine
+    from ninjait_pipelines.migrations import migrated_schema
+    from ninjait_pipelines.resources.clickhouse import ClickHouse
+    from ninjait_pipelines_tests.local.stack.standalone_engine import Alone
+
+    with tempfile.TemporaryDirectory() as folder:
+        server = Alone(Engine, Path(folder) / "clickhouse")
+        try:
+            server.start()
+            names = ("url", "user", "password")
+            login = {name: server.settings[f"CLICKHOUSE_{name.upper()}"] for name in names}
+            with ClickHouse(**login, database="default").open() as clickhouse:
+                write_snapshot(migrated_schema(clickhouse))
+        finally:
+            server.stop()
+    snapshot.cache_clear()
+    PAGE.write_text(page(PAGE.read_text()))
+
+
+if __name__ == "__main__":
+    write()
