@@ -72,27 +72,29 @@ class Computation(msgspec.Struct):
     data_version: str | None = None
 
 
-def mart(**options: Any) -> Callable[[Callable[..., Rows]], dg.AssetsDefinition]:
+def mart(table: str | None = None, **options: Any) -> Callable[[Callable[..., Rows]], dg.AssetsDefinition]:
     """Makes the asset of a mart from a function of a window (see Computation) that returns its rows, without `as_of`.
 
-    options: those of `computed`. A mart without partitions is replaced whole, and has a data version: the hash of its
-    rows, so that only a copy that differs counts as a change downstream.
+    table: where they are stored, if its name is another; options: those of `computed`. A mart without partitions is
+    replaced whole, and has a data version: the hash of its rows, so that only a copy that differs counts as a change
+    downstream.
 
         @mart(group_name="tickets", partitions_def=partitions.DAILY, kinds={"postgres"})
         def ticket_events(window: Window, postgres: Postgres) -> Rows:
     """
 
     def decorate(rows_of: Callable[..., Rows]) -> dg.AssetsDefinition:
-        table = options.get("name", rows_of.__name__)
+        name = options.get("name", rows_of.__name__)
+        stored = table or name
 
         def write(clickhouse: ClickHouse, run: Computation, rows: Rows) -> int:
             if run.window is None:
                 rows = list(rows) if isinstance(rows, Iterable) else rows
                 run.data_version = hashlib.sha256(repr(rows).encode()).hexdigest()
-            slices = slices_from(table, run.window.start) if run.window else []
-            return clickhouse.replace_slice(table, _content(table, rows, run.left_out), run.as_of, slices)
+            slices = slices_from(stored, run.window.start) if run.window else []
+            return clickhouse.replace_slice(stored, _content(stored, rows, run.left_out), run.as_of, slices)
 
-        columns = {"dagster/column_schema": column_schema(table)}
+        columns = {"dagster/column_schema": column_schema(name)}
         return _asset(rows_of, write, metadata=columns, **{**options, "kinds": {"clickhouse", *options["kinds"]}})
 
     return decorate
@@ -233,9 +235,8 @@ def _unless_late(
 ) -> dg.AssetCheckResult:
     late = not result.passed and window is not None and is_late(clickhouse, asset.key.to_user_string(), window.day)
     description = f"{result.description} The rest came later; it repairs itself." if late else result.description
-    return dg.AssetCheckResult(
-        passed=result.passed or late, description=description, metadata={**result.metadata, "late": late}
-    )
+    metadata: dict[str, Any] = {**result.metadata, "late": late}
+    return result._replace(passed=result.passed or late, description=description, metadata=metadata)
 
 
 def equal(name: str, expected: int, other_name: str, found: int) -> dg.AssetCheckResult:
@@ -249,10 +250,15 @@ def equal(name: str, expected: int, other_name: str, found: int) -> dg.AssetChec
 
 def none_of(wrong: Iterable[str], what: str, advice: str = "", **result: Any) -> dg.AssetCheckResult:
     """Passes where nothing is wrong, else names the first of it; result: what else the result has."""
-    names = sorted(wrong)
-    listed = ", ".join(names[:MAX_NAMED]) + (", ..." if len(names) > MAX_NAMED else "")
-    description = f"{len(names)} {what}: {listed}{advice}" if names else "None."
-    return dg.AssetCheckResult(passed=not names, description=description, **result)
+    wrong = list(wrong)
+    description = f"{len(wrong)} {what}: {some_of(wrong)}{advice}" if wrong else "None."
+    return dg.AssetCheckResult(passed=not wrong, description=description, **result)
+
+
+def some_of(names: Iterable[str]) -> str:
+    """The first of them, for people."""
+    ordered = sorted(names)
+    return ", ".join(ordered[:MAX_NAMED]) + (", ..." if len(ordered) > MAX_NAMED else "")
 
 
 def _resources(function: Callable[..., Any], given: tuple[str, ...]) -> list[str]:

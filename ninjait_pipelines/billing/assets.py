@@ -1,6 +1,5 @@
 """The billing assets: billable quantities by local day, invoices by local month."""
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from decimal import Decimal
@@ -16,6 +15,7 @@ from ninjait_pipelines.billing.invoice import KINDS, Contract, Invoice, costs_of
 from ninjait_pipelines.billing.local_time import DAY, day_window, hours_of, next_month
 from ninjait_pipelines.billing.write import head_row, line_rows, save_invoices
 from ninjait_pipelines.left_out import LeftOut
+from ninjait_pipelines.marts import Rows, Window, computed, mart
 from ninjait_pipelines.resources.clickhouse import ClickHouse, sql
 from ninjait_pipelines.resources.clickhouse_schema import column_schema, mart_rows
 from ninjait_pipelines.resources.postgres import Postgres, check_times
@@ -45,16 +45,12 @@ CONTRACTS_CHANGED = (
     & ~dg.AutomationCondition.missing()
     & ~dg.AutomationCondition.in_progress()
 )
-COMMON: dict[str, Any] = {
-    "group_name": "billing",
-    "owners": ["team:data-engineering"],
-    "backfill_policy": dg.BackfillPolicy.multi_run(max_partitions_per_run=168),
-}
 
 
-@dg.asset(
-    **COMMON,
-    kinds={"clickhouse", "postgres", "python"},
+@mart(
+    table="billing_quantities",
+    group_name="billing",
+    kinds={"postgres", "python"},
     partitions_def=partitions.DAILY,
     deps=[
         dg.AssetDep("device_metrics_hourly", partition_mapping=partitions.LOCAL_DAY),
@@ -63,42 +59,26 @@ COMMON: dict[str, Any] = {
         "organizations",
         "contracts",
     ],
-    description=(
-        "Billable quantities of every organization with a contract. The partition is the label of the local day: "
-        "2026-03-01 is 1 March in Auckland and in Denver. Grain: organization and local day; of "
-        "billing_quantities, which invoices are made from and whose rows are counted here, also kind."
-    ),
-    metadata={"dagster/column_schema": column_schema("billing_events")},
     automation_condition=automation.fill_missing(timedelta(days=14), ignoring=DRAINS | REFERENCE)
     | FOLLOW_UPSTREAM
     | CONTRACTS_CHANGED,
 )
-def billing_events(context: dg.AssetExecutionContext, postgres: Postgres, clickhouse: ClickHouse) -> None:
-    """Measures the local day of each organization and replaces the day's rows.
-
-    A day in the west ends up to 12 hours after the UTC day of its name: until then its completeness is below 1, and
-    each further hour that is rolled up computes it again. For API calls and usage reports that come after the day was
-    over everywhere, the sensor late_billing_days does.
-    """
-    for key, start, _ in partitions.windows(context):
-        started = time.perf_counter()
-        as_of = clickhouse.now()
-        day = start.date()
-        left_out = LeftOut()
-        events = list(events_of_day(postgres, clickhouse, day, left_out))
-        # Dying here, or in it: replace_slice says what is seen; a rerun of the day heals it.
-        count = clickhouse.replace_slice("billing_quantities", mart_rows("billing_quantities", events), as_of, [day])
-        _record(
-            context,
-            key,
-            started,
-            count,
-            {"complete_rows": sum(event["completeness"] == 1 for event in events), **left_out.metadata()},
-        )
+def billing_events(
+    window: Window, postgres: Postgres, clickhouse: ClickHouse, left_out: LeftOut, metadata: dict[str, Any]
+) -> Rows:
+    """Billable quantities of every organization with a contract. The partition is the label of the local day:
+    2026-03-01 is 1 March in Auckland and in Denver. Grain: organization and local day; of billing_quantities, which
+    invoices are made from and whose rows are counted here, also kind."""
+    # A day in the west ends up to 12 hours after the UTC day of its name: until then its completeness is below 1, and
+    # each further hour that is rolled up computes it again. For API calls and usage reports that come after the day was
+    # over everywhere, the sensor late_billing_days does.
+    events = list(events_of_day(postgres, clickhouse, window.day, left_out))
+    metadata["complete_rows"] = sum(event["completeness"] == 1 for event in events)
+    return events
 
 
-@dg.asset(
-    **COMMON,
+@computed(
+    group_name="billing",
     kinds={"clickhouse", "postgres", "python"},
     partitions_def=partitions.MONTHLY,
     deps=[
@@ -106,30 +86,25 @@ def billing_events(context: dg.AssetExecutionContext, postgres: Postgres, clickh
         "contracts",
         "organizations",
     ],
-    description=(
-        "Invoices of the local month, as drafts: days_covered of days_in_period says how much of it is in yet. "
-        "PostgreSQL's billing.invoices is the system of record, ClickHouse has a copy. Grain: contract and month."
-    ),
     metadata={"dagster/column_schema": column_schema("invoices")},
     automation_condition=(
         automation.fill_missing(CORRECTED, wait_for_missing=False) | FOLLOW_UPSTREAM | CONTRACTS_CHANGED
     ),
 )
-def invoices(context: dg.AssetExecutionContext, postgres: Postgres, clickhouse: ClickHouse) -> None:
-    """Draws up the invoices of the month and writes them to both stores; the formulas are in invoice.py."""
-    for key, start, _ in partitions.windows(context):
-        started = time.perf_counter()
-        as_of = clickhouse.now()
-        left_out = LeftOut()
-        drafts = invoices_of_month(postgres, clickhouse, start.date(), left_out)
-        save_invoices(postgres, clickhouse, start.date(), drafts, as_of)
-        _record(
-            context,
-            key,
-            started,
-            len(drafts),
-            {"lines": sum(len(draft.lines) for draft in drafts), **left_out.metadata()},
-        )
+def invoices(
+    window: Window,
+    as_of: datetime,
+    postgres: Postgres,
+    clickhouse: ClickHouse,
+    left_out: LeftOut,
+    metadata: dict[str, Any],
+) -> int:
+    """Invoices of the local month, as drafts: days_covered of days_in_period says how much of it is in yet.
+    PostgreSQL's billing.invoices is the system of record, ClickHouse has a copy. Grain: contract and month."""
+    drafts = invoices_of_month(postgres, clickhouse, window.day, left_out)
+    save_invoices(postgres, clickhouse, window.day, drafts, as_of)
+    metadata["lines"] = sum(len(draft.lines) for draft in drafts)
+    return len(drafts)
 
 
 def contracts_in_force(
@@ -243,8 +218,3 @@ def _usage(
         quantities, days = usage.get(row["contract_id"], ({}, row["days_covered"]))
         usage[row["contract_id"]] = ({**quantities, row["kind"]: row["quantity"]}, min(days, row["days_covered"]))
     return usage
-
-
-def _record(context: dg.AssetExecutionContext, key: str, started: float, count: int, more: dict[str, Any]) -> None:
-    metadata = {"dagster/partition_row_count": count, "duration_seconds": time.perf_counter() - started, **more}
-    context.add_asset_metadata(metadata, partition_key=key)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from ninjait_pipelines import marts
 from ninjait_pipelines.billing import assets, checks
 from ninjait_pipelines.billing.local_time import DAY, HOUR, day_window, hours_of
 from ninjait_pipelines.resources.clickhouse import ClickHouse
@@ -168,7 +169,7 @@ def test_killed_half_way_and_run_again(platform: Platform) -> None:
 
 def test_the_check_fails_when_an_organization_is_lost(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
     _small(platform)
-    monkeypatch.setattr(assets, "mart_rows", lambda table, rows: mart_rows(table, rows).slice(1))
+    monkeypatch.setattr(marts, "mart_rows", lambda table, rows: mart_rows(table, rows).slice(1))
     key = (today() - 3 * DAY).isoformat()
     result = run(platform.stores, assets.billing_events, CHECKS[0], key=key, fails=True)
     assert passed(result) == {"every_contract_is_measured": False}
