@@ -143,7 +143,7 @@ def test_one_that_the_broker_refuses_does_not_hold_up_the_other_replays(fleet: S
     found = [{"_id": copy} for copy in copies]
     refused, replayed = replay_each(fleet.mongodb, fleet.message_queue, found, "me", NOW)
     assert "longer than 255 bytes" in refused.problem
-    assert (replayed.copy, replayed.problem) == (copies[1], "")
+    assert (replayed.document_id, replayed.problem) == (copies[1], "")
 
 
 @pytest.mark.servers
