@@ -1,23 +1,23 @@
 """Every key in Dragonfly that the platform's API reads: name, type, lifetime, writer. None is spelled elsewhere.
 
-All but the sorted set are strings holding one JSON object with `organization_id` and `as_of` (UTC, microseconds). They
+All except the sorted set are strings with one JSON object with `organization_id` and `as_of` (UTC, microseconds). They
 are written by `set_if_newer`: an older run never overwrites what a newer one wrote.
 """
 
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-# The API answers from it; a device list older than this is no answer. `device_caches` writes anew every four minutes.
+# The API answers from it; an older device list is no answer. `device_caches` rewrites it every four minutes.
 DEVICES_TTL = timedelta(seconds=300)
 WEEKLY_REPORT_TTL = timedelta(hours=24)
-# A leaderboard that was written and never switched to goes away by itself.
+# A leaderboard that was written but never switched to expires.
 UNFINISHED_TTL = timedelta(hours=1)
 
-# Sorted set, no expiry, by `uptime_leaderboard`: member "{organization_id}:{device_id}" (see `member`), score the share
-# of seven days that its samples cover, 0 to 1.
+# Sorted set, no expiry, by `uptime_leaderboard`: members are "{organization_id}:{device_id}" (see `member`), scores the
+# share of seven days that the device's samples cover, 0 to 1.
 UPTIME_LEADERBOARD = "uptime:leaderboard"
-# JSON string, no expiry, switched together with it: as_of, window, completeness and the number of devices. The only
-# key without an organization_id: like the leaderboard it spans all of them, and names none.
+# JSON string, no expiry, switched together with the leaderboard: as_of, window, completeness and the number of devices.
+# The only document without an organization_id: like the leaderboard it spans all organizations, and names none.
 UPTIME_LEADERBOARD_ABOUT = "uptime:leaderboard:about"
 
 
@@ -27,7 +27,7 @@ def as_of_text(moment: datetime) -> str:
 
 
 def device_latest(device_id: UUID | str) -> str:
-    """JSON string, by `agent_metrics`, and by `device_caches` where that did not: the latest readings of a device,
+    """JSON string, by `agent_metrics`, repaired by `device_caches`: the latest readings of a device,
     `as_of` being the time of the newest sample."""
     return f"device:{device_id}:latest"
 
@@ -48,7 +48,7 @@ def weekly_report(organization_id: UUID | str) -> str:
 
 
 def unfinished_leaderboard(as_of: str) -> str:
-    """Sorted set, UNFINISHED_TTL: a leaderboard while it is being written. Nobody reads it."""
+    """Sorted set, UNFINISHED_TTL: a leaderboard while it is being written; it is never read."""
     return f"{UPTIME_LEADERBOARD}:{as_of}"
 
 

@@ -1,7 +1,7 @@
-"""Days that something came for after they were computed are computed again: what the service desk and billing share.
+"""Days that receive data after they were computed are computed again: what tickets, billing and reports share.
 
-Whoever writes events notes their hours in `touched_events`; a mart's row or `computed_days` says when its day was
-computed; the view `late_days` compares them. It is the state: a missed tick or a failed run changes nothing.
+Writers of events note their hours in `touched_events`; a mart's rows or `computed_days` have the time at which a day
+was computed; the view `late_days` compares the two. It is the state: a missed tick or a failed run changes nothing.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,17 +17,17 @@ from ninjait_pipelines.partitions import FIRST_WEEK, START, range_tags
 from ninjait_pipelines.resources.clickhouse import ClickHouse
 
 DAY = timedelta(days=1)
-# A repair that failed, or that something arrived during, is tried again after this.
+# A repair that failed, or during which more arrived, is tried again after this.
 RETRY_AFTER = timedelta(minutes=15)
 LONGEST = 168
-# How far back days are compared with their source, once a day.
+# How far back days are compared with their source once a day.
 COMPARED = timedelta(days=35)
 
 
 def note_events(clickhouse: ClickHouse, kind: str, events: Sequence[tuple[str, datetime]], run_id: str) -> None:
-    """Notes (organization, when it happened) of events that are in their store.
+    """Notes the hours of stored events, given as (organization, time).
 
-    After they are written: dying before, their messages come again, and are noted then.
+    Called after the events are written: dying before, their messages are redelivered and noted then.
     """
     counted: dict[tuple[str, datetime], int] = {}
     for organization, moment in events:
@@ -44,13 +44,13 @@ def note_events(clickhouse: ClickHouse, kind: str, events: Sequence[tuple[str, d
 
 
 def record_day(clickhouse: ClickHouse, asset: str, day: date, as_of: datetime) -> None:
-    """Records that a day was computed of what was there at `as_of`. Dying before: it is late, and computed again."""
+    """Records that a day was computed from data as of `as_of`. Dying before: it is late, and computed again."""
     columns = {"asset": [asset], "day": pa.array([day], pa.date32())}
     clickhouse.insert("computed_days", pa.table(columns | {"as_of": pa.array([as_of], pa.timestamp("us", "UTC"))}))
 
 
 def ranges(days: Sequence[date]) -> list[tuple[date, date]]:
-    """Days as ranges of days that follow each other, both ends included, oldest first."""
+    """Days as ranges of consecutive days, both ends included, oldest first."""
     found: list[tuple[date, date]] = []
     for day in sorted(set(days)):
         if found and day - found[-1][1] == DAY and day - found[-1][0] < LONGEST * DAY:
@@ -74,7 +74,7 @@ def late_days_sensor(
     resources: frozenset[str] = frozenset({"clickhouse"}),
     late: Callable[[ClickHouse, Sequence[str]], list[date]] = late_days_of,
 ) -> dg.SensorDefinition:
-    """The sensor that starts `job` over the late days of some marts; `find` first looks for what nobody noted."""
+    """The sensor that starts `job` for late days of some marts; `find` first looks for changes that were not noted."""
 
     @dg.sensor(
         name=name,
@@ -82,7 +82,7 @@ def late_days_sensor(
         minimum_interval_seconds=120,
         default_status=dg.DefaultSensorStatus.RUNNING,
         required_resource_keys=set(resources),
-        description=f"Computes days of {', '.join(assets)} again that something came for after they were computed.",
+        description=f"Computes the days of {', '.join(assets)} again that received data after they were computed.",
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         clickhouse: ClickHouse = context.resources.clickhouse
@@ -110,9 +110,9 @@ def day_range(first: date, last: date) -> dict[str, str]:
 
 
 def past_days_schedule(name: str, job: AssetJob, cron: str, whole: int = 1) -> dg.ScheduleDefinition:
-    """Asks once a day for the checks of all days of COMPARED but the last two: what was lost later turns red.
+    """Checks all days of COMPARED except the last two once a day, so that a later loss turns red.
 
-    whole: the days of a partition; with 7 it asks for the weeks, from Monday, that have been over for a day.
+    whole: days per partition; with 7, the weeks from Monday that ended at least a day ago.
     """
 
     @dg.schedule(name=name, job=job, cron_schedule=cron, default_status=dg.DefaultScheduleStatus.RUNNING)
@@ -128,7 +128,7 @@ def past_days_schedule(name: str, job: AssetJob, cron: str, whole: int = 1) -> d
 
 
 def is_late(clickhouse: ClickHouse, asset: str, day: date) -> bool:
-    """Whether the day repairs itself."""
+    """Whether the day is late, so that it will be computed again."""
     query = "SELECT count() FROM late_days WHERE asset = {asset:String} AND day = {day:Date}"
     return bool(clickhouse.scalar(query, asset=asset, day=day))
 

@@ -1,4 +1,4 @@
-"""One bad row stops nobody else: what cannot be computed is left out and named, and the others go on."""
+"""One bad row stops only itself: what cannot be computed is left out and named, and the others go on."""
 
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
@@ -10,19 +10,19 @@ from ninjait_pipelines.partitions import per_partition
 
 T = TypeVar("T")
 R = TypeVar("R")
-# Names in a run's metadata and in a check: enough to begin with, few enough to read.
+# Names in a run's metadata and in a check: enough to start with, few enough to read.
 MAX_NAMED = 20
 METADATA = "left_out"
 
 
 class LeftOut:
-    """What a run left out of one partition, with the reason of each."""
+    """What a run left out of one partition, each with its reason."""
 
     def __init__(self) -> None:
         self.reasons: dict[str, str] = {}
 
     def each(self, rows: Iterable[T], name: Callable[[T], str], compute: Callable[[T], R]) -> Iterator[R]:
-        """What `compute` makes of each row, without those that it raises for. It asks no store."""
+        """The result of `compute` for each row, without those it raises for. It must not query a store."""
         for row in rows:
             try:
                 yield compute(row)
@@ -36,7 +36,7 @@ class LeftOut:
 
 
 def latest(instance: dg.DagsterInstance, asset: dg.AssetKey, partition: str | None) -> tuple[int, str]:
-    """How much the last run of a partition left out, and what."""
+    """How many rows the last run of a partition left out, and their names."""
     of = dg.AssetRecordsFilter(asset_key=asset, asset_partitions=[partition] if partition else None)
     records = instance.fetch_materializations(of, limit=1).records
     found = records[0].asset_materialization.metadata if records and records[0].asset_materialization else {}
@@ -45,13 +45,13 @@ def latest(instance: dg.DagsterInstance, asset: dg.AssetKey, partition: str | No
 
 
 def nothing_is_left_out(asset: dg.AssetsDefinition) -> dg.AssetChecksDefinition:
-    """The check that names what the last run of the asset left out. It blocks nothing: the others are right."""
+    """The check that names what the last run of the asset left out. It does not block: the other rows are right."""
 
     @dg.asset_check(
         asset=asset,
         name=f"{asset.key.to_user_string()}_left_nothing_out",
         partitions_def=asset.partitions_def,
-        description="Fails naming what could not be computed and was left out, so that it stops nobody else.",
+        description="Fails and names what could not be computed and was therefore left out.",
     )
     def check(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         partitions = asset.partitions_def

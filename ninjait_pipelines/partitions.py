@@ -22,7 +22,7 @@ FIRST_MONTH = START.replace(day=1)
 
 HOURLY = dg.HourlyPartitionsDefinition(start_date=START, timezone="UTC")
 DAILY = dg.DailyPartitionsDefinition(start_date=START, timezone="UTC")
-# The running week and month exist too, so that a draft can be seen before its end.
+# The current week and month exist too, so that a draft can be seen before they end.
 WEEKLY = dg.WeeklyPartitionsDefinition(start_date=FIRST_WEEK, day_offset=1, timezone="UTC", end_offset=1)
 MONTHLY = dg.MonthlyPartitionsDefinition(start_date=FIRST_MONTH, timezone="UTC", end_offset=1)
 

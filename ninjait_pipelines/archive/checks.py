@@ -1,4 +1,4 @@
-"""Is the archive still what its manifests say?"""
+"""Whether the archive still is what its manifests say."""
 
 from collections import Counter
 from datetime import datetime
@@ -14,8 +14,8 @@ from ninjait_pipelines.resources.archive.resource import Archive
 
 @dg.asset_check(asset=device_metrics_archive, partitions_def=DAILY, blocking=True)
 def archived_day_is_whole(context: dg.AssetCheckExecutionContext, archive: Archive) -> dg.AssetCheckResult:
-    """Every object that the day's manifest names is read again: there, same hash, same number of rows; and a reader's
-    scan finds as many rows of each organization as its object has."""
+    """Reads every object in the day's manifest again: it exists with the same hash and number of rows, and a scan finds
+    as many rows of each organization as its object has."""
 
     def examine(start: datetime, _: datetime) -> dg.AssetCheckResult:
         try:
@@ -25,7 +25,7 @@ def archived_day_is_whole(context: dg.AssetCheckExecutionContext, archive: Archi
             return dg.AssetCheckResult(passed=False, description=str(damage), metadata={"key": damage.key})
         described = {one.organization_id: one.rows for one in manifest.objects}
         if (scanned := Counter(found["organization_id"].to_pylist() if found else ())) != described:
-            problem = f"a scan finds rows of other organizations: {dict(scanned)}, described are {described}"
+            problem = f"a scan finds other rows per organization: {dict(scanned)}, the manifest has {described}"
             return dg.AssetCheckResult(passed=False, description=problem)
         return dg.AssetCheckResult(passed=True, metadata={"objects": len(manifest.objects), "rows": manifest.rows})
 

@@ -24,7 +24,7 @@ from ninjait_pipelines.archive.objects import (
 from ninjait_pipelines.resources.archive.errors import ObjectChanged, ObjectCorrupt, ObjectMissing, ObjectTooLarge
 from ninjait_pipelines.resources.archive.resource import Archive
 
-# Runs of one day that race for its manifest: one of them wins each time
+# Runs of one day may race for its manifest; one of them wins each time.
 ATTEMPTS = 5
 
 
@@ -39,17 +39,18 @@ def write_day(
 ) -> Manifest:
     """Archives a day's rows and returns the manifest that now counts. `now` is the clock that `as_of` is from.
 
-    Raises ObjectVanished, ObjectDiffers; ManifestRefused where the manifest so far cannot be one; StoreFailed where the
-    disk is full; ObjectChanged where other runs of the day were faster each time. The day's previous manifest then
+    Raises ObjectVanished, ObjectDiffers; ManifestRefused if the existing manifest cannot be valid; StoreFailed if the
+    disk is full; ObjectChanged if other runs of the day were faster each time. In all cases the day's previous manifest
     still counts, and everything that it names is still there.
 
-    1. Look at the manifest so far. A newer run's counts, and this one ends; one from the future is an error.
-    2. Write the objects that are not there yet, reading each back: hash and rows. Dying here: nobody knows of them; a
-       rerun writes the same keys.
-    3. Write the manifest in place of the one of step 1, and read it back. From here on it counts, and not before. Where
-       another run has written one meanwhile, begin again: it may have deleted what was there in step 2.
-    4. Delete what only previous manifests named. Dying here: such objects stay, named by nobody, harmless. Hanging here
-       while a run writes a manifest that names one of them again: that is gone, and this run's check says so.
+    1. Read the existing manifest. If it is a newer run's, it counts and this run ends; one from the future is an error.
+    2. Write the objects that do not exist yet, and read each back: hash and rows. Dying here: no manifest names them,
+       and a rerun writes the same keys.
+    3. Replace the manifest of step 1, and read the new one back. It counts from here on. If another run has replaced it
+       meanwhile, start again: that run may have deleted objects that existed in step 2.
+    4. Delete what only previous manifests named. Dying here: such objects stay, unnamed and harmless. If this step
+       hangs while another run writes a manifest that names one of them again, the object is lost, and that run's check
+       reports it.
     """
     objects = split(dataset, day, rows)
     columns = [(field.name, str(field.type)) for field in rows.schema]
@@ -80,7 +81,7 @@ def write_day(
 
 
 def _write_object(archive: Archive, described: ArchivedObject, data: bytes) -> None:
-    """Writes an object unless it is there already, and reads it back. Another run may write the same one just now."""
+    """Writes an object unless it exists, and reads it back. Another run may write the same one at the same time."""
     version = archive.version(described.key)
     if version and _intact(archive, described):
         return
@@ -90,7 +91,7 @@ def _write_object(archive: Archive, described: ArchivedObject, data: bytes) -> N
 
 
 def _previous(archive: Archive, dataset: str, day: date) -> Manifest | None:
-    """The manifest so far. A damaged one counts as none: writing the day again heals it."""
+    """The existing manifest. A damaged one counts as none: writing the day again heals it."""
     try:
         return _manifest(archive, dataset, day)
     except ManifestRefused:
@@ -104,7 +105,7 @@ def _manifest(archive: Archive, dataset: str, day: date) -> Manifest:
 
 
 def _intact(archive: Archive, described: ArchivedObject) -> bool:
-    """Whether the object is there, undamaged. A damaged one is written again, which heals it."""
+    """Whether the object exists undamaged. A damaged one is written again, which heals it."""
     try:
         verify(described, _read(archive, described.key, described.bytes))
     except ArchiveDamaged:
@@ -113,12 +114,12 @@ def _intact(archive: Archive, described: ArchivedObject) -> bool:
 
 
 def read_manifest(archive: Archive, dataset: str, day: date) -> Manifest | None:
-    """The manifest that counts; None for a day that was never archived. Raises ArchiveDamaged for a broken one."""
+    """The day's manifest; None for a day that was never archived. Raises ArchiveDamaged if it is broken."""
     return _manifest(archive, dataset, day) if archive.exists(manifest_key(dataset, day)) else None
 
 
 def read_day(archive: Archive, dataset: str, day: date, columns: list[str] | None = None) -> pa.Table:
-    """What the archive holds of a day: the rows of the objects that its manifest names, or some of their columns.
+    """The archived rows of a day, from the objects in its manifest; or only some columns.
 
     Raises ObjectVanished, ObjectDiffers, ManifestRefused. A day without rows is a table without columns.
     """

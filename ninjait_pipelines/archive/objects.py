@@ -3,7 +3,7 @@
     {dataset}/day=YYYY-MM-DD/organization_id={id}/{first 16 hex digits of sha256}.parquet
     {dataset}/day=YYYY-MM-DD/manifest.json
 
-An object's key has its content's hash, so an object never changes; the manifest, written last, says which count.
+An object's key contains its content's hash, so an object never changes; the manifest, written last, says which count.
 """
 
 import hashlib
@@ -19,9 +19,9 @@ import pyarrow.parquet as pq
 
 _NAME = re.compile(r"[0-9A-Za-z_-]{1,64}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-# Two runs take their as_of from one clock, ClickHouse's: nothing lies ahead of it, but for a clock that was set.
+# All runs take their as_of from ClickHouse's clock: none lies ahead of it unless that clock was set back.
 CLOCK_TOLERANCE = timedelta(minutes=5)
-# A manifest of 100,000 organizations has 30 MB.
+# A manifest of 100,000 organizations takes 30 MB.
 MANIFEST_BYTES = 64 * 2**20
 
 
@@ -44,7 +44,7 @@ class ObjectDiffers(ArchiveDamaged):
 
 
 class ManifestRefused(ArchiveDamaged):
-    """The manifest says what no run of the day can have written. Nothing that it names was read or deleted."""
+    """No run of the day can have written this manifest. Nothing that it names was read or deleted."""
 
     advice = (
         "Nothing was read or deleted. Find out who wrote it, move it away and rerun the day's partition, which writes "
@@ -81,13 +81,13 @@ def manifest_key(dataset: str, day: date) -> str:
 
 
 def object_key(dataset: str, day: date, organization_id: str, sha256: str) -> str:
-    """The key of an organization's rows of a day: nothing else is ever a key of that day's manifest."""
+    """The key of an organization's rows of a day; a day's manifest has no other keys."""
     return f"{dataset}/day={day}/organization_id={organization_id}/{sha256[:16]}.parquet"
 
 
 def decode(data: bytes, dataset: str, day: date) -> Manifest:
-    """A day's manifest. Raises ObjectDiffers where it is no manifest of the day, ManifestRefused where it names keys
-    that are not its own: what is read and deleted by it is another day's, or another's altogether."""
+    """A day's manifest. Raises ObjectDiffers if it is not one, and ManifestRefused if it names keys of another day or
+    anything else, which would then be read and deleted."""
     key = manifest_key(dataset, day)
     try:
         manifest = msgspec.json.decode(data, type=Manifest)
@@ -103,14 +103,14 @@ def decode(data: bytes, dataset: str, day: date) -> Manifest:
 
 
 def check_time(manifest: Manifest, now: datetime) -> None:
-    """Raises ManifestRefused for a manifest that says it was read later than now: it would count for ever."""
+    """Raises ManifestRefused for an as_of in the future: such a manifest would count for ever."""
     if manifest.as_of > now + CLOCK_TOLERANCE:
         key = manifest_key(manifest.dataset, manifest.day)
         raise ManifestRefused(key, f"its as_of, {manifest.as_of:%Y-%m-%d %H:%M:%S}, is ahead of ClickHouse's clock")
 
 
 def parquet(rows: pa.Table) -> bytes:
-    """The same rows give the same bytes: the writer's options are fixed, and it writes no time of its own.
+    """The same rows give the same bytes: the writer's options are fixed, and it writes no timestamp.
 
     A new version of Arrow may write other bytes; that is a new object, which the manifest then names.
     """
@@ -120,7 +120,7 @@ def parquet(rows: pa.Table) -> bytes:
 
 
 def split(dataset: str, day: date, rows: pa.Table) -> dict[ArchivedObject, bytes]:
-    """The day's rows as one object an organization. Their order is that of the query, so that their bytes are fixed."""
+    """The day's rows as one object per organization, in the order of the query, so that their bytes are fixed."""
     objects = {}
     for organization in pc.unique(rows["organization_id"]).to_pylist():
         own = rows.filter(pc.equal(rows["organization_id"], organization)).combine_chunks()

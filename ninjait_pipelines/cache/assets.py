@@ -1,4 +1,4 @@
-"""The three caches. They have no partitions: each run writes what is true now, by ClickHouse's clock at its start."""
+"""The three caches. They have no partitions: each run writes the state as of its start, by ClickHouse's clock."""
 
 import time
 from datetime import datetime, timedelta
@@ -20,12 +20,12 @@ from ninjait_pipelines.resources.metrics_store import MetricsStore
 from ninjait_pipelines.resources.postgres import Postgres
 from ninjait_pipelines.resources.store import StoreError
 
-# A device that has been silent for longer has no latest readings to repair.
+# A device that has been silent longer has no latest readings to repair.
 LATEST_OF = timedelta(minutes=15)
 DAY_HOURS = 24
 WEEK_HOURS = 168
-# By the clock and not by their sources, which change every few seconds: one run for all three, every four minutes, so
-# that a device list (five minutes) is replaced before it expires. A run that is late is not asked for twice.
+# By the clock, not by their sources, which change every few seconds: one run for all three every four minutes, so that
+# a device list (five minutes) is replaced before it expires. A late run is not requested twice.
 EVERY_FOUR_MINUTES = (
     dg.AutomationCondition.cron_tick_passed("*/4 * * * *") & ~dg.AutomationCondition.in_progress()
 ).with_label("every_four_minutes")
@@ -47,8 +47,8 @@ def device_caches(
 ) -> dg.MaterializeResult:
     """api:devices:{organization_id}: the devices of each organization with status, last_seen and latest readings.
 
-    Before it, device:{device_id}:latest from the metrics store: what drains could not write while Dragonfly was away,
-    and devices whose agents spread one reading over several messages.
+    First it repairs device:{device_id}:latest from the metrics store: what drains could not write while Dragonfly was
+    down, and devices whose agents spread one reading over several messages.
 
     Dying half-way: some organizations have the new list, the others the old one until the next run or its expiry.
     """
@@ -74,9 +74,9 @@ def _name(organization_id: UUID) -> str:
 def _repair_latest(
     context: dg.AssetExecutionContext, metrics_store: MetricsStore, dragonfly: Dragonfly, as_of: datetime
 ) -> int:
-    """Writes each device's latest readings where the cache has no newer ones; returns how many.
+    """Writes each device's latest readings unless the cache has newer ones; returns how many it wrote.
 
-    A metrics store that is away stops no list: the readings are as old then as the drains left them.
+    If the metrics store is down the lists are written all the same, with the readings that the drains left.
     """
     try:
         points = metrics_store.latest(as_of - LATEST_OF, as_of + MAX_CLOCK_SKEW)
@@ -110,7 +110,7 @@ def organization_summaries(clickhouse: ClickHouse, postgres: Postgres, dragonfly
 
 @dg.asset(**COMMON, deps=["device_metrics_hourly"])
 def uptime_leaderboard(clickhouse: ClickHouse, postgres: Postgres, dragonfly: Dragonfly) -> dg.MaterializeResult:
-    """uptime:leaderboard: share of the last seven days of data that samples cover, of every active device."""
+    """uptime:leaderboard: for every active device, the share of the last seven days of data that its samples cover."""
     started = time.perf_counter()
     as_of, left_out = clickhouse.now(), LeftOut()
     window = reads.rolled_up_window(clickhouse, WEEK_HOURS)

@@ -1,4 +1,4 @@
-"""Do the caches say what the databases say?"""
+"""Whether the caches agree with the databases."""
 
 import json
 from collections.abc import Callable
@@ -25,13 +25,13 @@ left_nothing_out = [nothing_is_left_out(asset) for asset in (device_caches, orga
 
 @dg.asset_check(asset=device_caches)
 def device_lists_match(postgres: Postgres, dragonfly: Dragonfly) -> dg.AssetCheckResult:
-    """Each organization has a cached list, its own, with as many devices as PostgreSQL has sound ones."""
+    """Each organization has its own cached list, with as many devices as PostgreSQL has valid ones."""
     return _compare(postgres, dragonfly, organization_devices, lambda found: len(found["devices"]))
 
 
 @dg.asset_check(asset=organization_summaries)
 def summaries_match(postgres: Postgres, dragonfly: Dragonfly) -> dg.AssetCheckResult:
-    """Each organization has a cached summary, its own, whose devices by status add up to PostgreSQL's."""
+    """Each organization has its own cached summary, whose devices by status add up to PostgreSQL's."""
     return _compare(
         postgres,
         dragonfly,
@@ -43,7 +43,7 @@ def summaries_match(postgres: Postgres, dragonfly: Dragonfly) -> dg.AssetCheckRe
 def _compare(
     postgres: Postgres, dragonfly: Dragonfly, key: Callable[[UUID], str], count: Callable[[dict[str, Any]], int]
 ) -> dg.AssetCheckResult:
-    """A device registered since the cache was written fails it once; the next run of the cache heals that."""
+    """A device registered since the cache was written fails the check once; the next run of the cache heals that."""
     expected: dict[UUID, int] = {}
     for row in postgres.rows(sql("cache/devices")):
         is_listed = row["device_id"] is not None and not wrong_times(row)
@@ -66,8 +66,8 @@ def _compare(
 
 @dg.asset_check(asset=uptime_leaderboard)
 def leaderboard_is_whole(dragonfly: Dragonfly) -> dg.AssetCheckResult:
-    """The leaderboard has as many devices as its last run gave it, and every score lies between 0 and 1."""
-    # In one transaction: between two reads another run may switch.
+    """The leaderboard has as many devices as its last run wrote, and every score lies between 0 and 1."""
+    # In one transaction: another run may switch between two reads.
     with errors(dragonfly.url), dragonfly.client.pipeline() as pipeline:
         pipeline.get(UPTIME_LEADERBOARD_ABOUT)
         pipeline.zcard(UPTIME_LEADERBOARD)

@@ -1,4 +1,4 @@
-"""What the cached documents say, as pure functions of what was read. All of them are JSON-able."""
+"""The content of the cached documents, as pure functions of what was read; all of it can be written as JSON."""
 
 from bisect import bisect_left
 from collections import Counter
@@ -20,7 +20,7 @@ SEVERITIES = ("critical", "warning", "info")
 
 
 class Device(msgspec.Struct, frozen=True):
-    """An active device, and its status and when it was last heard of, where it sent anything lately."""
+    """An active device, with its status and when it was last heard of if it sent anything lately."""
 
     organization_id: UUID
     device_id: UUID
@@ -33,10 +33,10 @@ class Device(msgspec.Struct, frozen=True):
 
 
 class Window(msgspec.Struct, frozen=True):
-    """The last `length` hours of data: those of them that were rolled up, in order (none before the first roll-up).
+    """The last `length` hours of data: the rolled-up ones in order (none before the first roll-up).
 
-    shares: (organization, device) -> hours of them that its samples cover, the sum of its sample_share. Those that name
-    another organization's device are nobody's.
+    shares: (organization, device) -> hours that its samples cover, the sum of its sample_share. Shares under another
+    organization than the device's are ignored.
     """
 
     length: int
@@ -45,7 +45,7 @@ class Window(msgspec.Struct, frozen=True):
 
     @property
     def completeness(self) -> float:
-        """The share of its hours that were rolled up."""
+        """The share of the hours that were rolled up."""
         return len(self.hours) / self.length
 
     def due(self, device: Device) -> int:
@@ -53,14 +53,14 @@ class Window(msgspec.Struct, frozen=True):
         return len(self.hours) - bisect_left(self.hours, device.registered_at)
 
     def covered(self, device: Device) -> float:
-        """Hours that a device's samples cover, of those that were due. Raises ValueError where that is no number."""
+        """Hours due that a device's samples cover. Raises ValueError if that is not a finite number."""
         share = self.shares.get((device.organization_id, device.device_id), 0.0)
         if not isfinite(share):
             raise ValueError(f"sample_share of device {device.device_id} adds up to {share}: roll its hours up again")
         return min(share, float(self.due(device)))
 
     def document(self) -> dict[str, str | None]:
-        """The window as it stands in a document: to the end of the newest rolled-up hour."""
+        """The window as shown in a document: up to the end of the newest rolled-up hour."""
         if not self.hours:
             return {"start": None, "end": None}
         stop = self.hours[-1] + HOUR
@@ -72,7 +72,7 @@ def device_list(
 ) -> dict[str, Any]:
     """The API's answer to "my devices". completeness is the share of devices whose status is known.
 
-    Readings that name another organization are left out, whatever put them there.
+    Readings that name another organization are left out, wherever they come from.
     """
     own = {
         device: {name: found.get(name) for name in ("as_of", *FIELDS)}
@@ -98,8 +98,8 @@ def summary(
 ) -> dict[str, Any]:
     """The dashboard's figures; cpu_avg (percent) and memory_avg (MiB) are means of the window's samples.
 
-    completeness is the share of the window's hours that were rolled up, sample_share that of the due hours that samples
-    cover, null while none is due.
+    completeness is the share of the window's hours that were rolled up; sample_share is the share of due hours that
+    samples cover, null while none is due.
     """
     due = sum(map(window.due, devices))
     return {
@@ -119,7 +119,7 @@ def summary(
 def uptime_scores(devices: Iterable[Device], window: Window, left_out: LeftOut) -> dict[str, float]:
     """The leaderboard: member -> share of its hours that samples cover, 0 to 1.
 
-    A device of which none is due yet is not in it.
+    A device without a due hour is left out.
     """
 
     def score(device: Device) -> tuple[str, float]:

@@ -1,4 +1,4 @@
-"""The leaderboard is replaced whole: a reader sees the old one or the new one, and never an older one after a newer."""
+"""The leaderboard is replaced as a whole: readers see the old one or the new one, never an older after a newer one."""
 
 import itertools
 import json
@@ -13,8 +13,8 @@ from ninjait_pipelines.keys import (
 )
 from ninjait_pipelines.resources.dragonfly import VERSION_OF, Dragonfly, errors
 
-# KEYS: the new generation, the leaderboard, what is known about it. ARGV: that as JSON, its as_of, how many members the
-# generation has. A generation that has expired meanwhile fails the RENAME, before anything was changed.
+# KEYS: the new generation, the leaderboard, its description. ARGV: the description as JSON, its as_of, the number of
+# members. If the generation has expired meanwhile, RENAME fails before anything is changed.
 _SWITCH = f"""{VERSION_OF}
 if version_of(KEYS[3]) > ARGV[2] then return 0 end
 if ARGV[3] == '0' then redis.call('DEL', KEYS[2]) else
@@ -27,10 +27,10 @@ return 1
 
 
 def publish(dragonfly: Dragonfly, scores: Mapping[str, float], about: Mapping[str, Any]) -> bool:
-    """Switches the leaderboard to `scores`; False, and nothing changed, where the present one has a newer as_of.
+    """Switches the leaderboard to `scores`; returns False and changes nothing if the current one has a newer as_of.
 
-    1. Write the new generation under a key of its own, with an expiry. Dying here: it expires, unread.
-    2. Switch it and what is known about it, at once. Dying here: all or nothing; a rerun makes a generation of its own.
+    1. Write the new generation under a key of its own, with an expiry. Dying here: it expires unread.
+    2. Switch it and its description atomically. Dying here: all or nothing; a rerun writes a generation of its own.
     """
     generation = write_generation(dragonfly, scores, about["as_of"])
     with errors(dragonfly.url):

@@ -1,4 +1,4 @@
-"""What the caches are made from: current state (PostgreSQL), measurements (ClickHouse), readings (Dragonfly)."""
+"""What the caches are built from: current state (PostgreSQL), measurements (ClickHouse), readings (Dragonfly)."""
 
 import json
 from collections import defaultdict
@@ -14,14 +14,14 @@ from ninjait_pipelines.resources.clickhouse import ClickHouse, sql
 from ninjait_pipelines.resources.dragonfly import Dragonfly, errors
 from ninjait_pipelines.resources.postgres import Postgres, check_times
 
-# A device that has been silent for longer has no known state.
+# The status of a device that has been silent longer is unknown.
 HEARD_OF = timedelta(days=7)
 
 
 def devices_by_organization(
     postgres: Postgres, clickhouse: ClickHouse, now: datetime, left_out: LeftOut
 ) -> dict[UUID, list[Device]]:
-    """Every active organization with its devices that are not retired, by name, and when they were last heard of."""
+    """Every active organization with its devices that are not retired, by name, and when each was last heard of."""
     statuses = {
         (row.pop("organization_id"), row.pop("device_id")): row
         for row in clickhouse.rows(sql("cache/statuses"), since=now - HEARD_OF, as_of=now)
@@ -40,7 +40,7 @@ def devices_by_organization(
 
 
 def documents(dragonfly: Dragonfly, names: Sequence[str]) -> list[dict[str, Any] | None]:
-    """The JSON documents under these keys; None where there is none, or something else."""
+    """The JSON documents under these keys; None for a key without one."""
     with errors(dragonfly.url):
         values: list[Any] = list(dragonfly.client.mget(names)) if names else []
     return [_document(value) for value in values]
@@ -55,7 +55,7 @@ def _document(value: str | None) -> dict[str, Any] | None:
 
 
 def latest_readings(dragonfly: Dragonfly, devices: Sequence[Device]) -> dict[UUID, dict[str, Any]]:
-    """What agent_metrics last heard of these devices, of those that it heard anything of."""
+    """The latest readings of these devices, without devices that have none."""
     found = documents(dragonfly, [keys.device_latest(device.device_id) for device in devices])
     return {device.device_id: value for device, value in zip(devices, found, strict=True) if value}
 
@@ -68,7 +68,7 @@ def rolled_up_window(clickhouse: ClickHouse, hours: int) -> Window:
 
 
 def means_by_organization(clickhouse: ClickHouse, window: Window) -> dict[UUID, dict[str, float | None]]:
-    """cpu_avg and memory_avg of each organization that has samples in the window."""
+    """cpu_avg and memory_avg per organization with samples in the window."""
     return {row.pop("organization_id"): row for row in clickhouse.rows(sql("cache/means"), hours=window.hours)}
 
 

@@ -1,4 +1,4 @@
-"""Checks of the drains: how much of what came was bad, whether every message is accounted for, and who is not seen."""
+"""Checks of the drains: how much input was bad, whether every message is accounted for, which devices lack readings."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -18,26 +18,27 @@ from ninjait_pipelines.resources.store import StoreError
 
 WARN_SHARE = 0.05
 ERROR_SHARE = 0.50
-# A device is asked for readings of every kind within so many hours.
+# A device should have readings of every kind within this many hours.
 HOURS = 3
-# Senders and devices that a check names; beyond that it says how many there are.
+# Senders and devices that a check names; it counts the rest.
 NAMED = 20
 
 
 def quarantine_share(
     key: dg.AssetKey, messages: int, quarantined: int, senders: Sequence[Mapping[str, Any]] = ()
 ) -> dg.AssetCheckResult:
-    """Fails above 5 % of the messages, or of one sender's, as a warning; above 50 % of all as an error, because then it
-    is us, not the senders. One loud sender that is well hides no broken one.
+    """Warns above 5 % of all messages, or of one sender's, so that a loud healthy sender hides no broken one.
+
+    Above 50 % of all messages it is an error, because then the cause is here, not at the senders.
 
     senders: the rows of ingest/senders_of_run.sql with their `name`.
     """
     share = quarantined / messages if messages else 0.0
     broken = [sender for sender in senders if sender["broken"]]
     count = senders[0]["all_broken"] if senders else 0
-    said = f"{quarantined} of {messages} messages had something for the quarantine ({share:.1%})."
+    said = f"{quarantined} of {messages} messages were quarantined wholly or in part ({share:.1%})."
     if broken:
-        said += f" Senders with more than {WARN_SHARE:.0%} of their own messages in it: {count}, such as "
+        said += f" Senders with more than {WARN_SHARE:.0%} of their own messages quarantined: {count}, such as "
         said += "; ".join(map(_said_of, broken[:NAMED])) + "."
     return dg.AssetCheckResult(
         asset_key=key,
@@ -74,24 +75,24 @@ def _table(senders: Iterable[Mapping[str, Any]]) -> dg.TableMetadataValue:
 
 
 def devices_are_understood(key: dg.AssetKey, devices: Sequence[Mapping[str, Any]]) -> dg.AssetCheckResult:
-    """Fails, as a warning, where a registered device sends and has no cpu, memory or disk: nobody would miss it.
+    """Warns if a registered device sends data but no cpu, memory or disk: nothing else would show that.
 
     devices: the rows of ingest/devices_without.sql with their `name`.
     """
     shown = [f"{device['name']} (no {', '.join(device['missing'])})" for device in devices[:NAMED]]
-    said = f"{len(devices)} devices send, and lack readings for {HOURS} hours: {'; '.join(shown)}. See: left_out"
+    said = f"{len(devices)} devices send data but lacked readings for {HOURS} hours: {'; '.join(shown)}. See: left_out"
     return dg.AssetCheckResult(
         asset_key=key,
         check_name="devices_are_understood",
         passed=not devices,
         severity=dg.AssetCheckSeverity.WARN,
-        description=said if devices else "Of every device that sends there are readings of cpu, memory and disk.",
+        description=said if devices else "Every device that sends data has readings of cpu, memory and disk.",
         metadata={"devices": len(devices), "named": shown},
     )
 
 
 def named(postgres: Postgres, rows: Sequence[dict[str, Any]], only_active: bool = False) -> list[dict[str, Any]]:
-    """The rows with a `name`: the host name of their device, else what they have. Perhaps of active devices only."""
+    """The rows with a `name`: their device's host name, or what else identifies the sender; or active devices only."""
     ids = [row["device_id"] for row in rows]
     found = postgres.rows(sql("ingest/host_names"), {"ids": ids}) if ids else []
     devices = {device["id"]: device for device in found}
@@ -109,7 +110,7 @@ def _unregistered(row: Mapping[str, Any]) -> str:
 
 
 def conservation(key: dg.AssetKey, drained: dict[str, Any], ledger: dict[str, int], held: int) -> dg.AssetCheckResult:
-    """What the drain took = what the ledger has of it, point by point; what the ledger calls bad = what is held."""
+    """The drain's counts equal the ledger's, point by point; what the ledger calls quarantined is in quarantine."""
     pairs = {
         "messages": (drained["messages"] + drained["dead_letters"], ledger["messages"]),
         "points": (ledger["points"], ledger["points_written"] + ledger["points_quarantined"]),
@@ -127,13 +128,13 @@ def conservation(key: dg.AssetKey, drained: dict[str, Any], ledger: dict[str, in
 
 
 def _not_looked_up(key: dg.AssetKey, error: StoreError) -> dg.AssetCheckResult:
-    """A warning: not all that is held could be seen in the spool, and MongoDB, which has the rest, is away."""
+    """A warning: the spool does not have all quarantined messages, and MongoDB, which has the rest, is down."""
     return dg.AssetCheckResult(
         asset_key=key,
         check_name="conservation",
         passed=False,
         severity=dg.AssetCheckSeverity.WARN,
-        description=f"The quarantine could not be looked at: {error}",
+        description=f"The quarantine could not be read: {error}",
     )
 
 
@@ -141,12 +142,12 @@ _UNDERSTOOD = partial(
     dg.AssetCheckSpec,
     "devices_are_understood",
     description=f"Every registered device that sent anything in the last {HOURS} hours has readings of cpu, memory and "
-    "disk; a warning names those that have not. The view left_out says what they send instead.",
+    "disk; a warning names those without. The view left_out shows what they send instead.",
 )
 
 
 def drain_checks(queue: str, asset: dg.AssetsDefinition) -> dg.AssetChecksDefinition:
-    """The checks of one asset: two of its last drain, and one of all devices where it drains their metrics."""
+    """The checks of one asset: two of its last drain and, for the metrics queue, one of all devices."""
     name = asset.key.to_user_string()
     of_metrics = queue == MetricsSink.queue
 
@@ -156,14 +157,14 @@ def drain_checks(queue: str, asset: dg.AssetsDefinition) -> dg.AssetChecksDefini
             dg.AssetCheckSpec(
                 "quarantine_share",
                 asset=asset,
-                description="Share of the last drain's messages that went to quarantine, wholly or in part: "
-                "above 5 %, of all or of one sender's, a warning; above 50 % of all an error.",
+                description="Share of the last drain's messages that were quarantined wholly or in part: a warning "
+                "above 5 % of all messages or of one sender's, an error above 50 % of all.",
             ),
             dg.AssetCheckSpec(
                 "conservation",
                 asset=asset,
                 description="The ledger has every message of the last drain, with every point written or quarantined, "
-                "and the quarantine, or its spool, holds every one that the ledger says it does.",
+                "and the quarantine or its spool has every message that the ledger calls quarantined.",
             ),
             *([_UNDERSTOOD(asset=asset)] if of_metrics else []),
         ],
@@ -196,7 +197,7 @@ def drain_checks(queue: str, asset: dg.AssetsDefinition) -> dg.AssetChecksDefini
 
 
 def last_drain(instance: dg.DagsterInstance, key: dg.AssetKey) -> dict[str, Any]:
-    """The metadata of the asset's last materialization. Raises dg.Failure where there is none."""
+    """The metadata of the asset's last materialization. Raises dg.Failure if there is none."""
     event = instance.get_latest_materialization_event(key)
     if event is None or event.asset_materialization is None:
         raise dg.Failure(f"{key.to_user_string()} has never been materialized: there is no drain to check.")

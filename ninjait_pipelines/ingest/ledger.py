@@ -1,4 +1,4 @@
-"""The rows of message_deliveries, the ledger: what became of each copy of a message, and which points it brought."""
+"""The rows of message_deliveries, the ledger: the outcome of each copy of a message, and the points it delivered."""
 
 import zlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -20,13 +20,13 @@ from ninjait_pipelines.metrics.model import FIELDS
 from ninjait_pipelines.streams import CONTRACTS
 
 Batch = Sequence[tuple[Message, Decoded]]
-# Among a row's reasons, why the quarantine has no body: its organization's share was full, or its device repeats what
-# is kept of that day.
+# Reasons why the quarantine has no body: the organization's share was full, or the device repeats a message of that day
+# that is kept already.
 BODY_NOT_KEPT = "body_not_kept"
 KEPT_ONCE_A_DAY = "kept_once_a_day"
 
 _INSTANTS = pa.timestamp("ms", "UTC")
-# One value a copy. first_time and last_time are not among them: ClickHouse finds them in the instants.
+# One value per copy. first_time and last_time are missing: ClickHouse derives them from the instants.
 _LEDGER = pa.schema(
     dict.fromkeys(("queue", "delivery_id", "run_id", "outcome", "organization_id", "device_id"), pa.string())
     | dict.fromkeys(("agent", "host"), pa.string())
@@ -49,10 +49,10 @@ def ledger_rows(
     outcome: str | None = None,
     not_kept: Mapping[str, str] = MappingProxyType({}),
 ) -> pa.Table:
-    """A row of message_deliveries for each copy; the outcome follows from what was decoded, if none is given.
+    """A row of message_deliveries per copy; without `outcome` it follows from what was decoded.
 
-    `not_kept` are copies whose bodies the quarantine did not keep, with the reason: their rows are all that is left of
-    them, and say so. Whose a message is that was refused whole is said by its routing key, not by its body.
+    not_kept: copies whose bodies the quarantine did not keep -> the reason, which their rows name. A message that was
+    refused whole belongs to the organization of its routing key, whatever its body says.
     """
     rows: list[tuple[Any, ...]] = []
     instants: list[Sequence[int]] = []
@@ -80,7 +80,7 @@ def ledger_rows(
                 str(decoded.message_id),
                 message.published_at or None,
                 decoded.points,
-                # counted, so that the sum with the next one proves something
+                # counted independently, so that written + quarantined = points proves something
                 len(instants[-1]) + len(counter_instants[-1]) + len(volume_instants[-1]),
                 decoded.points_rejected if decoded.rejections else 0,
                 decoded.unknown_fields,
@@ -101,13 +101,13 @@ def ledger_rows(
 
 
 def organization_shown(message: Message, decoded: Decoded) -> str | None:
-    """Of a message that was taken the one that it is of; of one that was refused the one that it was published under,
-    whatever it says, so that nobody shows up as another one. None where the routing key names none."""
+    """The organization of a message. One that was refused whole belongs to that of its routing key, whatever its body
+    says, so that no sender can appear as another. None if the routing key names none."""
     if not decoded.whole or CONTRACTS[message.queue].routed_by != "organization_id":
         return decoded.organization_id
     named = organization_of(message.routing_key)
     with suppress(ContractViolation):
-        if named == identifier(named):  # not in upper case, in braces, or with a line break: that is another key
+        if named == identifier(named):  # in upper case, in braces or with a line break it would be another key
             return named
     return None
 
@@ -119,15 +119,15 @@ def _reasons(message: Message, decoded: Decoded, not_kept: Mapping[str, str]) ->
 
 
 def outcome_of(decoded: Decoded) -> str:
-    """What becomes of a message: written, partly_quarantined, quarantined, or not_understood: nothing in it is bad, and
-    nothing is for us, so it is kept nowhere."""
+    """written, partly_quarantined, quarantined, or not_understood: nothing in the message is bad, but nothing in it is
+    known either, so it is kept nowhere."""
     if not decoded.rejections:
         return "written" if decoded.points else "not_understood"
     return "partly_quarantined" if decoded.points_accepted else "quarantined"
 
 
 def _written(decoded: Decoded) -> tuple[Columns, Columns, Columns]:
-    """The columns, counters and volumes without the rows that their sink has refused."""
+    """The columns, counters and volumes without the rows that their sink refused."""
     if not decoded.rejections:
         return decoded.columns, decoded.counters, decoded.volumes
     refused = {rejection.index for rejection in decoded.rejections if rejection.reason in REFUSED_BY_SINK}
@@ -145,16 +145,18 @@ def _without(columns: Columns, rows: Sequence[int], refused: Collection[int | No
 
 
 def _devices(*parts: Columns) -> Sequence[str]:
-    """The device of each point and of each reading of counters and volumes, which other agents name one by one;
-    once where all are of one device, as nearly always: an agent reports its own machine, at hundreds of instants."""
+    """The device of each point, counter reading and volume reading, which third-party agents name one by one.
+
+    Only once if it is the same for all, as nearly always: an agent reports its own machine, at hundreds of instants.
+    """
     columns = [part["device_id"] for part in parts if "time" in part]
     devices = set(chain.from_iterable(columns))
     return list(devices) if len(devices) <= 1 else list(chain.from_iterable(columns))
 
 
 def _digest(columns: Columns) -> int:
-    """Of the values, in their order, the same in every process. It is only compared between messages of our own agents
-    whose instants are equal (`resent_points`), for which 32 bits are plenty."""
+    """A digest of the values in their order, the same in every process. It is only compared between messages of our own
+    agents with equal instants (`resent_points`), for which 32 bits are plenty."""
     return zlib.crc32(_encode(_values(columns))) if "time" in columns else 0
 
 
@@ -169,6 +171,6 @@ def _offsets(parts: Sequence[Sequence[Any]]) -> pa.Array:
 
 
 def _lists(parts: Sequence[Sequence[Any]], kind: pa.DataType) -> pa.ListArray:
-    """A list a row; made from all values at once, as there may be a thousand of them in a row."""
+    """One list per row, made from all values at once, because a row may have a thousand."""
     values = pa.array(list(chain.from_iterable(parts)), pa.int64() if kind == _INSTANTS else kind)
     return pa.ListArray.from_arrays(_offsets(parts), values.view(kind))

@@ -1,6 +1,6 @@
-"""What starts the drains: a sensor for each queue, which looks at its depth and touches no message.
+"""The sensors that start drains: one per queue, which looks at the queue's depth and touches no message.
 
-Beside them two that replay: what came from a host before PostgreSQL knew it, and dead letters of an outage.
+Two more replay messages: those from hosts that were registered later, and dead letters that an outage made.
 """
 
 from ast import literal_eval
@@ -29,23 +29,22 @@ from ninjait_pipelines.resources.mongodb import MongoDB
 from ninjait_pipelines.resources.postgres import Postgres
 from ninjait_pipelines.resources.store import StoreError
 
-# A drain that failed most often failed because a store is away, and would fail again at once. After each further
-# failure the next one waits twice as long.
+# Drains usually fail because a store is down, and would fail again at once. Each further failure doubles the wait.
 WAIT_AFTER_FAILURE = timedelta(seconds=60)
 LONGEST_WAIT = timedelta(minutes=5)
 FAILURES_COUNTED = 4
-# Far beyond its bound of 45 seconds: a worker that hangs, or whose machine is gone, makes room for the next drain.
+# Far beyond a drain's bound of 45 seconds: a worker that hangs, or whose machine is gone, makes room for the next one.
 MAX_RUN_SECONDS = 300
-# Of all queued runs a drain starts first: it takes seconds, and messages wait for it.
+# A drain starts before all other queued runs: it takes seconds, and messages wait for it.
 PRIORITY = "10"
-# Copies that one tick replays, a few milliseconds each, and those of one organization among them: what no replay takes
-# out of the way stays the oldest.
+# Copies that one tick replays, at a few milliseconds each, and how many of them may be one organization's: copies that
+# no replay resolves stay the oldest, and must not keep those of others from their turn.
 MAX_REPLAYED = 2_500
 MAX_OF_ONE = 250
 
 
 def drain_job(asset: dg.AssetsDefinition) -> dg.JobDefinition:
-    """The job of one drain with its checks, in one process: a process a step would cost more than the drain."""
+    """The job of one drain with its checks, in one process: a process per step would cost more than the drain."""
     name = asset.key.to_user_string()
     return dg.define_asset_job(  # type: ignore[return-value]
         f"drain_{name}",
@@ -57,9 +56,9 @@ def drain_job(asset: dg.AssetsDefinition) -> dg.JobDefinition:
 
 
 def decide(depth: Depth, active: bool, failed_at: datetime | None, now: datetime, failures: int = 1) -> str | None:
-    """Why no drain is to start now; None where one is.
+    """Why no drain should start now; None if one should.
 
-    Messages that a dead consumer holds count too: only a drain can take them over from it.
+    Messages held by a dead consumer count too: only a drain can take them over.
     """
     if not depth.outstanding and not depth.dead:
         return "the queue is empty"
@@ -73,7 +72,7 @@ def decide(depth: Depth, active: bool, failed_at: datetime | None, now: datetime
 
 
 def drain_sensor(queue: str, job: dg.JobDefinition) -> dg.SensorDefinition:
-    """The sensor of one queue. Its requests have no run key: Dagster would remember it for ever."""
+    """The sensor of one queue. Its requests have no run key, which Dagster would remember for ever."""
 
     @dg.sensor(
         name=f"{job.name}_by_depth",
@@ -95,7 +94,7 @@ def drain_sensor(queue: str, job: dg.JobDefinition) -> dg.SensorDefinition:
 
 
 def last_drain(instance: dg.DagsterInstance, job_name: str) -> tuple[bool, datetime | None, int]:
-    """(whether a drain is queued or running, when the last one failed if it did, how many failed in a row)."""
+    """(whether a drain is active, when the last one failed if it did, how many failed in a row)."""
     if instance.get_runs_count(dg.RunsFilter(job_name=job_name, statuses=ACTIVE_RUN_STATUSES)):
         return True, None, 0
     last = instance.get_run_records(dg.RunsFilter(job_name=job_name), limit=FAILURES_COUNTED)
@@ -112,13 +111,15 @@ def registered_hosts(
     mongodb: MongoDB,
     postgres: Postgres,
 ) -> dg.SkipReason:
-    """Replays what was quarantined because its host was unknown or ambiguous, once the host is known.
+    """Replays messages that were quarantined because their host was unknown or ambiguous, once the host is known.
 
-    There is no cursor: what is held is the state, so a missed tick changes nothing, and what is left over by one tick
-    is found by the next.
+    There is no cursor: the quarantine is the state, so a missed tick changes nothing, and what one tick leaves the next
+    one finds.
     """
     replayed = replay_registered(mongodb, message_queue, load_sender_registry(postgres), datetime.now(UTC))
-    return dg.SkipReason(f"replayed {replayed} messages" if replayed else "nothing is held for a host that is known")
+    return dg.SkipReason(
+        f"replayed {replayed} messages" if replayed else "no host of a quarantined message is known by now"
+    )
 
 
 @dg.sensor(minimum_interval_seconds=60, default_status=dg.DefaultSensorStatus.RUNNING)
@@ -129,19 +130,19 @@ def after_outage(
     clickhouse: ClickHouse,
     mongodb: MongoDB,
 ) -> dg.SkipReason:
-    """Replays the dead letters that an outage made, once all stores take writes again; each message twice at most.
+    """Replays the dead letters that an outage made, once all stores take writes again; each message at most twice.
 
-    There is no cursor, as above.
+    There is no cursor, as in `registered_hosts`.
     """
     names = {queue: job.name for queue, job in jobs.items()}
     found = list(islice(outages.waiting(mongodb, context.instance, names, MAX_OF_ONE), MAX_REPLAYED))
     if not found:
-        return dg.SkipReason("no dead letter is held that an outage made")
+        return dg.SkipReason("no dead letter of an outage is in quarantine")
     try:
         for store in (metrics_store, clickhouse, mongodb):
             store.probe()
     except StoreError as error:
-        return dg.SkipReason(f"{len(found)} or more wait, and the outage lasts: {error}")
+        return dg.SkipReason(f"at least {len(found)} wait, and the outage lasts: {error}")
     replayed = replay_all(mongodb, message_queue, found, outages.WHO, datetime.now(UTC))
     return dg.SkipReason(f"replayed {replayed} messages")
 
@@ -149,17 +150,17 @@ def after_outage(
 def replay_registered(
     mongodb: MongoDB, queue: MessageQueue, registry: SenderRegistry, now: datetime, limit: int = MAX_REPLAYED
 ) -> int:
-    """Replays up to `limit` held copies whose host is known by now; returns how many messages that were."""
+    """Replays up to `limit` quarantined copies whose host is known by now; returns the number of messages."""
     found = islice(held_for_known_hosts(mongodb, registry), limit)
     return replay_all(mongodb, queue, list(found), "registered_hosts", now)
 
 
 def held_for_known_hosts(mongodb: MongoDB, registry: SenderRegistry) -> Iterator[dict[str, Any]]:
-    """The ids of held copies that a known host waits in, the oldest first, MAX_OF_ONE of each organization.
+    """Quarantined copies with a host that is known by now, oldest first, MAX_OF_ONE per organization.
 
-    In one walk, with the hosts compared here: to ask for each host by itself is to read all that is held each time.
+    One pass that compares hosts here: a query per host would read the whole quarantine each time.
     """
-    # Most are nobody's: a tenant may have a thousand in each copy, and to look each up would hold up everybody's tick.
+    # Most hosts are unknown: one copy may name a thousand, and looking each of them up would delay every tick.
     names = {repr(host).casefold() for host in registry.hosts}
     # `$or`, where `$in` would be shorter: the local stack's MongoDB does not look into arrays with `$in`.
     waiting = {"state": "held", "$or": [{"reasons.reason": reason} for reason in HOST_REASONS]}
@@ -175,7 +176,7 @@ def held_for_known_hosts(mongodb: MongoDB, registry: SenderRegistry) -> Iterator
 
 
 def _is_known(shown: str, routing_key: str, registry: SenderRegistry) -> bool:
-    """Whether the host is a device's by now; `shown` is its repr, as rejections have it."""
+    """Whether the host belongs to a device by now; `shown` is its repr, as in rejections."""
     try:
         host = literal_eval(shown)
         return isinstance(host, str) and bool(device_of(host, organization_of(routing_key), registry))

@@ -1,8 +1,7 @@
-"""How many series a device may make: the names of interfaces and volumes are its own, and each costs the store memory.
+"""How many series a device may create: it chooses the names of its interfaces and volumes, and each costs memory.
 
-The names that a device may use are kept in ClickHouse, so that the bound holds across messages, drains and restarts. A
-name that is used stays; one that is not used for KEPT makes room for another, so that a host whose interfaces come and
-go recovers.
+The names in use are kept in ClickHouse, so that the limit holds across messages, drains and restarts. A name that is
+not used for KEPT makes room for another one, so that a host whose interfaces come and go recovers.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,7 +12,7 @@ import pyarrow as pa
 
 from ninjait_pipelines.resources.clickhouse import ClickHouse, sql
 
-# Interfaces of one device, and as many volumes.
+# Interfaces per device, and as many volumes.
 MAX_NAMES = 64
 # As long as full resolution keeps their readings.
 KEPT = timedelta(days=7)
@@ -24,7 +23,7 @@ _KEYS: Mapping[Named, Sequence[str]] = {
     "counters": ("organization_id", "device_id", "source", "interface"),
     "volumes": ("organization_id", "device_id", "source", "disk", "volume"),
 }
-# Of a query: ClickHouse takes a parameter of 128 KiB at most, and an id is 39 bytes of it.
+# Per query: a ClickHouse parameter has at most 128 KiB, and an id takes 39 bytes.
 _DEVICES_AT_ONCE = 1_000
 _SCHEMA = pa.schema(
     dict.fromkeys(("organization_id", "device_id", "kind", "name"), pa.string()) | {"seen_on": pa.date32()}
@@ -35,18 +34,18 @@ Name = tuple[str, str]  # kind, and what the device calls it
 
 
 class Series:
-    """The names of the devices that a drain has met, and what it lets in."""
+    """The names in use by the devices that a drain has seen, and which new ones it accepts."""
 
     def __init__(self, clickhouse: ClickHouse) -> None:
         self._clickhouse = clickhouse
         self._known: dict[Device, dict[Name, date]] = {}
 
     def refused(self, tables: Mapping[Named, pa.Table], now: datetime) -> dict[Named, list[int]]:
-        """The rows of counters and volumes whose names are too many of their device.
+        """The rows of counters and volumes whose names are beyond their device's limit.
 
-        What is let in is recorded first. Dying after that: the message comes again, and finds its own names let in; and
-        whatever was refused finds the same names in its way. Two drains at once may both let a device's last ones in:
-        the bound is one for each drain then, and later drains let nothing in that is beyond it.
+        Accepted names are recorded first. Dying after that: the message is redelivered and finds its own names
+        accepted, and what was refused is refused again. Two drains at once may each accept a device's last names, so
+        that it exceeds the limit; later drains accept no more.
         """
         today = now.date()
         distinct = {kind: _names(kind, _distinct(kind, table)) for kind, table in tables.items()}
@@ -77,8 +76,10 @@ class Series:
 def admit(
     names: Iterable[tuple[Device, Name]], known: Mapping[Device, Mapping[Name, date]], today: date
 ) -> Iterator[tuple[Device, Name]]:
-    """The names, in the order in which they came, that are to be recorded: of those known before today, and new ones as
-    long as their device has room. All of them are of one kind."""
+    """The names to record, in order of arrival: known names not yet seen today, and new ones while there is room.
+
+    All names are of one kind.
+    """
     room: dict[Device, int] = {}
     for device, name in names:
         seen_on = known[device].get(name)
@@ -91,14 +92,14 @@ def admit(
 
 
 def _distinct(kind: Named, table: pa.Table) -> pa.Table:
-    """Each name once, in the order in which they came."""
+    """Each name once, in order of arrival."""
     rows = table.select(_KEYS[kind]).append_column("row", pa.array(range(len(table)), pa.int64()))
     return rows.group_by(_KEYS[kind], use_threads=False).aggregate([("row", "min")]).sort_by("row_min")
 
 
 def _names(kind: Named, table: pa.Table) -> Sequence[tuple[Device, Name]]:
     organizations, devices, *parts = (table[name].to_pylist() for name in _KEYS[kind])
-    texts = map("\t".join, zip(*parts, strict=True))  # which no name may hold
+    texts = map("\t".join, zip(*parts, strict=True))  # no name may contain a tab
     return [
         ((organization, device), (kind, text))
         for organization, device, text in zip(organizations, devices, texts, strict=True)

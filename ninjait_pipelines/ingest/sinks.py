@@ -1,4 +1,4 @@
-"""Where the good points of each queue go: one small sink for each kind of store. The drain does everything else."""
+"""Where the good points of each queue go: one small sink per kind of store. The drain does everything else."""
 
 import logging
 from bisect import bisect_left
@@ -30,17 +30,17 @@ from ninjait_pipelines.resources.store import StoreError
 from ninjait_pipelines.streams import Stream
 
 Hour = tuple[str, datetime]
-# What is left to do once the points are safe. It gives (organization, hour) of the metrics that were written.
+# What remains to be done once the points are stored. Returns (organization, hour) of the metrics that were written.
 Record = Callable[[], set[Hour]]
 _NO_HOURS: Record = set
 Kind = Literal["columns", "counters", "volumes"]
 _ROWS: Mapping[Kind, str] = {"columns": "rows", "counters": "counter_rows", "volumes": "volume_rows"}
 _MILLISECONDS = pa.timestamp("ms", "UTC")
 _HOUR_US = 3_600_000_000
-# Of a query: ClickHouse takes a parameter of 128 KiB at most, and an id is 39 bytes of it.
+# Per query: a ClickHouse parameter has at most 128 KiB, and an id takes 39 bytes.
 MAX_IDS = 1_000
-# How long after full resolution took its last points of an hour it is still asked for them: the windows of the hour are
-# made from it again for MARGIN less an hour or two, and a repair takes its time.
+# How long past raw retention we still check whether the raw tier has a late point already: until then the hour's
+# windows can be rebuilt from raw, and the point would be counted twice. Less than RETENTION_GRACE: a repair takes time.
 REBUILD_HORIZON = RETENTION_GRACE - timedelta(hours=6)
 DEVICES_AT_ONCE = 100
 _TOUCHED = pa.schema(
@@ -51,7 +51,7 @@ _TOUCHED = pa.schema(
         ("run_id", pa.string()),
     ]
 )
-# What devices name, and may name too many of.
+# What devices name, and whose number is limited.
 _NAMED: dict[Named, pa.Schema] = {"counters": COUNTERS, "volumes": VOLUMES}
 _SEEN = ("cpu", "memory", "disk_used")
 _LAST_SEEN = pa.schema(
@@ -61,24 +61,24 @@ _LAST_SEEN = pa.schema(
 
 
 class Sink(Protocol):
-    """Takes the good points of a queue. Writing the same again changes nothing."""
+    """Takes the good points of a queue. Writing the same points again changes nothing."""
 
     @property
     def queue(self) -> str:
-        """The queue whose points it takes."""
+        """The queue whose points it writes."""
 
     def prepare(self) -> None:
-        """Raises a StoreError where its store is away or takes no write; nothing has been taken from the queue then."""
+        """Raises StoreError if its store is down or takes no write, before anything is taken from the queue."""
 
     def write(self, decoded: Sequence[Decoded], run_id: str, now: datetime) -> Record:
-        """Writes what has columns, and returns when it is safe, with what is to be called next.
+        """Writes what has columns; returns once it is stored, with the function to call next.
 
-        A row that its store refuses for good is added to the rejections of its message.
+        A row that its store refuses permanently is added to the rejections of its message.
         """
 
 
 class MetricsSink:
-    """Samples of devices: to the tier of their age, the hours that they touch, and the latest of each device."""
+    """Samples of devices: each to the tier of its age; the hours that they touch; each device's latest values."""
 
     queue = "agent.metrics"
 
@@ -96,14 +96,14 @@ class MetricsSink:
         self._metrics_store.probe()
 
     def write(self, decoded: Sequence[Decoded], run_id: str, now: datetime) -> Record:
-        """3a. Points to their tiers, counters and volumes beside them, but for series that are too many of their device
-        (see series.py). Dying here: written again, they replace themselves.
+        """3a. Points to their tiers, counters and volumes beside them, except series beyond their device's limit (see
+        series.py). Dying here: written again, they replace themselves.
         """
         bounded = self._bounded(decoded, now)
         wanted = self._without_late_duplicates(decoded, now)
         points = _gathered(wanted, "columns", POINTS)
         (counters, counter_rows), (volumes, volume_rows) = bounded["counters"], bounded["volumes"]
-        with ThreadPoolExecutor(3, "store") as at_once:  # all end before a failure is raised
+        with ThreadPoolExecutor(3, "store") as at_once:  # all finish before a failure is raised
             of_points = at_once.submit(lambda: list(self._write_points(points, now)))
             of_counters = at_once.submit(self._metrics_store.write_counters, counters) if len(counters) else None
             of_volumes = at_once.submit(self._metrics_store.write_volumes, volumes) if len(volumes) else None
@@ -116,14 +116,13 @@ class MetricsSink:
             for one, part in zip(decoded, wanted, strict=True):
                 one.rejections = part.rejections
         seen = last_seen(points, counters, volumes, decoded)
-        return partial(self._record, touched_hours(points, counters, volumes, run_id), seen, wanted)
+        return partial(self._record_touched, touched_hours(points, counters, volumes, run_id), seen, wanted)
 
-    def _record(self, hours: pa.Table, seen: pa.Table, decoded: Sequence[Decoded]) -> set[Hour]:
-        """3b. The hours that they touch. Dying before: the message comes again, and its hours are touched then. After
-            the points, so that a roll-up which missed a point is older than its touch.
-        3c. When each device was last heard of. Dying before: likewise; of each time the latest counts: twice is once.
-        3d. The latest values, which are a cache: a Dragonfly that is away stops nothing, and `device_caches` repairs
-            them afterwards.
+    def _record_touched(self, hours: pa.Table, seen: pa.Table, decoded: Sequence[Decoded]) -> set[Hour]:
+        """3b. Note the hours that the points touch. Dying before: the message is redelivered, and they are noted then.
+            After the points, so that a roll-up that missed a point is older than its hour's note.
+        3c. Note when each device was last heard of. Dying before: likewise; the latest time counts, so twice is once.
+        3d. Cache the latest values. Dragonfly may be down: `device_caches` repairs them afterwards.
         """
         self._clickhouse.insert("touched_hours", hours)
         self._clickhouse.insert("device_sightings", seen)
@@ -135,8 +134,8 @@ class MetricsSink:
         return set(zip(hours["organization_id"].to_pylist(), hours["hour"].to_pylist(), strict=True))
 
     def _bounded(self, decoded: Sequence[Decoded], now: datetime) -> dict[Named, tuple[pa.Table, Sequence[int]]]:
-        """The counters and volumes of the messages, and which rows of all these are: those of too many interfaces or
-        volumes are left out and rejected."""
+        """The counters and volumes of the messages, and their row numbers: rows of interfaces or volumes beyond the
+        device's limit are left out and rejected."""
         tables = {kind: _gathered(decoded, kind, schema) for kind, schema in _NAMED.items()}
         found: dict[Named, tuple[pa.Table, Sequence[int]]] = {}
         for kind, refused in self._series.refused(tables, now).items():
@@ -161,10 +160,10 @@ class MetricsSink:
             yield from (Refusal(positions[refusal.row].as_py(), refusal.words) for refusal in refused)
 
     def _chosen_by(self, points: pa.Table, now: datetime) -> pa.ChunkedArray:
-        """The times by which the points' tiers are chosen: now for those that full resolution has all the same.
+        """The times by which the points' tiers are chosen: now for old points that full resolution already has.
 
-        They are of a drain that died after 3a, or of another message: in the next tier they would lie beside the window
-        that is made of them, and count twice.
+        A drain that died after 3a wrote them, or another message brought them: in the next tier they would lie beside
+        the window that is made from them, and count twice.
         """
         times, oldest = points["time"], now - RETENTION[Tier.RAW]
         aged = pc.and_(pc.less(times, _instant(oldest)), pc.greater_equal(times, _instant(oldest - REBUILD_HORIZON)))
@@ -185,10 +184,10 @@ class MetricsSink:
         return pc.if_else(is_known, _instant(now), times)
 
     def _without_late_duplicates(self, decoded: Sequence[Decoded], now: datetime) -> Sequence[Decoded]:
-        """Leaves out, of messages that were written before, the points that are too old for full resolution.
+        """Leaves out points that are too old for full resolution if their message was written before.
 
-        A laptop that sends last week's samples once more: they lie in the lower tiers inside their windows already, and
-        the late copy, which stands beside the windows, would count twice.
+        A laptop may send last week's samples again: their windows in the lower tiers already contain them, and the late
+        copy, which is stored beside the windows, would count twice.
         """
         oldest = milliseconds(now - RETENTION[Tier.RAW])
         late = [str(one.message_id) for one in decoded if one.columns and min(one.columns["time"]) <= oldest]
@@ -206,7 +205,7 @@ class MetricsSink:
 
 
 class EventsSink:
-    """Events that are rows of a ClickHouse table; the message id in its key makes the same event one row."""
+    """Events as rows of a ClickHouse table, whose key has the message id: the same event twice is one row."""
 
     def __init__(self, stream: Stream, clickhouse: ClickHouse) -> None:
         self.queue = stream.queue
@@ -215,15 +214,15 @@ class EventsSink:
         self._clickhouse = clickhouse
 
     def prepare(self) -> None:
-        """Nothing to add: every drain asks ClickHouse whether it takes a write."""
+        """Nothing to add: every drain probes ClickHouse."""
 
     def write(self, decoded: Sequence[Decoded], run_id: str, now: datetime) -> Record:
         rows = events(decoded)
         self._clickhouse.insert(f"{self._table}_versions", mart_rows(self._table, rows))
-        return partial(self._note, rows, run_id) if self._days_follow else _NO_HOURS
+        return partial(self._note_hours, rows, run_id) if self._days_follow else _NO_HOURS
 
-    def _note(self, rows: Sequence[Mapping[str, Any]], run_id: str) -> set[Hour]:
-        """3b. The hours that they touch, once they are stored. Dying before: they come again, and are noted then."""
+    def _note_hours(self, rows: Sequence[Mapping[str, Any]], run_id: str) -> set[Hour]:
+        """3b. Note the hours of stored events. Dying before: they are redelivered, and noted then."""
         moments = [(str(row["organization_id"]), _moment(row["timestamp"])) for row in rows]
         note_events(self._clickhouse, self._table, moments, run_id)
         return set()
@@ -234,7 +233,7 @@ def _moment(milliseconds_: int) -> datetime:
 
 
 class LogsSink:
-    """Application logs in MongoDB; the document's id is made from the organization's and the message's."""
+    """Application logs in MongoDB; a document's id consists of the organization's id and the message's."""
 
     queue = "platform.logs"
     collection = "application_logs"
@@ -243,7 +242,7 @@ class LogsSink:
         self._mongodb = mongodb
 
     def prepare(self) -> None:
-        """Logs are read by organization and time."""
+        """Creates the index by which logs are read: organization and time."""
         self._mongodb.probe()
         with self._mongodb.errors():
             self._mongodb.database[self.collection].create_index([("organization_id", 1), ("timestamp", -1)])
@@ -254,7 +253,7 @@ class LogsSink:
 
 
 def events(decoded: Sequence[Decoded]) -> list[dict[str, Any]]:
-    """The events among them, as column -> value."""
+    """The events in these messages, as column -> value."""
     return [{name: values[0] for name, values in one.columns.items()} for one in decoded if one.columns]
 
 
@@ -265,7 +264,7 @@ def _log_document(event: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _gathered(decoded: Sequence[Decoded], kind: Kind, schema: pa.Schema) -> pa.Table:
-    """The columns of many messages, in the order in which they were received."""
+    """The columns of many messages, in the order of reception."""
     texts = [field.name for field in schema if pa.types.is_string(field.type)]
     parts = [part for one in decoded if (part := getattr(one, kind))]
     arrays = {name: _text(parts, name) for name in texts}
@@ -297,14 +296,14 @@ def _text(parts: Sequence[Columns], name: str) -> pa.Array:
 
 
 def _younger(one: Decoded, oldest: int) -> Decoded:
-    """The message without its points of up to this moment."""
+    """The message without its points up to and including this moment."""
     kept = [at for at, time in enumerate(one.columns.get("time", ())) if time > oldest]
     columns = {name: [values[at] for at in kept] for name, values in one.columns.items()} if kept else {}
     return msgspec.structs.replace(one, columns=columns, rows=[one.rows[at] if one.rows else at for at in kept])
 
 
 def _reject(decoded: Sequence[Decoded], kind: Kind, refused: Iterable[Refusal]) -> None:
-    """Adds the store's refusals to the messages that the rows came from."""
+    """Adds the store's refusals to the rejections of the rows' messages."""
     refusals = {refusal.row: refusal.words for refusal in refused}
     for one, at, rows in _of_messages(decoded, kind, sorted(refusals)):
         index = getattr(one, _ROWS[kind])
@@ -313,7 +312,7 @@ def _reject(decoded: Sequence[Decoded], kind: Kind, refused: Iterable[Refusal]) 
 
 
 def _reject_names(decoded: Sequence[Decoded], kind: Named, refused: Sequence[int]) -> None:
-    """Adds to the messages that these rows came from that their names are too many."""
+    """Adds rejections to the messages of these rows: their names are beyond the device's limit."""
     for one, _, rows in _of_messages(decoded, kind, refused):
         index, names = getattr(one, _ROWS[kind]), getattr(one, kind)[NAME_OF[kind]]
         one.rejections = one.rejections + [
@@ -322,14 +321,14 @@ def _reject_names(decoded: Sequence[Decoded], kind: Named, refused: Sequence[int
 
 
 def _of_rows(rows: Sequence[int], refused: Iterable[Refusal]) -> Iterator[Refusal]:
-    """Refusals of some rows, by their places among all."""
+    """Refusals with the row numbers among all rows."""
     return (Refusal(rows[refusal.row], refusal.words) for refusal in refused)
 
 
 def _of_messages(
     decoded: Sequence[Decoded], kind: Kind, rows: Sequence[int]
 ) -> Iterator[tuple[Decoded, int, Sequence[int]]]:
-    """The messages that have some of these rows (in order) of all, each with its first row and its own ones of them."""
+    """The messages that some of these rows (in order) came from, each with its first row number and its own rows."""
     at = 0
     for one in decoded if rows else ():
         end = at + len(getattr(one, kind).get("time", ()))
@@ -344,8 +343,8 @@ def _instant(moment: datetime) -> pa.Scalar:
 
 
 def by_tier(times: pa.ChunkedArray, now: datetime) -> Iterator[tuple[Tier, pa.Array]]:
-    """The positions of the points that each tier takes by their age. The last takes all that are left: they have been
-    accepted."""
+    """The positions of the points that each tier takes by their age. The last tier takes all that remain, because they
+    have been accepted."""
     taken = pa.scalar(False)
     for tier, kept in RETENTION.items():
         young_enough = pc.or_(pc.greater_equal(times, _instant(now - kept)), tier is Tier.ONE_HOUR)
@@ -355,9 +354,9 @@ def by_tier(times: pa.ChunkedArray, now: datetime) -> Iterator[tuple[Tier, pa.Ar
 
 
 def touched_hours(points: pa.Table, counters: pa.Table, volumes: pa.Table, run_id: str) -> pa.Table:
-    """Points by organization and hour, as the table touched_hours takes them.
+    """Numbers of points per organization and hour, as rows of touched_hours.
 
-    A reading of a counter touches the next hour as well: the increase of the reading after it changes.
+    A counter reading touches the next hour too, because it changes the increase of the reading after it.
     """
     key = ["organization_id", "time"]
     at = COUNTERS.get_field_index("time")
@@ -372,8 +371,8 @@ def touched_hours(points: pa.Table, counters: pa.Table, volumes: pa.Table, run_i
 
 
 def last_seen(points: pa.Table, counters: pa.Table, volumes: pa.Table, decoded: Iterable[Decoded]) -> pa.Table:
-    """The newest time of each device of these, as the table device_sightings takes them: of any reading, and of those
-    that every device should have; volumes are of disks. A device of which nothing was understood has none, and a row.
+    """The newest time per device, as rows of device_sightings: of any reading, and of those that every device should
+    have (volumes count as disk). A device of which nothing was understood has a row without times.
     """
     nothing, never = pa.scalar(None, _MILLISECONDS), pa.scalar(0, _MILLISECONDS)
     key, times = _LAST_SEEN.names[:2], _LAST_SEEN.names[2:]
@@ -393,7 +392,7 @@ def last_seen(points: pa.Table, counters: pa.Table, volumes: pa.Table, decoded: 
 
 
 def latest(decoded: Sequence[Decoded]) -> list[tuple[str, dict[str, Any]]]:
-    """The cache entry of each device's latest sample, null where it did not carry a field."""
+    """The cache entry of each device's latest sample; a field that it did not carry is null."""
     newest: dict[str, tuple[int, Columns, int]] = {}
     for one in decoded:
         if one.columns and one.device_id:

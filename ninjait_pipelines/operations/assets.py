@@ -26,7 +26,7 @@ from ninjait_pipelines.resources.postgres import Postgres
 from ninjait_pipelines.resources.store import StoreError, StoreStatus
 from ninjait_pipelines.streams import QUEUES
 
-# For how long a body that was not kept is shown.
+# How long a body that was not kept is reported.
 NOT_KEPT_HOURS = 24
 # Organizations that the check names.
 NAMED = 20
@@ -80,7 +80,7 @@ def store_health(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
     return dg.MaterializeResult(
         metadata={
             "dagster/row_count": len(statuses),
-            "stores": dg.MetadataValue.table([_record(status) for status in statuses]),
+            "stores": dg.MetadataValue.table([_table_record(status) for status in statuses]),
             "spooled_messages_moved": moved,
             "resolved_messages_deleted": deleted,
             "duration_seconds": time.perf_counter() - started,
@@ -116,18 +116,18 @@ def _bodies(clickhouse: ClickHouse) -> dg.AssetCheckResult:
 
 
 def bodies_are_kept(lost: Sequence[Mapping[str, Any]]) -> dg.AssetCheckResult:
-    """Red, as an error: what was lost can be replayed by nobody, and only a person can stop it from going on.
+    """Fails as an error: lost bodies can never be replayed, and only a person can stop the loss.
 
     lost: the rows of ingest/bodies_not_kept.sql.
     """
     who = [f"{_name(one['organization_id'])} {one['messages']} ({one['bytes']} bytes)" for one in lost[:NAMED]]
     said = f"Bodies of bad messages were not kept in the last {NOT_KEPT_HOURS} hours, as their share of the quarantine "
-    said += f"was full. {len(lost)} lost some: {'; '.join(who)}. Mend the sender, and make room: ninjait quarantine "
+    said += f"was full. {len(lost)} lost some: {'; '.join(who)}. Fix the sender, and make room: ninjait quarantine "
     said += "list --organization ID, then replay or discard."
     return dg.AssetCheckResult(
         check_name="bodies_are_kept",
         passed=not lost,
-        description=said if lost else "Of every bad message the body is kept.",
+        description=said if lost else "The body of every bad message was kept.",
         metadata={"organizations": len(lost), "messages": sum(one["messages"] for one in lost)},
     )
 
@@ -148,7 +148,7 @@ def _dead_letters(message_queue: MessageQueue, mongodb: MongoDB) -> dg.AssetChec
 
 
 def no_dead_letters_wait(in_broker: Mapping[str, int], held: int) -> dg.AssetCheckResult:
-    """Red while one waits: it is a message that somebody sent, and that is in no store."""
+    """Fails while a dead letter waits: a message that was sent and is in no store."""
     queues = [f"{count} in {queue}.dead" for queue, count in in_broker.items() if count]
     where = [*queues, *([f"{held} in quarantine"] if held else [])]
     return dg.AssetCheckResult(
@@ -160,7 +160,7 @@ def no_dead_letters_wait(in_broker: Mapping[str, int], held: int) -> dg.AssetChe
 
 
 def stores_are_up(statuses: Sequence[StoreStatus]) -> dg.AssetCheckResult:
-    """What is down and what that means, and what is up but not as it should be."""
+    """Which stores are down and what that means, and which are up but need attention."""
     down = [status for status in statuses if not status.ok]
     said = [text for status in statuses for text in (status.problem, status.note) if text]
     required = any(not status.optional for status in down)
@@ -185,6 +185,6 @@ def _tidy_quarantine(context: dg.AssetExecutionContext, mongodb: MongoDB) -> tup
     return done[0], done[1]
 
 
-def _record(status: StoreStatus) -> dg.TableRecord:
+def _table_record(status: StoreStatus) -> dg.TableRecord:
     columns = msgspec.to_builtins(status)
     return dg.TableRecord({name: "" if value is None else value for name, value in columns.items()})

@@ -17,7 +17,7 @@ from ninjait_pipelines.resources.mongodb import MongoDB
 from ninjait_pipelines.resources.store import Store, StoreError, StoreStatus
 from ninjait_pipelines.resources.versions import NEWER, problem, too_old
 
-# Organizations with full shares that a note names, the fullest first.
+# Organizations with nearly full shares that a note names, the fullest first.
 NAMED = 10
 
 
@@ -26,7 +26,7 @@ def check_all(
 ) -> list[StoreStatus]:
     """Asks every store (resource key -> store) at the same time, and waits for the slowest at most `seconds`.
 
-    A store that hangs is reported as down and left to its own time-out, in a thread that keeps nobody from exiting.
+    A store that hangs is reported as down and left to its own time-out, in a thread that lets the process exit.
     """
     found: dict[str, StoreStatus] = {}
     queue = stores.get("message_queue")
@@ -53,7 +53,7 @@ def _silent(store: Store, seconds: float) -> StoreStatus:
 
 
 def _with_meaning(status: StoreStatus, store: Store, queue: Store | None) -> StoreStatus:
-    """The status, saying whether the pipeline goes on without the store, and what is different then."""
+    """The status, with whether the pipeline can go on without the store, and what changes then."""
     if isinstance(store, MongoDB):
         return _with_quarantine(status, store)
     if type(store) is Dragonfly and not isinstance(queue, Dragonfly):
@@ -63,7 +63,7 @@ def _with_meaning(status: StoreStatus, store: Store, queue: Store | None) -> Sto
 
 
 def _with_version(status: StoreStatus) -> StoreStatus:
-    """A store that answers and is too old is as bad as none, also where the pipeline could do without it."""
+    """A store that answers but is too old counts as down, even if the pipeline could do without it."""
     if not too_old(status.version, status.oldest):
         return status
     old = f"{status.store} at {status.address}: {problem(status.version, status.oldest)}. {NEWER}"
@@ -71,7 +71,7 @@ def _with_version(status: StoreStatus) -> StoreStatus:
 
 
 def _with_quarantine(status: StoreStatus, mongodb: MongoDB) -> StoreStatus:
-    """The status, saying what waits in the spool and whose share of the quarantine is full."""
+    """The status, with what waits in the spool and which organizations' shares of the quarantine are nearly full."""
     spool = Spool(mongodb)
     status = msgspec.structs.replace(status, optional=True)
     try:
@@ -96,7 +96,7 @@ def _with_quarantine(status: StoreStatus, mongodb: MongoDB) -> StoreStatus:
 
 
 def _share_note(organization: str, share: float) -> str:
-    """What it means that one organization's part of the quarantine is nearly full."""
+    """The consequence of one organization's share of the quarantine being nearly full."""
     who = f"The organization {organization}" if organization else "What is of no known organization"
     select = f"ninjait quarantine list{f' --organization {organization}' if organization else ''}"
     meaning = "beyond it what it sends wrong is only counted, not kept"

@@ -1,4 +1,4 @@
-"""A run that failed for good becomes an alert: which partition, why, and what depends on it."""
+"""A run that failed permanently becomes an alert: which partition, why, and what depends on it."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -17,9 +17,9 @@ from ninjait_pipelines.resources.mongodb import MongoDB
     default_status=dg.DefaultSensorStatus.RUNNING,
 )
 def failed_runs(context: dg.RunFailureSensorContext, mongodb: MongoDB) -> dg.SkipReason | None:
-    """Records an alert in MongoDB's `alerts`, one a run: a tick that is repeated changes nothing.
+    """Records an alert in MongoDB's `alerts`, one per run, so that repeating a tick changes nothing.
 
-    It is logged first: Dagster moves on even when MongoDB is away, and the log then still has it.
+    It is logged first: Dagster moves on even if MongoDB is down, and the log then still has it.
     """
     run = context.dagster_run
     if run.tags.get("dagster/will_retry") == "true":

@@ -30,19 +30,19 @@ from ninjait_pipelines.rollup.hours import (
 )
 
 LOOKBACK = timedelta(days=7)
-# An hour's last samples are still on their way when it ends: rolled up in its first five minutes it would be rolled up
-# twice, every hour. Written as "not between :00 and :05", so that a start at any minute catches up at once.
+# An hour's last samples are still on their way when it ends: rolled up within five minutes, every hour would be rolled
+# up twice. Written as "not between :00 and :05", so that gaps are filled at once, at whatever minute Dagster starts.
 _GRACE = ~dg.AutomationCondition.cron_tick_passed("0 * * * *").since(
     dg.AutomationCondition.cron_tick_passed("5 * * * *")
 )
 # It has no partitions and is materialized every few seconds: it neither starts a roll-up nor holds one up.
 _AGENT_METRICS = dg.AssetSelection.assets("agent_metrics")
-# None of the three has FOLLOW: they are asked for in one tick, and the sensor late_hours asks for all three again.
-# Dagster would take a range run's updates of one for news to the next, and compute the range three times.
+# None of the three has FOLLOW_UPSTREAM: they are requested in one tick, and the sensor late_hours requests all three
+# again. Dagster would take a range run's update of one for a new update upstream of the next, and run it three times.
 CATCH_UP = fill_missing(LOOKBACK, ignoring=_AGENT_METRICS) & _GRACE
-# A week of hours a run: what one run may lose by dying, and what Dagster records in a few seconds.
+# A week of hours per run: what one run may lose by dying, and what Dagster records in a few seconds.
 WEEK = dg.BackfillPolicy.multi_run(max_partitions_per_run=168)
-# How often a run fills an hour that another run fills at the same time. If they never miss each other the hour is late.
+# How often a run fills an hour again that other runs fill at the same time. After that the hour is left as late.
 MAX_ROUNDS = 3
 NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -96,29 +96,29 @@ def _fill(
 def bring_up_to_date(
     store: MetricsStore, clickhouse: ClickHouse, source: Tier, target: Tier, hours: Sequence[datetime]
 ) -> dict[datetime, int]:
-    """Fills a tier, and records of what moment it is; returns the rows written of each hour, as `fill_tier` does.
+    """Fills a tier and records its version; returns the rows written per hour, as `fill_tier` does.
 
-    1. Record that a run begins, before it reads: what comes from now on makes the hours late. Dying here: an hour that
-       another run filled meanwhile is late for a quarter of an hour, because this one may have written over it.
+    1. Record the start of the run before it reads: what arrives from now on makes the hours late. Dying here: an hour
+       that another run filled meanwhile is late for a quarter of an hour, because this run may have overwritten it.
     2. Read and write. Dying in it: as above; a rerun writes the same windows.
-    3. Record that it ended. Dying before: as above. After: the hours are of this moment.
-    4. Where another run of an hour ended meanwhile, either may have written over the other: the hour is filled again
-       by the one that sees it, the last to end. Dying before: the hour is late.
+    3. Record the end of the run. Dying before: as above. After: the hours have this version.
+    4. If another run of an hour ended meanwhile, either may have overwritten the other: the run that sees this, the
+       last to end, fills the hour again. Dying before: the hour is late.
     """
     written: dict[datetime, int] = {}
     again = hours
     for _ in range(MAX_ROUNDS):
         as_of = clickhouse.now()
-        _record_run(clickhouse, again, target, as_of, NEVER)
+        _record_tier_run(clickhouse, again, target, as_of, NEVER)
         written |= fill_tier(store, source, target, again, as_of)
-        _record_run(clickhouse, again, target, as_of, clickhouse.now())
+        _record_tier_run(clickhouse, again, target, as_of, clickhouse.now())
         again = _disturbed(clickhouse, again, target, as_of)
         if not again:
             break
     return written
 
 
-def _record_run(
+def _record_tier_run(
     clickhouse: ClickHouse, hours: Sequence[datetime], target: Tier, as_of: datetime, done_at: datetime
 ) -> None:
     columns = {
@@ -131,7 +131,7 @@ def _record_run(
 
 
 def _disturbed(clickhouse: ClickHouse, hours: Sequence[datetime], target: Tier, as_of: datetime) -> list[datetime]:
-    """Those of the hours of which another run ended since this one began."""
+    """The hours of which another run ended after this one began."""
     rows = clickhouse.rows(sql("rollup/disturbed"), hours=list(hours), tier=str(target), as_of=as_of)
     return [row["hour"] for row in rows]
 
@@ -139,10 +139,10 @@ def _disturbed(clickhouse: ClickHouse, hours: Sequence[datetime], target: Tier, 
 def fill_tier(
     store: MetricsStore, source: Tier, target: Tier, hours: Sequence[datetime], now: datetime
 ) -> dict[datetime, int]:
-    """Aggregates hours of one tier into the next, oldest first; returns the rows written of each hour.
+    """Aggregates hours of one tier into the next, oldest first; returns the rows written per hour.
 
-    Dying half-way: a rerun replaces what was written. Hours of which the source has begun to expire are left out, and
-    nothing is written of them: half an hour's samples would replace the whole.
+    Dying half-way: a rerun replaces what was written. Hours whose source has begun to expire are left out and stay as
+    they are: half an hour's samples would replace the whole hour.
     """
     written = {hour: 0 for hour in hours if still_whole(source, hour, now)}
     for together in batches(list(written), lambda _: None):
@@ -168,7 +168,7 @@ def device_metrics_hourly(
     context: dg.AssetExecutionContext, metrics_store: dg.ResourceParam[MetricsStore], clickhouse: ClickHouse
 ) -> None:
     """Metrics store -> ClickHouse. Grain: device and hour with at least one sample."""
-    # Before the first read: what arrives from now on makes its hour late, and late hours are rolled up again.
+    # Before the first read: what arrives from now on makes its hour late, so that it is rolled up again.
     as_of = clickhouse.now()
     keys = {start: key for key, start, _ in windows(context)}
     for done in roll_up(list(keys), metrics_store, clickhouse, as_of):
@@ -184,7 +184,7 @@ def device_metrics_hourly(
 
 
 class RolledUp(msgspec.Struct, frozen=True):
-    """What became of one hour."""
+    """The result of one hour."""
 
     hour: datetime
     tier: Tier
@@ -196,11 +196,11 @@ class RolledUp(msgspec.Struct, frozen=True):
 def roll_up(
     hours: list[datetime], metrics_store: MetricsStore, clickhouse: ClickHouse, as_of: datetime
 ) -> list[RolledUp]:
-    """Rolls up consecutive hours, oldest first. `as_of` is the clock by which tiers expire, too.
+    """Rolls up consecutive hours, oldest first. Tiers expire by `as_of` too.
 
     Raises HourExpired, SamplesLost, StoreError; the rows of the hours that failed stay as they were.
 
-    1. Read and replace some hours at a time. Dying here: they look missing or late as before, and are done again.
+    1. Read and replace a few hours at a time. Dying here: they are still missing or late, and are done again.
     2. Count what ClickHouse has now. Dying here: as above.
     3. Record the hours as rolled up. From here on only a later arrival makes them late.
     """
@@ -212,7 +212,7 @@ def roll_up(
     ]
     expected = {hour.hour: hour.samples for hour in done}
     _refuse_loss(expected, samples_by_hour(clickhouse, hours), hours, "ClickHouse after the write")
-    clickhouse.insert("rolled_up_hours", _record(done, as_of))
+    clickhouse.insert("rolled_up_hours", _rollup_log(done, as_of))
     return done
 
 
@@ -241,7 +241,7 @@ def samples_by_hour(clickhouse: ClickHouse, hours: list[datetime]) -> dict[datet
 
 
 def _refuse_loss(before: dict[datetime, int], after: dict[datetime, int], hours: list[datetime], where: str) -> None:
-    """An expired tier or another metrics store reads as empty; taken at its word it would delete good rows."""
+    """An expired tier or a different metrics store reads as empty; believing it would delete good rows."""
     if lost := fewer(before, after, hours):
         raise SamplesLost(
             f"{where} has fewer samples than were rolled up: {'; '.join(lost[:5])}. Nothing was deleted. If they were "
@@ -249,7 +249,7 @@ def _refuse_loss(before: dict[datetime, int], after: dict[datetime, int], hours:
         )
 
 
-def _record(done: list[RolledUp], as_of: datetime) -> pa.Table:
+def _rollup_log(done: list[RolledUp], as_of: datetime) -> pa.Table:
     return pa.table(
         {
             "hour": pa.array([hour.hour for hour in done], pa.timestamp("s", "UTC")),

@@ -1,4 +1,4 @@
-"""Does device_metrics_hourly say what the metrics store says, and the ledger as well?"""
+"""Whether device_metrics_hourly agrees with the metrics store and the ledger."""
 
 import time
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from ninjait_pipelines.resources.metrics_store import MetricsStore
 from ninjait_pipelines.rollup.assets import device_metrics_hourly, samples_by_hour
 from ninjait_pipelines.rollup.hours import batches, per_hour, source_tier
 
-# What a drain takes from its first point in the store until it notes the hours that it touched, and some more.
+# Longer than a drain takes from its first point in the store until it notes the hours that it touched.
 TOUCHED_AFTER_SECONDS = 5.0
 
 
@@ -21,8 +21,8 @@ TOUCHED_AFTER_SECONDS = 5.0
 def samples_are_conserved(
     context: dg.AssetCheckExecutionContext, metrics_store: dg.ResourceParam[MetricsStore], clickhouse: ClickHouse
 ) -> dg.AssetCheckResult:
-    """Every tier of the metrics store, and ClickHouse, have the same samples of the hour: from the tier on that still
-    takes points of it. A later arrival is a late hour and no loss."""
+    """ClickHouse and the tiers of the metrics store have the same number of samples of the hour, beginning with the
+    finest tier that still takes points of it. A later arrival makes the hour late and is no loss."""
     now = clickhouse.now()
     hours = hours_of(context)
     unsettled = _Unsettled(clickhouse, hours, now)
@@ -57,17 +57,17 @@ def hour_is_accounted_for(
 ) -> dg.AssetCheckResult:
     """The ledger, all tiers and device_metrics_hourly have the same number of points of the hour.
 
-    Of hours that full resolution takes points for; of older ones the stores have no points any more, but aggregates.
-    A ledger row that is missing is found by its points, so only if it alone brought them: not the row of a duplicate,
-    of points that another message brought as well, of what was quarantined whole, of an event, or of samples that were
-    older than 7 days when they came.
+    Only for hours that full resolution takes points for: of older hours the stores have aggregates, but no points. A
+    missing ledger row shows up as missing points, so it goes unnoticed when no points depend on it alone: duplicates,
+    points that another message also delivered, fully quarantined messages, events, and samples that arrived more than 7
+    days late.
     """
     now = clickhouse.now()
     hours = hours_of(context)
     unsettled = _Unsettled(clickhouse, hours, now)
     in_tiers: dict[datetime, dict[Tier, int]] = {}
     in_ledger: dict[datetime, dict[str, int]] = {}
-    # The store last, because it is written first: it lacks nothing that the others have, unless it lost it.
+    # The store is read last because it is written first: it has all that the others have, unless it lost something.
     rolled_up = samples_by_hour(clickhouse, hours)
     for together in batches(hours, lambda hour: tier_of(hour, now)):
         if tier_of(together[0], now) is Tier.RAW:
@@ -98,7 +98,7 @@ def hour_is_accounted_for(
 
 
 def _stored(metrics_store: MetricsStore, tier: Tier, hours: list[datetime]) -> dict[datetime, int]:
-    """The samples that a tier has of each of these consecutive hours that has any."""
+    """The number of samples in a tier for each of these consecutive hours that has any."""
     windows = metrics_store.aggregate(tier, hours[0], hours[-1] + HOUR, HOUR)
     return {hour: samples for hour, (_, samples) in per_hour(windows["time"], windows["samples"]).items()}
 
@@ -106,9 +106,9 @@ def _stored(metrics_store: MetricsStore, tier: Tier, hours: list[datetime]) -> d
 def _stored_in_tiers(
     metrics_store: MetricsStore, clickhouse: ClickHouse, hours: list[datetime], now: datetime
 ) -> dict[datetime, dict[Tier, int]]:
-    """The samples that each tier has of each of these hours, from the one on that still takes points of it.
+    """The number of samples per hour and tier, beginning with the finest tier that still takes points of the hour.
 
-    Without the lower tiers that nobody has filled yet.
+    Lower tiers that have not been filled yet are left out.
     """
     query = "SELECT DISTINCT hour, tier FROM rolled_up_tiers WHERE hour IN {hours:Array(DateTime('UTC'))}"
     filled = {(row["hour"], row["tier"]) for row in clickhouse.rows(query, hours=hours)}
@@ -124,22 +124,22 @@ def _stored_in_tiers(
 
 
 def _in_tiers(stored: dict[Tier, int]) -> str:
-    """The tiers that have not what the first one has, for people."""
+    """The tiers that differ from the first one, as text."""
     first = next(iter(stored.values()))
     return "".join(f", {samples} in {tier}" for tier, samples in stored.items() if samples != first)
 
 
 def _recorded(clickhouse: ClickHouse, hours: list[datetime]) -> Iterator[tuple[datetime, dict[str, int]]]:
-    """What the ledger has of each of these consecutive hours that a message reached."""
+    """The ledger's counts for each of these consecutive hours that has any."""
     bounds = {"start": hours[0], "stop": hours[-1] + HOUR, "recorded_since": hours[0] - HOUR}
     for row in clickhouse.rows(sql("rollup/ledger_by_hour"), **bounds):
         yield row.pop("hour"), row
 
 
 class _Unsettled:
-    """The hours of which the stores may differ for now: late ones, and those whose roll-up began after `since`.
+    """The hours in which the stores may differ for now: late hours, and those whose roll-up began after `since`.
 
-    Asked before and after the stores are read, because a late hour may be repaired in between; its own run checks it.
+    Queried before and after the stores are read: a late hour may be repaired in between, and that run checks it.
     """
 
     def __init__(self, clickhouse: ClickHouse, hours: list[datetime], since: datetime) -> None:
@@ -150,7 +150,7 @@ class _Unsettled:
         self.ask()
 
     def ask(self) -> None:
-        """Adds those of now."""
+        """Adds the hours that are unsettled now."""
         window = "hour >= {start:DateTime('UTC')} AND hour < {stop:DateTime('UTC')}"
         late = f"SELECT hour FROM late_hours WHERE {window}"  # noqa: S608
         repaired = f"SELECT hour FROM rolled_up_hours WHERE {window} AND as_of > {{since:DateTime64(6, 'UTC')}}"  # noqa: S608
@@ -158,8 +158,8 @@ class _Unsettled:
         self._hours |= {row["hour"] for row in rows}
 
     def has(self, hour: datetime) -> bool:
-        """Whether the hour is one of them. Before the first no it waits, and asks once more: a drain writes its points
-        first, and notes the hours that they touch when all of them are written."""
+        """Whether the hour is unsettled. Before the first no it waits and queries again: a drain notes the hours of its
+        points only once all of them are written."""
         if hour not in self._hours and not self._waited:
             time.sleep(TOUCHED_AFTER_SECONDS)
             self._waited = True
@@ -187,9 +187,9 @@ def sample_shares_are_shares(context: dg.AssetCheckExecutionContext, clickhouse:
 
 @dg.asset_check(asset=device_metrics_hourly, partitions_def=HOURLY)
 def devices_have_one_sender(context: dg.AssetCheckExecutionContext, clickhouse: ClickHouse) -> dg.AssetCheckResult:
-    """Names devices as which several machines or agents write: two under one host name, or two agents on one device.
+    """Names devices that several machines or agents write as: two under one host name, or two agents on one device.
 
-    A warning: no number is too high for it, but of two machines one has none.
+    A warning: nothing is counted twice, but one of two machines is missing from the figures.
     """
     hours = hours_of(context)
     rows = clickhouse.rows(sql("rollup/several_senders"), start=hours[0], stop=hours[-1] + HOUR)

@@ -22,12 +22,12 @@ from ninjait_pipelines.metrics.model import (
     tier_of,
 )
 
-# Two hours by one query cost InfluxDB a tenth less than by two; three, hardly less than two.
+# One query for two hours costs InfluxDB a tenth less than two queries; three hours save hardly more.
 HOURS_AT_ONCE = 2
 
 
 class HourExpired(Exception):
-    """No tier holds the whole hour any more: rolled up now it would lose rows, so its rows stay as they are."""
+    """No tier holds the whole hour any more: rolling it up now would lose rows, so its rows stay as they are."""
 
 
 class SamplesLost(Exception):
@@ -35,18 +35,18 @@ class SamplesLost(Exception):
 
 
 def still_whole(tier: Tier, hour: datetime, now: datetime) -> bool:
-    """Whether the tier still has everything that was ever written to it for the hour that starts at `hour`.
+    """Whether the tier still has everything ever written to it for the hour that starts at `hour`.
 
-    The increases of counters begin with readings of the hour before, which only full resolution has.
+    Increases of counters begin with readings of the hour before, which only full resolution has.
     """
     first = hour - COUNTER_GAP if tier is Tier.RAW else hour
     return now - first <= RETENTION[tier] + RETENTION_GRACE
 
 
 def source_tier(hour: datetime, now: datetime) -> Tier:
-    """The tier that device_metrics_hourly is made from: the finest that takes points of the whole hour.
+    """The tier to make device_metrics_hourly from: the finest one that takes points of the whole hour.
 
-    Ingest writes a sample older than a tier's retention straight to the next tier, so from that age on only the next
+    Ingest writes a sample older than a tier's retention directly to the next tier, so beyond that age only the next
     tier has all samples of the hour. Raises HourExpired beyond the last tier.
     """
     tier = tier_of(hour, now)
@@ -91,7 +91,7 @@ def _hourly(windows: pa.Table, field: str, aggregate: Aggregate) -> pa.ChunkedAr
 
 
 def _disk_usage(windows: pa.Table) -> pa.ChunkedArray:
-    """What is in use, or what is not free where a sender says only that."""
+    """Disk space in use; where a sender reports only free space, the rest."""
     not_free = pc.max_element_wise(
         pc.subtract(windows["disk_total_last"], windows["disk_free_last"]), 0.0, skip_nulls=False
     )
@@ -104,7 +104,7 @@ def _mean(windows: pa.Table, field: str) -> pa.ChunkedArray:
 
 
 def batches(hours: Sequence[datetime], kind: Callable[[datetime], object]) -> Iterator[list[datetime]]:
-    """Hours that follow each other and are of one kind, at most HOURS_AT_ONCE: each group is read by one query."""
+    """Consecutive hours of one kind, at most HOURS_AT_ONCE per group: each group is read by one query."""
     for _, alike in itertools.groupby(enumerate(hours), lambda pair: (kind(pair[1]), pair[1] - pair[0] * HOUR)):
         together = [hour for _, hour in alike]
         for first in range(0, len(together), HOURS_AT_ONCE):
@@ -112,7 +112,7 @@ def batches(hours: Sequence[datetime], kind: Callable[[datetime], object]) -> It
 
 
 def per_hour(times: pa.ChunkedArray, samples: pa.ChunkedArray) -> dict[datetime, tuple[int, int]]:
-    """Hour -> (rows, their samples), of rows that are stamped with these times."""
+    """Hour -> (rows, samples), for rows with these times."""
     table = pa.table({"hour": pc.floor_temporal(times, unit="hour"), "samples": samples})
     found = table.group_by("hour").aggregate([("samples", "count"), ("samples", "sum")]).to_pylist()
     return {row["hour"].astimezone(UTC): (row["samples_count"], int(row["samples_sum"])) for row in found}
@@ -139,16 +139,15 @@ def condense(late: Mapping[datetime, datetime], longest: int = 168) -> list[Late
 
 
 def in_turn(ranges: Sequence[LateRange]) -> list[LateRange]:
-    """The order in which ranges are rolled up again: by turns the newest hours, which people look at, and those for
-    which nothing has come for longest. However many hours one sender touches, and touches again, no other waits for
-    all of them."""
+    """The order in which ranges are rolled up again: alternately the newest hours, which people look at, and those with
+    the oldest last arrival. However many hours one sender keeps touching, no other sender waits for all of them."""
     newest = sorted(ranges, key=lambda one: one.last, reverse=True)
     longest_quiet = sorted(ranges, key=lambda one: one.touched_at)
     return list(dict.fromkeys(itertools.chain.from_iterable(zip(newest, longest_quiet, strict=True))))
 
 
 def fewer(before: Mapping[datetime, int], after: Mapping[datetime, int], hours: Iterable[datetime]) -> list[str]:
-    """The hours that have fewer samples after than before, each with both numbers, for people."""
+    """The hours that have fewer samples after than before, as text with both numbers."""
     return [
         f"{hour:%Y-%m-%d %H:%M} UTC: {after.get(hour, 0)} samples, not {before[hour]}"
         for hour in hours

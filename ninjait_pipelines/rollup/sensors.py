@@ -1,4 +1,4 @@
-"""Late hours roll themselves up again, and the last week is looked through once a day."""
+"""Late hours are rolled up again automatically, and the last week is checked once a day."""
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
@@ -13,9 +13,9 @@ from ninjait_pipelines.rollup.assets import LOOKBACK, device_metrics_1h, device_
 from ninjait_pipelines.rollup.checks import hour_is_accounted_for
 from ninjait_pipelines.rollup.hours import LateRange, condense, in_turn
 
-# How often a repair that failed is tried again.
+# How long a failed repair waits before it is tried again.
 RETRY_AFTER = timedelta(minutes=15)
-# Runs that are queued or running at most. Nothing is forgotten: what is still late is found again by a later tick.
+# Runs queued or running at most. Nothing is forgotten: a later tick finds what is still late.
 MAX_RUNS = 10
 
 ROLLUP = (device_metrics_5m, device_metrics_1h, device_metrics_hourly)
@@ -24,7 +24,7 @@ roll_up_late_hours = dg.define_asset_job(
     "roll_up_late_hours",
     selection=dg.AssetSelection.assets(*ROLLUP),
     tags=AUTOMATION,
-    description="Rolls up again the hours that something arrived for after their roll-up.",
+    description="Rolls up the hours again that received data after their roll-up.",
 )
 check_last_week = dg.define_asset_job(
     "check_last_week",
@@ -41,11 +41,11 @@ check_last_week = dg.define_asset_job(
     name="late_hours",
 )
 def late_hours(context: dg.SensorEvaluationContext, clickhouse: ClickHouse) -> Iterator[dg.RunRequest | dg.SkipReason]:
-    """Rolls up again what arrived late, as long as ClickHouse says that it is late; what depends on it follows.
+    """Rolls up late hours again until ClickHouse no longer lists them; what depends on them follows.
 
     There is no cursor: the view late_hours is the state, so a missed tick, a failed run or a replayed queue change
-    nothing. Hours of a run under way are left to it. Whoever sends something for every other hour of two years makes
-    thousands of ranges: few are queued at once, and others' hours do not wait for the end of them.
+    nothing. Hours of an active run are left to it. A sender that touches every other hour of two years makes thousands
+    of ranges: few are queued at once, and other senders' hours do not wait for all of them.
     """
     now = clickhouse.now()
     late = {row["hour"]: row["touched_at"] for row in clickhouse.rows(sql("rollup/late_hours"), **_bounds(now))}
@@ -69,9 +69,9 @@ def _bounds(now: datetime) -> dict[str, datetime]:
 def _request(late: LateRange, now: datetime) -> dg.RunRequest:
     """Dagster remembers a run key for ever and never launches it twice.
 
-    So it has the range, the newest arrival in it (more arrivals: another repair), and the quarter of an hour: a repair
-    that failed, and left the hours late, is tried again, but not at every tick. The assets are named, because
-    automation takes an update for news unless its run says that it does what depends on it too.
+    So the key has the range, its newest arrival (another arrival is another repair), and the quarter of an hour: a
+    repair that failed is tried again, but not at every tick. `asset_selection` is explicit, because automation reacts
+    to an update unless the same run also targets the downstream assets.
     """
     slot = int(now.timestamp() // RETRY_AFTER.total_seconds())
     tags = _range(late.first, late.last)
@@ -94,10 +94,10 @@ def _range(first: datetime, last: datetime) -> dict[str, str]:
     name="last_week",
 )
 def last_week(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-    """Asks for every hour of full resolution but the last two: what is lost later turns its hour red within a day.
+    """Checks every hour of full resolution except the last two, so that a later loss turns its hour red within a day.
 
-    By the check that compares all three stores. The other one blocks: a store that is away at night would hold up what
-    depends on a whole week.
+    It runs the check that compares all three stores. The other check blocks: a store that is down at night would hold
+    up everything that depends on a whole week.
     """
     now = context.scheduled_execution_time
     first, last = max(START, now - RETENTION[Tier.RAW] + HOUR), now - 2 * HOUR
@@ -105,7 +105,7 @@ def last_week(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipR
 
 
 def busy_hours(instance: dg.DagsterInstance) -> set[datetime]:
-    """The hours that a queued or running run will roll up."""
+    """The hours that active runs will roll up."""
     runs = instance.get_runs(dg.RunsFilter(statuses=ACTIVE_RUN_STATUSES))
     return {hour for run in runs if _rolls_up(run) for hour in hours_of(run.tags)}
 
@@ -115,7 +115,7 @@ def _rolls_up(run: dg.DagsterRun) -> bool:
 
 
 def hours_of(tags: Mapping[str, str]) -> Iterator[datetime]:
-    """The hours that a run's partition tags name."""
+    """The hours named by a run's partition tags."""
     first = tags.get(RANGE_START_TAG) or tags.get(PARTITION_TAG)
     last = tags.get(RANGE_END_TAG) or first
     if first and last:

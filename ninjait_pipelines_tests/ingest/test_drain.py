@@ -217,7 +217,7 @@ def test_what_full_resolution_has_stays_there(fleet: Stores, monkeypatch: pytest
     body = metrics(sample(timestamp=taken.isoformat(), cpu=5), sample(timestamp=ago(days=7, minutes=30), cpu=6))
     publish(fleet, body)
     with monkeypatch.context() as patch:
-        patch.setattr(sinks.MetricsSink, "_record", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(sinks.MetricsSink, "_record_touched", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run(fleet, clock=lambda: NOW - timedelta(hours=2))
     if came_back == "another message":

@@ -296,7 +296,7 @@ def test_what_an_outage_made_dead_letters_of_is_replayed_when_it_is_over(fleet: 
     rejected(fleet, "StoreFailed: ClickHouse at http://h: Code: 243, not enough space")
     with dg.DagsterInstance.ephemeral() as instance:
         with failing(settings, metrics_url(settings)) as (stores, _):
-            assert "1 or more wait, and the outage lasts" in tick(stores, instance)
+            assert "at least 1 wait, and the outage lasts" in tick(stores, instance)
         assert tick(fleet, instance) == "replayed 1 messages"
         assert tick(fleet, instance).startswith("no dead letter")
     assert drain(fleet).points_written == 1
@@ -342,7 +342,7 @@ def test_what_the_broker_counted_out_is_replayed_if_drains_failed_for_a_store(fl
             failed_for_a_store(instance)
         rejected(fleet, "delivered 6 times and never settled; the limit is 5")
         assert tick(fleet, instance) == (
-            "replayed 1 messages" if outage else "no dead letter is held that an outage made"
+            "replayed 1 messages" if outage else "no dead letter of an outage is in quarantine"
         )
 
 

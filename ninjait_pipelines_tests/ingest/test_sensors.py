@@ -114,10 +114,10 @@ def tick(stores: Stores) -> str | None:
 
 
 def test_what_came_before_its_host_was_registered_is_written_once_it_is(waiting: Stores) -> None:
-    assert tick(waiting) == "nothing is held for a host that is known"
+    assert tick(waiting) == "no host of a quarantined message is known by now"
     register(waiting)
     assert tick(waiting) == "replayed 2 messages"
-    assert tick(waiting) == "nothing is held for a host that is known"
+    assert tick(waiting) == "no host of a quarantined message is known by now"
     assert drained(waiting).points_written == 3
     [point] = points(waiting, NEW_DEVICE)
     assert (point["cpu"], point["memory"], point["uptime"]) == (10.0, 2.0, 1.0)
@@ -125,7 +125,7 @@ def test_what_came_before_its_host_was_registered_is_written_once_it_is(waiting:
     assert states(waiting) == {"replayed": 2, "held": 1}  # the line that nobody can read
     [trail] = [d["trail"] for d in waiting.mongodb.database["quarantine"].find({"state": "replayed"})][:1]
     assert [(step["who"], step["action"]) for step in trail] == [("registered_hosts", "replayed")]
-    assert tick(waiting) == "nothing is held for a host that is known"
+    assert tick(waiting) == "no host of a quarantined message is known by now"
     assert drained(waiting).messages == 0
     assert points(waiting, NEW_DEVICE) == [point]
     assert ledger(waiting) == {"partly_quarantined": 3, "written": 1}
@@ -148,7 +148,7 @@ def test_a_host_of_the_wrong_organization_or_of_several_goes_on_waiting(anybody:
     assert drained(waiting).points_written == 1
     publish(waiting, telegraf(line("mem", "used=1i", host="new", seconds_ago=20), organization=None))
     assert drained(waiting).points_written == 0
-    assert tick(waiting) == "nothing is held for a host that is known"
+    assert tick(waiting) == "no host of a quarantined message is known by now"
     with waiting.postgres.transaction() as connection:
         connection.execute("DELETE FROM devices WHERE id = %s", (NEW_DEVICE,))
     assert tick(waiting) == "replayed 1 messages"
@@ -161,7 +161,7 @@ def test_what_names_no_organization_waits_for_a_person(ninjait: Any, fleet: Stor
     publish(fleet, telegraf(line("mem", "used=1i", host="new", seconds_ago=20), organization=None))
     assert drained(fleet).points_written == 0
     register(fleet, organization=OTHER_ORG)
-    assert tick(fleet) == "nothing is held for a host that is known"
+    assert tick(fleet) == "no host of a quarantined message is known by now"
     register(fleet, device=str(uuid.UUID(int=78)))
     assert tick(fleet) == "replayed 1 messages"  # collectd's, whose key names one
     assert drained(fleet).points_written == 1
