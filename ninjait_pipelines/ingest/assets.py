@@ -9,7 +9,7 @@ import dagster as dg
 from pydantic import Field
 
 from ninjait_pipelines.ingest.clocks import compare_clocks
-from ninjait_pipelines.ingest.drain import Drain
+from ninjait_pipelines.ingest.drain import STORE_WAIT_SECONDS, Drain
 from ninjait_pipelines.ingest.outages import STORE_FAILED
 from ninjait_pipelines.ingest.sinks import EventsSink, LogsSink, MetricsSink, Sink
 from ninjait_pipelines.resources.clickhouse import ClickHouse
@@ -37,6 +37,14 @@ class DrainConfig(dg.Config):
     )
     idle_seconds: float = Field(
         default=1, ge=0, description="Seconds without a message after which the queue counts as empty"
+    )
+    store_wait_seconds: float = Field(
+        default=STORE_WAIT_SECONDS,
+        ge=0,
+        le=60,
+        description="Seconds that a drain waits altogether for stores that fail while it runs; then its messages are "
+        "requeued. At most 60: with a store's time-out it must stay below the 120 seconds after which Dragonfly gives "
+        "a silent consumer's messages to others",
     )
 
 
@@ -92,7 +100,17 @@ def _drain_asset(stream: Stream) -> dg.AssetsDefinition:
             clickhouse=clickhouse,
             mongodb=mongodb,
         )
-        drain = Drain(sink, message_queue, postgres, clickhouse, mongodb, context.run_id, clock, context.log)
+        drain = Drain(
+            sink,
+            message_queue,
+            postgres,
+            clickhouse,
+            mongodb,
+            context.run_id,
+            clock,
+            context.log,
+            store_wait_seconds=config.store_wait_seconds,
+        )
         try:
             summary = drain.run(config.max_messages, config.max_seconds, config.idle_seconds)
         except StoreError:  # dead letters that it makes are replayed automatically

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import dagster as dg
+from pydantic import Field
 
 from ninjait_pipelines.ingest.assets import BY_QUEUE
 from ninjait_pipelines.ingest.decode.model import NOBODY
@@ -16,20 +17,42 @@ from ninjait_pipelines.resources.mongodb import MongoDB
 from ninjait_pipelines.resources.postgres import Postgres
 from ninjait_pipelines.resources.store import StoreError
 
-WARN_SHARE = 0.05
-ERROR_SHARE = 0.50
-# A device should have readings of every kind within this many hours.
-HOURS = 3
 # Senders and devices that a check names; it counts the rest.
 NAMED = 20
 
 
-def quarantine_share(
-    key: dg.AssetKey, messages: int, quarantined: int, senders: Sequence[Mapping[str, Any]] = ()
-) -> dg.AssetCheckResult:
-    """Warns above 5 % of all messages, or of one sender's, so that a loud healthy sender hides no broken one.
+class DrainChecksConfig(dg.Config):
+    """When the checks of a drain fail."""
 
-    Above 50 % of all messages it is an error, because then the cause is here, not at the senders.
+    warn_share: float = Field(
+        default=0.05,
+        gt=0,
+        lt=1,
+        description="Share (0 to 1) of messages quarantined, of all or of one sender's, above which there is a warning",
+    )
+    error_share: float = Field(
+        default=0.5, gt=0, le=1, description="Share (0 to 1) of all messages quarantined above which it is an error"
+    )
+    reading_hours: int = Field(
+        default=3,
+        ge=1,
+        description="Hours in which a device that sends data must have cpu, memory and disk readings",
+    )
+
+
+DEFAULT = DrainChecksConfig()
+
+
+def quarantine_share(
+    key: dg.AssetKey,
+    messages: int,
+    quarantined: int,
+    senders: Sequence[Mapping[str, Any]] = (),
+    config: DrainChecksConfig = DEFAULT,
+) -> dg.AssetCheckResult:
+    """Warns above `warn_share` of all messages, or of one sender's, so that a loud healthy sender hides no broken one.
+
+    Above `error_share` of all messages it is an error, because then the cause is here, not at the senders.
 
     senders: the rows of ingest/senders_of_run.sql with their `name`.
     """
@@ -38,13 +61,13 @@ def quarantine_share(
     count = senders[0]["all_broken"] if senders else 0
     said = f"{quarantined} of {messages} messages were quarantined wholly or in part ({share:.1%})."
     if broken:
-        said += f" Senders with more than {WARN_SHARE:.0%} of their own messages quarantined: {count}, such as "
+        said += f" Senders with more than {config.warn_share:.0%} of their own messages quarantined: {count}, such as "
         said += "; ".join(map(_said_of, broken[:NAMED])) + "."
     return dg.AssetCheckResult(
         asset_key=key,
         check_name="quarantine_share",
-        passed=share <= WARN_SHARE and not broken,
-        severity=dg.AssetCheckSeverity.ERROR if share > ERROR_SHARE else dg.AssetCheckSeverity.WARN,
+        passed=share <= config.warn_share and not broken,
+        severity=dg.AssetCheckSeverity.ERROR if share > config.error_share else dg.AssetCheckSeverity.WARN,
         description=f"{said} See: ninjait quarantine list",
         metadata={
             "messages": messages,
@@ -74,13 +97,16 @@ def _table(senders: Iterable[Mapping[str, Any]]) -> dg.TableMetadataValue:
     return dg.MetadataValue.table(records, schema=dg.TableSchema(names))
 
 
-def devices_are_understood(key: dg.AssetKey, devices: Sequence[Mapping[str, Any]]) -> dg.AssetCheckResult:
+def devices_are_understood(
+    key: dg.AssetKey, devices: Sequence[Mapping[str, Any]], config: DrainChecksConfig = DEFAULT
+) -> dg.AssetCheckResult:
     """Warns if a registered device sends data but no cpu, memory or disk: nothing else would show that.
 
     devices: the rows of ingest/devices_without.sql with their `name`.
     """
     shown = [f"{device['name']} (no {', '.join(device['missing'])})" for device in devices[:NAMED]]
-    said = f"{len(devices)} devices send data but lacked readings for {HOURS} hours: {'; '.join(shown)}. See: left_out"
+    said = f"{len(devices)} devices send data but lacked readings for {config.reading_hours} hours: "
+    said += f"{'; '.join(shown)}. See: left_out"
     return dg.AssetCheckResult(
         asset_key=key,
         check_name="devices_are_understood",
@@ -141,8 +167,9 @@ def _not_looked_up(key: dg.AssetKey, error: StoreError) -> dg.AssetCheckResult:
 _UNDERSTOOD = partial(
     dg.AssetCheckSpec,
     "devices_are_understood",
-    description=f"Every registered device that sent anything in the last {HOURS} hours has readings of cpu, memory and "
-    "disk; a warning names those without. The view left_out shows what they send instead.",
+    description="Every registered device that sent anything in the last "
+    f"{DEFAULT.reading_hours} hours (`reading_hours`) has readings of cpu, memory and disk; a warning names those "
+    "without. The view left_out shows what they send instead.",
 )
 
 
@@ -158,7 +185,8 @@ def drain_checks(queue: str, asset: dg.AssetsDefinition) -> dg.AssetChecksDefini
                 "quarantine_share",
                 asset=asset,
                 description="Share of the last drain's messages that were quarantined wholly or in part: a warning "
-                "above 5 % of all messages or of one sender's, an error above 50 % of all.",
+                "above 5 % of all messages or of one sender's (`warn_share`), an error above 50 % of all "
+                "(`error_share`).",
             ),
             dg.AssetCheckSpec(
                 "conservation",
@@ -170,7 +198,11 @@ def drain_checks(queue: str, asset: dg.AssetsDefinition) -> dg.AssetChecksDefini
         ],
     )
     def check(
-        context: dg.AssetCheckExecutionContext, clickhouse: ClickHouse, mongodb: MongoDB, postgres: Postgres
+        context: dg.AssetCheckExecutionContext,
+        config: DrainChecksConfig,
+        clickhouse: ClickHouse,
+        mongodb: MongoDB,
+        postgres: Postgres,
     ) -> Iterator[dg.AssetCheckResult]:
         last = last_drain(context.instance, asset.key)
         of_run = {
@@ -178,12 +210,14 @@ def drain_checks(queue: str, asset: dg.AssetsDefinition) -> dg.AssetChecksDefini
             "run_id": last["drained_by"],
             "since": datetime.fromtimestamp(last["started_at"], UTC),
         }
-        senders = clickhouse.rows(sql("ingest/senders_of_run"), share=WARN_SHARE, **of_run)
-        yield quarantine_share(asset.key, last["messages"], last["messages_quarantined"], named(postgres, senders))
+        senders = clickhouse.rows(sql("ingest/senders_of_run"), share=config.warn_share, **of_run)
+        yield quarantine_share(
+            asset.key, last["messages"], last["messages_quarantined"], named(postgres, senders), config
+        )
         if of_metrics:
-            since = clickhouse.now() - timedelta(hours=HOURS)
-            without = clickhouse.rows(sql("ingest/devices_without"), since=since, hours=HOURS)
-            yield devices_are_understood(asset.key, named(postgres, without, only_active=True))
+            since = clickhouse.now() - timedelta(hours=config.reading_hours)
+            without = clickhouse.rows(sql("ingest/devices_without"), since=since, hours=config.reading_hours)
+            yield devices_are_understood(asset.key, named(postgres, without, only_active=True), config)
         ledger = clickhouse.rows(sql("ingest/ledger_of_run"), **of_run)[0]
         ids = [f"{queue}/{delivery_id}" for delivery_id in ledger.pop("quarantined_ids")]
         try:

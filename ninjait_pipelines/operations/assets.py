@@ -9,6 +9,7 @@ from uuid import UUID
 
 import dagster as dg
 import msgspec
+from pydantic import Field
 
 from ninjait_pipelines.ingest.quarantine import query
 from ninjait_pipelines.ingest.quarantine.audit import delete_resolved
@@ -26,10 +27,19 @@ from ninjait_pipelines.resources.postgres import Postgres
 from ninjait_pipelines.resources.store import StoreError, StoreStatus
 from ninjait_pipelines.streams import QUEUES
 
-# How long a body that was not kept is reported.
-NOT_KEPT_HOURS = 24
 # Organizations that the check names.
 NAMED = 20
+
+
+class HealthConfig(dg.Config):
+    """What the checks of store_health look back on."""
+
+    not_kept_hours: int = Field(
+        default=24, ge=1, description="Hours for which `bodies_are_kept` reports a body that was not kept"
+    )
+
+
+DEFAULT = HealthConfig()
 STORES = [field.name for field in fields(Stores)]
 
 
@@ -60,14 +70,15 @@ STORES = [field.name for field in fields(Stores)]
             "bodies_are_kept",
             asset="store_health",
             description="Fails naming each organization of whose bad messages the quarantine did not keep all bodies "
-            f"in the last {NOT_KEPT_HOURS} hours, because its share was full: they can never be replayed.",
+            f"in the last {DEFAULT.not_kept_hours} hours (`not_kept_hours`), because its share was full: they can "
+            "never be replayed.",
         ),
     ],
     automation_condition=dg.AutomationCondition.on_cron("*/15 * * * *"),
     kinds={"python"},
     owners=["team:data-engineering"],
 )
-def store_health(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+def store_health(context: dg.AssetExecutionContext, config: HealthConfig) -> dg.MaterializeResult:
     """State, version, latency and size of every store, after the quarantine has been tidied: what waits in its spool is
     moved, and what was replayed or discarded 30 days ago is deleted.
 
@@ -88,7 +99,7 @@ def store_health(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         check_results=[
             stores_are_up(statuses),
             _dead_letters(context.resources.message_queue, mongodb),
-            _bodies(context.resources.clickhouse),
+            _bodies(context.resources.clickhouse, config.not_kept_hours),
             _start(context.resources.postgres),
         ],
     )
@@ -106,22 +117,22 @@ def _start(postgres: Postgres) -> dg.AssetCheckResult:
     )
 
 
-def _bodies(clickhouse: ClickHouse) -> dg.AssetCheckResult:
+def _bodies(clickhouse: ClickHouse, hours: int) -> dg.AssetCheckResult:
     try:
-        since = clickhouse.now() - timedelta(hours=NOT_KEPT_HOURS)
-        return bodies_are_kept(clickhouse.rows(sql("ingest/bodies_not_kept"), since=since))
+        since = clickhouse.now() - timedelta(hours=hours)
+        return bodies_are_kept(clickhouse.rows(sql("ingest/bodies_not_kept"), since=since), hours)
     except StoreError as error:
         said = f"They could not be counted: {error}"
         return dg.AssetCheckResult(check_name="bodies_are_kept", passed=False, description=said)
 
 
-def bodies_are_kept(lost: Sequence[Mapping[str, Any]]) -> dg.AssetCheckResult:
+def bodies_are_kept(lost: Sequence[Mapping[str, Any]], hours: int = DEFAULT.not_kept_hours) -> dg.AssetCheckResult:
     """Fails as an error: lost bodies can never be replayed, and only a person can stop the loss.
 
     lost: the rows of ingest/bodies_not_kept.sql.
     """
     who = [f"{_name(one['organization_id'])} {one['messages']} ({one['bytes']} bytes)" for one in lost[:NAMED]]
-    said = f"Bodies of bad messages were not kept in the last {NOT_KEPT_HOURS} hours, as their share of the quarantine "
+    said = f"Bodies of bad messages were not kept in the last {hours} hours, as their share of the quarantine "
     said += f"was full. {len(lost)} lost some: {'; '.join(who)}. Fix the sender, and make room: ninjait quarantine "
     said += "list --organization ID, then replay or discard."
     return dg.AssetCheckResult(

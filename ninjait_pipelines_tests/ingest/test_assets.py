@@ -99,6 +99,13 @@ def test_the_share_of_bad_messages(messages: int, quarantined: int, passed: bool
     assert (result.passed, result.severity) == (passed, severity)
 
 
+def test_thresholds_of_the_share_of_bad_messages_are_config() -> None:
+    config = checks.DrainChecksConfig(warn_share=0.2, error_share=0.9)
+    assert checks.quarantine_share(KEY, 100, 20, config=config).passed
+    found = checks.quarantine_share(KEY, 100, 60, config=config)
+    assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.WARN)
+
+
 def evaluations(result: dg.ExecuteInProcessResult) -> dict[str, dg.AssetCheckEvaluation]:
     return {evaluation.check_name: evaluation for evaluation in result.get_asset_check_evaluations()}
 
