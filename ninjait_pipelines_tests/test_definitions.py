@@ -13,17 +13,7 @@ import pytest
 
 from ninjait_pipelines.build import STAGES, build_defs
 from ninjait_pipelines.settings import REQUIRED, ROOT, SettingsError, load, validate
-
-NOWHERE = {
-    "DRAGONFLY_URL": "redis://:x@127.0.0.1:1/0",
-    "CLICKHOUSE_URL": "http://127.0.0.1:1",
-    "CLICKHOUSE_USER": "x",
-    "CLICKHOUSE_PASSWORD": "x",
-    "CLICKHOUSE_DATABASE": "x",
-    "DATABASE_URL": "postgresql://x:secret-of-the-test@127.0.0.1:1/x",
-    "MONGODB_URL": "mongodb://127.0.0.1:1/x",
-    "ARCHIVE_URL": "file:///nowhere",
-}
+from ninjait_pipelines_tests.nowhere import NOWHERE
 
 
 def test_a_fresh_interpreter_loads_it_soon_and_without_a_connection() -> None:

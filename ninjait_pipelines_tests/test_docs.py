@@ -19,7 +19,7 @@ from ninjait_pipelines.settings import OPTIONAL, REQUIRED, ROOT
 from ninjait_pipelines.streams import QUEUES
 from ninjait_pipelines_tests.conftest import LONGEST, TESTS
 from ninjait_pipelines_tests.generated import page as with_generated_tables
-from ninjait_pipelines_tests.test_definitions import NOWHERE
+from ninjait_pipelines_tests.nowhere import NOWHERE
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 TEXT = {str(page.relative_to(ROOT)).removeprefix("docs/"): page.read_text() for page in PAGES}

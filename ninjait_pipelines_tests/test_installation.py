@@ -24,8 +24,8 @@ from ninjait_pipelines.rollup.sensors import last_week
 from ninjait_pipelines.settings import DEFAULT_START, ROOT, Settings
 from ninjait_pipelines.tickets.sensors import past_ticket_days
 from ninjait_pipelines_tests.conftest import drop, fresh
+from ninjait_pipelines_tests.nowhere import NOWHERE
 from ninjait_pipelines_tests.runs import passed, run
-from ninjait_pipelines_tests.test_definitions import NOWHERE
 
 FIRST = date(2026, 3, 4)  # a Wednesday
 

@@ -4,7 +4,7 @@ import pytest
 
 from ninjait_pipelines.settings import SettingsError, validate
 from ninjait_pipelines.urls import HIDDEN, parse, redacted, without_password
-from ninjait_pipelines_tests.test_definitions import NOWHERE
+from ninjait_pipelines_tests.nowhere import NOWHERE
 
 CANARY = "c4n4ry"
 

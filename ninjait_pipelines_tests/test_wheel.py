@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ninjait_pipelines.settings import ROOT
-from ninjait_pipelines_tests.test_definitions import NOWHERE
+from ninjait_pipelines_tests.nowhere import NOWHERE
 
 
 @pytest.fixture(scope="module")

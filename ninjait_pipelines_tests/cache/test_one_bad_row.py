@@ -8,11 +8,10 @@ import pytest
 from ninjait_pipelines import keys
 from ninjait_pipelines.cache.checks import left_nothing_out
 from ninjait_pipelines.resources import Stores
+from ninjait_pipelines_tests.cache.caches import ASSETS, CHECKS, H, cached, device, reading
 from ninjait_pipelines_tests.cache.data import ALPHA, BETA, EMPTY, Fleet
-from ninjait_pipelines_tests.cache.test_caches import ASSETS, CHECKS, H, cached, device, fleet, reading
 from ninjait_pipelines_tests.runs import left_out, passed, run, spoil
 
-__all__ = ["fleet"]
 NOTHING_OUT = [check.check_key.name for check in left_nothing_out]
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from ninjait_pipelines.operations.sensors import failed_runs
 from ninjait_pipelines.resources import Stores
-from ninjait_pipelines_tests.operations.test_failed_runs import DAILY, Daemon
+from ninjait_pipelines_tests.operations.daemon import DAILY, Daemon
 
 
 @dg.asset(partitions_def=DAILY)

@@ -14,7 +14,7 @@ from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import Queued
 
 from ninjait_pipelines.build import build_defs
 from ninjait_pipelines.settings import ROOT
-from ninjait_pipelines_tests.test_definitions import NOWHERE
+from ninjait_pipelines_tests.nowhere import NOWHERE
 
 # Where a queued run would be loaded from; none is.
 PLACE = RemoteRepositoryOrigin(InProcessCodeLocationOrigin(LoadableTargetOrigin(module_name="nowhere")), "nowhere")

@@ -7,7 +7,7 @@ import dagster as dg
 
 from ninjait_pipelines.partitions import DAILY, HOURLY, MONTHLY
 from ninjait_pipelines.reports.assets import ALWAYS_NEW, UPSTREAM, weekly_reports
-from ninjait_pipelines_tests.rollup.test_late_hours import inert
+from ninjait_pipelines_tests.rollup.ticks import inert
 
 PARTITIONS = dict(zip(UPSTREAM, (HOURLY, DAILY, DAILY, MONTHLY), strict=True))
 NOW = datetime(2026, 11, 18, 12, 7, tzinfo=UTC)

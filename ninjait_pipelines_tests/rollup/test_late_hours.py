@@ -1,6 +1,5 @@
 """Late hours repair themselves: the sensor's real ticks, the runs it asks for, and what follows them."""
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -9,7 +8,7 @@ import pytest
 
 from ninjait_pipelines.archive.assets import device_metrics_archive
 from ninjait_pipelines.resources import Stores
-from ninjait_pipelines.rollup.sensors import late_hours, roll_up_late_hours
+from ninjait_pipelines.rollup.sensors import roll_up_late_hours
 from ninjait_pipelines_tests.rollup.data import (
     HOUR,
     OTHER_ORGANIZATION,
@@ -21,20 +20,10 @@ from ninjait_pipelines_tests.rollup.data import (
     roll_up,
     touch,
 )
+from ninjait_pipelines_tests.rollup.ticks import inert, tick
 from ninjait_pipelines_tests.runs import run
 
 H = midnight(2)
-
-
-@pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as instance:
-        yield instance
-
-
-def tick(stores: Stores, instance: dg.DagsterInstance) -> Any:
-    with dg.build_sensor_context(instance=instance, resources={"clickhouse": stores.clickhouse}) as context:
-        return late_hours.evaluate_tick(context)
 
 
 def test_nothing_late_asks_for_nothing(stores: Stores, instance: dg.DagsterInstance) -> None:
@@ -125,15 +114,6 @@ def test_an_hour_too_old_to_be_caught_up_is_rolled_up_for_the_first_time(
     touch(stores, old, midnight(3))
     [request] = tick(stores, instance).run_requests
     assert request.tags["dagster/asset_partition_range_start"] == key(old)
-
-
-def inert(asset: dg.AssetsDefinition) -> dg.AssetsDefinition:
-    """The asset with all that automation looks at, doing nothing."""
-
-    @dg.multi_asset(specs=[asset.get_asset_spec()], name=f"inert_{asset.key.to_user_string()}")
-    def nothing() -> None: ...
-
-    return nothing
 
 
 class Clock:

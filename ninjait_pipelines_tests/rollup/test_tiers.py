@@ -1,6 +1,5 @@
 """Each tier has its own watermark: whatever comes between two steps, or from two runs at once, reaches all tiers."""
 
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 import dagster as dg
@@ -23,17 +22,11 @@ from ninjait_pipelines_tests.rollup.data import (
     roll_up,
     touch,
 )
-from ninjait_pipelines_tests.rollup.test_late_hours import tick
+from ninjait_pipelines_tests.rollup.ticks import tick
 from ninjait_pipelines_tests.runs import passed, run
 
 H = midnight(2)
 QUARTER = timedelta(seconds=15)
-
-
-@pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as instance:
-        yield instance
 
 
 @pytest.fixture(autouse=True)
