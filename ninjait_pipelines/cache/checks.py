@@ -17,7 +17,7 @@ from ninjait_pipelines.keys import (
 )
 from ninjait_pipelines.left_out import nothing_is_left_out
 from ninjait_pipelines.resources.clickhouse import sql
-from ninjait_pipelines.resources.dragonfly import Dragonfly, errors
+from ninjait_pipelines.resources.dragonfly import Dragonfly
 from ninjait_pipelines.resources.postgres import Postgres, wrong_times
 
 left_nothing_out = [nothing_is_left_out(asset) for asset in (device_caches, organization_summaries, uptime_leaderboard)]
@@ -68,7 +68,7 @@ def _compare(
 def leaderboard_is_whole(dragonfly: Dragonfly) -> dg.AssetCheckResult:
     """The leaderboard has as many devices as its last run wrote, and every score lies between 0 and 1."""
     # In one transaction: another run may switch between two reads.
-    with errors(dragonfly.url), dragonfly.client.pipeline() as pipeline:
+    with dragonfly.errors(), dragonfly.client.pipeline() as pipeline:
         pipeline.get(UPTIME_LEADERBOARD_ABOUT)
         pipeline.zcard(UPTIME_LEADERBOARD)
         pipeline.zcount(UPTIME_LEADERBOARD, 0, 1)

@@ -11,7 +11,7 @@ from ninjait_pipelines.keys import (
     UPTIME_LEADERBOARD_ABOUT,
     unfinished_leaderboard,
 )
-from ninjait_pipelines.resources.dragonfly import VERSION_OF, Dragonfly, errors
+from ninjait_pipelines.resources.dragonfly import VERSION_OF, Dragonfly
 
 # KEYS: the new generation, the leaderboard, its description. ARGV: the description as JSON, its as_of, the number of
 # members. If the generation has expired meanwhile, RENAME fails before anything is changed.
@@ -33,7 +33,7 @@ def publish(dragonfly: Dragonfly, scores: Mapping[str, float], about: Mapping[st
     2. Switch it and its description atomically. Dying here: all or nothing; a rerun writes a generation of its own.
     """
     generation = write_generation(dragonfly, scores, about["as_of"])
-    with errors(dragonfly.url):
+    with dragonfly.errors():
         switch = dragonfly.client.register_script(_SWITCH)
         keys = [generation, UPTIME_LEADERBOARD, UPTIME_LEADERBOARD_ABOUT]
         return bool(switch(keys=keys, args=[json.dumps(about), about["as_of"], len(scores)]))
@@ -43,7 +43,7 @@ def write_generation(dragonfly: Dragonfly, scores: Mapping[str, float], as_of: s
     """Step 1; returns the key."""
     key = unfinished_leaderboard(as_of)
     members = iter(scores.items())
-    with errors(dragonfly.url), dragonfly.client.pipeline() as pipeline:
+    with dragonfly.errors(), dragonfly.client.pipeline() as pipeline:
         pipeline.delete(key)
         while chunk := dict(itertools.islice(members, 1000)):
             pipeline.zadd(key, chunk)

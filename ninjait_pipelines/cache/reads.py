@@ -11,7 +11,7 @@ from ninjait_pipelines import keys
 from ninjait_pipelines.cache.documents import Device, Window
 from ninjait_pipelines.left_out import LeftOut
 from ninjait_pipelines.resources.clickhouse import ClickHouse, sql
-from ninjait_pipelines.resources.dragonfly import Dragonfly, errors
+from ninjait_pipelines.resources.dragonfly import Dragonfly
 from ninjait_pipelines.resources.postgres import Postgres, check_times
 
 # The status of a device that has been silent longer is unknown.
@@ -41,7 +41,7 @@ def devices_by_organization(
 
 def documents(dragonfly: Dragonfly, names: Sequence[str]) -> list[dict[str, Any] | None]:
     """The JSON documents under these keys; None for a key without one."""
-    with errors(dragonfly.url):
+    with dragonfly.errors():
         values: list[Any] = list(dragonfly.client.mget(names)) if names else []
     return [_document(value) for value in values]
 

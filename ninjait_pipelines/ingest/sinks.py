@@ -155,9 +155,9 @@ class MetricsSink:
             else:
                 windows, sources = late_rows(part)
                 of_rows = self._metrics_store.write_aggregates(tier, windows)
-                words = {sources[refusal.row]: refusal.words for refusal in of_rows}
-                refused = [Refusal(row, said) for row, said in words.items()]
-            yield from (Refusal(positions[refusal.row].as_py(), refusal.words) for refusal in refused)
+                messages = {sources[refusal.row]: refusal.message for refusal in of_rows}
+                refused = [Refusal(row, message) for row, message in messages.items()]
+            yield from (Refusal(positions[refusal.row].as_py(), refusal.message) for refusal in refused)
 
     def _chosen_by(self, points: pa.Table, now: datetime) -> pa.ChunkedArray:
         """The times by which the points' tiers are chosen: now for old points that full resolution already has.
@@ -304,7 +304,7 @@ def _younger(one: Decoded, oldest: int) -> Decoded:
 
 def _reject(decoded: Sequence[Decoded], kind: Kind, refused: Iterable[Refusal]) -> None:
     """Adds the store's refusals to the rejections of the rows' messages."""
-    refusals = {refusal.row: refusal.words for refusal in refused}
+    refusals = {refusal.row: refusal.message for refusal in refused}
     for one, at, rows in _of_messages(decoded, kind, sorted(refusals)):
         index = getattr(one, _ROWS[kind])
         found = [(index[row] if index else row, refusals[at + row]) for row in rows]
@@ -322,7 +322,7 @@ def _reject_names(decoded: Sequence[Decoded], kind: Named, refused: Sequence[int
 
 def _of_rows(rows: Sequence[int], refused: Iterable[Refusal]) -> Iterator[Refusal]:
     """Refusals with the row numbers among all rows."""
-    return (Refusal(rows[refusal.row], refusal.words) for refusal in refused)
+    return (Refusal(rows[refusal.row], refusal.message) for refusal in refused)
 
 
 def _of_messages(

@@ -1,6 +1,6 @@
-"""One resource per store. `stores_from` is the one place that says which setting goes into which field.
+"""One resource per store. `stores_from` is the only place where settings become their fields.
 
-The clients of stores that a system may do without are imported where one is named: every command pays for imports.
+The clients of optional stores are imported only if a setting names one: imports slow down every command.
 """
 
 from collections.abc import Callable, Container, Iterator
@@ -23,7 +23,7 @@ from ninjait_pipelines.settings import Settings
 
 @dataclass(frozen=True)
 class Stores:
-    """All stores; the names of the fields are Dagster's resource keys."""
+    """All stores; the field names are Dagster's resource keys."""
 
     message_queue: MessageQueue
     metrics_store: MetricsStore
@@ -39,8 +39,8 @@ class Stores:
 
 
 def stores_from(value: Callable[[str], Any], given: Container[str] = ()) -> Stores:
-    """The stores, unopened; `value` gives a setting by the name of its variable (Dagster: EnvVar, so that no secret
-    reaches a snapshot). `given` has the names of the optional settings that are set."""
+    """The stores, unopened. `value` returns a setting by the name of its variable (for Dagster an EnvVar, so that no
+    secret gets into a snapshot); `given` contains the names of the optional settings that are set."""
 
     def optional(name: str) -> Any:
         return value(name) if name in given else None
@@ -104,7 +104,7 @@ def stores_from(value: Callable[[str], Any], given: Container[str] = ()) -> Stor
 
 @contextmanager
 def open_stores(settings: Settings) -> Iterator[Stores]:
-    """The stores for a command or a test: each connects at its first use, all are closed at the end."""
+    """The stores for a command or a test: each connects at first use, all are closed at the end."""
     stores = stores_from(settings.__getitem__, settings)
     with ExitStack() as stack:
         for store in stores.all().values():

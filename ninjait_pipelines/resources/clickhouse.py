@@ -1,10 +1,9 @@
-"""ClickHouse: hourly rollups, events, marts, ledgers. Every mart is written by `replace_slice` and read by its view."""
+"""ClickHouse: hourly rollups, events, marts, ledgers. Marts are written by `replace_slice` and read through views."""
 
 import functools
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -19,6 +18,7 @@ from pydantic import Field, PrivateAttr
 from ninjait_pipelines.resources.clickhouse_schema import STORAGE, mart_columns
 from ninjait_pipelines.resources.clickhouse_versions import in_slices, state_query, with_markers
 from ninjait_pipelines.resources.store import (
+    SEE_STATUS,
     OutOfSpace,
     Store,
     StoreError,
@@ -26,26 +26,24 @@ from ninjait_pipelines.resources.store import (
     StoreRefused,
     StoreUnavailable,
     is_out_of_space,
-    retrying,
     tls_failure,
 )
 from ninjait_pipelines.settings import SQL
 
 T = TypeVar("T")
-# Markers of older versions that a slice may have before they are deleted: a deletion costs more than they do.
+# Markers of older versions that may accumulate in a slice: deleting them costs more than keeping a few.
 MAX_MARKERS = 20
-# Far more than clocks that are kept by NTP differ, and far less than what is believed to be of the future.
+# Far more than clocks under NTP differ, and far less than a version in the future could do harm with.
 MAX_APART = timedelta(seconds=60)
-WORDS = "Read ClickHouse's words above."
-UNAVAILABLE = (StoreUnavailable, "See what runs with: ninjait status.")
+SEE_MESSAGE = "See ClickHouse's message above."
+UNAVAILABLE = (StoreUnavailable, SEE_STATUS)
 REFUSED = (StoreRefused, "Check CLICKHOUSE_USER and CLICKHOUSE_PASSWORD.")
-# ClickHouse's error codes; all others are StoreFailed. Those that pass: too many queries at once, memory limit of the
-# moment, table read-only, too few replicas, no Keeper, object storage away, shutting down, a query that was cancelled,
-# time-outs.
+# ClickHouse's error codes; all others are StoreFailed. Temporary ones: too many queries at once, memory limit reached,
+# table read-only, too few replicas, no Keeper, object storage unavailable, shutting down, query cancelled, time-outs.
 PASSING = ("159", "202", "209", "210", "225", "236", "241", "242", "252", "279")
 PASSING_TOO = ("285", "286", "319", "394", "425", "439", "473", "499", "999")
 NO_SPACE = "243"
-# Those of files, of the system and of S3, whose words may say that a disk is full; others quote values.
+# Errors of files, of the system and of S3, whose message may say that a disk is full; others quote values.
 OF_FILES = ("74", "75", "76", "425", "499", "1001")
 BY_CODE: dict[str, tuple[type[StoreError], str]] = {
     **dict.fromkeys((*PASSING, *PASSING_TOO), UNAVAILABLE),
@@ -58,7 +56,7 @@ BY_STATUS: dict[str, tuple[type[StoreError], str]] = {
     **dict.fromkeys(("400", "404", "405"), (StoreFailed, "Is CLICKHOUSE_URL the address of a ClickHouse?")),
 }
 _BYTES = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view)
-# The client logs every error that it raises, without time and place; it reaches the reader as ours.
+# The client logs every error that it also raises; each becomes a StoreError, and would be reported twice.
 logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)
 
 
@@ -88,13 +86,13 @@ class ClickHouse(Store):
 
     @property
     def client(self) -> Client:
-        """The official client, connected at first use; without a session, so that no query waits for another.
+        """The official client, connected at first use; without a session, so that queries do not wait for each other.
 
-        Connecting is not retried here: what is worth a retry is retried as a whole, by `rows` and the others.
+        Connecting is not retried here, but as part of what is retried as a whole, by `rows` and the others.
         """
         if self._client is None:
-            with self._errors():
-                # Not by its `dsn`, which takes https:// for plain HTTP unless the port is 443 or 8443.
+            with self.errors():
+                # Not through `dsn`, which treats https:// as plain HTTP unless the port is 443 or 8443.
                 parts = urlsplit(self.url)
                 self._client = clickhouse_connect.get_client(
                     interface=parts.scheme,
@@ -114,19 +112,19 @@ class ClickHouse(Store):
 
     def _ping(self) -> tuple[str, int | None]:
         row = self.rows(
-            # Not of system.parts, for which a server wants a right of its own.
+            # Not from system.parts, which requires a separate right.
             "SELECT version() AS version, (SELECT sum(total_bytes) FROM system.tables "
             "WHERE database = currentDatabase()) AS size"
         )[0]
         return row["version"], row["size"] or 0
 
     def server_version(self) -> str:
-        """Of the server; the database need not be there."""
+        """The server's version; the database need not exist."""
         with self.elsewhere(database="default").open() as server:
             return str(server.scalar("SELECT version()"))
 
     def rows(self, query: str, **parameters: Any) -> list[dict[str, Any]]:
-        """The result as a list of dicts; UUIDs are UUID, decimals Decimal, times aware. For small results."""
+        """The result as a list of dicts, for small results; UUIDs are UUID, decimals Decimal, times aware."""
         return list(self._query(query, parameters).named_results())
 
     def scalar(self, query: str, **parameters: Any) -> Any:
@@ -134,7 +132,7 @@ class ClickHouse(Store):
         return self._query(query, parameters).result_rows[0][0]
 
     def arrow(self, query: str, **parameters: Any) -> pa.Table:
-        """The result as an Arrow table; UUIDs are text. Ask for them as text: before 26.4 they are asked for twice."""
+        """The result as an Arrow table; UUIDs are text. Select them so: before 26.4 it takes two queries otherwise."""
         try:
             return _uuids_as_text(self._arrow(query, parameters))
         except StoreFailed as error:
@@ -145,61 +143,61 @@ class ClickHouse(Store):
         return self._arrow(f"SELECT * REPLACE ({', '.join(ids)}) FROM ({query})", parameters)  # noqa: S608
 
     def _arrow(self, query: str, parameters: Mapping[str, Any]) -> pa.Table:
-        return self._retried(lambda: self.client.query_arrow(query, parameters=dict(parameters), use_strings=True))
+        return self.call(lambda: self.client.query_arrow(query, parameters=dict(parameters), use_strings=True))
 
     def command(self, statement: str, **parameters: Any) -> None:
-        """Runs a statement that gives no rows. Not retried: the caller knows whether it may run twice."""
-        client = self._retried(lambda: self.client)
-        with self._errors():
+        """Runs a statement without a result. Not retried: the caller knows whether it may run twice."""
+        client = self.call(lambda: self.client)
+        with self.errors():
             client.command(statement, parameters=parameters)
 
     def insert(self, table: str, rows: pa.Table, at_once: bool = False) -> None:
         """Inserts a table by the names of its columns, UUIDs as text.
 
-        at_once: they become visible together, where the server otherwise writes a million at a time.
-        Retried after a time-out that may have come after the write, so `table` must be one in which the same row twice
-        is one row. Raises ValueError for a column of bytes: see `check_no_bytes`.
+        at_once: all rows become visible together; otherwise the server writes about a million at a time.
+        Retried, even after a time-out that may have followed the write, so `table` must treat a row inserted twice as
+        one row. Raises ValueError for a column of bytes: see `check_no_bytes`.
         """
         check_no_bytes(rows.schema)
         settings = {"min_insert_block_size_rows": 1_000_000_000, "min_insert_block_size_bytes": 0} if at_once else None
         if rows.num_rows:
-            self._retried(lambda: self.client.insert_arrow(table, rows, settings=settings))
+            self.call(lambda: self.client.insert_arrow(table, rows, settings=settings))
 
     def probe(self) -> None:
-        """One row, which replaces itself."""
+        """Writes one row, which replaces itself."""
         self.insert("write_probes", pa.table({"probed_by": ["pipeline"]}))
 
     def now(self) -> datetime:
-        """ClickHouse's clock, UTC, in microseconds: the one clock by which versions and touches are compared.
+        """ClickHouse's clock, UTC, in microseconds: the only clock for versions and touches.
 
-        Raises StoreFailed where it and this machine's clock are more than MAX_APART from each other: of a version that
-        is of the future every later one would be hidden, and one of the past would be hidden itself.
+        Raises StoreFailed if it differs from this machine's clock by more than MAX_APART: a version in the future would
+        hide every later one, and a version in the past would be hidden itself.
         """
         before = clock()
         there: datetime = self.scalar("SELECT now64(6, 'UTC')")
         after = clock()
         if not before - MAX_APART <= there <= after + MAX_APART:
-            problem = f"its clock says {there:%Y-%m-%d %H:%M:%S} UTC, this machine's {after:%Y-%m-%d %H:%M:%S}"
-            raise StoreFailed(self.title, self.url, problem, "Set the wrong one right (NTP); docs/runbook.md, Clocks.")
+            problem = f"its clock shows {there:%Y-%m-%d %H:%M:%S} UTC, this machine's {after:%Y-%m-%d %H:%M:%S}"
+            raise StoreFailed(self.title, self.url, problem, "Correct the wrong one (NTP); docs/runbook.md, Clocks.")
         return there
 
     def replace_slice(self, table: str, rows: pa.Table, as_of: datetime, slices: Sequence[date] = ()) -> int:
-        """Makes `rows` the whole content of some slices of a mart, and returns how many there are.
+        """Makes `rows` the entire content of some slices of a mart, and returns their number.
 
         table: the mart's name (how it is stored: clickhouse_versions.py); slices: days or hours, none for a mart that
-        is replaced whole; as_of: the version, taken by `now()` before the sources were read.
+        is replaced as a whole; as_of: the version, taken by `now()` before the sources were read.
 
-        1. Insert the new version, with a marker for each slice, as one block: readers see all of it or nothing of it,
-           and from then on nothing of an older version, even where an older run writes later than this one.
-           Dying before: the old version. Dying after: the new one.
-        2. Delete what no reader sees any more. Dying before: it takes space until the next version.
+        1. Insert the new version, with a marker for each slice, as one block: readers see all of it or none of it, and
+           from then on no older version, even if an older run writes after this one.
+           Dying before: the old version stays. Dying after: the new one is there.
+        2. Delete what no reader sees any more. Dying before: it takes up space until the next version.
 
-        Raises StoreFailed where a version is there that lies in the future: readers see that one, and not this.
+        Raises StoreFailed if a version exists that lies in the future: readers see that one instead of this one.
         """
         storage = f"{table}{STORAGE}"
         self.insert(storage, with_markers(table, mart_columns(table, rows), as_of, slices), at_once=True)
         where, parameters = in_slices(table, slices)
-        # Of slices in which a newer run was faster, what this one wrote stays, unseen, until their next version.
+        # If a newer run was faster, this version stays in its slices, unseen, until their next version.
         [found] = self.rows(state_query(table, where), **parameters)
         if found["newest"] > max(found["now"] + MAX_APART, as_of):
             problem = f"{table} has a version of {found['newest']:%Y-%m-%d %H:%M} UTC, which hides all others"
@@ -210,52 +208,43 @@ class ClickHouse(Store):
 
     def _delete(self, table: str, where: str, before: datetime, parameters: Mapping[str, Any]) -> None:
         statement = f"DELETE FROM {table} WHERE {where} AND as_of < {{before:DateTime64(6, 'UTC')}}"  # noqa: S608
-        self._retried(lambda: self.client.command(statement, parameters={**parameters, "before": before}))
+        self.call(lambda: self.client.command(statement, parameters={**parameters, "before": before}))
 
     def _query(self, query: str, parameters: Mapping[str, Any]) -> QueryResult:
-        return self._retried(lambda: self.client.query(query, parameters=dict(parameters), tz_mode="aware"))
+        return self.call(lambda: self.client.query(query, parameters=dict(parameters), tz_mode="aware"))
 
-    def _retried(self, call: Callable[[], T]) -> T:
-        def once() -> T:
-            with self._errors():
-                return call()
+    def _translate(self, error: Exception) -> StoreError | None:
+        match error:
+            case DatabaseError():  # includes OperationalError
+                untrusted = tls_failure(self.title, self.url, error, "CLICKHOUSE_URL", "CLICKHOUSE_CA_FILE")
+                return untrusted or self._server_error(error)
+            case ClickHouseError():
+                return StoreFailed(self.title, self.url, error, SEE_MESSAGE)
+        return None
 
-        return retrying()(once)
-
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except DatabaseError as error:  # among them OperationalError
-            if failed := tls_failure(self.title, self.url, error, "CLICKHOUSE_URL", "CLICKHOUSE_CA_FILE"):
-                raise failed from error
-            raise self._error(error) from error
-        except ClickHouseError as error:
-            raise StoreFailed(self.title, self.url, error, WORDS) from error
-
-    def _error(self, error: Exception) -> StoreError:
+    def _server_error(self, error: DatabaseError) -> StoreError:
         text = str(error)
         code, status = (re.search(pattern, text) for pattern in (r"[Cc]ode: (\d+)", r"HTTP status (\d+)"))
         of_files = code is None or code[1] in OF_FILES
         if (code and code[1] == NO_SPACE) or (of_files and is_out_of_space(text)):
             return OutOfSpace(self.title, self.url, text)
         if code is None:
-            # No answer, or not one of ClickHouse's: a proxy that says that its server is away, or another server.
+            # No answer, or not ClickHouse's: a proxy whose server is unavailable, or another server.
             kind, advice = BY_STATUS.get(status[1] if status else "", UNAVAILABLE)
         else:
-            kind, advice = BY_CODE.get(code[1], (StoreFailed, WORDS))
+            kind, advice = BY_CODE.get(code[1], (StoreFailed, SEE_MESSAGE))
         return kind(self.title, self.url, text, advice)
 
 
 def check_no_bytes(schema: pa.Schema) -> None:
     """Raises ValueError naming the first column that holds bytes.
 
-    ClickHouse before 26.1 refuses bytes for a UUID, 26.1 to 26.3 store another UUID without an error, later ones
-    store the right one: ids travel as text. No table of ours has a column that needs bytes.
+    ClickHouse before 26.1 refuses bytes for a UUID, 26.1 to 26.3 store a wrong UUID without an error, later versions
+    store the right one: so ids are sent as text. None of our tables has a column that needs bytes.
     """
     for field in schema:
         if _holds_bytes(field.type):
-            raise ValueError(f"column {field.name} is {field.type}: send it as text, as ClickHouse reads ids as text")
+            raise ValueError(f"column {field.name} is {field.type}: send it as text: that is how ClickHouse reads ids")
 
 
 def _holds_bytes(type_: pa.DataType) -> bool:

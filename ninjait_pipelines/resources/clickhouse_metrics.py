@@ -26,7 +26,7 @@ from ninjait_pipelines.resources.clickhouse import ClickHouse
 from ninjait_pipelines.resources.metrics_store import MetricsStore, Refusal
 from ninjait_pipelines.resources.store import StoreFailed
 
-# Aggregates of a field over its samples, and over windows of it. All of them pass over nulls.
+# Aggregates of a field over its samples, and over its windows. All of them ignore nulls.
 OF_SAMPLES = {
     "sum": "sum({field})",
     "count": "toFloat64(count({field}))",
@@ -41,11 +41,11 @@ OF_WINDOWS = {
     "max": "max({field}_max)",
     "last": "argMax({field}_last, time)",
 }
-# What samples cover, of windows; before 0.4.0 these did not say, and each sample stood for half a minute.
-_MOST = f"greatest({', '.join(f'ifNull({field}_count, 0)' for field in FIELDS)})"
-COVERED = f"sum(ifNull(covered, if({_MOST} > 0, {_MOST}, samples) * {ASSUMED_MINUTES}))"
+# Minutes that the samples of windows cover; windows from before 0.4.0 lack it, and each sample counts as half a minute.
+_MAX_COUNT = f"greatest({', '.join(f'ifNull({field}_count, 0)' for field in FIELDS)})"
+COVERED = f"sum(ifNull(covered, if({_MAX_COUNT} > 0, {_MAX_COUNT}, samples) * {ASSUMED_MINUTES}))"
 TABLES = (*Tier, "interface_counters", "volumes")
-# ClickHouse orders UUIDs by their second half, people and InfluxDB by their text.
+# ClickHouse sorts UUIDs by their second half; InfluxDB, like people, by their text.
 KEY = "toString(organization_id) AS organization, toString(device_id) AS device"
 BETWEEN = "time >= {start:DateTime64(6, 'UTC')} AND time < {stop:DateTime64(6, 'UTC')}"
 
@@ -69,7 +69,7 @@ class ClickHouseMetrics(ClickHouse, MetricsStore):
         return row["version"], row["size"] or 0
 
     def declare(self) -> None:
-        """The migrations create the tables: raises StoreFailed where they have not been applied."""
+        """Raises StoreFailed if the migrations, which create the tables, have not been applied."""
         query = "SELECT name FROM system.tables WHERE database = currentDatabase() AND name IN {tables:Array(String)}"
         found = {row["name"] for row in self.rows(query, tables=list(TABLES))}
         if missing := sorted(set(TABLES) - found):
@@ -80,7 +80,7 @@ class ClickHouseMetrics(ClickHouse, MetricsStore):
         self.declare()
 
     def write(self, points: pa.Table) -> list[Refusal]:
-        # One insert: of rows with one key the engine keeps, field by field, the last value that is not null.
+        # One insert: for rows with the same key the engine keeps each field's last value that is not null.
         self.insert(Tier.RAW, points.select(POINTS.names).cast(POINTS))
         return []
 
@@ -121,7 +121,7 @@ class ClickHouseMetrics(ClickHouse, MetricsStore):
         return with_disks(found, self._last_of_volumes(start, stop))
 
     def _last_of_volumes(self, start: datetime, stop: datetime) -> pa.Table:
-        """One row a volume (schema VOLUMES) with its last values."""
+        """One row per volume (schema VOLUMES) with its last values."""
         query = f"""
             SELECT {KEY}, source, disk, volume, max(time) AS newest,
                 argMax(used, time), argMax(total, time), argMax(free, time)
@@ -138,13 +138,13 @@ class ClickHouseMetrics(ClickHouse, MetricsStore):
             width, of_disks = widths(every)
             points = Readings(self._windows(tier, first, last, width), self._minutes(first, last))
             left_out = self.interfaces_left_out
-            counters = self._retried(lambda: increases(self._counters(first, last), first, width, left_out))
-            volumes = self._retried(lambda: disk_windows(self._volumes(first, last), of_disks))
+            counters = self.call(lambda: increases(self._counters(first, last), first, width, left_out))
+            volumes = self.call(lambda: disk_windows(self._volumes(first, last), of_disks))
             return first_tier(points, counters, volumes, partial(self.read, first, last), start, stop, every)
         return self._windows(tier, start, stop, every)
 
     def _windows(self, tier: Tier, start: datetime, stop: datetime, every: timedelta) -> pa.Table:
-        """The windows of one tier's own rows; what samples cover is 0 in those of the first."""
+        """The windows of the tier's own rows; in those of the first tier, the minutes that samples cover are 0."""
         of = OF_SAMPLES if tier is Tier.RAW else OF_WINDOWS
         samples = "sum(samples)", COVERED, "max(ifNull(several_senders, 0))"
         samples = ("toFloat64(count())", "0", "0") if tier is Tier.RAW else samples
@@ -160,7 +160,7 @@ class ClickHouseMetrics(ClickHouse, MetricsStore):
         return self._table(query, WINDOWS, start=start, stop=stop, every=every // timedelta(microseconds=1))
 
     def _minutes(self, start: datetime, stop: datetime) -> pa.Table:
-        """The minutes (schema MINUTES) that have samples."""
+        """The minutes that have samples (schema MINUTES)."""
         bit = "bitShiftLeft(toUInt64(1), toMinute(time, 'UTC'))"
         query = f"""
             SELECT {KEY}, intDiv(toUnixTimestamp(time), 3600) AS hour,
@@ -172,7 +172,7 @@ class ClickHouseMetrics(ClickHouse, MetricsStore):
         return self._table(query, MINUTES, start=start, stop=stop)
 
     def _volumes(self, start: datetime, stop: datetime) -> Iterator[pa.Table]:
-        """All readings of volumes in [start, stop), in parts, those of a device together, in order of time."""
+        """All readings of volumes in [start, stop), in parts; a device's are together, in order of time."""
         query = f"""
             SELECT {KEY}, source, disk, volume, time, used, total, free
             FROM volumes FINAL
@@ -182,7 +182,7 @@ class ClickHouseMetrics(ClickHouse, MetricsStore):
         return self._stream(query, VOLUMES, start, stop)
 
     def _counters(self, start: datetime, stop: datetime) -> Iterator[pa.Table]:
-        """All readings that increases in [start, stop) are made from, in parts, those of a device together."""
+        """All readings that contribute to increases in [start, stop), in parts; a device's are together."""
         query = f"""
             SELECT {KEY}, source, interface, time, network_in, network_out
             FROM interface_counters FINAL
@@ -198,7 +198,7 @@ class ClickHouseMetrics(ClickHouse, MetricsStore):
                 yield pa.Table.from_batches([part]).rename_columns(schema.names).cast(schema)
 
     def delete(self, device_ids: Sequence[str]) -> None:
-        """Rewrites the parts that have these devices, so that nothing of them is left on the disk either."""
+        """Rewrites the parts that contain these devices, so that nothing of them stays on disk either."""
         if not device_ids:
             return
         for table in TABLES:
@@ -206,6 +206,6 @@ class ClickHouseMetrics(ClickHouse, MetricsStore):
             self.command(statement, ids=list(device_ids))
 
     def _table(self, query: str, schema: pa.Schema, **parameters: Any) -> pa.Table:
-        """The result, its columns being named by their position."""
+        """The result, with its columns renamed by position."""
         table = self.arrow(query, **parameters)
         return table.rename_columns(schema.names).cast(schema)

@@ -1,7 +1,6 @@
 """Dragonfly (or Redis): latest values, API response caches, leaderboards, reports. All of it can be rebuilt."""
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from itertools import chain
 from typing import Any, ClassVar
@@ -14,8 +13,10 @@ from redis.backoff import ExponentialWithJitterBackoff
 from redis.retry import Retry
 
 from ninjait_pipelines.resources.store import (
+    SEE_STATUS,
     OutOfSpace,
     Store,
+    StoreError,
     StoreFailed,
     StoreRefused,
     StoreUnavailable,
@@ -23,10 +24,10 @@ from ninjait_pipelines.resources.store import (
     tls_failure,
 )
 
-# An older run never overwrites what a newer one wrote: as_of is ISO 8601 in UTC of fixed width, so text order is time
-# order. Of documents about different weeks the later week's is newer. ARGV: lifetime in milliseconds (0: for ever),
-# then for each key its value, and its week and as_of. What is none of our documents has no version and is replaced: it
-# would keep the key, and the run that writes it, from ever being right again.
+# An older run never overwrites what a newer one wrote: as_of is ISO 8601 in UTC with fixed width, so text order is time
+# order. A document about a later week is newer than one about an earlier week. ARGV: lifetime in milliseconds (0: no
+# limit), then for each key its value, and its week and as_of. A value that is not one of our documents has no version
+# and is replaced: otherwise no run could ever write that key again.
 VERSION_OF = """
 local function version_of(key)
     local held = redis.pcall('GET', key)
@@ -48,22 +49,22 @@ for i, key in ipairs(KEYS) do
 end
 return stored
 """
-# Of the keys of one script, so that it holds up other clients for some milliseconds at most.
+# Keys per script call: a script blocks other clients, and this many take a few milliseconds.
 KEYS_AT_ONCE = 500
-# Words of an error that passes when somebody acts -> what to do.
+# Errors that pass once someone acts: text in the message -> what to do.
 _PASSING = {
     "maxmemory": "Its memory is full: drain the queues, or raise maxmemory.",
     "Out of memory": "Its memory is full: drain the queues, or raise maxmemory.",
     "read only replica": "It is a replica: has the primary moved?",
-    "MISCONF": "It cannot write to its disk: look whether that is full, and into the server's log.",
-    "LOADING": "It is reading its data: wait.",
+    "MISCONF": "It cannot write to its disk: check whether that is full, and read the server's log.",
+    "LOADING": "It is loading its data: wait.",
 }
 PROBE = "ninjait:write-probe"
 
 
 class _Retry(Retry):
-    """Passes two errors on at once: a refused password, which redis-py counts among the broken connections, and
-    silence, because a server that hangs would hang for every further try."""
+    """Raises two errors at once: a refused password, which redis-py treats as a broken connection, and a time-out,
+    because a server that hangs would hang at every further attempt."""
 
     def call_with_retry(
         self,
@@ -79,38 +80,15 @@ class _Retry(Retry):
         return super().call_with_retry(do, fail, may_pass, with_failure_count)
 
 
-@contextmanager
-def errors(url: str) -> Iterator[None]:
-    """Turns the client's errors into ours."""
-    try:
-        yield
-    except (redis.exceptions.AuthenticationError, redis.exceptions.NoPermissionError) as error:
-        raise StoreRefused("Dragonfly", url, error, "Check DRAGONFLY_URL.") from error
-    except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
-        if failed := tls_failure("Dragonfly", url, error, "DRAGONFLY_URL", "DRAGONFLY_CA_FILE"):
-            raise failed from error
-        raise StoreUnavailable("Dragonfly", url, error, "See what runs with: ninjait status.") from error
-    except redis.exceptions.RedisError as error:
-        # redis-py puts the command before the server's words, which may hold what somebody sent.
-        said = str(error).rpartition(" of pipeline caused error: ")[2]
-        error.args = (said,)
-        if is_out_of_space(said):
-            raise OutOfSpace("Dragonfly", url, said) from error
-        for words, advice in _PASSING.items():
-            if words in said:
-                raise StoreUnavailable("Dragonfly", url, said, advice) from error
-        raise StoreFailed("Dragonfly", url, said, "Read Dragonfly's words above.") from error
-
-
 class Dragonfly(Store):
-    """Dragonfly through redis-py; wrap what you do with `client` in `errors(store.url)`.
+    """Dragonfly through redis-py; wrap what you do with `client` in `errors()`.
 
     with Dragonfly(url="redis://:password@127.0.0.1:6379/0").open() as store:
         store.set_if_newer("org:1:summary", {"as_of": "2026-01-01T00:00:00.000000+00:00"}, timedelta(minutes=5))
     """
 
     title = "Dragonfly"
-    oldest = "6.2"  # of Redis, whose version Valkey and others say for compatibility
+    oldest = "6.2"  # of Redis; Valkey and others report the Redis version they are compatible with
     oldest_dragonfly: ClassVar[str] = "1.40"
 
     url: str = Field(description="redis://:password@host:port/database; rediss:// with TLS")
@@ -121,7 +99,7 @@ class Dragonfly(Store):
 
     @property
     def client(self) -> redis.Redis:
-        """The official client; answers are text. It tries three times to connect or when the connection broke."""
+        """The official client; answers are text. It retries three times if the connection fails or breaks."""
         if self._client is None:
             self._client = self._connect()
         return self._client
@@ -142,17 +120,39 @@ class Dragonfly(Store):
             raise StoreFailed(self.title, self.url, error, "Check DRAGONFLY_URL.") from error
 
     def _ping(self) -> tuple[str, int | None]:
-        with errors(self.url):
+        with self.errors():
             info: dict[str, Any] = self.client.info()
         return str(info.get("dragonfly_version") or info["redis_version"]), info.get("used_memory")
 
+    def _translate(self, error: Exception) -> StoreError | None:
+        match error:
+            case redis.exceptions.AuthenticationError() | redis.exceptions.NoPermissionError():
+                return StoreRefused("Dragonfly", self.url, error, "Check DRAGONFLY_URL.")
+            case redis.exceptions.ConnectionError() | redis.exceptions.TimeoutError():
+                untrusted = tls_failure("Dragonfly", self.url, error, "DRAGONFLY_URL", "DRAGONFLY_CA_FILE")
+                return untrusted or StoreUnavailable("Dragonfly", self.url, error, SEE_STATUS)
+            case redis.exceptions.RedisError():
+                return self._server_error(error)
+        return None
+
+    def _server_error(self, error: redis.exceptions.RedisError) -> StoreError:
+        # redis-py puts the command in front of the server's message, and that may quote what a sender sent.
+        message = str(error).rpartition(" of pipeline caused error: ")[2]
+        error.args = (message,)
+        if is_out_of_space(message):
+            return OutOfSpace("Dragonfly", self.url, message)
+        for reason, advice in _PASSING.items():
+            if reason in message:
+                return StoreUnavailable("Dragonfly", self.url, message, advice)
+        return StoreFailed("Dragonfly", self.url, message, "See Dragonfly's message above.")
+
     def oldest_of(self, version: str) -> str:
-        """Dragonfly counts in another way than Redis."""
+        """Dragonfly's version numbers are not Redis's."""
         return self.oldest_dragonfly if version.startswith("df-") else self.oldest
 
     def probe(self) -> None:
-        """A key that is gone after a millisecond."""
-        with errors(self.url):
+        """Writes a key that expires after a millisecond."""
+        with self.errors():
             self.client.set(PROBE, 1, px=1)
 
     def set_if_newer(self, key: str, value: dict[str, Any], ttl: timedelta | None = None) -> bool:
@@ -163,15 +163,14 @@ class Dragonfly(Store):
         return self.set_many_if_newer([(key, value)], ttl) == 1
 
     def set_many_if_newer(self, values: Iterable[tuple[str, dict[str, Any]]], ttl: timedelta | None = None) -> int:
-        """The same for many, in few round trips; returns how many were stored."""
+        """The same for many documents, in few round trips; returns how many were stored."""
         milliseconds = int(ttl.total_seconds() * 1000) if ttl else 0
-        every = [(key, msgspec.json.encode(value), value.get("week", "") + value["as_of"]) for key, value in values]
+        documents = [(key, msgspec.json.encode(value), value.get("week", "") + value["as_of"]) for key, value in values]
         stored = 0
-        with errors(self.url):
+        with self.errors():
             script = self.client.register_script(_SET_IF_NEWER)
-            for first in range(0, len(every), KEYS_AT_ONCE):
-                some = every[first : first + KEYS_AT_ONCE]
-                stored += script(
-                    [key for key, *_ in some], [milliseconds, *chain.from_iterable(rest for _, *rest in some)]
-                )
+            for first in range(0, len(documents), KEYS_AT_ONCE):
+                batch = documents[first : first + KEYS_AT_ONCE]
+                versions = chain.from_iterable(version for _, *version in batch)
+                stored += script([key for key, *_ in batch], [milliseconds, *versions])
         return stored

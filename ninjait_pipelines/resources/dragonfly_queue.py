@@ -1,8 +1,8 @@
-"""`MessageQueue` on Dragonfly (or Redis, Valkey) streams, one for a queue and one for its dead letters.
+"""`MessageQueue` on Dragonfly (or Redis, Valkey) streams: one per queue, and one for its dead letters.
 
-A settled message is deleted from its stream, so that the stream's length is what is outstanding. How safe a confirmed
-message is follows from the server: `appendonly yes` (Redis, Valkey) keeps it when the server is killed; Dragonfly has
-no such log and needs a replica.
+A settled message is deleted from its stream, so the stream's length is what is outstanding. How safe a confirmed
+message is depends on the server: with `appendonly yes` Redis and Valkey keep it when they are killed; Dragonfly has no
+such log and needs a replica.
 """
 
 import time
@@ -18,25 +18,25 @@ import redis.exceptions
 from pydantic import Field
 
 from ninjait_pipelines.messages import LAST_MS, Message, Outgoing
-from ninjait_pipelines.resources.dragonfly import Dragonfly, errors
+from ninjait_pipelines.resources.dragonfly import Dragonfly
 from ninjait_pipelines.resources.message_queue import Depth, MessageQueue, QueueFull
 from ninjait_pipelines.resources.store import StoreError, StoreFailed
 from ninjait_pipelines.streams import QUEUES
 
 GROUP = "pipeline"
-# The consumer that nobody is. It holds what was given back, as if it had held it for a week: whoever asks may claim it.
+# A consumer that does not exist. It holds requeued messages as if it had held them for a week: anyone may claim them.
 GIVEN_BACK = "given-back"
 GIVEN_BACK_IDLE_MS = 7 * 24 * 3600 * 1000
-# A receive polls: a blocked read would not see what others give back, Dragonfly before 1.40 forgets COUNT when it wakes
-# one, and a reply that comes after the client's time-out would leave messages held by nobody.
+# `receive` polls: a blocking read would not see what others requeue, Dragonfly before 1.40 ignores COUNT when it wakes
+# one, and a reply after the client's time-out would leave messages held by a consumer that never saw them.
 POLL_SECONDS = 0.05
-# How long it is known how often a message began anew; the longest that one is to blame for goes on.
+# How long the count of a message's spares is kept.
 SPARES_KEPT_SECONDS = 7 * 24 * 3600
 BATCH_MESSAGES = 1_000
 BATCH_BYTES = 4 * 1024 * 1024
 
-# Adds as many messages as there is room for and returns how many; -1 where the queue is not declared, because XADD
-# would create a stream without its group.
+# Adds as many messages as there is room for and returns how many; -1 if the queue is not declared, because XADD would
+# create a stream without its group.
 # KEYS: stream. ARGV: max_length, then routing_key, message_id, content_type and body of each message.
 _PUBLISH = """
 if redis.call('EXISTS', KEYS[1]) == 0 then return -1 end
@@ -50,8 +50,8 @@ for i = 2, #ARGV, 4 do
 end
 return taken
 """
-# Deletes a consumer that holds nothing. Deleting one that still holds messages would lose them: they stay in the
-# stream, and nobody is ever given them. (Dragonfly answers for the whole group where the consumer does not exist.)
+# Deletes a consumer that holds nothing. If it still held messages, those would stay in the stream and never be
+# delivered. (If the consumer does not exist, Dragonfly answers for the whole group.)
 # KEYS: stream. ARGV: group, consumer.
 _LEAVE = """
 local held = redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 1, ARGV[2])
@@ -61,8 +61,8 @@ return redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], ARGV[2])
 
 
 class DragonflyQueue(Dragonfly, MessageQueue):
-    """The broker in Dragonfly streams. Its client's answers are bytes; it sends again what was not answered, so a
-    message may come twice.
+    """The broker on Dragonfly streams. The client returns bytes, and repeats commands that were not answered, so a
+    message may arrive twice.
 
     with DragonflyQueue(url="redis://:password@127.0.0.1:6379/0").open() as queue:
         queue.publish([Outgoing("agent.metrics", f"metrics.{organization_id}", body)])
@@ -75,7 +75,7 @@ class DragonflyQueue(Dragonfly, MessageQueue):
     redelivery_seconds: float = Field(
         default=120,
         gt=0,
-        description="After so many seconds without a sign of its consumer, a message is delivered again",
+        description="A message whose consumer was silent for this long is delivered again, seconds",
     )
     delivery_limit: int = Field(
         default=5, ge=1, description="A message that was delivered more often than this becomes a dead letter"
@@ -83,14 +83,14 @@ class DragonflyQueue(Dragonfly, MessageQueue):
     max_length: int = Field(
         default=1_000_000,
         ge=1,
-        description="Messages that a queue holds, settled ones excluded; then it refuses publishers",
+        description="Messages that a queue may hold, without settled ones, before it refuses publishers",
     )
     timeout_seconds: float = Field(default=10, gt=0, description="Longest wait for a connection or an answer, seconds")
 
     _text = False
 
     def declare(self, queue: str | None = None) -> None:
-        with errors(self.url):
+        with self.errors():
             for name in [queue] if queue else QUEUES:
                 try:
                     self.client.xgroup_create(stream_key(name), GROUP, id="0", mkstream=True)
@@ -110,7 +110,7 @@ class DragonflyQueue(Dragonfly, MessageQueue):
 
     def _publish(self, queue: str, batch: Sequence[Outgoing]) -> int:
         taken = self._add(queue, batch)
-        if taken < 0:  # someone emptied the server, or nothing was ever declared
+        if taken < 0:  # the server was emptied, or nothing was ever declared
             self.declare()
             taken = self._add(queue, batch)
         if taken < len(batch):
@@ -124,17 +124,17 @@ class DragonflyQueue(Dragonfly, MessageQueue):
         arguments: list[Any] = [self.max_length]
         for message in batch:
             arguments += [message.routing_key, message.message_id or "", message.content_type, message.body]
-        with errors(self.url):
+        with self.errors():
             return self.client.register_script(_PUBLISH)(keys=[stream_key(queue)], args=arguments)
 
     @contextmanager
     def consume(self, queue: str, prefetch: int, limit: int | None = None) -> Iterator["StreamConsumer"]:
-        """Nothing is sent ahead, so `most` means nothing here."""
+        """Nothing is sent ahead, so `limit` has no effect."""
         consumer = StreamConsumer(self, queue, prefetch)
         try:
             yield consumer
         finally:
-            # A server that is away now gives the messages to others after redelivery_seconds: nothing to report.
+            # If the server is unavailable, it redelivers the messages after redelivery_seconds: nothing to report.
             with suppress(StoreError):
                 consumer.close()
 
@@ -148,32 +148,32 @@ class DragonflyQueue(Dragonfly, MessageQueue):
         return Depth(ready=max(0, length - pending["pending"]), unsettled=pending["pending"], dead=dead)
 
     def dead_letters(self, queue: str, limit: int = 100) -> list[tuple[Message, str]]:
-        with errors(self.url):
+        with self.errors():
             entries: list[Any] = self.client.xrange(dead_key(queue), count=limit)  # type: ignore[assignment]
         return [
             (_dead_letter(queue, *entry), entry[1].get(b"reason", b"").decode(errors="replace")) for entry in entries
         ]
 
     def discard_dead_letters(self, messages: Sequence[Message]) -> None:
-        with errors(self.url):
+        with self.errors():
             for queue, letters in groupby(messages, key=lambda message: message.queue):
                 self.client.xdel(dead_key(queue), *(letter.receipt for letter in letters))
 
     @contextmanager
     def queue_errors(self, queue: str) -> Iterator[None]:
-        """As `errors`; says what it means that the stream or its group is not there."""
-        with errors(self.url):
+        """Like `errors`, and explains a missing stream or group."""
+        with self.errors():
             try:
                 yield
             except redis.exceptions.ResponseError as error:
                 if "NOGROUP" not in str(error):
                     raise
-                problem = f"there is no queue {queue}: nothing has declared it yet, or somebody emptied the server"
-                raise StoreFailed(self.title, self.url, problem, "Whoever publishes to it declares it.") from error
+                problem = f"there is no queue {queue}: it was not declared yet, or the server was emptied"
+                raise StoreFailed(self.title, self.url, problem, "Publishing to it declares it.") from error
 
 
 class StreamConsumer:
-    """A consumer of the group, under a name that nobody else has."""
+    """A consumer of the group, under a unique name."""
 
     def __init__(self, broker: DragonflyQueue, queue: str, prefetch: int) -> None:
         self._broker = broker
@@ -183,21 +183,21 @@ class StreamConsumer:
         self._prefetch = prefetch
         self._idle_ms = int(broker.redelivery_seconds * 1000)
         self._held: set[str] = set()
-        self._last: set[str] = set()  # of what is held, those that become dead letters when they come again
+        self._final: set[str] = set()  # held messages that become dead letters at the next delivery
         self._stopped = False
 
     def stop(self) -> None:
-        """Nothing comes that was not asked for."""
+        """Messages arrive only when asked for."""
         self._stopped = True
 
     def receive(self, limit: int, wait_seconds: float) -> list[Message]:
-        """What comes again is given before what is new."""
+        """Returns redeliveries before new messages."""
         room = 0 if self._stopped else min(limit, self._prefetch - len(self._held))
         if room <= 0:
             return []
         deadline = time.monotonic() + wait_seconds
         while True:
-            messages = self._returned(room)
+            messages = self._redelivered(room)
             if len(messages) < room:
                 messages += self._new(room - len(messages))
             self._held.update(message.receipt for message in messages)
@@ -211,9 +211,9 @@ class StreamConsumer:
             streams: Any = self._client.xreadgroup(GROUP, self._name, {self._key: ">"}, count=limit)
         return [_message(self._queue, entry_id, fields, 1) for entry_id, fields in _entries(streams)]
 
-    def _returned(self, limit: int) -> list[Message]:
-        """Claims what others gave back, or have held for too long. Two who claim the same do not both get it: the first
-        claim makes it young again."""
+    def _redelivered(self, limit: int) -> list[Message]:
+        """Claims what others requeued, or have held for too long. If two claim the same message only the first gets it,
+        because a claim resets the idle time."""
         with self._errors():
             rows: Any = self._client.xpending_range(
                 self._key, GROUP, min="-", max="+", count=limit + len(self._held), idle=self._idle_ms
@@ -228,7 +228,7 @@ class StreamConsumer:
             for entry_id, fields in claimed
             if entry_id is not None
         ]
-        self._last |= {one.receipt for one in messages if one.deliveries > self._broker.delivery_limit}
+        self._final |= {one.receipt for one in messages if one.deliveries > self._broker.delivery_limit}
         return [message for message in messages if not self._beyond_the_limit(message)]
 
     def _beyond_the_limit(self, message: Message) -> bool:
@@ -239,7 +239,7 @@ class StreamConsumer:
         return True
 
     def acknowledge(self, messages: Sequence[Message]) -> None:
-        """One transaction: dying before it, the messages come again; there is no state in between."""
+        """One transaction: dying before it, the messages are redelivered; there is no state in between."""
         if not messages:
             return
         receipts = [message.receipt for message in messages]
@@ -250,25 +250,25 @@ class StreamConsumer:
         self._held.difference_update(receipts)
 
     def requeue(self, messages: Sequence[Message]) -> None:
-        self._give_back([message.receipt for message in messages])
+        self._requeue([message.receipt for message in messages])
 
     def spare(self, blamed: Message | None = None, reason: str = "") -> None:
-        """One command; what is held for the last time has been delivered never."""
-        if blamed and blamed.receipt in self._last & self._held and self._spares(blamed) > self._broker.max_spares:
+        """One command resets the delivery count of what is held at its last permitted delivery."""
+        if blamed and blamed.receipt in self._final & self._held and self._spares(blamed) > self._broker.max_spares:
             self.reject(blamed, reason)
-        self._give_back(sorted(self._last & self._held), deliveries=0)
+        self._requeue(sorted(self._final & self._held), deliveries=0)
 
     def _spares(self, message: Message) -> int:
-        """How often a message began anew as the one to blame, this time included."""
+        """How often a message has been spared as the one to blame, including this time."""
         with self._errors(), self._client.pipeline() as pipeline:
             pipeline.hincrby(f"{self._key}:spared", message.receipt, 1)
             pipeline.expire(f"{self._key}:spared", SPARES_KEPT_SECONDS)
             return int(pipeline.execute()[0])
 
-    def _give_back(self, receipts: list[Any], deliveries: int | None = None) -> None:
+    def _requeue(self, receipts: list[Any], deliveries: int | None = None) -> None:
         if receipts:
             with self._errors():
-                # JUSTID leaves the count of deliveries as it is.
+                # JUSTID leaves the delivery count unchanged.
                 self._client.xclaim(
                     self._key,
                     GROUP,
@@ -282,7 +282,7 @@ class StreamConsumer:
             self._held.difference_update(receipts)
 
     def reject(self, message: Message, reason: str) -> None:
-        """One transaction: the message is in its queue or among the dead letters, never in both or in neither."""
+        """One transaction: the message is either in its queue or in the dead letters, never in both or neither."""
         letter: dict[Any, Any] = {
             "delivery_id": message.delivery_id,
             "deliveries": message.deliveries,
@@ -302,8 +302,8 @@ class StreamConsumer:
                 self._client.xclaim(self._key, GROUP, self._name, 0, list(self._held), justid=True)
 
     def close(self) -> None:
-        """Gives back what is held, and leaves the group."""
-        self._give_back(sorted(self._held))
+        """Requeues what is held, and leaves the group."""
+        self._requeue(sorted(self._held))
         with self._errors():
             self._client.register_script(_LEAVE)(keys=[self._key], args=[GROUP, self._name])
 
@@ -318,8 +318,8 @@ class StreamConsumer:
 
 
 def stream_key(queue: str) -> str:
-    """The key of a queue's stream; ValueError for a queue that does not exist. The braces keep it and its dead letters
-    together in a cluster."""
+    """The key of a queue's stream; raises ValueError if there is no such queue. The braces keep it and its dead letters
+    on the same node of a cluster."""
     if queue not in QUEUES:
         raise ValueError(f"there is no queue {queue!r}; the queues are {', '.join(QUEUES)}")
     return f"queue:{{{queue}}}"
@@ -331,7 +331,7 @@ def dead_key(queue: str) -> str:
 
 
 def _batches(messages: Iterable[Outgoing]) -> Iterator[tuple[str, list[Outgoing]]]:
-    """Batches of one queue each, no larger than may stop the server for a moment; within a queue in order."""
+    """Batches of one queue each, small enough to block the server only for a moment; in order within a queue."""
     waiting: dict[str, list[Outgoing]] = {}
     count = size = 0
     for message in messages:
@@ -345,7 +345,7 @@ def _batches(messages: Iterable[Outgoing]) -> Iterator[tuple[str, list[Outgoing]
 
 
 def _entries(streams: Any) -> list[tuple[bytes, dict[bytes, bytes]]]:
-    """The entries of the one stream that was read; nothing, where nothing was new."""
+    """The entries of the one stream that was read; none if nothing was new."""
     if not streams:
         return []
     entries = next(iter(streams.values()))[0] if isinstance(streams, dict) else streams[0][1]
@@ -356,7 +356,7 @@ _TEXT = (b"routing_key", b"content_type", b"message_id")
 
 
 def _message(queue: str, entry_id: bytes, fields: dict[bytes, bytes], deliveries: int) -> Message:
-    """What somebody else put into the stream lacks our fields: it is delivered as it is, and ends in quarantine."""
+    """An entry of another program lacks our fields: it is delivered as it is, and ends up in quarantine."""
     receipt = entry_id.decode(errors="replace")
     text = {name: fields.get(name, b"").decode(errors="replace") for name in _TEXT}
     return Message(
@@ -373,13 +373,13 @@ def _message(queue: str, entry_id: bytes, fields: dict[bytes, bytes], deliveries
 
 
 def _milliseconds(receipt: str) -> int:
-    """When Dragonfly took it; 0 where somebody chose another id."""
+    """When Dragonfly stored it; 0 if its publisher chose another kind of id."""
     milliseconds = receipt.partition("-")[0]
     return int(milliseconds) if milliseconds.isdigit() and int(milliseconds) <= LAST_MS else 0
 
 
 def _dead_letter(queue: str, entry_id: bytes, fields: dict[bytes, bytes]) -> Message:
-    """As it was delivered, but that the receipt is the dead letter's. Somebody else's lacks our fields."""
+    """As it was delivered, except that the receipt is the dead letter's. Another program's lacks our fields."""
     deliveries = fields.get(b"deliveries", b"")
     original = _message(
         queue, fields.get(b"delivery_id", entry_id), fields, int(deliveries) if deliveries.isdigit() else 1

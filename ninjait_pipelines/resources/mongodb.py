@@ -1,7 +1,6 @@
 """MongoDB: application logs, the operators' audit trail, quarantined messages."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,10 @@ from pydantic import Field, PrivateAttr
 from pymongo.database import Database
 
 from ninjait_pipelines.resources.store import (
+    SEE_STATUS,
     OutOfSpace,
     Store,
+    StoreError,
     StoreFailed,
     StoreRefused,
     StoreUnavailable,
@@ -24,15 +25,15 @@ from ninjait_pipelines.settings import LOCAL_STACK
 from ninjait_pipelines.urls import options_of, without_password
 
 DATABASE = "ninjait"
-IDS_A_QUERY = 1000
+IDS_PER_QUERY = 1000
 PROBES = "write_probes"
 OUT_OF_DISK_SPACE = 14031
 DUPLICATE_KEY = 11000
-# Codes of errors that are about a document or a query, and quote it: a duplicate key, a failed validation, a bad value.
+# Codes of errors that quote the document or the query: duplicate key, failed validation, bad value.
 QUOTING = {2, 9, 14, 121, DUPLICATE_KEY}
-# What an error says at most of a write of thousands of documents.
-MAX_WORDS, MAX_CHARACTERS = 5, 2_000
-# Codes of what passes: no primary for now, shutting down, a time limit.
+# Limits for the error message of a write of thousands of documents.
+MAX_MESSAGES, MAX_CHARACTERS = 5, 2_000
+# Codes of temporary failures: no primary at the moment, shutting down, a time limit.
 PASSING = {50, 89, 91, 133, 189, 262, 9001, 10107, 11600, 11602, 13388, 13435, 13436}
 
 
@@ -51,25 +52,25 @@ class MongoDB(Store):
 
     spool_folder: str | None = Field(
         default=None,
-        description="Folder where what is for the quarantine waits while MongoDB is away; must outlive the process. "
+        description="Folder where quarantined messages wait while MongoDB is unavailable; must outlive the process. "
         "None: .ninjait/spool beside the package",
     )
 
     quarantine_limit_mib: str = Field(
-        default="1024", description="What the quarantine holds at most, MiB; text, as a variable is"
+        default="1024", description="Size limit of the quarantine, MiB; text, because environment variables are"
     )
 
     _client: pymongo.MongoClient[dict[str, Any]] | None = PrivateAttr(default=None)
 
     @property
     def spool(self) -> Path:
-        """The spool of this database: never of another one, whose drains may share the folder."""
+        """The spool of this database alone: other databases' drains may share the folder."""
         name = without_password(self.url).partition("://")[2].partition("/")[2].strip("/") or DATABASE
         return Path(self.spool_folder or LOCAL_STACK / "spool").absolute() / name
 
     @property
     def database(self) -> Database[dict[str, Any]]:
-        """The database that the URL names. pymongo itself retries what is safe to retry."""
+        """The database named in the URL. pymongo retries what is safe to retry."""
         if self._client is None:
             self._client = self._connect()
         return self._client.get_default_database(DATABASE)
@@ -101,14 +102,14 @@ class MongoDB(Store):
             self.database[PROBES].update_one({"_id": "pipeline"}, now, upsert=True)
 
     def which_ids(self, collection: str, ids: Collection[str]) -> set[str]:
-        """Which of these ids a collection has."""
+        """Those of the ids that exist in a collection."""
         wanted = list(ids)
         with self.errors():
             return {
                 document["_id"]
-                for at in range(0, len(wanted), IDS_A_QUERY)
+                for at in range(0, len(wanted), IDS_PER_QUERY)
                 for document in self.database[collection].find(
-                    {"_id": {"$in": wanted[at : at + IDS_A_QUERY]}}, {"_id": 1}
+                    {"_id": {"$in": wanted[at : at + IDS_PER_QUERY]}}, {"_id": 1}
                 )
             }
 
@@ -126,35 +127,36 @@ class MongoDB(Store):
                     raise
 
     def count_ids(self, collection: str, ids: Sequence[str]) -> int:
-        """How many documents with one of these ids a collection has."""
+        """How many of the ids exist in a collection."""
         return len(self.which_ids(collection, ids))
 
-    @contextmanager
-    def errors(self) -> Iterator[None]:
-        """Turns pymongo's errors into ours."""
-        try:
-            yield
-        except pymongo.errors.OperationFailure as error:
-            codes, said = _codes(error), _said(error)
-            error.args = (said,)
-            if OUT_OF_DISK_SPACE in codes or (codes.isdisjoint(QUOTING) and is_out_of_space(said)):
-                raise OutOfSpace(self.title, self.url, said) from error
-            if codes & {13, 18}:
-                raise StoreRefused(self.title, self.url, said, "Check MONGODB_URL.") from error
-            if codes & PASSING:
-                raise StoreUnavailable(self.title, self.url, said, "See what runs with: ninjait status.") from error
-            raise StoreFailed(self.title, self.url, said, "Read MongoDB's words above.") from error
-        except pymongo.errors.ConnectionFailure as error:
-            if failed := tls_failure(self.title, self.url, error, "MONGODB_URL", "MONGODB_CA_FILE"):
-                raise failed from error
-            problem = str(error).partition(" (configured timeouts")[0]
-            raise StoreUnavailable(self.title, self.url, problem, "See what runs with: ninjait status.") from error
-        except pymongo.errors.PyMongoError as error:
-            raise StoreFailed(self.title, self.url, error, "Read the words above.") from error
+    def _translate(self, error: Exception) -> StoreError | None:
+        match error:
+            case pymongo.errors.OperationFailure():
+                return self._server_error(error)
+            case pymongo.errors.ConnectionFailure():
+                if untrusted := tls_failure(self.title, self.url, error, "MONGODB_URL", "MONGODB_CA_FILE"):
+                    return untrusted
+                problem = str(error).partition(" (configured timeouts")[0]
+                return StoreUnavailable(self.title, self.url, problem, SEE_STATUS)
+            case pymongo.errors.PyMongoError():
+                return StoreFailed(self.title, self.url, error, "See the message above.")
+        return None
+
+    def _server_error(self, error: pymongo.errors.OperationFailure) -> StoreError:
+        codes, message = _codes(error), _message(error)
+        error.args = (message,)
+        if OUT_OF_DISK_SPACE in codes or (codes.isdisjoint(QUOTING) and is_out_of_space(message)):
+            return OutOfSpace(self.title, self.url, message)
+        if codes & {13, 18}:
+            return StoreRefused(self.title, self.url, message, "Check MONGODB_URL.")
+        if codes & PASSING:
+            return StoreUnavailable(self.title, self.url, message, SEE_STATUS)
+        return StoreFailed(self.title, self.url, message, "See MongoDB's message above.")
 
 
 def _tls(url: str, ca_file: str | None) -> dict[str, Any]:
-    """TLS with this authority, unless the URL says tls=false; without one what the URL says."""
+    """TLS with this authority, unless the URL has tls=false; without an authority, whatever the URL has."""
     options = {name.lower(): value.lower() for name, value in options_of(url).items()}
     if ca_file is None or options.get("tls", options.get("ssl")) == "false":
         return {}
@@ -162,17 +164,17 @@ def _tls(url: str, ca_file: str | None) -> dict[str, Any]:
 
 
 def _codes(error: pymongo.errors.OperationFailure) -> set[int | None]:
-    """The server's codes: of a bulk write, those of its single writes."""
-    return {error.code, *(one.get("code") for one in _problems(error))}
+    """The server's codes; for a bulk write, also those of its single writes."""
+    return {error.code, *(problem.get("code") for problem in _problems(error))}
 
 
-def _said(error: pymongo.errors.OperationFailure) -> str:
-    """The server's words. Of a bulk write those of its single writes: pymongo adds the documents, which are somebody's
-    logs and messages, and may say of themselves that a disk is full."""
+def _message(error: pymongo.errors.OperationFailure) -> str:
+    """The server's message; for a bulk write, those of its single writes, without the documents that pymongo adds:
+    those are logs and messages, whose text may mention a full disk."""
     if not isinstance(error, pymongo.errors.BulkWriteError):
         return str(error).partition(", full error: ")[0]
-    words = dict.fromkeys(f"{one.get('errmsg')} (code {one.get('code')})" for one in _problems(error))
-    return "; ".join(list(words)[:MAX_WORDS])[:MAX_CHARACTERS]
+    messages = dict.fromkeys(f"{problem.get('errmsg')} (code {problem.get('code')})" for problem in _problems(error))
+    return "; ".join(list(messages)[:MAX_MESSAGES])[:MAX_CHARACTERS]
 
 
 def _problems(error: pymongo.errors.OperationFailure) -> list[Mapping[str, Any]]:

@@ -1,4 +1,4 @@
-"""PostgreSQL: the system of record, and where invoices are kept."""
+"""PostgreSQL: the system of record, and the store of invoices."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,23 +13,24 @@ from psycopg.rows import DictRow, dict_row
 from pydantic import Field, PrivateAttr
 
 from ninjait_pipelines.resources.store import (
+    SEE_STATUS,
     OutOfSpace,
     Store,
+    StoreError,
     StoreFailed,
     StoreRefused,
     StoreUnavailable,
     is_out_of_space,
-    retrying,
     tls_failure,
 )
 from ninjait_pipelines.urls import options_of
 
 
 class NoSuchTime:
-    """A time or date that PostgreSQL holds and Python has none for: infinity, a year BC or after 9999.
+    """A time or date of PostgreSQL that Python cannot represent: infinity, a year BC or after 9999.
 
-    psycopg raises for it, and with it goes every row of the read. Instead whoever computes with this value raises,
-    which leaves out its own row: it compares with nothing, and no column takes it.
+    psycopg raises for it, and every row of the query would be lost. With this value only its own row is: computing with
+    it raises, because it compares with nothing, and no column accepts it.
     """
 
     def __init__(self, text: str) -> None:
@@ -40,19 +41,19 @@ class NoSuchTime:
 
 
 def wrong_times(row: Mapping[str, Any]) -> dict[str, NoSuchTime]:
-    """The columns of the row that hold a NoSuchTime."""
+    """The columns of the row whose value is a NoSuchTime."""
     return {name: value for name, value in row.items() if isinstance(value, NoSuchTime)}
 
 
 def check_times(row: Mapping[str, Any]) -> None:
-    """Raises ValueError naming the columns of the row that hold a NoSuchTime."""
+    """Raises ValueError naming the columns of the row whose value is a NoSuchTime."""
     if wrong := wrong_times(row):
-        said = ", ".join(f"{name} is {value}" for name, value in wrong.items())
-        raise ValueError(f"{said}: set it to a time from the year 1 to 9999, or to null if there is none")
+        columns = ", ".join(f"{name} is {value}" for name, value in wrong.items())
+        raise ValueError(f"{columns}: set it to a time from the year 1 to 9999, or to null if there is none")
 
 
 def _lenient(of: type[AnyLoader]) -> type[Loader]:
-    """A loader like this one that gives NoSuchTime for what it has no value for."""
+    """The same loader, except that it returns NoSuchTime for what Python cannot represent."""
 
     class Lenient(Loader):
         def __init__(self, oid: int, context: Any = None) -> None:
@@ -72,16 +73,16 @@ TIMES = ("timestamptz", "timestamp", "date")
 
 
 class BoundedConnection(psycopg.Connection[DictRow]):
-    """A connection that waits for an answer for `answer_seconds` at most.
+    """A connection that waits at most `answer_seconds` for an answer.
 
-    The server's own time-outs need a server that runs, and TCP's a peer that is gone: one that was stopped, or whose
-    disk hangs, is neither. libpq knows no time-out for an answer.
+    The server's own time-outs need a running server, and TCP's a peer that is gone: a server that was stopped, or whose
+    disk hangs, is neither. libpq has no time-out for answers.
     """
 
     answer_seconds: float | None = None
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
-        """Raises OperationalError, with the connection closed, where no answer came in time."""
+        """Raises OperationalError and closes the connection if no answer comes in time."""
         try:
             return super().wait(gen, interval, self.answer_seconds if timeout is None else timeout)
         except psycopg.errors._WaitTimeout as error:
@@ -102,7 +103,7 @@ class Postgres(Store):
     url: str = Field(description="postgresql://user:password@host:port/database")
     connect_timeout_seconds: int = Field(default=5, description="Longest wait for a connection, seconds")
     hosts_without_organization: str = Field(
-        default="off", description="on: hosts are found among those of all organizations where a message names none"
+        default="off", description="on: a host is looked up among all organizations if its message names none"
     )
     interfaces_left_out: str | None = Field(
         default=None, description="Shell patterns, separated by commas, of the interfaces whose bytes do not count"
@@ -110,7 +111,8 @@ class Postgres(Store):
     statement_timeout_seconds: int = Field(default=40, description="Longest run of one statement, seconds")
     lock_timeout_seconds: int = Field(default=20, description="Longest wait of a statement for a lock, seconds")
     answer_timeout_seconds: float = Field(
-        default=45, description="Longest wait for an answer, of a server that hangs; above the statement's, seconds"
+        default=45,
+        description="Longest wait for an answer from a server that hangs, seconds; more than the statement's",
     )
 
     _client: BoundedConnection | None = PrivateAttr(default=None)
@@ -122,26 +124,21 @@ class Postgres(Store):
         return row[0]["version"], row[0]["size"]
 
     def probe(self) -> None:
-        """Asks whether it is read-only; no drain writes to it."""
+        """Only checks whether it is read-only, because no drain writes to it."""
         if self.rows("SELECT current_setting('transaction_read_only') AS read_only")[0]["read_only"] == "on":
             raise self._read_only("it is read-only")
 
     def rows(self, query: str, parameters: Mapping[str, Any] | None = None) -> list[DictRow]:
-        """The rows of a query as dicts. Retried when the server is away, so for reads only.
+        """The rows of a query as dicts. Retried while the server is unavailable, so for reads only.
 
-        A time that Python has none for is a NoSuchTime.
+        A time that Python cannot represent is a NoSuchTime.
         """
-
-        def once() -> list[DictRow]:
-            with self._errors():
-                return self._connection().execute(query.encode(), parameters).fetchall()
-
-        return retrying()(once)
+        return self.call(lambda: self._connection().execute(query.encode(), parameters).fetchall())
 
     @contextmanager
     def transaction(self) -> Iterator[psycopg.Connection[DictRow]]:
         """A connection inside a transaction: committed at the end, rolled back by an exception."""
-        with self._errors():
+        with self.errors():
             connection = self._connection()
             with connection.transaction():
                 yield connection
@@ -155,7 +152,7 @@ class Postgres(Store):
                 row_factory=dict_row,
                 autocommit=True,
                 connect_timeout=self.connect_timeout_seconds,
-                # A peer that is gone is noticed by the kernel too, in between statements.
+                # The kernel also notices a dead peer between statements.
                 keepalives_idle=10,
                 keepalives_interval=5,
                 keepalives_count=3,
@@ -169,40 +166,42 @@ class Postgres(Store):
                     adapters.register_loader(name, _lenient(loader))
         return self._client
 
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except psycopg.OperationalError as error:
-            self.close()
-            if failed := tls_failure(self.title, self.url, error, "DATABASE_URL", "DATABASE_CA_FILE"):
-                raise failed from error
-            if is_out_of_space(error) or isinstance(error, psycopg.errors.DiskFull):
-                raise OutOfSpace(self.title, self.url, error) from error
-            if any(words in str(error) for words in ("authentication failed", "does not exist", "permission denied")):
-                raise StoreRefused(self.title, self.url, error, "Check DATABASE_URL.") from error
-            raise StoreUnavailable(self.title, self.url, error, "See what runs with: ninjait status.") from error
-        except psycopg.errors.ReadOnlySqlTransaction as error:
-            self.close()  # it may be a standby by now: whoever connects anew may find the primary
-            raise self._read_only(error) from error
-        except psycopg.errors.InsufficientPrivilege as error:
-            advice = "Check the rights of DATABASE_URL's user: sql/roles/postgres.sql says which it needs."
-            raise StoreRefused(self.title, self.url, error, advice) from error
-        except psycopg.errors.UndefinedTable as error:
-            raise StoreFailed(
-                self.title, self.url, error, "Bring the schema up to date: ninjait migrate up."
-            ) from error
-        except psycopg.Error as error:
-            raise StoreFailed(self.title, self.url, error, "Read PostgreSQL's words above.") from error
+    def _translate(self, error: Exception) -> StoreError | None:
+        match error:
+            case psycopg.OperationalError():
+                self.close()  # the connection may be broken
+                return self._operational_error(error)
+            case psycopg.errors.ReadOnlySqlTransaction():
+                self.close()  # the server may have become a standby: connecting again may find the primary
+                return self._read_only(error)
+            case psycopg.errors.InsufficientPrivilege():
+                advice = "Check the rights of DATABASE_URL's user: sql/roles/postgres.sql lists what it needs."
+                return StoreRefused(self.title, self.url, error, advice)
+            case psycopg.errors.UndefinedTable():
+                return StoreFailed(self.title, self.url, error, "Bring the schema up to date: ninjait migrate up.")
+            case psycopg.Error():
+                return StoreFailed(self.title, self.url, error, "See PostgreSQL's message above.")
+        return None
+
+    def _operational_error(self, error: psycopg.OperationalError) -> StoreError:
+        if untrusted := tls_failure(self.title, self.url, error, "DATABASE_URL", "DATABASE_CA_FILE"):
+            return untrusted
+        if is_out_of_space(error) or isinstance(error, psycopg.errors.DiskFull):
+            return OutOfSpace(self.title, self.url, error)
+        if any(reason in str(error) for reason in ("authentication failed", "does not exist", "permission denied")):
+            return StoreRefused(self.title, self.url, error, "Check DATABASE_URL.")
+        return StoreUnavailable(self.title, self.url, error, SEE_STATUS)
 
     def _read_only(self, problem: object) -> StoreUnavailable:
-        return StoreUnavailable(self.title, self.url, problem, "It is a standby, or was set so: has the primary moved?")
+        return StoreUnavailable(
+            self.title, self.url, problem, "It is a standby, or was made read-only: has the primary moved?"
+        )
 
 
 def _tls(url: str, ca_file: str | None) -> dict[str, Any]:
-    """The certificate and its host name verified by this authority, unless the URL says another sslmode.
+    """Verifies certificate and host name with this authority, unless the URL has another sslmode.
 
-    Without one what the URL says; where it says nothing, libpq takes TLS where the server has it, and verifies nothing.
+    Without an authority the URL decides; if it has no sslmode, libpq uses TLS if it can, and verifies nothing.
     """
     options = options_of(url)
     if ca_file is None or options.get("sslmode") == "disable":

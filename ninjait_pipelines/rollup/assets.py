@@ -148,7 +148,7 @@ def fill_tier(
     for together in batches(list(written), lambda _: None):
         aggregates = store.aggregate(source, together[0], together[-1] + HOUR, WIDTH[target])
         if refused := store.write_aggregates(target, aggregates):
-            problem = f"it refused {len(refused)} windows of {target}, the first with: {refused[0].words}"
+            problem = f"it refused {len(refused)} windows of {target}, the first with: {refused[0].message}"
             raise StoreFailed(store.title, store.address, problem, "Mend the tier, then rerun the partition.")
         written |= {hour: rows for hour, (rows, _) in per_hour(aggregates["time"], aggregates["samples"]).items()}
     return written

@@ -424,7 +424,7 @@ def test_a_key_never_leads_out_of_the_archive(stores: Stores, key: str) -> None:
         lambda: stores.archive.version(key),
         lambda: stores.archive.scan([key]),
     ):
-        with pytest.raises(StoreFailed, match="is no key of an object"):
+        with pytest.raises(StoreFailed, match="is not a valid key"):
             act()
 
 

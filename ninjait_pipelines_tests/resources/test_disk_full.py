@@ -14,7 +14,7 @@ from influxdb_client.rest import ApiException
 from ninjait_pipelines.resources.archive.bucket import Bucket
 from ninjait_pipelines.resources.archive.resource import arrow_errors
 from ninjait_pipelines.resources.clickhouse import ClickHouse
-from ninjait_pipelines.resources.dragonfly import errors as dragonfly_errors
+from ninjait_pipelines.resources.dragonfly import Dragonfly
 from ninjait_pipelines.resources.influxdb.resource import InfluxDB
 from ninjait_pipelines.resources.mongodb import MongoDB
 from ninjait_pipelines.resources.postgres import Postgres
@@ -22,6 +22,7 @@ from ninjait_pipelines.resources.store import OutOfSpace, StoreFailed, StoreUnav
 
 CLICKHOUSE = ClickHouse(url="http://h:1", user="u", password="p", database="d")
 INFLUXDB = InfluxDB(url="http://h:1", token="t", organization="o", bucket="b")
+DRAGONFLY = Dragonfly(url="redis://h:1")
 MONGODB = MongoDB(url="mongodb://h:1/d")
 POSTGRES = Postgres(url="postgresql://u@h:1/d")
 
@@ -46,15 +47,15 @@ def said_by_s3(code: str, status: int, words: str) -> ClientError:
 
 BULK = {"writeErrors": [{"code": 14031, "errmsg": "available disk space of 0 bytes is less than required minimum"}]}
 FULL: dict[str, tuple[Any, Exception]] = {
-    "ClickHouse 243": (CLICKHOUSE._errors, DatabaseError("Code: 243. DB::Exception: Cannot reserve 1.00 MiB")),
-    "ClickHouse's own disk": (CLICKHOUSE._errors, DatabaseError("Code: 75. errno: 28, No space left on device")),
-    "InfluxDB": (INFLUXDB._errors, api_error(500, '{"message": "write /wal/1: no space left on device"}')),
-    "PostgreSQL": (POSTGRES._errors, psycopg.errors.DiskFull("could not extend file")),
+    "ClickHouse 243": (CLICKHOUSE.errors, DatabaseError("Code: 243. DB::Exception: Cannot reserve 1.00 MiB")),
+    "ClickHouse's own disk": (CLICKHOUSE.errors, DatabaseError("Code: 75. errno: 28, No space left on device")),
+    "InfluxDB": (INFLUXDB.errors, api_error(500, '{"message": "write /wal/1: no space left on device"}')),
+    "PostgreSQL": (POSTGRES.errors, psycopg.errors.DiskFull("could not extend file")),
     "MongoDB": (MONGODB.errors, pymongo.errors.OperationFailure("no", 14031, {"code": 14031})),
     "MongoDB, a bulk write": (MONGODB.errors, pymongo.errors.BulkWriteError(BULK)),
     "the local MongoDB": (MONGODB.errors, pymongo.errors.OperationFailure("database or disk is full", 8)),
     "Redis's log": (
-        lambda: dragonfly_errors("redis://h:1"),
+        DRAGONFLY.errors,
         redis.exceptions.ResponseError("MISCONF Errors writing to the AOF file: No space left on device"),
     ),
     "S3": (lambda: bucket()._errors("key"), said_by_s3("XMinioStorageFull", 507, "Storage backend has reached its")),
@@ -70,15 +71,15 @@ FULL: dict[str, tuple[Any, Exception]] = {
 def test_it_is_called_that_and_is_waited_for(store: str) -> None:
     """A full disk was a request that is wrong, an internal error or a refused message: a person looked elsewhere."""
     turned, error = FULL[store]
-    with pytest.raises(OutOfSpace, match=r"out of disk space: .*Make room") as raised, turned():
+    with pytest.raises(OutOfSpace, match=r"out of disk space: .*Free space") as raised, turned():
         raise error
     assert isinstance(raised.value, StoreUnavailable)
 
 
 def test_other_words_are_not_taken_for_it() -> None:
-    with pytest.raises(StoreFailed), CLICKHOUSE._errors():
+    with pytest.raises(StoreFailed), CLICKHOUSE.errors():
         raise DatabaseError("Code: 62. DB::Exception: Syntax error")
-    with pytest.raises(StoreUnavailable) as raised, CLICKHOUSE._errors():
+    with pytest.raises(StoreUnavailable) as raised, CLICKHOUSE.errors():
         raise DatabaseError("Code: 241. DB::Exception: (total) memory limit exceeded")
     assert not isinstance(raised.value, OutOfSpace)
 
@@ -86,14 +87,14 @@ def test_other_words_are_not_taken_for_it() -> None:
 DUPLICATE = {"writeErrors": [{"code": 11000, "errmsg": 'E11000 duplicate key error dup key: { _id: "StorageFull" }'}]}
 NOT_FULL: dict[str, tuple[Any, Exception]] = {
     "ClickHouse": (
-        CLICKHOUSE._errors,
+        CLICKHOUSE.errors,
         DatabaseError("Code: 26. DB::Exception: Cannot parse 'no space left on device'"),
     ),
-    "InfluxDB": (INFLUXDB._errors, api_error(422, '{"message": "partial write: oldest point x,host=StorageFull"}')),
-    "InfluxDB, a bad line": (INFLUXDB._errors, api_error(400, '{"message": "unable to parse: OutOfDiskSpace"}')),
+    "InfluxDB": (INFLUXDB.errors, api_error(422, '{"message": "partial write: oldest point x,host=StorageFull"}')),
+    "InfluxDB, a bad line": (INFLUXDB.errors, api_error(400, '{"message": "unable to parse: OutOfDiskSpace"}')),
     "MongoDB": (MONGODB.errors, pymongo.errors.BulkWriteError({**DUPLICATE, "writeConcernErrors": []})),
     "Redis": (
-        lambda: dragonfly_errors("redis://h:1"),
+        DRAGONFLY.errors,
         redis.exceptions.ResponseError(
             "Command # 1 (XADD q * body no space left of pipeline caused error: x) of pipeline caused error: WRONGTYPE"
         ),
@@ -130,5 +131,5 @@ def test_what_a_document_says_is_not_what_the_store_says(inside: str) -> None:
 
 def test_a_standby_is_worth_a_retry() -> None:
     """PostgreSQL failed over: its old primary refused writes, as if they were wrong."""
-    with pytest.raises(StoreUnavailable, match="has the primary moved"), POSTGRES._errors():
+    with pytest.raises(StoreUnavailable, match="has the primary moved"), POSTGRES.errors():
         raise psycopg.errors.ReadOnlySqlTransaction("cannot execute INSERT in a read-only transaction")

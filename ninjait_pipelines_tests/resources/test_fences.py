@@ -159,7 +159,7 @@ def test_no_version_is_made_by_a_wrong_clock(
     monkeypatch.setattr(
         "ninjait_pipelines.resources.clickhouse.clock", lambda: datetime.now(UTC) + timedelta(days=days)
     )
-    with pytest.raises(StoreFailed, match=r"its clock says .*, this machine"):
+    with pytest.raises(StoreFailed, match=r"its clock shows .*, this machine"):
         clickhouse.now()
 
 

@@ -21,7 +21,7 @@ from ninjait_pipelines.resources.postgres import Postgres
 from ninjait_pipelines.resources.store import StoreUnavailable, retrying
 from ninjait_pipelines.settings import Settings
 from ninjait_pipelines_tests.proxy import Proxy
-from ninjait_pipelines_tests.resources.test_stores import use
+from ninjait_pipelines_tests.resources.store_helpers import use
 from ninjait_pipelines_tests.truncated_stores import module_stores, settings, stores
 
 __all__ = ["module_stores", "settings", "stores"]

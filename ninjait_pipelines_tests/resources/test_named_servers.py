@@ -1,6 +1,6 @@
 """The contracts on the servers that the environment names (`pytest --servers`): a staging system, the compose stack.
 
-The same suites run on private servers in rabbitmq/ and test_influxdb.py; here nothing is killed.
+The same suites run on private servers in rabbitmq/ and influxdb/; here nothing is killed.
 """
 
 import functools

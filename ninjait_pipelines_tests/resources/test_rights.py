@@ -13,7 +13,7 @@ from influxdb_client import InfluxDBClient, Permission, PermissionResource
 from ninjait_pipelines.messages import Outgoing
 from ninjait_pipelines.metrics.model import Tier
 from ninjait_pipelines.resources import Stores, open_stores
-from ninjait_pipelines.resources.dragonfly import Dragonfly, errors
+from ninjait_pipelines.resources.dragonfly import Dragonfly
 from ninjait_pipelines.resources.dragonfly_queue import DragonflyQueue
 from ninjait_pipelines.resources.influxdb.resource import InfluxDB
 from ninjait_pipelines.resources.rabbitmq.resource import RabbitMQ
@@ -135,7 +135,7 @@ def test_dragonfly_lets_each_do_its_work(stack: dict[str, str], settings: Settin
                 with queue.consume("agent.metrics", 10) as consumer:
                     consumer.acknowledge(consumer.receive(10, wait_seconds=2))
                 assert queue.depth("agent.metrics").ready == 0
-            with Dragonfly(url=urls["platform_api"]).open() as api, errors(api.url):
+            with Dragonfly(url=urls["platform_api"]).open() as api, api.errors():
                 assert api.client.get(key)
                 for forbidden in (("SET", key, "x"), ("GET", "ninjait:anything"), ("FLUSHDB",)):
                     with pytest.raises(redis.exceptions.NoPermissionError):

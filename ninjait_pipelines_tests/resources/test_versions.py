@@ -82,7 +82,7 @@ def test_which_versions_are_too_old(version: str, oldest: str, old: bool) -> Non
 
 
 def test_what_cannot_be_compared_is_said_and_not_refused() -> None:
-    assert "says version 'dev', which cannot be compared with 2.7" in problem("dev", "2.7")
+    assert "reports version 'dev', which cannot be compared with 2.7" in problem("dev", "2.7")
     assert problem("2.7.12", "2.7") == problem("S3 (AmazonS3)", "") == ""
 
 
@@ -124,7 +124,9 @@ def test_migrate_up_refuses_a_server_that_is_too_old_before_its_first_statement(
     old(kind)
     stores: Stores = stores_from(empty_settings.__getitem__, empty_settings)
     with stores.postgres.open(), stores.clickhouse.open():
-        with pytest.raises(StoreFailed, match=r"version .* is too old, 99\.1 is the oldest.*Nothing was changed"):
+        with pytest.raises(
+            StoreFailed, match=r"version .* is too old, the oldest supported is 99\.1.*Nothing was changed"
+        ):
             migrate_up(stores.postgres, stores.clickhouse)
         assert stores.clickhouse.rows("SHOW TABLES") == []
         assert stores.postgres.rows("SELECT 1 FROM pg_tables WHERE schemaname = 'public'") == []
@@ -138,7 +140,7 @@ def test_the_command_refuses_any_store_that_is_too_old(
     old(MongoDB)
     done = CliRunner().invoke(app, ["migrate", "up"])
     assert done.exit_code == 1
-    assert "is too old, 99.1 is the oldest that is supported. Nothing was changed." in str(done.exception)
+    assert "is too old, the oldest supported is 99.1. Nothing was changed." in str(done.exception)
     stores = stores_from(empty_settings.__getitem__, empty_settings)
     with stores.clickhouse.open():
         assert stores.clickhouse.rows("SHOW TABLES") == []
@@ -148,7 +150,7 @@ def test_a_server_that_says_nothing_comparable_is_migrated(monkeypatch: pytest.M
     said: list[str] = []
     monkeypatch.setattr(Postgres, "server_version", lambda _: "devel")
     check_versions([Postgres(url="postgresql://127.0.0.1:1/x")], said.append)
-    assert ["says version 'devel'" in line for line in said] == [True]
+    assert ["reports version 'devel'" in line for line in said] == [True]
 
 
 def test_status_says_which_store_is_too_old_and_exits_with_1(
@@ -163,7 +165,7 @@ def test_status_says_which_store_is_too_old_and_exits_with_1(
     shown = CliRunner().invoke(app, ["status"])
     assert shown.exit_code == 1
     assert "too old" in shown.stdout
-    assert "is too old, 99.1 is the oldest that is supported. Which versions are supported: docs/" in shown.stderr
+    assert "is too old, the oldest supported is 99.1. Which versions are supported: docs/" in shown.stderr
     assert "spool" not in shown.stderr
     assert CliRunner().invoke(app, ["status", "--json"]).exit_code == 1
     [status] = [one for one in check_all(stores.all()) if not one.ok]
@@ -171,4 +173,4 @@ def test_status_says_which_store_is_too_old_and_exits_with_1(
     monkeypatch.setattr(MongoDB, "oldest", "7.0")
     monkeypatch.setattr(Postgres, "_ping", lambda _: ("devel", None))
     shown = CliRunner().invoke(app, ["status"])
-    assert (shown.exit_code, "says version 'devel', which cannot be compared" in shown.stderr) == (0, True)
+    assert (shown.exit_code, "reports version 'devel', which cannot be compared" in shown.stderr) == (0, True)

@@ -3,8 +3,8 @@
 import functools
 import hashlib
 from base64 import b64encode
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any, ParamSpec, TypeVar
@@ -36,6 +36,7 @@ from ninjait_pipelines.resources.archive.errors import (
     other_version,
 )
 from ninjait_pipelines.resources.store import (
+    SEE_STATUS,
     OutOfSpace,
     StoreError,
     StoreFailed,
@@ -44,11 +45,12 @@ from ninjait_pipelines.resources.store import (
     is_out_of_space,
     retrying,
     tls_failure,
+    translated,
 )
 
-# the object's own hash, in its metadata: a multipart object's checksum is one of its parts' checksums
+# The object's hash, in its metadata: the checksum of a multipart object is only one of its parts' checksums.
 SHA256 = "sha256"
-# S3 also answers these with 400 or 404, where the status alone would mean a wrong request
+# S3 also answers these with 400 or 404, which alone would mean a wrong request.
 REFUSALS = {"ExpiredToken", "InvalidToken", "InvalidAccessKeyId", "XAdminUserNotFound"}
 DAMAGED = {"BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch", "IncompleteBody"}
 PASSING = {"RequestTimeout", "SlowDown", "Throttling", "ThrottlingException", "TooManyRequests", "OperationAborted"}
@@ -61,22 +63,22 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def _again(method: Callable[P, R]) -> Callable[P, R]:
-    """Survives a gateway that starts again. boto3's own retries are over in tenths of a second, and do not cover the
-    reading of an answer's body."""
+def _retried(method: Callable[P, R]) -> Callable[P, R]:
+    """Retries, to survive a gateway's restart. boto3's own retries are over in tenths of a second, and do not cover
+    reading the body."""
 
     @functools.wraps(method)
-    def tried(*arguments: P.args, **keywords: P.kwargs) -> R:
+    def attempt(*arguments: P.args, **keywords: P.kwargs) -> R:
         return retrying()(method, *arguments, **keywords)
 
-    return tried
+    return attempt
 
 
 class Bucket:
-    """The objects below a prefix of a bucket.
+    """The objects under a prefix of a bucket.
 
-    boto3 signs, and chooses the addresses' style: the bucket in the path at an endpoint of one's own, in the host name
-    at Amazon. It sends a request once: where S3 is silent, each further time would be waited for as long again.
+    boto3 signs requests and chooses the addressing style: the bucket in the path for a custom endpoint, in the host
+    name at Amazon. It sends each request once: if S3 does not answer, every retry would wait as long again.
     """
 
     def __init__(
@@ -102,29 +104,29 @@ class Bucket:
 
     def ping(self) -> tuple[str, int | None]:
         with self._errors(""):
-            # HeadBucket would be the natural question; its refusals come without a reason
+            # HeadBucket would be the natural request, but its refusals give no reason.
             answer = self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix, MaxKeys=1)
         server = answer["ResponseMetadata"]["HTTPHeaders"].get("server")
         return f"S3 ({server})" if server else "S3", None
 
-    @_again
+    @_retried
     def version(self, key: str) -> str | None:
         with self._errors(key):
             try:
                 return self._client.head_object(**self._at(key)).get("ETag") or ANYTHING
             except ClientError as error:
-                # An answer to HEAD has no reason: with 404 it may be the bucket that is missing. This one says so.
+                # The answer to HEAD gives no reason, and 404 may mean that the bucket is missing: this request tells.
                 self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._at(key)["Key"], MaxKeys=1)
                 if _status(error) != 404:
                     raise
         return None
 
-    @_again
+    @_retried
     def read(self, key: str, max_bytes: int | None = None) -> bytes:
         with self._errors(key):
             answer = self._client.get_object(**self._at(key), ChecksumMode="ENABLED")
-            if "ContentLength" not in answer:  # cut inside the headers, which then look complete
-                raise TransferDamaged(TITLE, self._url, f"{key!r} was cut short on its way here", "Try again.")
+            if "ContentLength" not in answer:  # cut inside the headers, which look complete all the same
+                raise TransferDamaged(TITLE, self._url, f"{key!r} was cut short in transfer", "Try again.")
             try:
                 check_size(self._url, key, answer["ContentLength"], max_bytes)
             except ObjectTooLarge:
@@ -136,7 +138,7 @@ class Bucket:
             raise self._corrupt(key)
         return data
 
-    @_again
+    @_retried
     def write(self, key: str, data: bytes, over: str | None) -> None:
         metadata = {SHA256: hashlib.sha256(data).hexdigest()}
         with self._errors(key):
@@ -148,9 +150,9 @@ class Bucket:
                 self._client.put_object(**where, Body=data, ChecksumSHA256=checksum, Metadata=metadata)
 
     def _write_parts(self, key: str, data: bytes, metadata: dict[str, str], condition: dict[str, str]) -> None:
-        """1. Begin an upload. 2. Send its parts. Dying here: no object; the parts lie there, invisible, until a later
-        upload of the key or the bucket's lifecycle rule takes them away.
-        3. Complete it, on the condition. The object appears, whole."""
+        """1. Begin an upload. 2. Send its parts. Dying here: there is no object; the parts stay, invisible, until a
+        later upload of the key or the bucket's lifecycle rule removes them.
+        3. Complete it, under the condition. The whole object appears."""
         self._abort_stale(key)
         at = self._at(key)
         upload = self._client.create_multipart_upload(**at, ChecksumAlgorithm="SHA256", Metadata=metadata)["UploadId"]
@@ -169,7 +171,7 @@ class Bucket:
             raise
 
     def _abort_stale(self, key: str) -> None:
-        """Takes away what killed writers of this key left. A failure here must not stop the write."""
+        """Removes the uploads that killed writers of this key left. A failure here must not stop the write."""
         with suppress(StoreError), self._errors(key):
             at = self._at(key)
             answer = self._client.list_multipart_uploads(Bucket=self._bucket, Prefix=at["Key"])
@@ -179,11 +181,11 @@ class Bucket:
                     self._abort(key, upload["UploadId"])
 
     def _abort(self, key: str, upload: str) -> None:
-        """The error that led here is what counts, not one of this."""
+        """An error here must not hide the one that led to it."""
         with suppress(StoreError), self._errors(key):
             self._client.abort_multipart_upload(**self._at(key), UploadId=upload)
 
-    @_again
+    @_retried
     def list_keys(self, prefix: str) -> list[str]:
         folder = f"{prefix.rstrip('/')}/" if prefix else ""
         start = self._at(folder)
@@ -193,7 +195,7 @@ class Bucket:
             found = pages.paginate(Bucket=self._bucket, Prefix=start["Key"])
             return sorted(entry["Key"][root:] for page in found for entry in page.get("Contents", []))
 
-    @_again
+    @_retried
     def delete(self, key: str) -> None:
         with self._errors(key):
             self._client.delete_object(**self._at(key))
@@ -205,38 +207,40 @@ class Bucket:
         return {"Bucket": self._bucket, "Key": f"{self._prefix}/{key}" if self._prefix else key}
 
     def _corrupt(self, key: str) -> ObjectCorrupt:
-        advice = "Write it again from its source, and look after the bucket's disks."
-        return ObjectCorrupt(TITLE, self._url, f"{key!r} has another hash than what was written", advice)
+        advice = "Write it again from its source, and check the bucket's disks."
+        return ObjectCorrupt(TITLE, self._url, f"{key!r} does not have the hash of what was written", advice)
 
-    @contextmanager
-    def _errors(self, key: str) -> Iterator[None]:
-        try:
-            yield
-        except ClientError as error:
-            raise self._answered(key, error) from error
-        except FlexibleChecksumError as error:
-            raise self._corrupt(key) from error
-        except (IncompleteReadError, ResponseStreamingError) as error:
-            problem = f"{key!r} was cut short on its way here: {error}"
-            raise TransferDamaged(TITLE, self._url, problem, "Try again.") from error
-        except (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError) as error:
-            advice = "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the machine a role."
-            raise StoreRefused(TITLE, self._url, error, advice) from error
-        except SSLError as error:
-            failed = tls_failure(TITLE, self._url, error, "AWS_ENDPOINT_URL", "ARCHIVE_CA_FILE")
-            raise failed or StoreUnavailable(TITLE, self._url, error, ADVICE) from error
-        except (HTTPClientError, botocore.exceptions.ConnectionError) as error:
-            raise StoreUnavailable(TITLE, self._url, error, "See what runs with: ninjait status.") from error
-        except (BotoCoreError, ValueError) as error:
-            raise StoreFailed(TITLE, self._url, error, ADVICE) from error
+    def _errors(self, key: str) -> AbstractContextManager[None]:
+        return translated(functools.partial(self._translate, key))
 
-    def _answered(self, key: str, error: ClientError) -> StoreError:
-        """What S3 said, in our words. The reason counts before the status."""
+    def _translate(self, key: str, error: Exception) -> StoreError | None:
+        match error:
+            case ClientError():
+                return self._server_error(key, error)
+            case FlexibleChecksumError():
+                return self._corrupt(key)
+            case IncompleteReadError() | ResponseStreamingError():
+                problem = f"{key!r} was cut short in transfer: {error}"
+                return TransferDamaged(TITLE, self._url, problem, "Try again.")
+            case NoCredentialsError() | PartialCredentialsError() | CredentialRetrievalError():
+                advice = "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the machine a role."
+                return StoreRefused(TITLE, self._url, error, advice)
+            case SSLError():
+                untrusted = tls_failure(TITLE, self._url, error, "AWS_ENDPOINT_URL", "ARCHIVE_CA_FILE")
+                return untrusted or StoreUnavailable(TITLE, self._url, error, ADVICE)
+            case HTTPClientError() | botocore.exceptions.ConnectionError():
+                return StoreUnavailable(TITLE, self._url, error, SEE_STATUS)
+            case BotoCoreError() | ValueError():
+                return StoreFailed(TITLE, self._url, error, ADVICE)
+        return None
+
+    def _server_error(self, key: str, error: ClientError) -> StoreError:
+        """The meaning of S3's answer. The reason takes precedence over the status."""
         code, status = error.response["Error"].get("Code", ""), _status(error)
-        said = f"{error.operation_name} of {key!r}: {error.response['Error'].get('Message') or code} ({code})"
+        problem = f"{error.operation_name} of {key!r}: {error.response['Error'].get('Message') or code} ({code})"
         reason = f"{error.response['Error'].get('Message')} ({code})"
         if status == 507 or (status >= 500 and is_out_of_space(reason)) or "QuotaExceeded" in code:
-            return OutOfSpace(TITLE, self._url, said)
+            return OutOfSpace(TITLE, self._url, problem)
         vanished = code in ("NoSuchKey", "NoSuchUpload") and error.operation_name != "GetObject"
         if code in CHANGED or vanished:
             return other_version(self._url, key)
@@ -245,12 +249,12 @@ class Bucket:
         if code == "NoSuchBucket":
             return StoreFailed(TITLE, self._url, f"there is no bucket {self._bucket!r}", "Check ARCHIVE_URL.")
         if code in DAMAGED:
-            return TransferDamaged(TITLE, self._url, f"{said}: damaged on its way there", "Try again.")
+            return TransferDamaged(TITLE, self._url, f"{problem}: damaged in transfer", "Try again.")
         if code in REFUSALS or status in (401, 403):
-            return StoreRefused(TITLE, self._url, said, "Check AWS_* and the rights that the bucket gives.")
+            return StoreRefused(TITLE, self._url, problem, "Check AWS_* and the bucket's permissions.")
         if code in PASSING or status == 429 or (status >= 500 and status != 501):
-            return StoreUnavailable(TITLE, self._url, said, "See what runs with: ninjait status.")
-        return StoreFailed(TITLE, self._url, said, ADVICE)
+            return StoreUnavailable(TITLE, self._url, problem, SEE_STATUS)
+        return StoreFailed(TITLE, self._url, problem, ADVICE)
 
 
 def _status(error: ClientError) -> int:

@@ -1,22 +1,22 @@
-"""What can go wrong with an object of the archive, beside what can go wrong with any store."""
+"""Errors about objects of the archive, in addition to those of any store."""
 
 from ninjait_pipelines.resources.store import StoreFailed, StoreUnavailable
 
 TITLE = "Archive"
-# `over` of a write: in place of whatever is there, or of nothing
+# `over` of a write: whatever is there, or nothing, may be replaced
 ANYTHING = "*"
 
 
 class ObjectMissing(StoreFailed):
-    """There is no object of this key."""
+    """There is no object with this key."""
 
 
 class ObjectChanged(StoreFailed):
-    """Another writer was faster: the object is no longer what the caller saw. Nothing was written."""
+    """Another writer was faster: the object is not the version that the caller saw. Nothing was written."""
 
 
 class ObjectCorrupt(StoreFailed):
-    """The object's bytes have another hash than those that were written."""
+    """The object's bytes do not have the hash of those that were written."""
 
 
 class ObjectTooLarge(StoreFailed):
@@ -24,7 +24,7 @@ class ObjectTooLarge(StoreFailed):
 
 
 class TransferDamaged(StoreUnavailable):
-    """Bytes were lost or changed on their way, there or back. Nothing was written; worth a retry."""
+    """Bytes were lost or changed in transfer, in either direction. Nothing was written; worth retrying."""
 
 
 def no_object(url: str, key: str) -> ObjectMissing:
@@ -32,12 +32,12 @@ def no_object(url: str, key: str) -> ObjectMissing:
 
 
 def other_version(url: str, key: str) -> ObjectChanged:
-    problem = f"{key!r} was written or deleted by another run meanwhile"
-    return ObjectChanged(TITLE, url, problem, "Rerun the partition: it reads afresh.")
+    problem = f"{key!r} was written or deleted by another run in the meantime"
+    return ObjectChanged(TITLE, url, problem, "Rerun the partition: it starts from the current version.")
 
 
 def check_size(url: str, key: str, size: int, max_bytes: int | None) -> None:
-    """Raises ObjectTooLarge for an object that would not fit where its reader wants it."""
+    """Raises ObjectTooLarge for an object that is larger than its reader allows."""
     if max_bytes is not None and size > max_bytes:
-        problem = f"{key!r} has {size} bytes, expected are {max_bytes} at most"
-        raise ObjectTooLarge(TITLE, url, problem, "Was it written by another?")
+        problem = f"{key!r} has {size} bytes; at most {max_bytes} were expected"
+        raise ObjectTooLarge(TITLE, url, problem, "Was it written by another program?")

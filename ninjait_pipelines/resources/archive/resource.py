@@ -3,8 +3,9 @@
 import errno
 import stat
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -23,24 +24,27 @@ from ninjait_pipelines.resources.archive.errors import (
     other_version,
 )
 from ninjait_pipelines.resources.store import (
+    SEE_STATUS,
     OutOfSpace,
     Store,
+    StoreError,
     StoreFailed,
     StoreRefused,
     StoreUnavailable,
     retrying,
     tls_failure,
+    translated,
 )
 
 if TYPE_CHECKING:
     from ninjait_pipelines.resources.archive.bucket import Bucket
 
-# What a killed writer leaves behind ends with this, and is no object.
+# The suffix of what a killed writer leaves behind; it is not an object.
 UNFINISHED = ".unfinished"
 
 
 class Archive(Store):
-    """Objects by key: `s3://bucket/prefix` through boto3, or `file:///folder`; whole tables through Arrow's datasets.
+    """Objects by key: `s3://bucket/prefix` through boto3, or `file:///folder`; tables are read by Arrow's datasets.
 
     with Archive(url="file:///var/archive").open() as store:
         store.write("weekly_reports/week=2026-01-05/report.json", b"{}")
@@ -49,22 +53,22 @@ class Archive(Store):
     title = TITLE
 
     url: str = Field(description="s3://bucket/prefix or file:///folder")
-    timeout_seconds: float = Field(default=20, description="Longest wait for S3 to say or take anything, seconds")
-    endpoint_url: str | None = Field(default=None, description="S3's address, where it is not Amazon's")
+    timeout_seconds: float = Field(default=20, description="Longest wait for S3 to send or accept anything, seconds")
+    endpoint_url: str | None = Field(default=None, description="S3's address, if it is not Amazon's")
     access_key_id: str | None = Field(default=None, description="Access key; without one, AWS's usual chain finds it")
     secret_access_key: str | None = Field(default=None, description="Secret key")
-    session_token: str | None = Field(default=None, description="Session token, with temporary keys")
+    session_token: str | None = Field(default=None, description="Session token of temporary keys")
     region: str | None = Field(default=None, description="Region; without one, AWS's usual chain finds it")
     part_bytes: int = Field(default=64 * 2**20, description="A larger object goes to S3 in parts of this many bytes")
     stale_upload_seconds: float = Field(
-        default=86_400, description="An upload in parts that began this many seconds ago is taken for a dead one's"
+        default=86_400, description="A multipart upload that began this long ago is considered abandoned, seconds"
     )
 
     _filesystem: pafs.FileSystem | None = PrivateAttr(default=None)
 
     @property
     def filesystem(self) -> pafs.FileSystem:
-        """Arrow's file system, rooted at the archive's prefix, for scans: paths in it are our keys."""
+        """Arrow's file system for scans, rooted at the archive's prefix: its paths are our keys."""
         if self._filesystem is None:
             parts = urlsplit(self.url)
             if parts.scheme == "file":
@@ -95,7 +99,9 @@ class Archive(Store):
             if parts.scheme == "file":
                 self._client = Folder(self.url, self.filesystem, Path(unquote(parts.path)))
             else:
-                from ninjait_pipelines.resources.archive.bucket import Bucket  # boto3: a tenth of every command's start
+                from ninjait_pipelines.resources.archive.bucket import (
+                    Bucket,  # boto3 takes a tenth of every command's start
+                )
 
                 self._client = Bucket(
                     self.url,
@@ -122,28 +128,28 @@ class Archive(Store):
         return self._objects.ping()
 
     def write(self, key: str, data: bytes, over: str | None = ANYTHING) -> None:
-        """Writes an object whole or not at all: a reader never sees half of it.
+        """Writes an object completely or not at all: a reader never sees half of it.
 
-        `over` is the version that it may replace, None for no object. Raises ObjectChanged where there is another.
+        `over` is the version that it may replace, None for no object. Raises ObjectChanged if there is another one.
         """
         self._objects.write(self._checked(key), data, over)
 
     def read(self, key: str, max_bytes: int | None = None) -> bytes:
-        """The object's bytes. Raises ObjectMissing where there is none, ObjectCorrupt where S3 finds it damaged,
-        ObjectTooLarge, before any of it is read, where there are more than `max_bytes`."""
+        """The object's bytes. Raises ObjectMissing if there is none, ObjectCorrupt if it is damaged, ObjectTooLarge,
+        before reading any of it, if it has more than `max_bytes`."""
         return self._objects.read(self._checked(key), max_bytes)
 
     def version(self, key: str) -> str | None:
-        """What changes with every write of the object, for `write`'s `over`; None where there is no object."""
+        """Changes with every write of the object, for `over` of `write`; None if there is no object."""
         return self._objects.version(self._checked(key))
 
     def exists(self, key: str) -> bool:
-        """Whether there is an object of this key."""
+        """Whether there is an object with this key."""
         return self.version(key) is not None
 
     def scan(self, keys: Sequence[str], columns: list[str] | None = None) -> pa.Table:
-        """The rows of Parquet objects, read by Arrow itself: only the columns that are asked for."""
-        import pyarrow.dataset as ds  # which imports pandas, where that is installed
+        """The rows of Parquet objects, read by Arrow: only the columns requested."""
+        import pyarrow.dataset as ds  # imports pandas if that is installed
 
         for key in keys:
             self._checked(key)
@@ -156,31 +162,31 @@ class Archive(Store):
         try:
             return retrying()(read)
         except ObjectMissing:
-            # Arrow takes every 404 for this, and does not say of which object; we ask each.
+            # Arrow raises this for every 404, and does not name the object; we ask for each.
             for key in keys:
                 if not self.exists(key):
                     raise no_object(self.url, key) from None
             raise
 
     def _checked(self, key: str) -> str:
-        """The key, unless it leads out of the archive: a folder takes `..` and `/` for what they say."""
+        """The key, unless it leads out of the archive: in a folder `..` and `/` have a meaning."""
         if "\\" in key or "\0" in key or not all(part.strip(".") for part in key.split("/")):
-            problem = f"{key!r} is no key of an object: it is empty, absolute, or has an empty part, `.` or `..`"
-            raise StoreFailed(TITLE, self.url, problem, "Find out who named it.")
+            problem = f"{key!r} is not a valid key: it is empty, absolute, or has an empty part, `.` or `..`"
+            raise StoreFailed(TITLE, self.url, problem, "Find out where it comes from.")
         return key
 
     def list_keys(self, prefix: str) -> list[str]:
-        """The keys below a folder, in order. For people and tests; the pipeline trusts manifests, not listings."""
+        """The keys below a folder, sorted. For people and tests; the pipeline relies on manifests, not on listings."""
         return self._objects.list_keys(prefix)
 
     def delete(self, key: str) -> None:
-        """Deletes an object; one that is not there is fine."""
+        """Deletes an object, if there is one."""
         self._objects.delete(self._checked(key))
 
 
 class Folder:
-    """The objects in a folder. What two runs see of each other is settled at S3; here a microsecond stays open between
-    the look at the version and the rename."""
+    """The objects in a folder. S3 excludes that two runs replace each other's version; here a gap of a microsecond
+    remains between checking the version and renaming."""
 
     def __init__(self, url: str, filesystem: pafs.FileSystem, path: Path) -> None:
         self._url, self._filesystem, self._path = url, filesystem, path
@@ -205,7 +211,7 @@ class Folder:
         with arrow_errors(self._url, key):
             parent = PurePosixPath(key).parent
             self._filesystem.create_dir(str(parent), recursive=True)
-            # A name of its own: two runs that write one key must not write into one file.
+            # A unique name: two runs that write the same key must not write into the same file.
             unfinished = f"{key}.{uuid.uuid4().hex}{UNFINISHED}"
             try:
                 with self._filesystem.open_output_stream(unfinished) as stream:
@@ -213,7 +219,7 @@ class Folder:
                 if over not in (ANYTHING, self.version(key)):
                     raise other_version(self._url, key)
             except (OSError, ObjectChanged):
-                # A full disk needs its space back, and nobody may take the half for the whole.
+                # A full disk needs the space back, and half a file must not be taken for the object.
                 if self._filesystem.get_file_info(unfinished).is_file:
                     self._filesystem.delete_file(unfinished)
                 raise
@@ -236,21 +242,23 @@ class Folder:
                 self._filesystem.delete_file(key)
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Nothing is open."""
 
 
-@contextmanager
-def arrow_errors(url: str, key: str) -> Iterator[None]:
-    """Turns the errors of files, and of Arrow's own S3, into ours."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise no_object(url, key) from error
-    except PermissionError as error:
-        raise StoreRefused(TITLE, url, error, "Check ARCHIVE_URL and its rights (S3: AWS_*).") from error
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise OutOfSpace(TITLE, url, f"no room for {key!r}: {error}") from error
-        if failed := tls_failure(TITLE, url, error, "AWS_ENDPOINT_URL", "ARCHIVE_CA_FILE"):
-            raise failed from error
-        raise StoreUnavailable(TITLE, url, error, "See what runs with: ninjait status.") from error
+def arrow_errors(url: str, key: str) -> AbstractContextManager[None]:
+    """Raises errors of files, and of Arrow's own S3 client, as StoreErrors."""
+    return translated(partial(_translate, url, key))
+
+
+def _translate(url: str, key: str, error: Exception) -> StoreError | None:
+    match error:
+        case FileNotFoundError():
+            return no_object(url, key)
+        case PermissionError():
+            return StoreRefused(TITLE, url, error, "Check ARCHIVE_URL and its rights (S3: AWS_*).")
+        case OSError(errno=errno.ENOSPC | errno.EDQUOT | errno.EFBIG):
+            return OutOfSpace(TITLE, url, f"no room for {key!r}: {error}")
+        case OSError():
+            untrusted = tls_failure(TITLE, url, error, "AWS_ENDPOINT_URL", "ARCHIVE_CA_FILE")
+            return untrusted or StoreUnavailable(TITLE, url, error, SEE_STATUS)
+    return None

@@ -4,22 +4,25 @@ import logging
 import re
 import ssl
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 
 import pika.exceptions
 from pika.adapters.utils.connection_workflow import AMQPConnectorException
 
 from ninjait_pipelines.resources.store import (
+    SEE_STATUS,
     OutOfSpace,
     StoreError,
     StoreFailed,
     StoreRefused,
     StoreUnavailable,
     is_out_of_space,
+    translated,
+    untrusted_advice,
 )
 
 TITLE = "RabbitMQ"
-_SEE_STATUS = "See what runs with: ninjait status."
 _VALUE = r"(?:the value )?'?(.+?)'?(?: of type '\w+')?"
 DIFFERS = re.compile(
     rf"inequivalent arg '(.+?)' for (\w+) '(.+?)' in vhost '.*?': received {_VALUE} but current is {_VALUE}(?:\"\)|$)"
@@ -28,18 +31,18 @@ DIFFERS = re.compile(
 logging.getLogger("pika").setLevel(logging.CRITICAL)
 
 
-@contextmanager
-def errors(url: str) -> Iterator[None]:
-    """Turns pika's errors into ours."""
-    try:
-        yield
-    except (pika.exceptions.AMQPError, AMQPConnectorException, OSError, UnicodeEncodeError) as error:
-        kind, problem, advice = next(filter(None, map(_meaning, _causes(error))), (StoreUnavailable, None, _SEE_STATUS))
-        *_, last = _causes(error)
-        problem = problem or str(last) or repr(last)
-        if is_out_of_space(problem):
-            raise OutOfSpace(TITLE, url, problem) from error
-        raise kind(TITLE, url, problem, advice) from error
+def errors(url: str) -> AbstractContextManager[None]:
+    """Raises pika's errors as StoreErrors."""
+    return translated(partial(_translate, url))
+
+
+def _translate(url: str, error: Exception) -> StoreError | None:
+    if not isinstance(error, pika.exceptions.AMQPError | AMQPConnectorException | OSError | UnicodeEncodeError):
+        return None
+    kind, problem, advice = next(filter(None, map(_meaning, _causes(error))), (StoreUnavailable, None, SEE_STATUS))
+    *_, last = _causes(error)
+    problem = problem or str(last) or repr(last)
+    return OutOfSpace(TITLE, url, problem) if is_out_of_space(problem) else kind(TITLE, url, problem, advice)
 
 
 @contextmanager
@@ -76,10 +79,7 @@ def _meaning(error: BaseException) -> tuple[type[StoreError], str, str] | None:
     told = "ConnectionClosedByBroker" in message and "is down" not in message and "limit" not in message
     match error:
         case ssl.SSLCertVerificationError():
-            advice = (
-                "Set RABBITMQ_CA_FILE (or CA_FILE) to the certificate of the authority that signed it, and use in "
-                "RABBITMQ_URL a host name that it was issued for."
-            )
+            advice = untrusted_advice("RABBITMQ_URL", "RABBITMQ_CA_FILE")
             return StoreFailed, f"its certificate is not trusted: {error.verify_message}", advice
         case pika.exceptions.ProbableAccessDeniedError() if told:
             advice = "Check the path of RABBITMQ_URL, and the user's permissions."
@@ -115,4 +115,4 @@ def _reason_for_closing(code: int, message: str) -> tuple[type[StoreError], str]
         return StoreFailed, "Publish it in parts, or raise the broker's max_message_size."
     if code == 406:  # precondition failed
         return StoreFailed, "See RabbitMQ's message above."
-    return StoreUnavailable, _SEE_STATUS
+    return StoreUnavailable, SEE_STATUS

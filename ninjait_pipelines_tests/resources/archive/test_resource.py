@@ -1,7 +1,11 @@
 """What the archive promises, in a folder as on S3."""
 
 import io
+import re
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,6 +13,7 @@ import pytest
 
 from ninjait_pipelines.resources.archive.errors import ObjectChanged, ObjectMissing
 from ninjait_pipelines.resources.archive.resource import Archive
+from ninjait_pipelines.resources.store import StoreFailed
 from ninjait_pipelines_tests.archive import archive_backends
 
 archive, s3 = archive_backends.archive, archive_backends.s3
@@ -91,3 +96,58 @@ class TestArchive:
         keys = ["t/day=1/x=a/1.parquet", "t/day=1/x=b/2.parquet"]
         assert archive.scan(keys).to_pydict() == {"n": [1, 2, 3], "s": ["a", "b", "c"]}
         assert archive.scan(keys, ["s"]).to_pydict() == {"s": ["a", "b", "c"]}
+
+
+FILL = """
+import resource, signal, sys
+from ninjait_pipelines.resources.archive.resource import Archive
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+Archive(url=sys.argv[1]).write("reports/week.json", bytes(100_000))
+"""
+
+
+def test_a_full_disk_leaves_the_archive_as_it_was(tmp_path: Path) -> None:
+    """A limit of the process stands for the disk: the same failed write, without a disk to fill."""
+    archive = Archive(url=tmp_path.as_uri())
+    archive.write("reports/week.json", b"old")
+    done = subprocess.run([sys.executable, "-c", FILL, archive.url], capture_output=True, text=True)
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert re.search(
+        r"OutOfSpace: Archive at file:///.*: it is out of disk space: no room for 'reports/week.json'.*Free space", last
+    )
+    assert archive.read("reports/week.json") == b"old"
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["week.json"]
+
+
+def test_an_archive_without_its_folder_says_so(tmp_path: Path) -> None:
+    with Archive(url=(tmp_path / "missing").as_uri()).open() as archive:
+        status = archive.status()
+        assert (status.ok, "Check ARCHIVE_URL" in status.problem) == (False, True)
+
+
+def test_an_archive_in_a_folder_with_any_name(tmp_path: Path) -> None:
+    """In a folder with a space the archive looked for one called "a%20folder"."""
+    folder = tmp_path / "a folder's ü %41"
+    folder.mkdir()
+    with Archive(url=folder.as_uri()).open() as archive:
+        archive.write("a/b", b"1")
+        assert (archive.status().ok, archive.list_keys("a"), (folder / "a" / "b").read_bytes()) == (True, ["a/b"], b"1")
+
+
+def test_an_archive_object_is_whole_or_not_there(tmp_path: Path) -> None:
+    with Archive(url=tmp_path.as_uri()).open() as archive:
+        assert archive.list_keys("a") == []
+        archive.write("a/day=2026-01-01/b.parquet", b"1")
+        archive.write("a/day=2026-01-01/b.parquet", b"22")
+        (tmp_path / "a" / "killed.1.unfinished").write_bytes(b"half of")
+        assert archive.list_keys("a") == ["a/day=2026-01-01/b.parquet"]
+        assert archive.read("a/day=2026-01-01/b.parquet") == b"22"
+        assert (archive.exists("a/day=2026-01-01/b.parquet"), archive.exists("a/none")) == (True, False)
+        with pytest.raises(StoreFailed, match=r"no object 'a/none'"):
+            archive.read("a/none")
+        archive.delete("a/day=2026-01-01/b.parquet")
+        archive.delete("a/day=2026-01-01/b.parquet")
+        assert archive.list_keys("a") == []
+        assert archive.status().size_bytes == len(b"half of")
