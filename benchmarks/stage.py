@@ -29,6 +29,7 @@ from ninjait_pipelines.local.stack.servers import SERVERS, built
 from ninjait_pipelines.metrics.model import Tier
 from ninjait_pipelines.migrations import migrate_up
 from ninjait_pipelines.resources import Stores, open_stores
+from ninjait_pipelines.resources.influxdb import read
 from ninjait_pipelines.resources.influxdb.resource import InfluxDB
 from ninjait_pipelines.settings import ROOT, validate
 
@@ -212,7 +213,7 @@ class Stage:
         store, found = cast(InfluxDB, self.stores.metrics_store), {}
         for measurement, field in expected:
             query = f'SELECT count("{field}") FROM "{measurement}"'  # noqa: S608
-            counts = [count for _, rows in store._series(query, bucket) for _, count in rows]
+            counts = [count for _, rows in read.series(store.server, query, bucket) for _, count in rows]
             found[measurement, field] = int(sum(count or 0 for count in counts))
         return found
 

@@ -1,1 +1,1 @@
-"""InfluxDB: the resource, and the line protocol that it writes."""
+"""The metrics store on InfluxDB, one module per concern; `resource` is the one that the pipeline uses."""

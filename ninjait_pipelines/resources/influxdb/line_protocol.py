@@ -1,7 +1,7 @@
-"""Arrow columns as InfluxDB's line protocol, a string a row.
+"""Arrow columns as InfluxDB's line protocol, one string per row.
 
-Why not the client's own Point: it makes an object and a string for every field of every row in Python, which takes more
-than ten times as long as encoding whole columns. Nothing here knows of a server.
+Why not the client's Point: it creates a Python object and a string for every field of every row, which takes more than
+ten times as long as encoding whole columns. Nothing here knows of a server.
 """
 
 import re
@@ -12,26 +12,26 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-# Line protocol escapes three characters of a tag. It cannot hold an empty tag, a newline or a backslash at the end,
-# and answers to queries lose a carriage return: these few are written as %XX, so that every text comes back as it was.
-_UNHOLDABLE = ("%", "\\", "\r", "\n")
-_HELD = re.compile(r"%([0-9A-F]{2})?")
+# Line protocol escapes three characters of a tag. It cannot represent an empty tag, a newline or a final backslash, and
+# answers to queries lose carriage returns: these are written as %XX, so that every text is read back unchanged.
+_ENCODED = ("%", "\\", "\r", "\n")
+_ESCAPE = re.compile(r"%([0-9A-F]{2})?")
 _EMPTY = "%"
 
 
-def held(text: pa.Array) -> pa.Array:
-    """Any text as a tag value that InfluxDB can hold; `text_of` is its inverse."""
-    for character in _UNHOLDABLE:
+def percent_encode(text: pa.Array) -> pa.Array:
+    """Any text as a tag value that InfluxDB can store; `percent_decode` is the inverse."""
+    for character in _ENCODED:
         text = pc.replace_substring(text, character, f"%{ord(character):02X}")
     return pc.if_else(pc.equal(text, ""), _EMPTY, text)
 
 
-def text_of(tag: pa.Array) -> pa.Array:
-    """What `held` was given. Few values have a %: only these are looked at one by one."""
+def percent_decode(tag: pa.Array) -> pa.Array:
+    """The text that `percent_encode` was given. If no value has a %, which is usual, nothing is decoded."""
     if not pc.any(pc.match_substring(tag, "%")).as_py():
         return tag
-    unescaped = {value: _HELD.sub(_character, value) for value in pc.unique(tag).to_pylist()}
-    return pa.array([unescaped[value] for value in tag.to_pylist()], pa.string())
+    decoded = {value: _ESCAPE.sub(_character, value) for value in pc.unique(tag).to_pylist()}
+    return pa.array([decoded[value] for value in tag.to_pylist()], pa.string())
 
 
 def _character(found: re.Match[str]) -> str:
@@ -39,35 +39,35 @@ def _character(found: re.Match[str]) -> str:
 
 
 def escaped(tag: pa.Array) -> pa.Array:
-    """A tag value as it stands in a line."""
+    """A tag value, escaped for a line."""
     for character in (",", "=", " "):
         tag = pc.replace_substring(tag, character, f"\\{character}")
     return tag
 
 
 def lines(measurement: str, tags: Mapping[str, pa.Array], fields: Mapping[str, pa.Array], time: pa.Array) -> pa.Array:
-    """One line a row, its newline included; a field that is null is left out. Every row has one that is not.
+    """One line per row, with its newline; null fields are left out. Every row must have one that is not null.
 
-    tags: name -> text (see `held`); fields: name -> float64; time: timestamp in microseconds, the precision to name to
-    the server. Floats are written in the fewest digits that read back as the same float.
+    tags: name -> text (see `percent_encode`); fields: name -> float64; time: timestamp in microseconds, which is also
+    the precision to specify in the request. Floats have the fewest digits that are read back as the same float.
     """
     parts: list[Any] = [measurement]
-    for name, tag in sorted(tags.items()):  # as InfluxDB advises: it need not sort them then
+    for name, tag in sorted(tags.items()):  # as InfluxDB recommends, because it would have to sort them
         few = tag.dictionary_encode()  # many rows, few devices
         parts.append(pc.binary_join_element_wise(f",{name}=", escaped(few.dictionary), "").take(few.indices))
-    texts = {name: pc.cast(of, pa.string()) for name, of in fields.items() if of.null_count < len(of)}
-    if any(of.null_count for of in texts.values()):
-        values = [pc.binary_join_element_wise(f"{name}=", of, "") for name, of in texts.items()]
+    texts = {name: pc.cast(column, pa.string()) for name, column in fields.items() if column.null_count < len(column)}
+    if any(text.null_count for text in texts.values()):
+        values = [pc.binary_join_element_wise(f"{name}=", text, "") for name, text in texts.items()]
         parts += [" ", pc.binary_join_element_wise(*values, ",", null_handling="skip")]
     else:
         separators = chain(" ", repeat(","))
-        parts += [part for name, of in texts.items() for part in (f"{next(separators)}{name}=", of)]
+        parts += [part for name, text in texts.items() for part in (f"{next(separators)}{name}=", text)]
     stamp = pc.cast(pc.cast(time, pa.int64()), pa.string())
     return pc.binary_join_element_wise(*parts, " ", stamp, "\n", "")
 
 
-def whole(encoded: pa.Array) -> memoryview:
-    """All the lines as they stand in memory, one behind the other, without a copy."""
+def as_buffer(encoded: pa.Array) -> memoryview:
+    """All lines one after the other, as they are in memory, without a copy."""
     offsets, text = encoded.buffers()[1:]
     ends = memoryview(offsets).cast("i")[encoded.offset : encoded.offset + len(encoded) + 1] if offsets else [0]
     return memoryview(text)[ends[0] : ends[-1]] if text else memoryview(b"")
