@@ -99,7 +99,7 @@ class DragonflyQueue(Dragonfly, MessageQueue):
                         raise
 
     def check_declared(self) -> None:
-        with errors(self.url):
+        with self.errors():
             missing = [name for name in QUEUES if not self.client.exists(stream_key(name))]
         if missing:
             problem = f"there is no queue {', '.join(missing)}"

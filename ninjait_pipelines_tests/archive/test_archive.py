@@ -473,7 +473,7 @@ def test_a_full_disk_leaves_the_day_as_it_was(stores: Stores, fleet: Fleet, tmp_
         timeout=60,
     )
     assert "no room for" in done.stdout
-    assert "Make room" in done.stdout
+    assert "Free space" in done.stdout
     assert files(stores) == before
     left = [path for path in (tmp_path / FOLDER).rglob("*") if path.is_file()]
     assert len(left) == len(before), "nor is the half of an object left"

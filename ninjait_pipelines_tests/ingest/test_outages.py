@@ -67,7 +67,7 @@ def test_six_drains_against_a_store_that_answers_and_takes_no_writes_take_nothin
     name = metrics_url(settings) if of == "metrics store" else "CLICKHOUSE_URL"
     with failing(settings, name) as (stores, _):
         for _ in range(6):
-            with pytest.raises(OutOfSpace, match=r"out of disk space.*Make room"):
+            with pytest.raises(OutOfSpace, match=r"out of disk space.*Free space"):
                 drain(stores)
     with fleet.message_queue.consume("agent.metrics", 100) as consumer:
         assert {message.deliveries for message in consumer.receive(100, 2)} == {1}

@@ -138,7 +138,7 @@ class InfluxDB(MetricsStore):
 
     def check_declared(self) -> None:
         names = [self.bucket_of(tier) for tier in Tier]
-        if missing := [name for name in names if not self._retried(partial(self._find, name))]:
+        if missing := [name for name in names if not self.call(partial(buckets.find, self.server, name))]:
             problem = f"there is no bucket {', '.join(missing)}"
             raise StoreFailed(self.title, self.url, problem, "Create it: ninjait migrate up.")
         self.declare()  # creates nothing now: it compares
