@@ -28,7 +28,7 @@ test: $(READY) ## all tests that need no servers, on real engines from wheels
 	@$(RUN) pytest $(ON_TWO)
 
 test-fast: $(READY) ## the pure tests, which start no engine: half a minute
-	@$(RUN) pytest -m "not engines and not servers and not faults"
+	@$(RUN) pytest $(ON_TWO) -m "not engines and not servers and not faults"
 
 # What can go another way on RabbitMQ, InfluxDB and S3. On those of `make servers`, or of RABBITMQ_URL, INFLUXDB_URL, ...
 test-servers: $(READY) ## the contracts, the whole graph and the faults, on RabbitMQ, InfluxDB and S3, and older ClickHouses

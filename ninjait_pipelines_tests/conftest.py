@@ -59,6 +59,29 @@ LONGEST = (
     "cli/quarantine/test_commands",
     "ingest/quarantine/test_replay",
 )
+# The files whose tests start engines, servers or interpreters without asking for the stack.
+OWN_ENGINES = (
+    "billing/test_billing_automation",
+    "cli/test_commands",
+    "local/fleet/test_agent",
+    "local/fleet/test_relay",
+    "local/stack/test_clickhouse_http",
+    "local/stack/test_local",
+    "local/stack/test_servers",
+    "operations/test_run_queue",
+    "resources/test_disk_full",
+    "resources/test_dragonfly_queue",
+    "resources/test_hangs",
+    "resources/test_secrets",
+    "resources/test_stores",
+    "resources/test_tls",
+    "rollup/test_late_hours",
+    "servers/test_build",
+    "servers/test_engines",
+    "test_audit",
+    "test_orphans",
+    "test_wheel",
+)
 BY_MARKER = {"servers": "make test-servers", "faults": "make test-faults"}
 _not_run: Counter[str] = Counter()
 _numbers = itertools.count(1)
@@ -77,8 +100,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Marks what needs engines: whatever asks for the stack. Two workers begin with what takes longest, so that neither
     waits for the other at the end."""
+    own = {TESTS / f"{name}.py" for name in OWN_ENGINES}
     for item in items:
-        if "stack" in getattr(item, "fixturenames", ()):
+        if item.path in own or "stack" in getattr(item, "fixturenames", ()):
             item.add_marker("engines")
     if hasattr(config, "workerinput"):
         places = {TESTS / f"{name}.py": place for place, name in enumerate(LONGEST)}

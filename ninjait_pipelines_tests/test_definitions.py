@@ -16,6 +16,7 @@ from ninjait_pipelines.settings import REQUIRED, ROOT, SettingsError, load, vali
 from ninjait_pipelines_tests.nowhere import NOWHERE
 
 
+@pytest.mark.engines
 def test_a_fresh_interpreter_loads_it_soon_and_without_a_connection() -> None:
     """Every run pays for the load; and a code location must load while a store is away.
 

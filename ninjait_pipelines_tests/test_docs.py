@@ -148,6 +148,7 @@ def test_files_and_folders_of_tests_that_are_named_exist() -> None:
     assert [name for name in named if not (TESTS / name).exists()] == []
 
 
+@pytest.mark.engines
 @pytest.mark.parametrize("workers", [[], ["-n", "1"]], ids=["here", "in a worker"])
 def test_what_is_not_run_is_said(workers: list[str]) -> None:
     """`make test` said nothing of it: its workers select."""

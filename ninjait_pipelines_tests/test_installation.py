@@ -112,6 +112,7 @@ def first_keys(start: date | None) -> dict[str, str]:
     return dict(line.split() for line in done.stdout.splitlines())
 
 
+@pytest.mark.engines
 def test_partitions_before_the_start_do_not_exist() -> None:
     """But for the week and the month that it is in, which have the days since."""
     first = first_keys(FIRST)
@@ -135,6 +136,7 @@ def test_what_looks_back_asks_for_no_partition_before_the_start() -> None:
     assert asked(past_report_weeks, 20) == ["2024-01-01", "2024-01-08"]
 
 
+@pytest.mark.engines
 def test_the_demo_s_graph_has_no_partition_before_its_first_day() -> None:
     """The demo showed thousands of hours as missing that no fleet had ever sent anything for."""
     start = first_day(date(2026, 6, 12))

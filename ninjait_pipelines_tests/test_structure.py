@@ -100,6 +100,7 @@ def test_a_stage_knows_only_the_assets_of_earlier_stages() -> None:
     assert inside == EXCEPTIONS, "an exception that is no longer needed goes"
 
 
+@pytest.mark.engines
 def test_no_module_loads_polars_with_itself() -> None:
     """It costs a process 0.2 s and 37 MiB: commands and drains, which have no use for it, must not pay for it."""
     tops = {name: ast.parse(path.read_text()).body for name, path in MODULES.items()}
