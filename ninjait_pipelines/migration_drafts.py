@@ -25,10 +25,13 @@ def _field(field: str) -> tuple[str, str]:
     if field not in FIELDS:
         raise UserError(f"there is no metric {field}: add it to FIELDS in ninjait_pipelines/metrics/model.py first")
     up, down = "", ""
+    before = dict(_columns(list(FIELDS)[list(FIELDS).index(field) - 1]))
     for table, columns in _columns(field):
-        added = [
-            f"    ADD COLUMN IF NOT EXISTS {name} {type_} COMMENT '{text}'" for name, (type_, text) in columns.items()
-        ]
+        place, added = next(reversed(before.get(table, {})), ""), []
+        for name, (type_, text) in columns.items():
+            after = f" AFTER {place}" if place else ""  # in the order of the stores' schemas
+            added.append(f"    ADD COLUMN IF NOT EXISTS {name} {type_} COMMENT '{text}'{after}")
+            place = name
         dropped = [f"DROP COLUMN IF EXISTS {name}" for name in columns]
         up += f"ALTER TABLE {table}\n" + ",\n".join(added) + ";\n\n"
         down = f"ALTER TABLE {table} {', '.join(dropped)};\n{down}"

@@ -58,6 +58,9 @@ def test_the_columns_of_a_metric_come_and_go(pair: Stores, battery: None, tmp_pa
         **windows,
         **{(mart, name): type_ for mart in marts for name, type_ in hourly.items()},
     }
+    for table, last in (("metrics", ["battery"]), ("metrics_5m", [f"battery_{name}" for name in model.AGGREGATES])):
+        names = [column.name for column in schema[table].columns]
+        assert names[-1 - len(last) :] == [*last, "received_at"], "the stores write their schemas' columns in order"
     assert all(column.comment for table in schema.values() for column in table.columns)
     rollback(pair.postgres, pair.clickhouse, "clickhouse", folder=folder)
     assert read_schema(pair.clickhouse) == snapshot()
