@@ -1,5 +1,6 @@
 """The rules of the roll-up, without a store."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -27,7 +28,7 @@ HOUR = timedelta(hours=1)
 
 def window(**fields: Any) -> pa.Table:
     """One sample as the window of its hour."""
-    return _with(late_windows(points(NOW, 1, **fields)), "time", NOW)
+    return aggregate_windows(late_windows(points(NOW, 1, **fields)), HOUR)
 
 
 def _with(windows: pa.Table, name: str, value: object) -> pa.Table:
@@ -118,7 +119,16 @@ def _row(of: dict[str, Any]) -> dict[str, Any]:
 
     used, total, free = (of[f"disk_{name}_last"] for name in ("used", "total", "free"))
     not_free = max(total - free, 0.0) if total is not None and free is not None else None
-    return {
+    made: dict[str, Callable[[str, str], Any]] = {
+        "mean": lambda name, _: mean(name),
+        "count": lambda name, _: int(of[f"{name}_count"]),
+    }
+    later = {  # metrics that the list below does not have
+        column: made.get(aggregate, lambda name, aggregate: of[f"{name}_{aggregate}"])(name, aggregate)
+        for name, metric in list(FIELDS.items())[9:]
+        for column, aggregate in metric.hourly.items()
+    }
+    return later | {
         "organization_id": "o",
         "device_id": "d",
         "cpu_avg": mean("cpu"),
@@ -145,7 +155,7 @@ def test_windows_of_earlier_versions_count_half_a_minute_a_sample() -> None:
     """By the field that most of them carry; readings of counters only that begin a series count as samples."""
     spread = _with(_with(window(), "samples", 360.0), "covered", 0.0)
     spread = spread.set_column(spread.schema.get_field_index("covered"), "covered", pa.nulls(1, pa.float64()))
-    for counts, covered in (((30.0, 90.0, 60.0, *[0.0] * 6), 45.0), ([0.0] * 9, 180.0)):
+    for counts, covered in (((30.0, 90.0, 60.0, *[0.0] * len(list(FIELDS)[3:])), 45.0), ([0.0] * len(FIELDS), 180.0)):
         for name, count in zip(FIELDS, counts, strict=True):
             column = pa.array([count])
             spread = spread.set_column(spread.schema.get_field_index(f"{name}_count"), f"{name}_count", column)
