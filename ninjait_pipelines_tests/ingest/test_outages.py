@@ -270,7 +270,7 @@ def test_status_says_that_a_store_takes_no_writes(settings: Settings, fleet: Sto
         with failing(settings, name) as (stores, _):
             status = (stores.clickhouse if name == "CLICKHOUSE_URL" else stores.metrics_store).status()
         assert (status.ok, bool(status.version)) == (False, True)
-        assert "takes no writes" in status.problem
+        assert "accepts no writes" in status.problem
         assert "out of disk space" in status.problem
 
 
