@@ -1,5 +1,6 @@
 """`ClickHouseMetrics` keeps the metrics store's contract; then what is its own: missing tables, merges, partitions."""
 
+import re
 from collections.abc import Iterator
 from datetime import timedelta
 
@@ -7,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from ninjait_pipelines.metrics.model import FIELDS, POINTS, WINDOWS, Tier
-from ninjait_pipelines.migrations import parse
+from ninjait_pipelines.migrations import load, parse
 from ninjait_pipelines.resources.clickhouse import ClickHouse
 from ninjait_pipelines.resources.clickhouse_metrics import TABLES, ClickHouseMetrics
 from ninjait_pipelines.resources.metrics_store import MetricsStore
@@ -23,7 +24,10 @@ from ninjait_pipelines_tests.resources.metrics_contract import (
 )
 
 DATABASE = "metrics_contract"
-FILES = ("0001_metrics.sql", "0008_counters.sql", "0011_numbers.sql")
+# Statements that make or alter a table of metrics, of whichever migration.
+OURS = re.compile(
+    rf"^(?:CREATE|ALTER|EXCHANGE|DROP) TABLES? (?:IF EXISTS )?(?:{'|'.join(TABLES)}|metrics_merging)\b", re.M
+)
 
 
 @pytest.fixture(scope="module")
@@ -39,11 +43,9 @@ def database(stack: dict[str, str]) -> Iterator[ClickHouse]:
         server.command(f"CREATE DATABASE {DATABASE}")
         database = ClickHouse(url=server.url, user=server.user, password=server.password, database=DATABASE)
         with database.open():
-            for name in FILES:
-                for statement in parse(name, (SQL / "clickhouse" / name).read_bytes()).up:
-                    # Of 0005 and 0002, which these tests do without.
-                    if "device_metrics_hourly" not in statement and "message_deliveries" not in statement:
-                        database.command(statement)
+            for migration in load(SQL / "clickhouse"):
+                for statement in filter(OURS.search, migration.up):
+                    database.command(statement)
             yield database
         server.command(f"DROP DATABASE {DATABASE}")
 
@@ -126,7 +128,7 @@ def test_the_status_counts_the_tiers_only(store: MetricsStore) -> None:
 
 def test_the_migration_to_merging_rows_loses_none_wherever_it_is_killed(database: ClickHouse) -> None:
     """A killed migration is undone by its down section, which may be killed as well, and applied again."""
-    name, migration = f"{DATABASE}_killed", parse(FILES[1], (SQL / "clickhouse" / FILES[1]).read_bytes())
+    name, migration = f"{DATABASE}_killed", load(SQL / "clickhouse")[7]
     up = [statement for statement in migration.up if "device_metrics_hourly" not in statement]
     start, organization, device = yesterday(), new_id(), new_id()
     names = POINTS.names[:9]  # those of that time
@@ -134,7 +136,7 @@ def test_the_migration_to_merging_rows_loses_none_wherever_it_is_killed(database
         database.command(f"CREATE DATABASE {name}")
         metrics = ClickHouseMetrics(url=database.url, user=database.user, password=database.password, database=name)
         with metrics.open() as store:
-            for statement in parse(FILES[0], (SQL / "clickhouse" / FILES[0]).read_bytes()).up:
+            for statement in load(SQL / "clickhouse")[0].up:
                 store.command(statement)
             store.insert(
                 Tier.RAW,
