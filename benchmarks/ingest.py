@@ -55,7 +55,7 @@ ROWS = (
         "script-gathering",
         "batches, against a script that writes a message's Points at once",
         DRAIN,
-        ("a script, a write a message",),
+        ("a script, a write per message",),
     ),
     Row(
         "script-singles",
@@ -182,7 +182,7 @@ def contests(stage: Stage, loads: Loads) -> dict[str, Callable[[], float]]:
         "raw writes, one connection": partial(raw_writes, 1),
         "raw writes, two connections": partial(raw_writes, 2),
         "a plain script": partial(ours, "fewest_batches", "script"),
-        "a script, a write a message": partial(ours, "few_batches", "script-gathering"),
+        "a script, a write per message": partial(ours, "few_batches", "script-gathering"),
         LINES: partial(ours, "lines", "drain"),
         TWO_LINES: partial(ours, "lines", "drain", 2),
         "Telegraf, lines, all fields": partial(peer, "lines", telegraf.LINES + telegraf.INFLUXDB),

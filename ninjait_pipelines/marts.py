@@ -157,7 +157,7 @@ def _content(table: str, rows: Rows, left_out: LeftOut) -> pa.Table:
         _check(table, rows)
     except KeyError:
         raise
-    except Exception:  # noqa: BLE001 -- each row by itself says which it is
+    except Exception:  # noqa: BLE001 -- converting row by row finds the bad one
         key = next(name for name in KEYS if name in rows[0])
 
         def checked(row: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -2,7 +2,7 @@
 
 A file `sql/<store>/NNNN_name.sql` has the sections `-- migrate: up` and `-- migrate: down`; a statement ends with `;`
 at the end of a line. What was applied stands in each store's table `schema_migrations`, with the file's sha256: an
-applied file may not be edited. Its down section alone may be mended, where undoing it was wrong: then the file says
+applied file may not be edited. Only its down section may be corrected, if undoing it was wrong: then the file says
 above its sections which sha256 it had, `-- formerly: ...`, and databases that applied it as that take it as it is.
 
 PostgreSQL applies a migration and its row in one transaction. ClickHouse has none, so there a migration is

@@ -1,1 +1,1 @@
-"""The cold archive: a day of a mart as Parquet objects, one an organization, named by a manifest."""
+"""The cold archive: a day of a mart as Parquet objects, one per organization, listed in a manifest."""

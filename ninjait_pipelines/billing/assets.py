@@ -22,7 +22,7 @@ from ninjait_pipelines.resources.postgres import Postgres, check_times
 
 # So many organizations a query: their ids and windows go along as parameters, and a server limits the size of those.
 BATCH = 1000
-# How far back a changed contract or time zone is followed by itself; older months are a person's decision.
+# How far back a changed contract or time zone is applied automatically; older months are a person's decision.
 CORRECTED = timedelta(days=62)
 DRAINS = dg.AssetSelection.assets("api_calls", "usage_reports")
 REFERENCE = dg.AssetSelection.assets("contracts", "organizations")

@@ -1,4 +1,4 @@
-"""Checks of the billing assets, by day and by month: nobody forgotten, and the same cents everywhere."""
+"""Checks of the billing assets, by day and by month: no organization left out, and the same cents everywhere."""
 
 from collections.abc import Mapping
 from datetime import date
@@ -62,7 +62,7 @@ def every_organization_has_a_contract(window: Window, postgres: Postgres) -> dg.
 
 @check(invoices, blocking=True)
 def lines_add_up(window: Window, postgres: Postgres, clickhouse: ClickHouse) -> dg.AssetCheckResult:
-    """Of every invoice, in each store, the lines add up to the total, to the cent."""
+    """The lines of every invoice add up to its total, to the cent, in each store."""
     stores = {
         "PostgreSQL": totals_in_postgres(postgres, window.day),
         "ClickHouse": totals_in_clickhouse(clickhouse, window.day),

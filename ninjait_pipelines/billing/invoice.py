@@ -14,7 +14,7 @@ from ninjait_pipelines.billing.local_time import month_window, next_month
 
 CENT = Decimal("0.01")
 MILLIONTH = Decimal("0.000001")
-# Of a day's share of its month; and of what a day costs, which ClickHouse adds up in Decimal(38, 24).
+# Decimal places of a day's share of its month, and of a day's cost, which ClickHouse sums in Decimal(38, 24).
 PLACES = 18
 WHOLE = 10**PLACES
 COST_PLACES = Decimal(1).scaleb(-24)

@@ -76,7 +76,7 @@ def _repair_latest(
 ) -> int:
     """Writes each device's latest readings unless the cache has newer ones; returns how many it wrote.
 
-    If the metrics store is down the lists are written all the same, with the readings that the drains left.
+    If the metrics store is down the lists are still written, with the readings that the drains left.
     """
     try:
         points = metrics_store.latest(as_of - LATEST_OF, as_of + MAX_CLOCK_SKEW)

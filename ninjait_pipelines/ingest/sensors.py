@@ -37,8 +37,8 @@ FAILURES_COUNTED = 4
 MAX_RUN_SECONDS = 300
 # A drain starts before all other queued runs: it takes seconds, and messages wait for it.
 PRIORITY = "10"
-# Copies that one tick replays, at a few milliseconds each, and how many of them may be one organization's: copies that
-# no replay resolves stay the oldest, and must not keep those of others from their turn.
+# How many messages one tick replays, at a few milliseconds each, and how many of them may be one organization's: those
+# that no replay resolves stay the oldest, and must not block those of other organizations.
 MAX_REPLAYED = 2_500
 MAX_OF_ONE = 250
 
@@ -118,7 +118,7 @@ def registered_hosts(
     """
     replayed = replay_registered(mongodb, message_queue, load_sender_registry(postgres), datetime.now(UTC))
     return dg.SkipReason(
-        f"replayed {replayed} messages" if replayed else "no host of a quarantined message is known by now"
+        f"messages replayed: {replayed}" if replayed else "no host of a quarantined message is known by now"
     )
 
 
@@ -144,23 +144,23 @@ def after_outage(
     except StoreError as error:
         return dg.SkipReason(f"at least {len(found)} wait, and the outage lasts: {error}")
     replayed = replay_all(mongodb, message_queue, found, outages.WHO, datetime.now(UTC))
-    return dg.SkipReason(f"replayed {replayed} messages")
+    return dg.SkipReason(f"messages replayed: {replayed}")
 
 
 def replay_registered(
     mongodb: MongoDB, queue: MessageQueue, registry: SenderRegistry, now: datetime, limit: int = MAX_REPLAYED
 ) -> int:
-    """Replays up to `limit` quarantined copies whose host is known by now; returns the number of messages."""
+    """Replays up to `limit` quarantined messages whose host is known by now; returns the number of messages."""
     found = islice(held_for_known_hosts(mongodb, registry), limit)
     return replay_all(mongodb, queue, list(found), "registered_hosts", now)
 
 
 def held_for_known_hosts(mongodb: MongoDB, registry: SenderRegistry) -> Iterator[dict[str, Any]]:
-    """Quarantined copies with a host that is known by now, oldest first, MAX_OF_ONE per organization.
+    """Quarantined messages with a host that is known by now, oldest first, MAX_OF_ONE per organization.
 
     One pass that compares hosts here: a query per host would read the whole quarantine each time.
     """
-    # Most hosts are unknown: one copy may name a thousand, and looking each of them up would delay every tick.
+    # Most hosts are unknown: one message may name a thousand, and looking each of them up would delay every tick.
     names = {repr(host).casefold() for host in registry.hosts}
     # `$or`, where `$in` would be shorter: the local stack's MongoDB does not look into arrays with `$in`.
     waiting = {"state": "held", "$or": [{"reasons.reason": reason} for reason in HOST_REASONS]}

@@ -1,28 +1,28 @@
-"""Increases of counters of bytes, from their readings. Pure: tables in, tables out, no store.
+"""Increases of byte counters, computed from their readings. Pure: tables in, tables out, no store.
 
 The rules, for the readings of one interface by one agent in order of time:
 
-- The highest value is the baseline; what goes beyond it is the increase. A reading of which the one before is older
-  than COUNTER_GAP only begins anew.
-- A value below half of the baseline, or near zero, is a reset (the device booted): all of it is increase. A smaller
-  fall adds nothing and leaves the baseline: a driver or a stepped clock gave readings in another order.
-- From near 2^32 to a small value is a wrap of a counter of 32 bits, unless the bytes in between are beyond belief (more
-  than four times the series' usual rate, twice that of the step before or after it, and a megabit a second), or the
-  value is up again at once: then the device booted, or two machines write. From wherever it is one where the series
-  never reaches 2^32 and goes on through its falls as fast as it rises (see `_usual_rates`): a busy counter wraps ten
-  times an hour.
-- Readings that are less than half or more than twice the baseline, by a step beyond belief (and more than ten megabits
-  a second: after a boot much comes at once; a rise also more than twice a step beside it), are another's where the
-  series then goes on as if they had not been: a driver that reads 0 for a moment, a second machine that came by. They
-  add nothing and count as one reset.
-- More than FEW resets in an hour are none: several machines write as one device. Their counters add nothing in it.
-- More bytes than MAX_RATE brings are none either: no interface is so fast, a driver gave -1.
-- Of several agents on one device, the one that covers the longest part of the hour counts: from where its first
-  increase begins to its last reading. (As long: the one with more readings, else the first by name.) What another one
-  counted before that or after it counts as well: an agent that took over from another one counts other bytes.
+- The highest value so far is the baseline; the increase is what a reading exceeds it by. A reading more than
+  COUNTER_GAP after the previous one only starts a new series.
+- A value below half the baseline, or near zero, is a reset (the device booted): the whole value is increase. A smaller
+  drop adds nothing and leaves the baseline: a driver or a stepped clock delivered readings out of order.
+- A drop from near 2^32 to a small value is the wrap of a 32-bit counter, unless the increase that implies is
+  implausible (more than four times the series' usual rate, twice the rate of the steps before and after it, and one
+  megabit per second) or the value is back up at once: then the device booted, or two machines write. If the series
+  never reaches 2^32 and its drops, taken as wraps, are as fast as its rises (see `_usual_rates`), a drop from any value
+  is a wrap: a busy counter wraps ten times per hour.
+- Readings below half or above twice the baseline after an implausible step (which also exceeds ten megabits per second,
+  because much arrives at once after a boot; for a rise also twice the rate of the neighbouring steps) belong to another
+  sender if the series then continues as if they did not exist: a driver that reads 0 for a moment, or a second machine.
+  They add nothing and count as one reset.
+- More than FEW resets in an hour mean that several machines write as one device. Their counters add nothing in it.
+- An increase faster than MAX_RATE adds nothing either: no interface is so fast, a driver returned -1.
+- If several agents run on one device, the one that covers the longest part of the hour counts, from where its first
+  increase begins to its last reading. (Ties: the one with more readings, then the first by name.) What another agent
+  counted before or after that part is added: when one agent replaces another, they count different bytes.
 
-An hour is made from its own readings and those of the hour before, in which baselines are, whatever else is read with
-it: so it is the same hour in whichever run.
+An hour is computed from its own readings and those of the hour before, which hold the baselines, whatever else is read
+along with it. So every run computes the same hour.
 """
 
 import statistics
@@ -42,15 +42,15 @@ from ninjait_pipelines.metrics.model import COUNTER_GAP, COUNTERS, WINDOWS
 from ninjait_pipelines.metrics.windows import fill_columns
 
 Floats = npt.NDArray[np.float64]
-FEW = 3  # resets of an interface in an hour, or falls of two senders before a device is said to have several
-OFTEN = 0.1  # of an interface's readings, likewise: a clock that is stepped back makes as many, but not all the hour
-OFF_BEAT = 0.75  # of the usual time between two readings: a reading that is nearer to another is not of one sender
+FEW = 3  # resets of an interface per hour, or drops that suggest two senders, before a device counts as several
+OFTEN = 0.1  # share of an interface's readings that drop, likewise: a stepped clock causes drops, but not all hour long
+OFF_BEAT = 0.75  # of the usual time between readings: a reading closer to its neighbour comes from a second sender
 NEAR_ZERO = 1024.0  # bytes
 WRAP = 2.0**32
 NEAR_WRAP, AFTER_WRAP = 0.75 * WRAP, 0.25 * WRAP
 USUAL_RATES = 4  # times the usual rate
-SLOW, FAST = 131_072.0, 1_310_720.0  # bytes a second
-MAX_RATE = 1e11  # bytes a second, likewise: 800 Gbit/s
+SLOW, FAST = 131_072.0, 1_310_720.0  # bytes per second
+MAX_RATE = 1e11  # bytes per second: 800 Gbit/s
 DIRECTIONS = ("network_in", "network_out")
 _KEY = ["organization_id", "device_id", "time"]
 _HOUR_US = 3_600_000_000
@@ -58,7 +58,7 @@ _GAP_US = COUNTER_GAP // timedelta(microseconds=1)
 
 
 class Readings(NamedTuple):
-    """What readings are worth: windows (schema WINDOWS, `covered` 0) and their minutes (schema MINUTES)."""
+    """Readings aggregated to windows (schema WINDOWS, `covered` 0), and the minutes they fall into (schema MINUTES)."""
 
     windows: pa.Table
     minutes: pa.Table
@@ -67,15 +67,15 @@ class Readings(NamedTuple):
 def increases(
     readings: Iterable[pa.Table], start: datetime, every: timedelta, interfaces_left_out: str | None = None
 ) -> Readings:
-    """What readings of counters add to the windows of width `every`, an hour at most; `start` is that of an hour.
+    """Counter readings as increases per window of width `every`, at most an hour; `start` is the start of an hour.
 
-    readings: in parts (schema COUNTERS), all those of a device together; a field that is null was not read. They begin
-    COUNTER_GAP before `start`. Readings of several interfaces at one instant are one sample of their sum; readings that
-    only begin a series, are of another agent than the one that counts, or of an interface that is left out (the
-    setting), are samples of no increase.
+    readings: in parts (schema COUNTERS), with a device's readings in consecutive rows; null means not read. They begin
+    COUNTER_GAP before `start`. Readings of several interfaces at one instant make one sample, their sum. Readings that
+    only start a series, come from an agent that does not count, or from an interface that is left out (the setting),
+    are samples without an increase.
 
-    Only a part and one device are in memory beside the result. The stores give every reading: no aggregate that they
-    could push down tells an increase from a reset.
+    Only one part and one device are in memory beside the result. The stores return every reading: no aggregate that
+    they could compute tells an increase from a reset.
     """
     patterns = patterns_of(interfaces_left_out)
     found = [_readings_of(_without(part, patterns), start, every) for part in whole_devices(readings)]
@@ -84,7 +84,7 @@ def increases(
 
 
 def whole_devices(readings: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """The same rows, cut between devices."""
+    """The same rows, in parts that end between devices."""
     open_: list[pa.Table] = []
     for part in readings:
         if not len(part):
@@ -99,7 +99,7 @@ def whole_devices(readings: Iterable[pa.Table]) -> Iterator[pa.Table]:
 
 
 def _without(readings: pa.Table, patterns: Sequence[str]) -> pa.Table:
-    """The readings, those of interfaces that are left out without values."""
+    """The readings, with the values of left-out interfaces set to null."""
     names = [name for name in pc.unique(readings["interface"]).to_pylist() if is_left_out(name, patterns)]
     if not names:
         return readings
@@ -112,9 +112,9 @@ def _without(readings: pa.Table, patterns: Sequence[str]) -> pa.Table:
 
 
 class _Rows(NamedTuple):
-    """Readings by series and time, in numbers: once in their own hour, and once, not `own`, in front of the hour after.
+    """Readings by series and time, as numbers: each in its own hour (`own`), and again as history of the next hour.
 
-    `row` is the place among the readings; `device`, `source` and `series` are codes, those of sources in order of name.
+    `row` is the index among the readings; `device`, `source` and `series` are codes, those of sources in name order.
     """
 
     row: Integers
@@ -158,8 +158,8 @@ def _rows(readings: pa.Table, start: datetime) -> _Rows:
 
 
 def _adopted(rows: _Rows) -> Integers:
-    """The sources, where "" is the device's only named one in the hour: the readings go on that an earlier version
-    wrote without a name. Of two, nobody knows whose they were."""
+    """The sources, with "" replaced by the device's named source if the hour has exactly one: its readings continue
+    those that an earlier version wrote without a name. With two named sources it is unknown whose they were."""
     group, limit = _device_hour(rows), int(rows.source.max()) + 1
     pairs = distinct(group * limit + rows.source)
     pairs = pairs[pairs % limit > 0]
@@ -176,8 +176,8 @@ def _adopted(rows: _Rows) -> Integers:
 
 
 class _Increases(NamedTuple):
-    """Each reading's increase over those before, null where it begins a series; the time since when that came (its own
-    where there is none); and whether several devices write."""
+    """Per reading: its increase over the previous ones, null if it starts a series; the time the increase began (the
+    reading's own if there is none); and whether several machines write as this device."""
 
     grown: Floats
     since: Integers
@@ -197,7 +197,7 @@ def _increases(rows: _Rows, value: Floats) -> _Increases:
     fell = (grown < 0) & ~begins
     grown[begins] = np.nan
     if fell.any():
-        # A wrap is a fall as well, but one that says nothing of several machines.
+        # A wrap is a drop too, but no sign of several machines.
         group = np.cumsum((np.diff(rows.series, prepend=-1) != 0) | (np.diff(rows.hour, prepend=-1) != 0)) - 1
         reset, other = _through_falls(rows.time, value, grown, np.append(np.flatnonzero(begins), len(value)), fell)
         odd = fell & (reset | (other & ~(grown > 0)))
@@ -212,8 +212,8 @@ def _increases(rows: _Rows, value: Floats) -> _Increases:
 def _through_falls(
     time: Integers, value: Floats, grown: Floats, bounds: Integers, fell: npt.NDArray[np.bool_]
 ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """Puts into `grown` the increases of those series that fall somewhere; which readings are resets, and which would
-    be another sender's if they are no resets."""
+    """Writes the increases of series that drop somewhere into `grown`. Returns which readings are resets, and which
+    belong to another sender unless they are resets."""
     reset, other = np.zeros(len(value), bool), np.zeros(len(value), bool)
     for place in distinct(np.searchsorted(bounds, np.flatnonzero(fell), "right") - 1).tolist():
         first, end = bounds[place], bounds[place + 1]
@@ -226,18 +226,18 @@ def _through_falls(
 
 
 def _of_another(seconds: Floats, values: Floats, added: float) -> npt.NDArray[np.bool_]:
-    """Which readings but the first, if they are less than the one before, would be another sender's: those that come
-    off the beat of the others, or are less by more than may have come meanwhile; all of them `added` so much. A driver
-    whose counter goes back a little does so in time, and by little."""
+    """Which readings after the first would, if they drop, belong to another sender: those out of step with the
+    interval, or lower by more than can have arrived in the meantime. `added` is the series' total increase. A driver
+    whose counter steps back does so on the beat, and by little."""
     gap = np.diff(seconds)
     nearest = np.minimum(gap, np.append(gap[1:], np.inf))
-    limit = max(USUAL_RATES * added / max(seconds[-1] - seconds[0], 1.0), SLOW)  # bytes a second
+    limit = max(USUAL_RATES * added / max(seconds[-1] - seconds[0], 1.0), SLOW)  # bytes per second
     return (nearest < OFF_BEAT * np.quantile(gap, 0.75)) | (-np.diff(values) > limit * gap)
 
 
 class _Series(NamedTuple):
-    """Readings of one counter in order of time, what is usual for them, and up to what rate falls are wraps, in bytes a
-    second."""
+    """Readings of one counter in order of time, their usual rate, and the rate up to which a drop is a wrap, both in
+    bytes per second."""
 
     seconds: Sequence[float]
     values: Sequence[float]
@@ -245,12 +245,12 @@ class _Series(NamedTuple):
     wrapping: float
 
     def is_believed(self, added: float, since: int, at: int, anyway: float = SLOW) -> bool:
-        """Whether so many bytes may have come between two readings; `anyway` is a rate that any device may have."""
+        """Whether that many bytes are plausible between two readings; `anyway` is a rate plausible for any device."""
         return added <= max(USUAL_RATES * self.usual, self.wrapping, anyway) * (self.seconds[at] - self.seconds[since])
 
     def beside(self, at: int) -> float:
-        """The rate that the step to this reading may have for those of the steps before and after it: counters wrap
-        while a download runs, on devices that are quiet all day."""
+        """The rate that the steps before and after make plausible for this one: on devices that are quiet all day,
+        counters wrap while a download runs."""
         steps = [(then, then + 1) for then in (at - 2, at) if then >= 0 and then + 1 < len(self.values)]
         rates = [
             (self.values[end] - self.values[then]) / (self.seconds[end] - self.seconds[then])
@@ -260,7 +260,7 @@ class _Series(NamedTuple):
         return max(SLOW, *(2 * rate for rate in rates), 0.0)
 
     def is_wrap(self, highest: float, at: int) -> bool:
-        """Whether this reading, which is below the highest one, follows it by way of 2^32."""
+        """Whether this reading, below the highest one so far, follows it through a wrap at 2^32."""
         value, added = self.values[at], self.values[at] + WRAP - highest
         if highest >= WRAP:
             return False
@@ -271,7 +271,7 @@ class _Series(NamedTuple):
         return is_near and not is_up_again and self.is_believed(added, at - 1, at, self.beside(at))
 
     def goes_on(self, highest: float, at: int) -> int:
-        """Where the series goes on as if the readings from `at` on had not been; `at` where it does not."""
+        """Where the series continues as if the readings from `at` on did not exist; `at` if it does not."""
         values, after = self.values, at
         while after < len(values) and (values[after] < highest / 2 or values[after] > 2 * highest):
             after += 1
@@ -284,7 +284,7 @@ class _Series(NamedTuple):
 
 
 def increases_of(seconds: Sequence[float], values: Sequence[float]) -> tuple[list[float], list[bool]]:
-    """What each reading but the first adds, by the rules above, and whether it is a reset."""
+    """What each reading after the first adds by the rules above, and whether it is a reset."""
     series = _Series(seconds, values, *_usual_rates(seconds, values))
     highest, goes_on = values[0], 0
     found: list[float] = []
@@ -294,7 +294,7 @@ def increases_of(seconds: Sequence[float], values: Sequence[float]) -> tuple[lis
         rises, falls_far = value >= highest, value < highest / 2 or value < NEAR_ZERO
         added, reset = 0.0, False
         if at < goes_on:
-            pass  # another's, like the one before
+            pass  # from another sender, like the one before
         elif not rises and series.is_wrap(highest, at):
             added, highest = value + WRAP - highest, value
         elif rises or falls_far:
@@ -310,12 +310,12 @@ def increases_of(seconds: Sequence[float], values: Sequence[float]) -> tuple[lis
 
 
 def _usual_rates(seconds: Sequence[float], values: Sequence[float]) -> tuple[float, float]:
-    """The median of the bytes a second at which it rose, 0 where it never did; and the rate up to which a fall is a
-    wrap of a counter of 32 bits, 0 where falls are no wraps.
+    """The median rate of its rises in bytes per second, 0 if it never rises; and the rate up to which a drop is the
+    wrap of a 32-bit counter, 0 if drops are no wraps.
 
-    They are where nearly all of them may be (through 2^32 no faster than twice the fastest rise, together no more than
-    four times as fast as the rises), and the counter does not come back after them to where it was, as that of one of
-    two machines does.
+    Drops are wraps if nearly all of them can be (taken through 2^32, each at most twice as fast as the fastest rise,
+    and together at most four times as fast as the rises) and the counter does not return to where it was, as it does
+    when two machines alternate.
     """
     gaps = [
         (now - then, value - before) for (then, before), (now, value) in pairwise(zip(seconds, values, strict=True))
@@ -335,7 +335,7 @@ def _usual_rates(seconds: Sequence[float], values: Sequence[float]) -> tuple[flo
 
 
 def _rate(steps: Iterable[tuple[float, float]]) -> float:
-    """Bytes a second, of seconds and bytes; 0 where there are none."""
+    """Bytes per second over pairs of seconds and bytes; 0 if there are none."""
     gaps, bytes_ = [0.0], [0.0]
     for gap, step in steps:
         gaps.append(gap)
@@ -344,15 +344,15 @@ def _rate(steps: Iterable[tuple[float, float]]) -> float:
 
 
 def _comes_back(values: Sequence[float], at: int) -> bool:
-    """Whether the series, after it fell here, rises by one step to where it was, and hardly beyond it."""
+    """Whether the series, after its drop here, returns in one step to where it was, and hardly beyond."""
     before = values[at - 1]
     after = next((place for place in range(at + 1, len(values)) if values[place] >= before), None)
     return after is not None and values[after] - before <= (values[after] - values[after - 1]) / 16
 
 
 def _other_sources(rows: _Rows, since: Integers) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """Which increases are of another agent than the one that counts in its device's hour at that time, and which rows
-    are of hours that have any. since: the time from which each increase came, its own where there is none."""
+    """Which increases do not count because another agent of the device counts at that time, and which rows are in hours
+    with such increases. since: the time each increase began, the row's own if there is none."""
     others = np.zeros(len(rows.row), bool)
     if not rows.source.max(initial=0):
         return others, others
@@ -383,7 +383,7 @@ def _other_sources(rows: _Rows, since: Integers) -> tuple[npt.NDArray[np.bool_],
 def _windows(
     readings: pa.Table, rows: _Rows, grown: Sequence[Floats], several: npt.NDArray[np.bool_], every: timedelta
 ) -> pa.Table:
-    """The increases of each instant, added up over interfaces, as windows."""
+    """The increases at each instant, summed over interfaces, as windows."""
     order = np.lexsort((rows.time, rows.device))
     row, time, device = rows.row[order], rows.time[order], rows.device[order]
     several = _anywhere(device * 2**24 + time // _HOUR_US, several[order])
@@ -403,7 +403,7 @@ def _windows(
 
 
 def _anywhere(group: Integers, flag: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """Whether a flag is set anywhere in the row's group; the groups are in order."""
+    """Whether the flag is set anywhere in the row's group; the rows are sorted by group."""
     starts = starts_of(group)
     if not len(starts):
         return flag
@@ -411,7 +411,7 @@ def _anywhere(group: Integers, flag: npt.NDArray[np.bool_]) -> npt.NDArray[np.bo
 
 
 def _sums(values: Floats, starts: Integers) -> Floats:
-    """Sums of runs; null where all of a run is."""
+    """The sum of each run; null if the whole run is null."""
     if not len(starts):
         return values
     there = np.add.reduceat((~np.isnan(values)).astype(np.int64), starts)
@@ -419,7 +419,7 @@ def _sums(values: Floats, starts: Integers) -> Floats:
 
 
 def _aggregates(values: Floats, starts: Integers) -> dict[str, Any]:
-    """The aggregates of runs; null where there is no value."""
+    """The aggregates of each run; null if it has no value."""
     if not len(starts):
         return {}
     valid = ~np.isnan(values)
@@ -439,6 +439,6 @@ def _device_hour(rows: _Rows) -> Integers:
 
 
 def _ranked(column: pa.ChunkedArray) -> tuple[Integers, list[str]]:
-    """Each value's place among all of them in order of their names, and these."""
+    """Each value's rank by name, and the sorted names."""
     names = sorted(pc.unique(column).to_pylist())
     return pc.index_in(column, pa.array(names, column.type)).to_numpy().astype(np.int64), names

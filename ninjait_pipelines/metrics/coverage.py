@@ -1,20 +1,20 @@
-"""How much of an hour a device's samples cover, at whatever interval it sends. Pure: arrays and tables, no store.
+"""How many minutes of an hour a device's samples cover, whatever its interval. Pure: arrays and tables, no store.
 
-A minute with a sample is covered. A sender that reports less often than every minute covers the minutes in between as
-well, as long as its interval is, which is read off the hour itself: the median of the gaps between its covered minutes.
+A minute with a sample is covered. If the interval is longer than a minute, a sample also covers the minutes up to the
+next one that is due. The interval is inferred from the hour: the median gap between minutes with a sample.
 
     10 s for 20 minutes        20 of 60 minutes
-    60 s all the hour          60
-    5 minutes all the hour     60: each of the 12 covers 5
-    15 minutes all the hour    60: each of the 4 covers 15
+    60 s for the whole hour    60
+    5 minutes, whole hour      60: each of the 12 covers 5
+    15 minutes, whole hour     60: each of the 4 covers 15
     one sample                 1
 
-Where samples fall into both halves of most minutes, the interval is below a minute and a minute without a sample is not
-covered. Else a gap that is one minute or half an interval longer than the interval is covered too: a sender that
-reports every 60 s, a moment before or after the full minute, leaves a minute out now and then, and one that reports
-every 15 minutes is late now and then. What lies before an hour's first sample and after its last one is such a gap as
-well. A lost sample makes a gap of two intervals. No interval is beyond
-LONGEST_INTERVAL: where even the median gap is too long for a late sample of that, the device was there for moments.
+If most minutes have samples in both halves, the interval is below a minute, and a minute without a sample is not
+covered. Otherwise a gap may exceed the interval by one minute or half the interval and still counts as covered: a
+sender with a 60 s interval skips a minute now and then because of jitter, and one with 15 minutes is sometimes late.
+The time before an hour's first sample and after its last one together form such a gap too. A lost sample leaves a gap
+of two intervals, which is not covered. Intervals are capped at LONGEST_INTERVAL: if the median gap is too long even for
+a late sample at that interval, the device was only online for moments.
 """
 
 from collections.abc import Sequence
@@ -31,8 +31,8 @@ _HALF_US = 30_000_000
 _HALVES = 120  # of an hour
 _KEY = ("organization_id", "device_id")
 _NOTHING = np.zeros(0, np.int64)
-# One row a device and hour (since 1970): bit n of `early` says whether a sample fell into the first half of minute n,
-# `late` the second half. So minutes of several kinds of readings are put together, and an hour takes 16 bytes.
+# One row per device and hour (since 1970). Bit n of `early` is set if a sample fell into the first half of minute n,
+# bit n of `late` likewise for the second half. Minutes of several kinds of readings merge with OR.
 MINUTES = pa.schema(
     [
         pa.field("organization_id", pa.string()),
@@ -46,7 +46,7 @@ Integers = npt.NDArray[np.int64]
 
 
 def minutes_of(rows: pa.Table) -> pa.Table:
-    """The minutes (schema MINUTES) in which these rows (organization_id, device_id, time) lie."""
+    """The minutes (schema MINUTES) that these rows (organization_id, device_id, time) fall into."""
     if not len(rows):
         return MINUTES.empty_table()
     device, first = devices_of(rows)
@@ -63,9 +63,9 @@ def minutes_of(rows: pa.Table) -> pa.Table:
 
 
 def covered_windows(minutes: Sequence[pa.Table], every: timedelta) -> pa.Table:
-    """Covered minutes (`covered`) by device and window of width `every`, an hour at most, `time` being its start.
+    """Covered minutes (`covered`) per device and window of width `every`, at most an hour; `time` is its start.
 
-    A minute is the window's in which it begins.
+    A minute belongs to the window in which it begins.
     """
     found = pa.concat_tables([MINUTES.empty_table(), *minutes]).combine_chunks()
     names = [*_KEY, "hour"]
@@ -91,7 +91,7 @@ def covered_windows(minutes: Sequence[pa.Table], every: timedelta) -> pa.Table:
 
 
 def covered_by(rows: pa.Table) -> pa.Array:
-    """Of each row (organization_id, device_id, time), the minutes that it covers; of several in a minute the first."""
+    """The minutes each row (organization_id, device_id, time) covers; only the first row in a minute covers any."""
     result = np.zeros(len(rows))
     if len(rows):
         device, _ = devices_of(rows)
@@ -104,9 +104,9 @@ def covered_by(rows: pa.Table) -> pa.Array:
 
 
 def covered_minutes(group: Integers, half: Integers) -> tuple[Integers, Integers, Integers]:
-    """(group, minute, minutes that it covers) of each minute with a sample, in order, from half minutes of hours.
+    """Half minutes with a sample -> (group, minute, minutes it covers) for each minute with a sample, in order.
 
-    group: which hour of which device; half: 0 to 119.
+    group: numbers the device and hour; half: the half minute in the hour, 0 to 119.
     """
     if not len(group):
         return _NOTHING, _NOTHING, _NOTHING
@@ -118,7 +118,7 @@ def covered_minutes(group: Integers, half: Integers) -> tuple[Integers, Integers
     dense = np.add.reduceat(np.diff(np.append(starts, len(halves))), firsts) >= DENSE * sizes
     gap = np.append(np.diff(minute), 0)
     lasts = firsts + sizes - 1
-    gap[lasts] = 0  # the last one of an hour has none
+    gap[lasts] = 0  # the last minute of an hour has no gap after it
     interval = np.where(dense, 1, _intervals(gap, firsts, sizes))
     gap[lasts] = minute[firsts] + 60 - minute[lasts]
     own, dense = np.repeat(interval, sizes), np.repeat(dense, sizes)
@@ -127,15 +127,15 @@ def covered_minutes(group: Integers, half: Integers) -> tuple[Integers, Integers
 
 
 def _intervals(gap: Integers, firsts: Integers, sizes: Integers) -> Integers:
-    """The median of each group's gaps, the lower one of two; a minute where there is none, or it is no interval."""
+    """The lower median of each group's gaps; 1 minute if there is no gap, or the median is too long for an interval."""
     order = np.lexsort((gap, np.repeat(np.arange(len(firsts)), sizes)))
-    middle = firsts + sizes // 2  # the first of each group is the 0 of the last minute
+    middle = firsts + sizes // 2  # each group starts with the 0 of its last minute
     median = gap[order][middle]
     return np.where(median > LONGEST_INTERVAL * 3 // 2, 1, np.clip(median, 1, LONGEST_INTERVAL))
 
 
 def devices_of(rows: pa.Table) -> tuple[Integers, Integers]:
-    """A number for each row's device, and of each number the first row."""
+    """A number for each row's device, and the first row of each number."""
     codes = [_codes(rows[name]) for name in _KEY]
     _, first, device = np.unique(codes[0] * 2**31 + codes[1], return_index=True, return_inverse=True)
     return device.astype(np.int64), first
@@ -147,13 +147,13 @@ def _codes(column: pa.ChunkedArray) -> Integers:
 
 
 def distinct(values: Integers) -> Integers:
-    """In order. (numpy's unique hashes integers, which takes a hundred times as long for these.)"""
+    """The distinct values, sorted. numpy's unique hashes integers, which takes a hundred times as long for these."""
     values = np.sort(values)
     return values[starts_of(values)]
 
 
 def starts_of(*keys: Integers) -> Integers:
-    """Where a sorted key begins to be another one."""
+    """Where each run of equal keys starts; the keys are sorted."""
     if not len(keys[0]):
         return _NOTHING
     differs = np.zeros(len(keys[0]) - 1, bool)
@@ -163,6 +163,6 @@ def starts_of(*keys: Integers) -> Integers:
 
 
 def _any_of(lists: pa.ListArray) -> npt.NDArray[np.uint64]:
-    """The bits that any number of each list has; none is empty."""
+    """The bitwise OR of each list; no list is empty."""
     values, offsets = lists.flatten().to_numpy(), lists.offsets.to_numpy()
     return np.bitwise_or.reduceat(values, offsets[:-1] - offsets[0]) if len(lists) else np.zeros(0, np.uint64)

@@ -1,7 +1,7 @@
-"""Full resolution as windows: points, counters and volumes of a device together. Pure, and alike for both stores.
+"""Full resolution as windows: a device's points, counters and volumes together. Pure, the same for both stores.
 
-Who reads it takes whole hours: what an interval is, which agent counts and where a reset is are said of an hour, and
-its windows have their parts of it.
+Readers must pass whole hours: a device's interval, the agent that counts and its resets are determined per hour, and
+each window gets its part of the hour's result.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,14 +24,14 @@ _DEVICE_HOUR = ["organization_id", "device_id", "hour"]
 
 
 def whole_hours(start: datetime, stop: datetime) -> tuple[datetime, datetime]:
-    """The hours that a window lies in."""
+    """The whole hours that contain the window."""
     first = start.replace(minute=0, second=0, microsecond=0)
     last = stop.replace(minute=0, second=0, microsecond=0)
     return first, last if last == stop else last + HOUR
 
 
 def widths(every: timedelta) -> tuple[timedelta, timedelta]:
-    """The width of the windows that points and counters, and volumes, are read as for windows of width `every`."""
+    """For windows of width `every`: the width at which points and counters are read, and that of volumes."""
     return min(every, HOUR), min(every, FIVE_MINUTES)
 
 
@@ -44,30 +44,30 @@ def first_tier(
     stop: datetime,
     every: timedelta,
 ) -> pa.Table:
-    """The windows (schema WINDOWS, in order of its key) of [start, stop), from those of whole hours.
+    """The windows (schema WINDOWS, in key order) of [start, stop), from readings of whole hours.
 
-    points: what the samples are worth (see `widths`) and their minutes; counters, volumes: of `increases` and
-    `disk_windows`. read: gives the points of these hours and devices, and is asked for those of which two agents count.
+    points: the samples as windows (see `widths`) and their minutes; counters, volumes: results of `increases` and
+    `disk_windows`. read: returns these devices' points in these hours; called for devices that two agents count for.
     """
     width, _ = widths(every)
     of_points, of_counters = _by_one_sender(points, counters, read)
     of_volumes = aggregate_windows(volumes.windows, width)
-    # A sender that says what all its disks hold knows it better than what single volumes add up to.
+    # A sender that reports the usage of all its disks knows better than the sum of single volumes.
     of_volumes = _without(of_volumes, DISK_FIELDS, _carrying(of_points, DISK_FIELDS[:1]))
     covered = covered_windows([one.minutes for one in (points, counters, volumes)], width)
     windows = merge_windows(of_volumes, of_points, of_counters, fill_columns(covered))
     time = windows["time"]
     of_time = WINDOWS.field("time").type
     inside = pc.and_(pc.greater_equal(time, pa.scalar(start, of_time)), pc.less(time, pa.scalar(stop, of_time)))
-    # Of windows narrower than a minute, those in which nothing but a minute begins are none.
+    # Windows narrower than a minute may have covered time but no sample: these are dropped.
     windows = windows.filter(pc.and_(inside, pc.greater(windows["samples"], 0.0)))
     return windows if every == width else merge_windows(aggregate_windows(windows, every))
 
 
 def _by_one_sender(points: Readings, counters: Readings, read: Read) -> tuple[pa.Table, pa.Table]:
-    """The windows of both: without the network of the one that covers less of a device's hour, where both count at the
-    same time. An agent that sends increases and one that sends counters count the same bytes, unless one follows the
-    other. As long: the one with more readings, else the increases."""
+    """The windows of both, without the network fields of the one that covers less of a device's hour if both count at
+    the same time: an agent that sends increases and one that sends counters count the same bytes, unless one replaced
+    the other. Ties: the one with more readings, then the increases."""
     both = _carrying(points.windows, DIRECTIONS).join(
         _carrying(counters.windows, DIRECTIONS), _DEVICE_HOUR, None, "inner", "", "_other"
     )
@@ -93,7 +93,7 @@ def _by_one_sender(points: Readings, counters: Readings, read: Read) -> tuple[pa
 
 
 def _spans(minutes: pa.Table) -> dict[tuple[Any, ...], tuple[int, int]]:
-    """Device and hour -> the first and the last of the hour's half minutes that have a reading."""
+    """Device and hour -> the first and last half minute of the hour with a reading."""
     spans: dict[tuple[Any, ...], tuple[int, int]] = {}
     for row in minutes.to_pylist():
         halves = [2 * n + late for late, name in enumerate(("early", "late")) for n in range(60) if row[name] >> n & 1]
@@ -104,7 +104,7 @@ def _spans(minutes: pa.Table) -> dict[tuple[Any, ...], tuple[int, int]]:
 
 
 def _is_longer(one: tuple[int, int], other: tuple[int, int], has_more: bool) -> bool | None:
-    """Whether one covers more than the other; None where one ends before the other begins."""
+    """Whether the first covers more than the other; None if one ends before the other begins."""
     if one != other and (one[1] <= other[0] or other[1] <= one[0]):
         return None
     length, of_other = one[1] - one[0], other[1] - other[0]
@@ -112,7 +112,7 @@ def _is_longer(one: tuple[int, int], other: tuple[int, int], has_more: bool) -> 
 
 
 def _carrying(windows: pa.Table, fields: Sequence[str]) -> pa.Table:
-    """Devices' hours that have a value of the fields, and how many (`count`)."""
+    """The device hours with a value in one of the fields, and how many (`count`)."""
     counts = pc.max_element_wise(*(windows[f"{name}_count"] for name in fields))
     rows = windows.select(_DEVICE_HOUR[:2]).append_column("hour", _hours(windows)).append_column("count", counts)
     rows = rows.filter(pc.greater(rows["count"], 0.0))
@@ -121,7 +121,7 @@ def _carrying(windows: pa.Table, fields: Sequence[str]) -> pa.Table:
 
 
 def _without(windows: pa.Table, fields: Sequence[str], hours: pa.Table) -> pa.Table:
-    """The windows, those of these devices' hours without the fields."""
+    """The windows, with the fields removed in these device hours."""
     if not len(hours) or not len(windows):
         return windows
     gone = _is_of(windows, hours)
@@ -133,7 +133,7 @@ def _without(windows: pa.Table, fields: Sequence[str], hours: pa.Table) -> pa.Ta
 
 
 def _is_of(windows: pa.Table, hours: pa.Table) -> pa.ChunkedArray:
-    """Whether a window is of one of these devices' hours."""
+    """Whether each window is in one of these device hours."""
     keys = pc.binary_join_element_wise(*(pc.cast(hours[name], pa.string()) for name in _DEVICE_HOUR), "/")
     own = [*(windows[name] for name in _DEVICE_HOUR[:2]), pc.cast(_hours(windows), pa.string())]
     return pc.is_in(pc.binary_join_element_wise(*own, "/"), keys.combine_chunks())

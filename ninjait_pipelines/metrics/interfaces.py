@@ -1,8 +1,8 @@
 """Which network interfaces count: those through which bytes leave the device, each byte once. Pure.
 
-A bridge, a bond, a VLAN or a tunnel carries the bytes of the interface beneath it once more, and loopback carries none
-that ever leave. What is left out is known by its name, for the decoders and for our own agent alike; and for the
-roll-up, which has readings from before an interface was left out.
+A bridge, bond, VLAN or tunnel carries the bytes of its underlying interface a second time, and bytes on loopback never
+leave the device. Interfaces are left out by name: by the decoders, by our own agent, and by the roll-up, which still
+has readings from before a pattern was added.
 """
 
 import re
@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from fnmatch import translate
 from functools import lru_cache
 
-# Shell patterns, upper and lower case alike. A pattern without a space matches names without a space only: those of
-# Linux, BSD and macOS never have one, and no `*.[0-9]` takes a "Realtek 2.5" of Windows for a VLAN.
-# Not among them, because they are the only way out of their device: eth, en, wl, wwan, usb, rmnet, ib, venet, and ap,
-# which serves others over the air.
+# Shell patterns, case-insensitive. A pattern without a space matches only names without one: interfaces of Linux, BSD
+# and macOS never have a space, and `*.[0-9]` must not take a "Realtek 2.5" of Windows for a VLAN.
+# Not listed, because bytes leave the device through them: eth, en, wl, wwan, usb, rmnet, ib, venet, and ap (an access
+# point, which serves other devices).
 LEFT_OUT = (
     # loopback
     *("lo", "lo[0-9]*", "loopback*", "loopback* *", "npcap loopback*", "software loopback *"),
@@ -33,7 +33,7 @@ LEFT_OUT = (
     *("kube-*", "nodelocaldns", "weave*", "vxlan*", "genev*", "vboxnet*", "vmnet*", "vmenet*", "feth*"),
     *("azv[0-9a-f]*", "eni[0-9a-f]*", "gke[0-9a-f]*", "dind*", "nerdctl*", "antrea-*", "ovn-*"),
     *("incusbr*", "virtualbox host-only*", "vmware network adapter*", "vmware virtual ethernet adapter*"),
-    # what shares the radio of another one
+    # adapters that share another one's radio
     *("microsoft wi-fi direct virtual adapter*", "microsoft hosted network virtual adapter*"),
     *("microsoft virtual wifi miniport adapter*",),
     # tunnels
@@ -46,7 +46,7 @@ LEFT_OUT = (
     *("fortinet ssl vpn *", "fortinet virtual *", "juniper networks virtual *", "check point virtual *"),
     *("tap-windows adapter*", "wintun *", "wireguard *", "openvpn *", "wan miniport*", "isatap*", "microsoft isatap*"),
     *("teredo*", "teredo* *", "6to4*", "6to4* *", "microsoft 6to4*", "microsoft ip-https*"),
-    # what only listens, shapes, filters or debugs
+    # capture, shaping, filter and debug interfaces
     *("microsoft kernel debug network adapter*", "ethernet (kernel debugger)", "microsoft km-test loopback*"),
     *("dummy*", "ifb[0-9]*", "nlmon*", "pflog*", "pfsync*", "enc0", "pktap*", "awdl*", "llw*", "anpi*"),
     *("*-qos packet scheduler*", "*-wfp *", "*-npcap *", "* filter-[0-9]*", "* filter driver-[0-9]*"),
@@ -54,19 +54,19 @@ LEFT_OUT = (
 
 
 def is_left_out(interface: str, patterns: Sequence[str] = LEFT_OUT) -> bool:
-    """Whether the bytes of this interface do not count."""
+    """Whether the bytes of this interface are ignored."""
     without_space, with_space = _compiled(tuple(patterns))
     return bool((with_space if " " in interface else without_space).fullmatch(interface))
 
 
 def patterns_of(setting: str | None) -> tuple[str, ...]:
-    """The patterns of the setting INTERFACES_LEFT_OUT: separated by commas, the default list where it is not set."""
+    """The patterns of the setting INTERFACES_LEFT_OUT, comma-separated; the default list if it is not set."""
     return tuple(filter(None, map(str.strip, setting.split(",")))) if setting else LEFT_OUT
 
 
 @lru_cache(maxsize=16)
 def _compiled(patterns: tuple[str, ...]) -> tuple[re.Pattern[str], re.Pattern[str]]:
-    """One expression for names without a space, and one for names with one."""
+    """One expression for names without a space, and one for names with a space."""
     parts = [[one for one in patterns if (" " in one) is spaced] for spaced in (False, True)]
     without, with_ = (re.compile("|".join(map(translate, some)) or r"(?!)", re.IGNORECASE) for some in parts)
     return without, with_

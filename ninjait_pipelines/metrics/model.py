@@ -1,4 +1,4 @@
-"""What metrics are: the fields of the contract, the tiers and how long each keeps them, the schemas of the tables."""
+"""The metric model: the contract's fields, the tiers and their retention, the schemas of the tables."""
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -12,10 +12,10 @@ Aggregate = Literal["mean", "count", "min", "max", "sum", "last"]
 
 
 class Metric(msgspec.Struct, frozen=True):
-    """A metric of the contract. `rule`: what values it may have; `hourly`: its columns of device_metrics_hourly.
+    """A metric of the contract. `rule`: which values are valid; `hourly`: its columns in device_metrics_hourly.
 
-    The contract, the schemas below, the queries of the stores and the roll-up follow from it. The columns of ClickHouse
-    are a migration's, which `ninjait migrate new NAME --field FIELD` drafts.
+    The contract, the schemas below, the stores' queries and the roll-up are derived from it. ClickHouse's columns need
+    a migration: `ninjait migrate new NAME --field FIELD` drafts it.
     """
 
     unit: str
@@ -23,7 +23,7 @@ class Metric(msgspec.Struct, frozen=True):
     hourly: Mapping[str, Aggregate] = {}
 
 
-# Others are counted and left out. New ones stand at the end: the stamps of late samples have their numbers.
+# Other fields are counted and dropped. Append new ones at the end: the stamps of late samples depend on the order.
 FIELDS: dict[str, Metric] = {
     "cpu": Metric(
         "percent of all cores, 0 to 100", "percent", {"cpu_avg": "mean", "cpu_max": "max", "cpu_count": "count"}
@@ -42,18 +42,18 @@ AGGREGATES = ("sum", "count", "min", "max", "last")
 
 
 class Tier(StrEnum):
-    """The tiers, finest first; the value is the name of the bucket or table."""
+    """The tiers, finest first; the value names the bucket or table."""
 
     RAW = "metrics"
     FIVE_MINUTES = "metrics_5m"
     ONE_HOUR = "metrics_1h"
 
 
-# How far back a tier takes points. The stores themselves delete MARGIN later, so that nothing expires while the next
-# tier is still being made from it.
+# How far back a tier accepts points. The stores delete RETENTION_GRACE later, so that nothing expires while the next
+# tier is still being computed from it.
 RETENTION = {Tier.RAW: timedelta(days=7), Tier.FIVE_MINUTES: timedelta(days=90), Tier.ONE_HOUR: timedelta(days=730)}
 RETENTION_GRACE = timedelta(days=1)
-# Which times are accepted, relative to now. Device clocks are off by minutes, not by hours.
+# The accepted times, relative to now. Device clocks are off by minutes, not by hours.
 MAX_CLOCK_SKEW = timedelta(minutes=5)
 MAX_AGE = RETENTION[Tier.ONE_HOUR]
 # Only the raw tier holds counters: an older reading could no longer be turned into an increase.
@@ -65,12 +65,12 @@ _KEY = [
     pa.field("device_id", pa.string(), nullable=False),
     pa.field("time", pa.timestamp("us", "UTC"), nullable=False),
 ]
-# One row a sample: what `write` takes and `read` gives.
+# One row per sample: what `write` takes and `read` returns.
 POINTS = pa.schema([*_KEY, *(pa.field(name, pa.float64()) for name in FIELDS)])
-# One row a device and window, `time` being the window's start: what `aggregate` gives and `write_aggregates` takes.
-# `samples` counts the samples whatever fields they carry; `<field>_count` those that carry the field. `covered` is the
-# minutes that samples cover (see coverage.py); `several_senders` is 1 where several machines or agents write as this
-# device in the hour (see counters.py), else 0.
+# One row per device and window, `time` being the window's start: what `aggregate` returns and `write_aggregates` takes.
+# `samples` counts all samples, `<field>_count` those that carry the field. `covered` is the number of minutes that
+# samples cover (see coverage.py); `several_senders` is 1 if several machines or agents write as this device in the hour
+# (see counters.py), else 0.
 WINDOWS = pa.schema(
     [
         *_KEY,
@@ -80,11 +80,11 @@ WINDOWS = pa.schema(
         *(pa.field(f"{name}_{aggregate}", pa.float64()) for name in FIELDS for aggregate in AGGREGATES),
     ]
 )
-# Which agent a reading came from: two agents on one device read one counter at different moments. "" in rows that were
+# The agent that sent the reading: two agents on one device read the same counter at different moments. "" in rows
 # written before 0.4.0.
 _SOURCE = pa.field("source", pa.string(), nullable=False)
 SAMPLE = ["organization_id", "device_id", "time"]
-# One row a reading of an interface: bytes received and sent since its device booted. Full resolution only.
+# One row per reading of an interface: bytes received and sent since the device booted. Full resolution only.
 COUNTERS = pa.schema(
     [
         *_KEY[:2],
@@ -95,8 +95,8 @@ COUNTERS = pa.schema(
         pa.field("network_out", pa.float64()),
     ]
 )
-# One row a reading of a fixed local volume, in MiB. `disk` is the disk or partition that it lies on, "" where the agent
-# does not say: mounted twice, it is one; `volume` is the mount point, drive letter or name. Full resolution only.
+# One row per reading of a fixed local volume, in MiB. `disk` is its disk or partition, "" if the agent does not report
+# it; `volume` is the mount point, drive letter or name. Full resolution only.
 VOLUMES = pa.schema(
     [
         *_KEY[:2],
@@ -107,8 +107,8 @@ VOLUMES = pa.schema(
         *(pa.field(name, pa.float64()) for name in ("used", "total", "free")),
     ]
 )
-# A reading increases the one before it where that is not older than this; else nobody knows what lies between, and it
-# only begins a new series. So a reading that comes late changes its own hour and the next one, and no other.
+# A reading is compared to the previous one only if that is no older than this; otherwise a reset in between would go
+# unnoticed, and it starts a new series. So a late reading changes its own hour and the next one, and no other.
 COUNTER_GAP = timedelta(hours=1)
 
 
@@ -124,6 +124,6 @@ def check_window(start: datetime, stop: datetime, every: timedelta) -> None:
 
 
 def tier_of(moment: datetime, now: datetime) -> Tier | None:
-    """The finest tier that still takes a point of this moment; None where even the last is too young for it."""
+    """The finest tier that still accepts a point of this time; None if it is too old for all of them."""
     age = now - moment
     return next((tier for tier, kept in RETENTION.items() if age <= kept), None)

@@ -1,16 +1,16 @@
-"""What is in use on a device's disks, from readings of single volumes. Pure: tables in, tables out, no store.
+"""The disk usage of a device, from readings of single volumes. Pure: tables in, tables out, no store.
 
-The decoders take fixed local volumes only. Of these each disk counts once, however often it is mounted. Volumes that
-share their room have it once, and what each of them uses:
+The decoders accept fixed local volumes only. Each disk counts once, however often it is mounted. Volumes that share
+space count its size once, and the usage of each:
 
-- macOS's volumes of one container (disk3s1s1, disk3s5). Its sealed system volume, mounted as /, does not stand for the
-  container where the data volume is there.
-- ZFS's data sets of one pool, each of which says as its size what it uses and what is free in the pool.
-- Volumes of which nobody says the disk (collectd's) that have the same free space to the byte: of one pool, or one file
-  system that is mounted twice, which is in use as much as the other.
+- The volumes of one macOS container (disk3s1s1, disk3s5). Its sealed system volume, mounted as /, is ignored if the
+  data volume is there too.
+- The data sets of one ZFS pool, each of which reports its own usage plus the pool's free space as its size.
+- Volumes without a disk (collectd's) that have the same free space to the byte: they share a pool, or are one file
+  system mounted twice, in which case their usage is equal and counts once.
 
-A device has one value in 5 minutes, of one agent's readings: the last one of each volume in that or the window before,
-so that a round of readings that a boundary cuts is whole all the same. Wider windows are made from these.
+A device has one value per 5 minutes, from one agent: the last reading of each volume in that window or the one before,
+so that a round of readings cut by a window's boundary is still complete. Wider windows are aggregated from these.
 """
 
 import re
@@ -39,7 +39,7 @@ _ZFS = "zfs:"
 
 
 class Volume(NamedTuple):
-    """A volume in MiB; `disk` is "" where its agent does not say on which disk it lies."""
+    """A volume in MiB; `disk` is "" if the agent does not report it."""
 
     disk: str
     volume: str
@@ -51,7 +51,7 @@ class Volume(NamedTuple):
 def disk_of(volumes: Iterable[Volume]) -> tuple[float | None, float | None, float | None]:
     """(used, total, free) of all these volumes together, each disk once.
 
-    A total or free space of which a part is not known is not known.
+    The total or free space is None if it is unknown for any disk.
     """
     known = [_completed(volume) for volume in volumes]
     known = [volume for volume in known if any(value is not None for value in volume[2:])]
@@ -66,8 +66,8 @@ def disk_of(volumes: Iterable[Volume]) -> tuple[float | None, float | None, floa
 
 
 def _completed(volume: Volume) -> Volume:
-    """With what follows from two of its three values. (collectd sends no total; the space that only root may use is in
-    none of its values then.)"""
+    """The volume with its third value computed from the other two. (collectd sends no total; what is reserved for root
+    is then in none of the values.)"""
     used, total, free = volume.used, volume.total, volume.free
     if free is not None:
         used = max(total - free, 0.0) if used is None and total is not None else used
@@ -76,13 +76,13 @@ def _completed(volume: Volume) -> Volume:
 
 
 def _name(volume: Volume) -> str:
-    """The mount point; collectd writes root for / and - for every other slash."""
+    """The mount point; collectd writes `root` for / and - for any other slash."""
     name = volume.volume.strip("/").replace("-", "/")
     return "" if name == "root" else name
 
 
 def _container(volume: Volume, with_data: bool) -> Any:
-    """What has one size, whatever is mounted of it."""
+    """Identifies the disk, container or pool whose size the volume shares."""
     if found := _SLICE.fullmatch(volume.disk):
         return found[1], volume.total
     if not volume.disk and with_data and (_name(volume) == "" or _name(volume).startswith("System/Volumes/")):
@@ -97,7 +97,7 @@ def _of_container(parts: Sequence[Volume]) -> tuple[float | None, float | None, 
     if any(_name(part) == _DATA for part in parts):
         parts = [part for part in parts if _name(part) != ""]
     elif all(_name(part) == "" and _is_snapshot(part) for part in parts) and total is not None and free is not None:
-        return total - free, total, free  # nothing but the sealed system volume: the rest is what is not free
+        return total - free, total, free  # only the sealed system volume is reported: use what is not free
     used: dict[Any, float] = {}
     for part in parts:
         if part.used is not None:
@@ -127,9 +127,9 @@ def _all(values: Sequence[float | None]) -> float | None:
 
 
 def disk_windows(readings: Iterable[pa.Table], every: timedelta) -> Readings:
-    """What readings of volumes are worth in windows of width `every`, at most 5 minutes, and their minutes.
+    """Readings of volumes as windows of width `every`, at most 5 minutes, and their minutes.
 
-    readings: in parts (schema VOLUMES), all those of a device together, those of a volume in order of time.
+    readings: in parts (schema VOLUMES), with a device's readings in consecutive rows and a volume's in order of time.
     """
     found = [_readings_of(part, every) for part in whole_devices(readings)]
     windows = pa.concat_tables([WINDOWS.empty_table(), *(one.windows for one in found)])
@@ -162,8 +162,8 @@ def _by_device_and_hour(rows: Sequence[dict[str, Any]]) -> dict[Any, list[dict[s
 
 
 def _valued(rows: Sequence[dict[str, Any]], every: timedelta) -> dict[Any, tuple[float | None, ...]]:
-    """The value of each window of a device's hour, by the agent that covers the longest part of it, else the one with
-    more windows, else the first by name; before and after that part, by the next one, as for counters."""
+    """The value of each window in a device's hour, from the agent that covers the longest part of it; ties: the one
+    with more windows, then the first by name. Before and after that part the next agent counts, as for counters."""
     by_source: defaultdict[str, defaultdict[Any, dict[Any, dict[str, Any]]]] = defaultdict(lambda: defaultdict(dict))
     for row in rows:
         by_source[row["source"]][row["time"]][row["disk"], row["volume"]] = row
@@ -181,9 +181,9 @@ def _valued(rows: Sequence[dict[str, Any]], every: timedelta) -> dict[Any, tuple
 
 
 def with_disks(latest: pa.Table, volumes: pa.Table) -> pa.Table:
-    """Devices' latest values (schema POINTS), those of disks from the last readings of volumes where they have none.
+    """Devices' latest values (schema POINTS), with missing disk values computed from the last readings of volumes.
 
-    volumes: one row each with its last values. Of several agents' the first by name counts.
+    volumes: one row per volume with its last values. If several agents report, the first by name counts.
     """
     by_device: defaultdict[Any, defaultdict[str, list[Volume]]] = defaultdict(lambda: defaultdict(list))
     for row in volumes.to_pylist():

@@ -9,14 +9,14 @@ import pyarrow.compute as pc
 from ninjait_pipelines.metrics.coverage import covered_by
 from ninjait_pipelines.metrics.model import AGGREGATES, FIELDS, POINTS, SAMPLE, WINDOWS
 
-# Between two instants, which are milliseconds apart, lie this many stamps.
+# Samples have millisecond times; this many microsecond stamps fit between two of them.
 STAMPS = 999
 
 
 def stamped_fields(names: Sequence[str]) -> list[tuple[int, Sequence[str]]]:
-    """The fields in groups, each with its first stamp: a group of n fields has 2^n, one for each set of them.
+    """The fields in groups, each with its first stamp. A group of n fields has 2^n stamps, one per subset of them.
 
-    The first group has 9 fields and the stamps 1 to 512, as before there were more; the next ones what fits behind it.
+    The first group has 9 fields and the stamps 1 to 512, as when it was the only one; later groups fill the rest.
     Raises ValueError for more fields than there are stamps for.
     """
     groups: list[tuple[int, Sequence[str]]] = []
@@ -31,12 +31,12 @@ def stamped_fields(names: Sequence[str]) -> list[tuple[int, Sequence[str]]]:
 
 
 STAMPED = stamped_fields(list(FIELDS))
-# How windows become one; what a device's hour alone can say is among them in parts.
+# How windows are merged. What is determined per hour (`covered`, `several_senders`) is spread over its windows.
 TOGETHER = [("samples", "sum"), ("covered", "sum"), ("several_senders", "max")] + [
     (f"{name}_{aggregate}", "sum" if aggregate == "count" else aggregate) for name in FIELDS for aggregate in AGGREGATES
 ]
 _OF_HOURS = ("covered", "several_senders")
-# Before 0.4.0 a sample stood for half a minute, however often its sender sent.
+# Before 0.4.0 a sample counted as half a minute, whatever the sender's interval.
 ASSUMED_MINUTES = 0.5
 
 
@@ -48,13 +48,13 @@ def late_windows(points: pa.Table) -> pa.Table:
 def late_rows(points: pa.Table) -> tuple[pa.Table, list[int]]:
     """Points too old for full resolution, as windows of one sample each (schema WINDOWS), and the point of each row.
 
-    Each is stamped up to STAMPS microseconds after its own time, by the fields that it carries: so it lies beside the
-    aggregate of its window, which is stamped with the window's start, and beside the other parts of its own reading,
-    and replaces neither. Samples have milliseconds, so no two instants ever meet. Parts of one reading are a sample
-    each; a field that two parts carry in different company counts twice. What a sample covers is told by those that
-    are here.
+    Each timestamp is offset by up to STAMPS microseconds that encode which fields are present. So the row overwrites
+    neither the regular aggregate of its window, which is stamped with the window's start, nor another part of the same
+    reading; and since samples have millisecond times, rows of different instants never collide. Each part of a reading
+    is a sample; a field that two parts carry beside different other fields counts twice. The covered minutes are
+    determined from these points alone.
 
-    A point is one row, and another one, which is no sample, for each further group of fields (STAMPED) that it carries.
+    A point becomes one row, plus one more with 0 samples for each further group (STAMPED) of which it carries fields.
     """
     (first, names), *more = STAMPED
     rows = _late_rows(points, first, names)
@@ -75,7 +75,7 @@ def late_rows(points: pa.Table) -> tuple[pa.Table, list[int]]:
 
 
 def _late_rows(points: pa.Table, first: int, names: Sequence[str]) -> pa.Table:
-    """Windows of these fields alone, covering nothing."""
+    """Windows with these fields only, and 0 covered minutes."""
     stamp = pa.array([first] * len(points), pa.int64())
     for number, name in enumerate(names):
         stamp = pc.add(stamp, pc.if_else(pc.is_valid(points[name]), 1 << number, 0))
@@ -91,8 +91,8 @@ def _late_rows(points: pa.Table, first: int, names: Sequence[str]) -> pa.Table:
 
 
 def _of_either_twin(windows: pa.Table) -> pa.ChunkedArray:
-    """What rows cover, the same for all that have one key: a message that comes twice in a batch brings each row twice,
-    the store keeps the last one, and only the first one of a minute covers it."""
+    """The covered minutes, equal for all rows with the same key. A message delivered twice in a batch yields each row
+    twice: the store keeps the last, but only the first row of a minute covers anything."""
     covered = windows.group_by(SAMPLE, use_threads=False).aggregate([("covered", "max")])
     numbered = windows.select(SAMPLE).append_column("row", pa.array(range(len(windows)), pa.int64()))
     return numbered.join(covered, SAMPLE).sort_by("row")["covered_max"]
@@ -101,7 +101,7 @@ def _of_either_twin(windows: pa.Table) -> pa.ChunkedArray:
 def aggregate_points(points: pa.Table, every: timedelta) -> pa.Table:
     """Points (schema POINTS, and the number of `samples` of each) as windows (schema WINDOWS), in any order.
 
-    What they cover is not told: it is 0. Those of a device are in order of time: `last` is the last that is there.
+    `covered` is 0, to be filled in by the caller. A device's points must be in order of time: `last` is the last value.
     """
     of = [("samples", "sum"), *((name, aggregate) for name in FIELDS for aggregate in AGGREGATES)]
     names = [name for name in WINDOWS.names if name not in _OF_HOURS]
@@ -109,10 +109,10 @@ def aggregate_points(points: pa.Table, every: timedelta) -> pa.Table:
 
 
 def aggregate_windows(windows: pa.Table, every: timedelta) -> pa.Table:
-    """Windows (schema WINDOWS) as wider ones, in any order. Those of a device are in order of time.
+    """Windows (schema WINDOWS) as wider ones, in any order. A device's windows must be in order of time.
 
-    Windows that were written before 0.4.0 do not say what they cover: half a minute for each sample, by the field that
-    most of them carry, as was taken then.
+    Windows written before 0.4.0 have no `covered`: half a minute per value of their most frequent field, as was assumed
+    then.
     """
     counts = pc.max_element_wise(*(windows[f"{name}_count"] for name in FIELDS))
     limit = pc.if_else(pc.greater(pc.fill_null(counts, 0.0), 0.0), counts, windows["samples"])
@@ -122,7 +122,7 @@ def aggregate_windows(windows: pa.Table, every: timedelta) -> pa.Table:
 
 
 def by_window(rows: pa.Table, every: timedelta, key: Sequence[str] = SAMPLE[:2]) -> pa.TableGroupBy:
-    """Rows grouped by key and window, `time` being the window's start: a multiple of `every` since 1970."""
+    """Rows grouped by key and window; `time` becomes the window's start, a multiple of `every` since 1970."""
     width = every // timedelta(microseconds=1)
     start = pc.multiply(pc.divide(pc.cast(rows["time"], pa.int64()), width), width)
     index = rows.schema.get_field_index("time")
@@ -131,7 +131,7 @@ def by_window(rows: pa.Table, every: timedelta, key: Sequence[str] = SAMPLE[:2])
 
 
 def merge_windows(*windows: pa.Table) -> pa.Table:
-    """Tables (schema WINDOWS) as one, in order of the key; of windows in several, `last` is that of the last one."""
+    """Tables (schema WINDOWS) merged, in key order; `last` of a window in several comes from the last of them."""
     some = [of for of in windows if len(of)]
     found = some[0] if some else WINDOWS.empty_table()
     if len(some) > 1:
@@ -141,7 +141,7 @@ def merge_windows(*windows: pa.Table) -> pa.Table:
 
 
 def fill_columns(windows: pa.Table) -> pa.Table:
-    """Windows that lack columns, as schema WINDOWS: what is not there was in no sample."""
+    """Windows that lack columns, as schema WINDOWS: a missing column was in no sample."""
     columns = {name: windows[name] for name in windows.column_names}
     for name in WINDOWS.names:
         column = columns.get(name, pa.nulls(len(windows), pa.float64()))

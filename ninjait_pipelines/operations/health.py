@@ -85,7 +85,7 @@ def _with_quarantine(status: StoreStatus, mongodb: MongoDB) -> StoreStatus:
     if not status.ok:
         note = f"Quarantine goes to the spool {spool.folder}: {waiting}. Logs stay queued, alerts in Dagster's log. "
     if used.share >= NEARLY_FULL:
-        meaning = "beyond it what is bad is only counted, of whoever holds most of it first"
+        meaning = "beyond it bad messages are only counted, those of the largest holder first"
         note += f"The quarantine is {used.share:.0%} full: {used}; {meaning}: ninjait quarantine list. "
     fullest = used.fullest()
     for organization, share in fullest[:NAMED]:

@@ -26,7 +26,7 @@ from ninjait_pipelines.resources.archive.resource import Archive
 from ninjait_pipelines.resources.clickhouse import ClickHouse, sql
 from ninjait_pipelines.resources.dragonfly import Dragonfly
 
-# Of a report, what is whole numbers: means of floats are not the same to the last digit, and invoices go on.
+# The whole numbers of a report: means of floats differ in the last digit between runs, and invoices still change.
 COUNTED = ("tickets", "api")
 UPSTREAM = ("device_metrics_hourly", "ticket_facts", "billing_events", "invoices")
 # They have no partitions and are materialized all the time: they ask for no report and hold none up.

@@ -56,7 +56,7 @@ def declared(comment: str) -> Versions | None:
 
 
 def versions_of(mart: str) -> Versions:
-    """Of a mart that is written slice by slice, or whole."""
+    """A mart that is written slice by slice, or whole."""
     found = declared(snapshot()[f"{mart}{STORAGE}"].comment)
     if found is None or found.by_row:
         raise KeyError(f"the comment of {mart}{STORAGE} does not say what is replaced: 'Versions: by day.'")
@@ -105,7 +105,7 @@ def with_markers(mart: str, rows: pa.Table, as_of: datetime, slices: Sequence[da
 
 
 def _marker_row(mart: str, schema: pa.Schema, as_of: datetime) -> dict[str, Any]:
-    """Of nobody; its other ids are made from the version, so that markers do not replace each other."""
+    """Belongs to no organization; its other ids derive from the version, so that markers do not replace each other."""
     types = {name: column.type for name, column in written_columns(mart).items()}
     version = str(UUID(int=(as_of - EPOCH) // timedelta(microseconds=1)))
     row = {one.name: _EMPTY.get(one.type, 0) for one in schema if not types[one.name].startswith("Nullable")}
@@ -131,7 +131,7 @@ def in_slices(mart: str, slices: Sequence[date]) -> tuple[str, dict[str, Any]]:
 
 
 def state_query(mart: str, where: str) -> str:
-    """Of some slices: `fence`, the oldest version that counts in any of them; the markers and rows before it, which no
+    """For some slices: `fence`, the oldest version that counts in any of them; the markers and rows before it, which no
     reader sees; the newest version, and the server's clock."""
     storage, marker = f"{mart}{STORAGE}", _marker(snapshot()[f"{mart}{STORAGE}"])
     return (

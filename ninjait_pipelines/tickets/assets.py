@@ -144,7 +144,7 @@ def _tickets_have_facts(
 @mart(**DAILY, kinds=set(), deps=[ticket_facts], automation_condition=CATCH_UP | automation.FOLLOW_UPSTREAM)
 def technician_performance(window: Window, clickhouse: ClickHouse) -> Rows:
     """Closed tickets by the technician who had them: count, hours to close, first response, breaches. Tickets that
-    nobody had when they were closed are in nobody's figures. Grain: technician and day."""
+    had no technician when they were closed count for none. Grain: technician and day."""
     return ({"day": window.day, **row} for row in clickhouse.rows(sql("tickets/performance"), day=window.day))
 
 
@@ -153,7 +153,7 @@ technician_performance_left_nothing_out = nothing_is_left_out(technician_perform
 
 @check(technician_performance, blocking=True)
 def every_closing_counted_once(window: Window, clickhouse: ClickHouse) -> dg.AssetCheckResult:
-    """The closings of the day that somebody had are all in somebody's figures, once."""
+    """Each closing of the day with a technician is in exactly one technician's figures."""
     counted = clickhouse.scalar(
         "SELECT sum(tickets_closed) FROM technician_performance WHERE day = {day:Date}", day=window.day
     )

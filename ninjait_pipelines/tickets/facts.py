@@ -90,7 +90,7 @@ def fact(ticket: Ticket, history: Sequence[Event], end: datetime, targets: Mappi
         hours_to_close=(closed_at - ticket.created_at) / HOUR if closed_at else None,
         first_response_target_minutes=target.first_response_minutes if target else None,
         resolution_target_minutes=target.resolution_minutes if target else None,
-        # Closing ends the wait for a first response: nobody waits for an answer any more.
+        # Closing ends the wait for a first response: no one waits for an answer any more.
         first_response_breached=bool(
             target and _late(ticket, responded_at or closed_at or end, target.first_response_minutes)
         ),
@@ -153,15 +153,15 @@ def value_at(history: Sequence[Event], change: str, moment: datetime, current: s
 
 
 def first_response(history: Sequence[Event], requester_id: UUID) -> datetime | None:
-    """The first response by somebody else than who asked: an answer to oneself does not stop the clock."""
+    """The first response by anyone but the requester: an answer to oneself does not stop the clock."""
     return next((event.occurred_at for event in history if _responds(event, requester_id)), None)
 
 
 def closing(history: Sequence[Event]) -> datetime | None:
-    """When a ticket that is closed at the end of `history` became so; None while it is not. Resolved is not closed.
+    """When a ticket that is closed at the end of `history` was closed; None if it is open. Resolved is not closed.
 
-    Of a ticket closed, reopened and closed again it is the last closing. Closing a closed ticket is none: it would
-    move the closing to a later day and count it on both.
+    A ticket closed, reopened and closed again counts from its last closing. Closing a closed ticket is ignored: it
+    would move the closing to a later day and count it on both.
     """
     closed_at = None
     for event in history:

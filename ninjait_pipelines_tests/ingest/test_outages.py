@@ -297,7 +297,7 @@ def test_what_an_outage_made_dead_letters_of_is_replayed_when_it_is_over(fleet: 
     with dg.DagsterInstance.ephemeral() as instance:
         with failing(settings, metrics_url(settings)) as (stores, _):
             assert "at least 1 wait, and the outage lasts" in tick(stores, instance)
-        assert tick(fleet, instance) == "replayed 1 messages"
+        assert tick(fleet, instance) == "messages replayed: 1"
         assert tick(fleet, instance).startswith("no dead letter")
     assert drain(fleet).points_written == 1
     (copy,) = fleet.mongodb.database.quarantine.find()
@@ -313,7 +313,7 @@ def test_what_is_to_blame_after_all_is_not_replayed_for_ever(fleet: Stores) -> N
                     consumer.acknowledge([message])
             rejected(fleet, "StoreUnavailable: InfluxDB at http://h: panic")
             said.append(tick(fleet, instance))
-    assert said[:2] == ["replayed 1 messages"] * 2
+    assert said[:2] == ["messages replayed: 1"] * 2
     assert all(one.startswith("no dead letter") for one in said[2:])
     assert len(held(fleet)) == 2
 
@@ -342,7 +342,7 @@ def test_what_the_broker_counted_out_is_replayed_if_drains_failed_for_a_store(fl
             failed_for_a_store(instance)
         rejected(fleet, "delivered 6 times and never settled; the limit is 5")
         assert tick(fleet, instance) == (
-            "replayed 1 messages" if outage else "no dead letter of an outage is in quarantine"
+            "messages replayed: 1" if outage else "no dead letter of an outage is in quarantine"
         )
 
 
@@ -378,7 +378,7 @@ def test_dead_letters_that_stay_hold_up_their_own_organization_only(
     stuck |= {"routing_key": f"heartbeat.{OTHER_ORG}"}  # no key of this queue
     fleet.mongodb.database.quarantine.insert_many([{**stuck, "_id": f"agent.metrics/stuck-{n}"} for n in range(20)])
     with dg.DagsterInstance.ephemeral() as instance:
-        assert tick(fleet, instance) == "replayed 1 messages"
+        assert tick(fleet, instance) == "messages replayed: 1"
     assert fleet.mongodb.database.quarantine.find_one({"_id": good["_id"]})["state"] == "replayed"
     assert fleet.mongodb.database.quarantine.count_documents({"state": "held"}) == 20
 

@@ -116,7 +116,7 @@ def tick(stores: Stores) -> str | None:
 def test_what_came_before_its_host_was_registered_is_written_once_it_is(waiting: Stores) -> None:
     assert tick(waiting) == "no host of a quarantined message is known by now"
     register(waiting)
-    assert tick(waiting) == "replayed 2 messages"
+    assert tick(waiting) == "messages replayed: 2"
     assert tick(waiting) == "no host of a quarantined message is known by now"
     assert drained(waiting).points_written == 3
     [point] = points(waiting, NEW_DEVICE)
@@ -141,17 +141,17 @@ def anybody(fleet: Stores) -> Iterator[Stores]:
 def test_a_host_of_the_wrong_organization_or_of_several_goes_on_waiting(anybody: Stores) -> None:
     waiting = with_new(anybody, None)
     register(waiting, organization=OTHER_ORG)
-    assert tick(waiting) == "replayed 1 messages"  # Telegraf's names no organization
+    assert tick(waiting) == "messages replayed: 1"  # Telegraf's names no organization
     assert drained(waiting).points_written == 2
     register(waiting, device=str(uuid.UUID(int=78)))
-    assert tick(waiting) == "replayed 1 messages"
+    assert tick(waiting) == "messages replayed: 1"
     assert drained(waiting).points_written == 1
     publish(waiting, telegraf(line("mem", "used=1i", host="new", seconds_ago=20), organization=None))
     assert drained(waiting).points_written == 0
     assert tick(waiting) == "no host of a quarantined message is known by now"
     with waiting.postgres.transaction() as connection:
         connection.execute("DELETE FROM devices WHERE id = %s", (NEW_DEVICE,))
-    assert tick(waiting) == "replayed 1 messages"
+    assert tick(waiting) == "messages replayed: 1"
     assert drained(waiting).points_written == 1
 
 
@@ -163,7 +163,7 @@ def test_what_names_no_organization_waits_for_a_person(ninjait: Any, fleet: Stor
     register(fleet, organization=OTHER_ORG)
     assert tick(fleet) == "no host of a quarantined message is known by now"
     register(fleet, device=str(uuid.UUID(int=78)))
-    assert tick(fleet) == "replayed 1 messages"  # collectd's, whose key names one
+    assert tick(fleet) == "messages replayed: 1"  # collectd's, whose key names one
     assert drained(fleet).points_written == 1
 
     replay = ("quarantine", "replay", "--reason", "no_organization_in_key")
@@ -191,7 +191,7 @@ def test_the_same_lines_of_two_organizations_are_replayed_for_both(fleet: Stores
     assert drained(fleet).points_quarantined == 2
     register(fleet)
     register(fleet, str(uuid.UUID(int=78)), OTHER_ORG)
-    assert tick(fleet) == "replayed 2 messages"
+    assert tick(fleet) == "messages replayed: 2"
     assert drained(fleet).points_written == 2
     assert len(points(fleet, NEW_DEVICE)) == len(points(fleet, str(uuid.UUID(int=78)))) == 1
 

@@ -1,7 +1,7 @@
 """The grammar of line protocol, read strictly. What Telegraf's fields mean is in telegraf.py.
 
 Not a library's: the only well-maintained one parses single lines, in C, on bytes that anyone may send. Strings may
-contain newlines, so whoever splits a message into lines must already understand the grammar.
+contain newlines, so splitting a message into lines already requires the grammar.
 """
 
 import re

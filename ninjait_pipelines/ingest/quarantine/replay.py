@@ -70,7 +70,7 @@ def first_of_each(
     documents: Iterable[Mapping[str, Any]], limit: int, is_wanted: Callable[[Mapping[str, Any]], bool]
 ) -> Iterator[dict[str, Any]]:
     """The ids of the messages to replay automatically: the first `limit` wanted ones per share, so that messages which
-    cannot be replayed hold up nobody else's. `documents` have `share` and `intent`.
+    cannot be replayed do not hold up others. `documents` have `share` and `intent`.
 
     Messages that a person began to replay with edits are left out: only that person knows whether to go on.
     """
@@ -132,7 +132,7 @@ def replay_each(
         if audit.resolve(mongodb, document_id, "replayed", who, now, outcome, **details):
             yield prepared
         else:
-            yield Replay(document_id, problem=f"{_RESOLVED_MEANWHILE}; it was {outcome} all the same")
+            yield Replay(document_id, problem=f"{_RESOLVED_MEANWHILE}; it was still {outcome}")
 
 
 def rehearse(

@@ -28,7 +28,7 @@ DAY = timedelta(days=1)
 WARM_AGE, COLD_AGE = 10 * DAY, HISTORY
 # Share of the day's messages, the last in order of delivery, that come after the roll-up: laptops that were away.
 LATECOMERS = 0.04
-# An old day has a sample every five minutes and a heartbeat an hour: enough to see it, and it keeps the demo short.
+# An old day has a sample every five minutes and a heartbeat every hour: enough to see it, and it keeps the demo short.
 OLD = simulate.Options(interval=300, heartbeat_interval=3600)
 
 

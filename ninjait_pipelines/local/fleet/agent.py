@@ -3,7 +3,7 @@
 Every reading goes the same way:
 1. It gets its message id and is appended to the spool, which is synced. Dying before: the reading was never taken.
 2. What is in the spool is published, oldest first, and confirmed. Dying here: all of it is published again later, with
-   the same ids, so whoever reads the queue knows the second copies for duplicates.
+   the same ids, so consumers recognize the second copies as duplicates.
 3. What was confirmed is taken out of the spool. Dying before: as in 2.
 """
 

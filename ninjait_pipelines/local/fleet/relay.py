@@ -9,7 +9,7 @@ refuses, are lost silently.
 3. The spool is delivered as the agent's own readings are: published, confirmed, taken out.
 
 Where the spool is full the answer is 503, and the sender's own buffer keeps what it has. It listens on loopback:
-whoever reaches it may write for the organization, but no web page may have a browser do so.
+anyone who reaches it may write for the organization, but no web page may have a browser do so.
 """
 
 import threading

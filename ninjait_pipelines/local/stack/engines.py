@@ -32,7 +32,7 @@ DATABASE = "ninjait"
 DAGSTER_DATABASE = "dagster"
 # How long the children of a killed PostgreSQL may take to notice
 ORPHAN_SECONDS = 10.0
-# Of the PostgreSQL in the wheel: another major version cannot read its folder.
+# The major version of the PostgreSQL in the wheel: another one cannot read its data folder.
 MAJOR_VERSION = "18"
 HOST = "127.0.0.1"
 

@@ -125,7 +125,7 @@ class Bucket:
     def read(self, key: str, max_bytes: int | None = None) -> bytes:
         with self._errors(key):
             answer = self._client.get_object(**self._at(key), ChecksumMode="ENABLED")
-            if "ContentLength" not in answer:  # cut inside the headers, which look complete all the same
+            if "ContentLength" not in answer:  # cut inside the headers, which look complete nevertheless
                 raise TransferDamaged(TITLE, self._url, f"{key!r} was cut short in transfer", "Try again.")
             try:
                 check_size(self._url, key, answer["ContentLength"], max_bytes)

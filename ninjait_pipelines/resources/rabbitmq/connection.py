@@ -53,8 +53,8 @@ class ConnectionSettings:
 class Connection:
     """An open connection. Callers hand its thread work, and wait for the reply.
 
-    Once lost it stays lost: `closed_reason` says why, and everyone who waits gets that error. Whoever needs another one
-    connects again. Subclasses set their attributes before calling Connection.__init__, which starts the thread.
+    Once lost it stays lost: `closed_reason` says why, and everyone who waits gets that error. Callers then
+    connect again. Subclasses set their attributes before calling Connection.__init__, which starts the thread.
     """
 
     connection_class: Callable[..., Any] = LenientConnection

@@ -302,7 +302,7 @@ class Session(Connection):
         return taken
 
     def final_deliveries(self) -> dict[str, Delivery]:
-        """What is held at its last permitted delivery, by receipt. Messages that nobody has taken yet are held too from
+        """What is held at its last permitted delivery, by receipt. Messages not taken yet are held too from
         now on."""
         with self._changed:
             self._held.update(dict.fromkeys(message.receipt for message in self._arrived))

@@ -12,7 +12,7 @@ import pika
 from ninjait_pipelines.messages import JSON, LAST_MS, Message, Outgoing
 from ninjait_pipelines.resources.rabbitmq.frames import UNREADABLE, Delivery, LenientProperties
 
-# Our headers. A third party's message may lack them or have any value in them, and is read all the same. They never
+# Our headers. A third party's message may lack them or have any value in them, and is still read. They never
 # decide which organization a message belongs to, or which copy it is: that follows from the broker's envelope and from
 # the bytes.
 DELIVERY_ID, PUBLISHED_MS = "ninjait-delivery-id", "ninjait-published-ms"

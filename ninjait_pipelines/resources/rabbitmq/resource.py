@@ -5,9 +5,8 @@ is never deleted or declared again.
 
 The publisher, each consumer and each question have a connection of their own. A connection has its own thread, so that
 heartbeats are answered while a caller is busy for minutes, and many messages can be in flight at once. A lost
-connection is never repaired: whoever needs another one connects again. What a lost consumer held is redelivered to any
-consumer, and its receipts are void. During an alarm the broker reads nothing from a publisher, but must still hear the
-others.
+connection is never repaired: callers connect again. What a lost consumer held is redelivered to any consumer, and its
+receipts are void. During an alarm the broker reads nothing from a publisher, but must still hear the others.
 """
 
 import threading

@@ -211,7 +211,7 @@ def test_a_quarantine_that_is_nearly_full_is_a_warning(fleet: Stores) -> None:
     fill(fleet, 0.9)
     (status,) = check_all({"mongodb": small(fleet).mongodb})
     assert "The quarantine is 89% full" in status.note
-    assert "0 of 1 MiB in 14 quarantined messages; beyond it what is bad is only counted" in status.note
+    assert "0 of 1 MiB in 14 quarantined messages; beyond it bad messages are only counted" in status.note
     assert stores_are_up([status]).severity == dg.AssetCheckSeverity.WARN
     drained(small(fleet))
 
