@@ -66,7 +66,7 @@ def test_a_full_share_is_one_organization_s_matter(fleet: Stores, ninjait: Any) 
     assert (status.ok, stores_are_up([status]).passed) == (True, False)
     assert f"The organization {ORG} has filled 9" in status.note
     assert OTHER_ORG not in status.note
-    result = _bodies(fleet.clickhouse)
+    result = _bodies(fleet.clickhouse, 24)
     assert (result.passed, result.severity) == (False, dg.AssetCheckSeverity.ERROR)
     assert f"the organization {ORG} {61 - held[ORG]} (" in str(result.description)
     assert OTHER_ORG not in str(result.description)
@@ -131,7 +131,7 @@ def test_dead_letters_have_a_bound_too(fleet: Stores, why: str, least: float, li
     assert least < read_usage(stores.mongodb).share < limit
     fleet.message_queue.publish([bad(99, OTHER_ORG)])
     assert (drained(stores).bodies_not_kept, kept(fleet)[OTHER_ORG]) == (0, 1)
-    result = _bodies(fleet.clickhouse)
+    result = _bodies(fleet.clickhouse, 24)
     assert f"the organization {ORG} {120 - kept(fleet)[ORG]} (" in str(result.description)
 
 
