@@ -1,7 +1,7 @@
 """The arithmetic of windows against plain Python, to the last bit.
 
 A sum of floats depends on the order of its terms, so a rerun gives the same rows only if that order is fixed: the order
-of time. (polars adds up in several lanes, and by as many parts as there are processors.)
+of time. (With polars an hour's sums differed in the last bit at some table sizes.)
 """
 
 from collections import defaultdict
