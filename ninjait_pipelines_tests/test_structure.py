@@ -118,3 +118,17 @@ def test_no_module_loads_polars_with_itself() -> None:
 def test_private_names_of_dagster_are_in_one_module() -> None:
     private = {name for name, path in MODULES.items() if any(one.startswith("dagster._") for one in _imported(path))}
     assert private == {"dagster_compat"}
+
+
+def test_no_test_file_imports_another_one() -> None:
+    """What several need is in a module of its own: a helper that moves with its tests breaks tests elsewhere."""
+    files = [*(ROOT / f"{PACKAGE}_tests").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]
+    imports = {path: [name.split(".") for name in _imported(path)] for path in files}
+    wrong = [
+        f"{path.relative_to(ROOT)}: {'.'.join(parts)}"
+        for path, found in imports.items()
+        for parts in found
+        if parts[0] == f"{PACKAGE}_tests" and any(part.startswith("test_") for part in parts[1:])
+    ]
+    assert len(files) > 100
+    assert wrong == []

@@ -2,8 +2,7 @@
 
 import re
 import uuid
-from datetime import UTC, date, datetime, timedelta
-from decimal import Decimal
+from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 import pytest
@@ -15,35 +14,8 @@ from ninjait_pipelines.resources.clickhouse import ClickHouse
 from ninjait_pipelines.resources.clickhouse_schema import mart_rows
 from ninjait_pipelines.resources.store import StoreError, StoreFailed
 from ninjait_pipelines.settings import SQL
+from ninjait_pipelines_tests.reference.rows import ALL, CHECKS, organization
 from ninjait_pipelines_tests.runs import Killed, add, content, killed, left_out, passed, run, spoil
-
-ALL = (assets.organizations, assets.users, assets.devices, assets.contracts)
-CHECKS = tuple(assets.row_counts)
-SINCE = datetime(2026, 1, 1, tzinfo=UTC)
-
-
-def organization(slug: str) -> dict[str, object]:
-    return {"id": uuid.uuid4(), "name": slug.title(), "slug": slug, "time_zone": "Asia/Kolkata", "created_at": SINCE}
-
-
-@pytest.fixture
-def one_of_each(stores: Stores) -> Stores:
-    one = organization("one")
-    plan = {"id": uuid.uuid4(), "version": 2, "name": "Plus", "currency": "EUR", "published_at": SINCE}
-    prices = ("base_fee", "device_month_price", "storage_gb_month_price", "backup_gb_month_price")
-    plan |= dict.fromkeys((*prices, "api_calls_included", "api_calls_thousand_price"), Decimal(1))
-    mine = {"id": uuid.uuid4(), "organization_id": one["id"]}
-    add(stores, "organizations", [one])
-    add(stores, "users", [{**mine, "email": "a@one", "full_name": "A", "role": "owner", "created_at": SINCE}])
-    add(
-        stores,
-        "devices",
-        [{**mine, "name": "srv", "kind": "server", "os_version": "Debian 12", "created_at": SINCE}],
-    )
-    add(stores, "price_plans", [plan])
-    terms = {"price_plan_id": plan["id"], "price_plan_version": 2, "starts_on": date(2026, 1, 1), "ends_on": None}
-    add(stores, "contracts", [{**mine, **terms}])
-    return stores
 
 
 def test_copies_all_twice_and_the_checks_pass(one_of_each: Stores) -> None:

@@ -10,10 +10,8 @@ from ninjait_pipelines.late_days import note_events
 from ninjait_pipelines.reports.assets import past_reports_are_right, weekly_reports
 from ninjait_pipelines.reports.sensors import late_report_weeks, past_report_weeks
 from ninjait_pipelines.resources import Stores
-from ninjait_pipelines_tests.reports.test_weekly import DAY, KEY, THIS_WEEK, WEEK, archived, marts, publish, put
+from ninjait_pipelines_tests.reports.weeks import DAY, KEY, THIS_WEEK, WEEK, archived, publish, put
 from ninjait_pipelines_tests.rollup.data import HOUR, ORGANIZATION, check
-
-__all__ = ["marts"]
 
 
 def tick(stores: Stores) -> list[str]:

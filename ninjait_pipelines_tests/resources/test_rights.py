@@ -19,8 +19,8 @@ from ninjait_pipelines.resources.influxdb.resource import InfluxDB
 from ninjait_pipelines.resources.rabbitmq.resource import RabbitMQ
 from ninjait_pipelines.resources.store import StoreError, StoreRefused
 from ninjait_pipelines.settings import ROOT, SQL, Settings, validate
+from ninjait_pipelines_tests.compose import compose_definitions
 from ninjait_pipelines_tests.conftest import _manage_rabbitmq
-from ninjait_pipelines_tests.test_docs import compose_definitions
 
 PAGE = (ROOT / "docs" / "production.md").read_text()
 MINE = "39a970c9-0000-4000-8000-000000000000"

@@ -10,7 +10,7 @@ from ninjait_pipelines.tickets import assets
 from ninjait_pipelines.tickets.sensors import compute_late_ticket_days, late_ticket_days, past_ticket_days
 from ninjait_pipelines_tests.rollup.data import check
 from ninjait_pipelines_tests.runs import passed, run
-from ninjait_pipelines_tests.tickets.test_ticket_assets import ALL, CHECKS, DAY, KEY, NEXT, Desk, desk  # noqa: F401
+from ninjait_pipelines_tests.tickets.desk import ALL, CHECKS, DAY, KEY, NEXT, Desk
 
 PAST = (assets.past_history_is_copied, assets.past_tickets_have_facts)
 
@@ -24,7 +24,7 @@ def tick(stores: Stores, instance: dg.DagsterInstance) -> list[tuple[str, str]]:
     return [(one.tags[tags[0]], one.tags[tags[1]]) for one in requests or ()]
 
 
-def test_history_that_was_committed_late_is_counted(desk: Desk) -> None:  # noqa: F811
+def test_history_that_was_committed_late_is_counted(desk: Desk) -> None:
     """A transaction that was open over night committed yesterday's history after yesterday's run; nothing was red."""
     old = desk.ticket(1500)  # on the next day, and seen there as it stood
     run(desk.stores, *ALL, *CHECKS, span=(KEY, NEXT))
@@ -44,12 +44,12 @@ def test_history_that_was_committed_late_is_counted(desk: Desk) -> None:  # noqa
     assert all(passed(run(desk.stores, *ALL, *CHECKS, *PAST, key=KEY)).values())
 
 
-def test_a_day_that_was_never_computed_is_left_to_the_schedule(desk: Desk) -> None:  # noqa: F811
+def test_a_day_that_was_never_computed_is_left_to_the_schedule(desk: Desk) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         assert tick(desk.stores, instance) == []
 
 
-def test_the_job_computes_all_three(desk: Desk) -> None:  # noqa: F811
+def test_the_job_computes_all_three(desk: Desk) -> None:
     definitions = dg.Definitions(
         list(ALL), jobs=[compute_late_ticket_days], asset_checks=list(CHECKS), resources=desk.stores.all()
     )

@@ -37,12 +37,11 @@ from ninjait_pipelines.messages import Message, Outgoing
 from ninjait_pipelines.metrics.interfaces import LEFT_OUT
 from ninjait_pipelines.metrics.volumes import disk_of
 from ninjait_pipelines.resources import Stores
-from ninjait_pipelines.resources.dragonfly_queue import DragonflyQueue
 from ninjait_pipelines.resources.store import StoreUnavailable
 from ninjait_pipelines.settings import Settings
+from ninjait_pipelines_tests.local.fleet.brokers import AWAY, into
 
 ORGANIZATION, DEVICE = uuid.UUID(int=1), uuid.UUID(int=2)
-AWAY = DragonflyQueue(url="redis://127.0.0.1:1/0")
 
 
 def now() -> datetime:
@@ -60,16 +59,6 @@ def queued(stores: Stores, queue: str = "agent.metrics") -> list[Message]:
             messages += batch
         consumer.acknowledge(messages)
     return messages
-
-
-def into(taken: list[Outgoing]) -> Callable[[list[Outgoing]], int]:
-    """A broker that takes everything."""
-
-    def publish(batch: list[Outgoing]) -> int:
-        taken.extend(batch)
-        return len(batch)
-
-    return publish
 
 
 def ids(messages: list[Message]) -> list[int]:

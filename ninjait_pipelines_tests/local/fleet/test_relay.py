@@ -17,7 +17,7 @@ from ninjait_pipelines.local.fleet import relay
 from ninjait_pipelines.local.fleet.agent import MIB, Agent, Spool, keep_and_deliver
 from ninjait_pipelines.messages import Outgoing
 from ninjait_pipelines.resources.dragonfly_queue import DragonflyQueue
-from ninjait_pipelines_tests.local.fleet.test_agent import AWAY, into
+from ninjait_pipelines_tests.local.fleet.brokers import AWAY, into
 
 ORGANIZATION = str(uuid.UUID(int=1))
 LINE = b"cpu,cpu=cpu-total,host=lap-1 usage_idle=80 1764460800000000000\n"
