@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ninjait_pipelines.local.stack import servers
-from ninjait_pipelines.settings import ROOT
+from ninjait_pipelines.paths import ROOT
 
 PAGE, CHART = ROOT / "docs" / "performance.md", ROOT / "docs" / "performance.svg"
 BEGIN, END = "<!-- figures: written by `ninjait bench --write-docs` -->", "<!-- end of figures -->"

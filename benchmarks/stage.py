@@ -28,10 +28,11 @@ from ninjait_pipelines.local.stack.local import LocalStack
 from ninjait_pipelines.local.stack.servers import SERVERS, built
 from ninjait_pipelines.metrics.model import Tier
 from ninjait_pipelines.migrations import migrate_up
+from ninjait_pipelines.paths import ROOT
 from ninjait_pipelines.resources import Stores, open_stores
 from ninjait_pipelines.resources.influxdb import read
 from ninjait_pipelines.resources.influxdb.resource import InfluxDB
-from ninjait_pipelines.settings import ROOT, validate
+from ninjait_pipelines.settings import validate
 
 POLL_SECONDS = 0.02
 PATIENCE_SECONDS = 240.0

@@ -8,8 +8,9 @@ report it.
 
 from datetime import date
 
+from ninjait_pipelines.errors import UserError
 from ninjait_pipelines.resources.postgres import Postgres
-from ninjait_pipelines.settings import DEFAULT_START, UserError
+from ninjait_pipelines.settings import DEFAULT_START
 
 
 class StartMoved(UserError):

@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from ninjait_pipelines.errors import UserError
 from ninjait_pipelines.metrics.model import AGGREGATES, FIELDS, Tier
-from ninjait_pipelines.settings import SQL, UserError
+from ninjait_pipelines.paths import SQL
 
 _WORDS = {"sum": "Sum", "min": "Least", "max": "Greatest", "last": "Last"}
 _HOURLY = {"mean": "Mean", "count": "Samples that carry it", **_WORDS}

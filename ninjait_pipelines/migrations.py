@@ -27,14 +27,16 @@ from typing import LiteralString
 
 import msgspec
 
+from ninjait_pipelines.errors import UserError
 from ninjait_pipelines.installation import record_start
+from ninjait_pipelines.paths import SQL
 from ninjait_pipelines.resources.clickhouse import ClickHouse
 from ninjait_pipelines.resources.clickhouse_schema import Table, read_schema
 from ninjait_pipelines.resources.clickhouse_versions import refresh_views
 from ninjait_pipelines.resources.postgres import Postgres
 from ninjait_pipelines.resources.store import Store, StoreError, StoreFailed
 from ninjait_pipelines.resources.versions import NEWER, problem, too_old
-from ninjait_pipelines.settings import DEFAULT_START, SQL, UserError
+from ninjait_pipelines.settings import DEFAULT_START
 
 STORES = ("postgres", "clickhouse")
 # An arbitrary number that nothing else uses for an advisory lock of PostgreSQL.

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from ninjait_pipelines.settings import ROOT
+from ninjait_pipelines.paths import ROOT
 
 
 def compose_definitions() -> dict[str, Any]:

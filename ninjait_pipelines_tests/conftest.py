@@ -20,10 +20,11 @@ from influxdb_client import InfluxDBClient, Permission, PermissionResource
 from psycopg import sql
 from tenacity import wait_none
 
+from ninjait_pipelines.paths import ROOT
 from ninjait_pipelines.resources import Stores, open_stores
 from ninjait_pipelines.resources.clickhouse import ClickHouse
 from ninjait_pipelines.resources.store import StoreFailed
-from ninjait_pipelines.settings import OPTIONAL, REQUIRED, ROOT, Settings, validate
+from ninjait_pipelines.settings import DESCRIPTIONS, Settings, validate
 from ninjait_pipelines_tests.orphans import ended_with_us
 
 os.environ.pop("PIPELINE_START", None)  # partitions read it when they are imported; the tests' begin on the default
@@ -93,7 +94,7 @@ _not_run: Counter[str] = Counter()
 _numbers = itertools.count(1)
 _taken: set[str] = set()  # Dragonfly's databases that a test has now
 # What the environment names, for `--servers`; empty where it names no RabbitMQ.
-NAMED = {name: os.environ[name] for name in (*REQUIRED, *OPTIONAL, "RABBITMQ_MANAGEMENT_URL") if name in os.environ}
+NAMED = {name: os.environ[name] for name in (*DESCRIPTIONS, "RABBITMQ_MANAGEMENT_URL") if name in os.environ}
 NAMED = NAMED if "RABBITMQ_URL" in NAMED else {}
 
 
@@ -141,7 +142,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 def _no_settings_of_the_shell() -> Iterator[None]:
     """A test never reaches a store that the developer's shell points at."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in (*REQUIRED, *OPTIONAL, "DAGSTER_HOME", "DAGSTER_DATABASE_URL"):
+        for name in (*DESCRIPTIONS, "DAGSTER_HOME", "DAGSTER_DATABASE_URL"):
             patch.delenv(name, raising=False)
         yield
 

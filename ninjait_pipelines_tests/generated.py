@@ -11,8 +11,8 @@ from pathlib import Path
 
 from ninjait_pipelines.contract import choice, decimal_text
 from ninjait_pipelines.metrics.model import FIELDS
+from ninjait_pipelines.paths import ROOT
 from ninjait_pipelines.resources.clickhouse_schema import STORAGE, snapshot, write_snapshot
-from ninjait_pipelines.settings import ROOT
 from ninjait_pipelines.streams import STREAMS, Stream
 
 PAGE = ROOT / "docs" / "contracts.md"

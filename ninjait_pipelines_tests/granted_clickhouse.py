@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from ninjait_pipelines.local.stack import clickhouse_engine, clickhouse_http
-from ninjait_pipelines.settings import SQL
+from ninjait_pipelines.paths import SQL
 
 CONFIG = "<clickhouse><users_config>{users}</users_config></clickhouse>"
 USERS = """<clickhouse><profiles><default/></profiles><quotas><default/></quotas><users><default><password></password>

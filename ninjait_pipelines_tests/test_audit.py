@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import trustme
 
-from ninjait_pipelines.settings import ROOT
+from ninjait_pipelines.paths import ROOT
 
 
 @pytest.fixture

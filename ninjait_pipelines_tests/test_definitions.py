@@ -12,7 +12,8 @@ import dagster as dg
 import pytest
 
 from ninjait_pipelines.build import STAGES, build_defs
-from ninjait_pipelines.settings import REQUIRED, ROOT, SettingsError, load, validate
+from ninjait_pipelines.paths import ROOT
+from ninjait_pipelines.settings import REQUIRED, SettingsError, load, validate
 from ninjait_pipelines_tests.nowhere import NOWHERE
 
 
@@ -154,6 +155,6 @@ def test_dagster_shows_the_settings_error() -> None:
 def test_settings_are_never_mixed(tmp_path) -> None:
     """A staging URL beside the local stack's password would be worse than an error."""
     (tmp_path / "settings.env").write_text("\n".join(f"{name}={value}" for name, value in NOWHERE.items()))
-    assert load({}, tmp_path) == NOWHERE
+    assert dict(load({}, tmp_path)) == NOWHERE
     with pytest.raises(SettingsError, match="DATABASE_URL is not set"):
         load({"CLICKHOUSE_URL": "http://staging:8123"}, tmp_path)

@@ -18,10 +18,11 @@ from ninjait_pipelines.installation import StartMoved, recorded_start, start_pro
 from ninjait_pipelines.local.demo.stack import first_day
 from ninjait_pipelines.migrations import migrate_up
 from ninjait_pipelines.operations.assets import store_health
+from ninjait_pipelines.paths import ROOT
 from ninjait_pipelines.reports.sensors import past_report_weeks
 from ninjait_pipelines.resources import Stores, open_stores
 from ninjait_pipelines.rollup.sensors import last_week
-from ninjait_pipelines.settings import DEFAULT_START, ROOT, Settings
+from ninjait_pipelines.settings import DEFAULT_START, Settings
 from ninjait_pipelines.tickets.sensors import past_ticket_days
 from ninjait_pipelines_tests.conftest import drop, fresh
 from ninjait_pipelines_tests.nowhere import NOWHERE

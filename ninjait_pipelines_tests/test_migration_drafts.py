@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 
 from ninjait_pipelines import migration_drafts
+from ninjait_pipelines.errors import UserError
 from ninjait_pipelines.metrics import model
 from ninjait_pipelines.metrics.model import FIELDS, Metric
 from ninjait_pipelines.migration_drafts import new_migration
 from ninjait_pipelines.migrations import load, migrate_up, rollback
+from ninjait_pipelines.paths import SQL
 from ninjait_pipelines.resources import Stores, open_stores
 from ninjait_pipelines.resources.clickhouse_schema import read_schema, snapshot
-from ninjait_pipelines.settings import SQL, UserError
 from ninjait_pipelines_tests.conftest import drop, fresh
 
 BATTERY = Metric("percent of a full charge", "percent", {"battery_avg": "mean", "battery_count": "count"})

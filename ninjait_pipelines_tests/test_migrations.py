@@ -21,10 +21,11 @@ from typer.testing import CliRunner
 from ninjait_pipelines import migrations
 from ninjait_pipelines.cli.migrate import register
 from ninjait_pipelines.migrations import MigrationError, Record, due, load, migrate_up, parse, rollback, statements
+from ninjait_pipelines.paths import SQL
 from ninjait_pipelines.reference.assets import organizations, rows_keep_the_constraints
 from ninjait_pipelines.resources import Stores, open_stores
 from ninjait_pipelines.resources.store import StoreError, StoreFailed
-from ninjait_pipelines.settings import SQL, Settings
+from ninjait_pipelines.settings import Settings
 from ninjait_pipelines_tests.conftest import drop, fresh
 from ninjait_pipelines_tests.runs import passed, run
 

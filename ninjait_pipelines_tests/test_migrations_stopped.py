@@ -14,11 +14,12 @@ from typing import Any, ClassVar
 import pytest
 
 from ninjait_pipelines.migrations import Migration, MigrationError, load, migrate_up, rollback
+from ninjait_pipelines.paths import SQL
 from ninjait_pipelines.resources import Stores, open_stores
 from ninjait_pipelines.resources.clickhouse import ClickHouse
 from ninjait_pipelines.resources.postgres import Postgres
 from ninjait_pipelines.resources.store import StoreFailed
-from ninjait_pipelines.settings import SQL, Settings
+from ninjait_pipelines.settings import Settings
 from ninjait_pipelines_tests.conftest import drop, fresh
 
 CLICKHOUSE, POSTGRES = load(SQL / "clickhouse"), load(SQL / "postgres")

@@ -13,10 +13,10 @@ import pytest
 from ninjait_pipelines.billing import assets as billing
 from ninjait_pipelines.local.stack import engines
 from ninjait_pipelines.migrations import migrate_up, status
+from ninjait_pipelines.paths import ROOT, SQL
 from ninjait_pipelines.resources import Stores, open_stores
 from ninjait_pipelines.resources.postgres import Postgres
 from ninjait_pipelines.resources.store import StoreRefused
-from ninjait_pipelines.settings import ROOT, SQL
 from ninjait_pipelines_tests import conftest
 from ninjait_pipelines_tests.local.stack.standalone_engine import alone
 from ninjait_pipelines_tests.reference.rows import ALL, CHECKS, one_of_each

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ninjait_pipelines.settings import ROOT
+from ninjait_pipelines.paths import ROOT
 
 PACKAGE = "ninjait_pipelines"
 STAGES = ("ingest", "reference", "rollup", "tickets", "billing", "cache", "archive", "reports", "operations")

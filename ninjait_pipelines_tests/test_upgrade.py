@@ -10,8 +10,8 @@ import pyarrow as pa
 import pytest
 
 from ninjait_pipelines.migrations import migrate_up, rollback
+from ninjait_pipelines.paths import SQL
 from ninjait_pipelines.resources import Stores, open_stores
-from ninjait_pipelines.settings import SQL
 from ninjait_pipelines_tests.conftest import drop, fresh
 from ninjait_pipelines_tests.runs import add
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ninjait_pipelines.settings import ROOT
+from ninjait_pipelines.paths import ROOT
 from ninjait_pipelines_tests.nowhere import NOWHERE
 
 

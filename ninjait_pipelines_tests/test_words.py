@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from ninjait_pipelines.settings import ROOT
+from ninjait_pipelines.paths import ROOT
 
 _COUNTED = r"rows?|lines?|bytes|messages?|samples?|points?|objects?|files?|times|[kmg]b|kib|mib|megabits?|heartbeats?"
 _EACH = "second|minute|hour|day|week|month|year|device|message|organization|sample|tick|partition|copy|reading"

@@ -21,7 +21,7 @@ from benchmarks.worker import make_drain
 from ninjait_pipelines.local.stack.local import LocalStack, find, stop
 from ninjait_pipelines.resources import open_stores
 from ninjait_pipelines.resources.store import StoreError
-from ninjait_pipelines.settings import Settings
+from ninjait_pipelines.settings import validate
 
 DRAINS = 2
 AFTER_FAILURE = 5.0  # seconds; the sensor waits a minute, here the next drain meets the same outage
@@ -37,7 +37,7 @@ def drain_once(settings: dict[str, str], run_id: str, log: Path) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.basicConfig(filename=log, level=logging.WARNING, format=f"%(asctime)s {run_id} %(message)s")
     try:
-        with open_stores(Settings(settings)) as stores:
+        with open_stores(validate(settings)) as stores:
             make_drain(stores, run_id).run()
     except StoreError as error:
         logging.error("failed: %s", error)

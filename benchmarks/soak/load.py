@@ -18,7 +18,7 @@ from ninjait_pipelines.messages import Outgoing
 from ninjait_pipelines.resources import Stores, open_stores
 from ninjait_pipelines.resources.message_queue import QueueFull
 from ninjait_pipelines.resources.store import StoreUnavailable
-from ninjait_pipelines.settings import Settings
+from ninjait_pipelines.settings import validate
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 # Seconds of a burst, and of the lull after it; how many times the rate of one drain each sends: always more than it.
@@ -166,7 +166,7 @@ def publish(
 ) -> None:
     """The process of one publisher."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with open_stores(Settings(settings)) as stores:
+    with open_stores(validate(settings)) as stores:
         Publisher(stores, number, stream, folder, random_seed, shared).run()
 
 

@@ -18,7 +18,7 @@ from benchmarks.worker import make_drain
 from ninjait_pipelines.ingest.sinks import Record
 from ninjait_pipelines.local.fleet import simulate
 from ninjait_pipelines.resources import Stores, open_stores
-from ninjait_pipelines.settings import Settings
+from ninjait_pipelines.settings import validate
 
 SCALING_MESSAGES, SCALING_ROUNDS = 5_000, 3
 _runs = itertools.count(1)
@@ -117,7 +117,7 @@ def drain_together(stores: Stores, settings: dict[str, str], count: int, stubbed
 
 def drain_all(settings: dict[str, str], run_id: str, stubbed: bool, ready: Any, go: Any, used: Any, slot: int) -> None:
     """The process of one of them."""
-    with open_stores(Settings(settings)) as stores:
+    with open_stores(validate(settings)) as stores:
         drain = make_drain(stores, run_id, Nowhere() if stubbed else None)
         ready.wait(60)
         go.wait()

@@ -7,7 +7,7 @@ import typer
 from ninjait_pipelines.cli import bench, demo, fleet, migrate, queue, sql, stack, status
 from ninjait_pipelines.cli.output import say
 from ninjait_pipelines.cli.quarantine import commands as quarantine
-from ninjait_pipelines.settings import UserError
+from ninjait_pipelines.errors import UserError
 
 app = typer.Typer(
     name="ninjait",

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ninjait_pipelines.cli.output import fail
-from ninjait_pipelines.settings import ROOT
+from ninjait_pipelines.paths import ROOT
 
 
 def register(app: typer.Typer) -> None:

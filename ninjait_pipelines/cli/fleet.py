@@ -94,7 +94,7 @@ def agent(
     from ninjait_pipelines.local.fleet import agent as fleet_agent
     from ninjait_pipelines.local.fleet import relay as fleet_relay
     from ninjait_pipelines.metrics.interfaces import patterns_of
-    from ninjait_pipelines.settings import LOCAL_STACK
+    from ninjait_pipelines.paths import LOCAL_STACK
 
     stop = threading.Event()
     for name in (signal.SIGTERM, signal.SIGINT):

@@ -45,13 +45,13 @@ def up(as_json: Json = False) -> None:
     Example: ninjait migrate up
     """
     from ninjait_pipelines import migrations
-    from ninjait_pipelines.settings import load, pipeline_start
+    from ninjait_pipelines.settings import load
 
     with opened_stores() as stores:
         report = None if as_json else say
         both = (stores.postgres, stores.clickhouse)
         migrations.check_versions((store for store in stores.all().values() if store not in both), report)
-        applied = migrations.migrate_up(*both, report, start=pipeline_start(load()))
+        applied = migrations.migrate_up(*both, report, start=load().pipeline_start)
         moved = list(_told(stores.message_queue.upgrade(), as_json))
         stores.metrics_store.declare()
     if as_json:

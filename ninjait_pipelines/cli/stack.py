@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from ninjait_pipelines.cli.output import fail, print_json, print_table, say
-from ninjait_pipelines.settings import LOCAL_STACK, ROOT
+from ninjait_pipelines.paths import LOCAL_STACK, ROOT
 
 Home = Annotated[Path, typer.Option(help="Folder of the stack's data and settings.", show_default=".ninjait")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts, passwords included.")]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ninjait_pipelines.cli.output import Json, fail, opened_stores, print_json, print_table, say
-from ninjait_pipelines.settings import LOCAL_STACK, REQUIRED, load, pipeline_start
+from ninjait_pipelines.paths import LOCAL_STACK
 
 if TYPE_CHECKING:
     from ninjait_pipelines.resources.postgres import Postgres
@@ -38,6 +38,7 @@ def status(
 
     from ninjait_pipelines.operations.health import check_all
     from ninjait_pipelines.resources.versions import problem, too_old
+    from ninjait_pipelines.settings import REQUIRED
 
     if not (LOCAL_STACK / "settings.env").exists() and not any(os.environ.get(name) for name in REQUIRED):
         fail("the local stack was never started; start it with: ninjait up")
@@ -71,10 +72,11 @@ def status(
 def _start_problem(postgres: Postgres, statuses: list[StoreStatus]) -> str | None:
     """None also while PostgreSQL does not answer: the table names it then."""
     from ninjait_pipelines.installation import recorded_start, start_problem
+    from ninjait_pipelines.settings import load
 
     if not all(status.ok for status in statuses if status.store == postgres.title):
         return None
-    return start_problem(pipeline_start(load()), recorded_start(postgres))
+    return start_problem(load().pipeline_start, recorded_start(postgres))
 
 
 def size(count: int | None) -> str:

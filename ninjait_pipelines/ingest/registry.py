@@ -16,6 +16,6 @@ def load_sender_registry(postgres: Postgres) -> SenderRegistry:
         organizations=frozenset(row["id"] for row in organizations),
         devices={row["id"]: row["organization_id"] for row in devices},
         hosts=hosts,
-        hosts_without_organization=postgres.hosts_without_organization == "on",
+        hosts_without_organization=postgres.hosts_without_organization,
         interfaces_left_out=patterns_of(postgres.interfaces_left_out),
     )

@@ -3,7 +3,7 @@
 The clients of optional stores are imported only if a setting names one: imports slow down every command.
 """
 
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
 from typing import Any
@@ -38,12 +38,12 @@ class Stores:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
-def stores_from(value: Callable[[str], Any], given: Container[str] = ()) -> Stores:
-    """The stores, unopened. `value` returns a setting by the name of its variable (for Dagster an EnvVar, so that no
-    secret gets into a snapshot); `given` contains the names of the optional settings that are set."""
+def stores_from(value: Callable[[str], Any], settings: Settings) -> Stores:
+    """The stores, unopened. `value` returns a setting by the name of its variable: for Dagster an EnvVar, so that no
+    secret gets into a snapshot. Numbers and switches are no secrets: they come from `settings`, typed."""
 
     def optional(name: str) -> Any:
-        return value(name) if name in given else None
+        return value(name) if name in settings else None
 
     def authority(store: str) -> Any:
         return optional(f"{store}_CA_FILE") or optional("CA_FILE")
@@ -57,19 +57,19 @@ def stores_from(value: Callable[[str], Any], given: Container[str] = ()) -> Stor
     }
     left_out = optional("INTERFACES_LEFT_OUT")
     queue: MessageQueue = DragonflyQueue(url=value("DRAGONFLY_URL"), ca_file=authority("DRAGONFLY"))
-    if "RABBITMQ_URL" in given:
+    if settings.rabbitmq_url:
         from ninjait_pipelines.resources.rabbitmq.resource import RabbitMQ
 
         queue = RabbitMQ(url=value("RABBITMQ_URL"), ca_file=authority("RABBITMQ"))
     metrics: MetricsStore = ClickHouseMetrics(**clickhouse, interfaces_left_out=left_out)
-    if "INFLUXDB_URL" in given:
+    if settings.influxdb_url:
         from ninjait_pipelines.resources.influxdb.resource import InfluxDB
 
         metrics = InfluxDB(
             url=value("INFLUXDB_URL"),
             token=value("INFLUXDB_TOKEN"),
             organization=value("INFLUXDB_ORG"),
-            bucket=optional("INFLUXDB_BUCKET") or "metrics",
+            bucket=optional("INFLUXDB_BUCKET") or settings.influxdb_bucket,
             ca_file=authority("INFLUXDB"),
             interfaces_left_out=left_out,
         )
@@ -81,14 +81,14 @@ def stores_from(value: Callable[[str], Any], given: Container[str] = ()) -> Stor
         postgres=Postgres(
             url=value("DATABASE_URL"),
             ca_file=authority("DATABASE"),
-            hosts_without_organization=optional("HOSTS_WITHOUT_ORGANIZATION") or "off",
+            hosts_without_organization=settings.hosts_without_organization,
             interfaces_left_out=left_out,
         ),
         mongodb=MongoDB(
             url=value("MONGODB_URL"),
             ca_file=authority("MONGODB"),
             spool_folder=optional("QUARANTINE_SPOOL"),
-            quarantine_limit_mib=optional("QUARANTINE_LIMIT_MIB") or "1024",
+            quarantine_limit_mib=settings.quarantine_limit_mib,
         ),
         archive=Archive(
             url=value("ARCHIVE_URL"),

@@ -15,6 +15,7 @@ from clickhouse_connect.driver.exceptions import ClickHouseError, DatabaseError
 from clickhouse_connect.driver.query import QueryResult
 from pydantic import Field, PrivateAttr
 
+from ninjait_pipelines.paths import SQL
 from ninjait_pipelines.resources.clickhouse_schema import STORAGE, mart_columns
 from ninjait_pipelines.resources.clickhouse_versions import in_slices, state_query, with_markers
 from ninjait_pipelines.resources.store import (
@@ -28,7 +29,6 @@ from ninjait_pipelines.resources.store import (
     is_out_of_space,
     tls_failure,
 )
-from ninjait_pipelines.settings import SQL
 
 T = TypeVar("T")
 # Markers of older versions that may accumulate in a slice: deleting them costs more than keeping a few.

@@ -18,7 +18,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ninjait_pipelines.settings import SQL
+from ninjait_pipelines.paths import SQL
 
 SNAPSHOT = SQL / "clickhouse" / "schema.json"
 STORAGE = "_versions"

@@ -10,6 +10,7 @@ import pymongo.errors
 from pydantic import Field, PrivateAttr
 from pymongo.database import Database
 
+from ninjait_pipelines.paths import LOCAL_STACK
 from ninjait_pipelines.resources.store import (
     SEE_STATUS,
     OutOfSpace,
@@ -21,7 +22,6 @@ from ninjait_pipelines.resources.store import (
     is_out_of_space,
     tls_failure,
 )
-from ninjait_pipelines.settings import LOCAL_STACK
 from ninjait_pipelines.urls import options_of, without_password
 
 DATABASE = "ninjait"
@@ -56,9 +56,7 @@ class MongoDB(Store):
         "None: .ninjait/spool beside the package",
     )
 
-    quarantine_limit_mib: str = Field(
-        default="1024", description="Size limit of the quarantine, MiB; text, because environment variables are"
-    )
+    quarantine_limit_mib: int = Field(default=1024, description="Size limit of the quarantine, MiB")
 
     _client: pymongo.MongoClient[dict[str, Any]] | None = PrivateAttr(default=None)
 

@@ -102,8 +102,8 @@ class Postgres(Store):
 
     url: str = Field(description="postgresql://user:password@host:port/database")
     connect_timeout_seconds: int = Field(default=5, description="Longest wait for a connection, seconds")
-    hosts_without_organization: str = Field(
-        default="off", description="on: a host is looked up among all organizations if its message names none"
+    hosts_without_organization: bool = Field(
+        default=False, description="A host is looked up among all organizations if its message names none"
     )
     interfaces_left_out: str | None = Field(
         default=None, description="Shell patterns, separated by commas, of the interfaces whose bytes do not count"

@@ -15,7 +15,7 @@ from pybreaker import CircuitBreaker, CircuitBreakerError
 from pydantic import Field, PrivateAttr
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, stop_after_delay, wait_exponential_jitter
 
-from ninjait_pipelines.settings import UserError
+from ninjait_pipelines.errors import UserError
 from ninjait_pipelines.urls import redacted, without_password
 
 T = TypeVar("T")

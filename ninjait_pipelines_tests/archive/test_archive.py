@@ -21,12 +21,12 @@ from ninjait_pipelines.archive.assets import DATASET, device_metrics_archive
 from ninjait_pipelines.archive.checks import archived_day_is_whole
 from ninjait_pipelines.archive.days import read_day, verify_day, write_day
 from ninjait_pipelines.archive.objects import ArchiveDamaged, ManifestRefused, ObjectDiffers, ObjectVanished, split
+from ninjait_pipelines.paths import ROOT
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.resources.archive.errors import ObjectChanged
 from ninjait_pipelines.resources.archive.resource import Archive
 from ninjait_pipelines.resources.clickhouse import sql
 from ninjait_pipelines.resources.store import StoreFailed
-from ninjait_pipelines.settings import ROOT
 from ninjait_pipelines_tests.cache.data import ALPHA, BETA, HOUR, Fleet, hours, midnight
 from ninjait_pipelines_tests.rollup.data import check
 from ninjait_pipelines_tests.runs import killed, passed, run

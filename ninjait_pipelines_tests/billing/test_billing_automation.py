@@ -9,6 +9,8 @@ import pytest
 from ninjait_pipelines import partitions
 from ninjait_pipelines.billing import assets, checks
 from ninjait_pipelines.resources import stores_from
+from ninjait_pipelines.settings import validate
+from ninjait_pipelines_tests.nowhere import NOWHERE
 
 NOW = datetime(2026, 11, 21, 9, 30, tzinfo=UTC)
 HOURLY_NAMES = ("contracts", "organizations")
@@ -21,7 +23,7 @@ DEFINITIONS = dg.Definitions(
         *(dg.AssetSpec(name) for name in UNPARTITIONED),
     ],
     asset_checks=[checks.every_contract_is_measured, checks.lines_add_up, checks.stores_agree],
-    resources=stores_from(dg.EnvVar).all(),
+    resources=stores_from(dg.EnvVar, validate(NOWHERE)).all(),
 )
 
 

@@ -10,7 +10,7 @@ import pytest
 from ninjait_pipelines import keys
 from ninjait_pipelines.cache.assets import device_caches
 from ninjait_pipelines.keys import as_of_text
-from ninjait_pipelines.settings import Settings
+from ninjait_pipelines.settings import validate
 from ninjait_pipelines_tests.faults.world import STEPS, World
 from ninjait_pipelines_tests.proxy import FROM_ENGINE, TO_ENGINE, Proxy
 from ninjait_pipelines_tests.resources.http_proxy import HttpProxy
@@ -77,7 +77,7 @@ def test_a_connection_is_cut_in_the_middle_of_a_frame(
 ) -> None:
     world = make_world(hours=3)
     with Proxy(world.settings[name]) as proxy:
-        drain = world.drain(Settings(world.settings | {name: proxy.url}), slow=0.2).began()
+        drain = world.drain(validate({**world.settings, name: proxy.url}), slow=0.2).began()
         proxy.cut_after(count if name == "RABBITMQ_URL" else min(count, 50), direction)
         assert drain.wait() == 0, "it connects again and goes on"
         assert proxy.cuts
@@ -96,7 +96,7 @@ def test_influxdb_answers_503_for_ten_seconds(make_world: MakeWorld) -> None:
 
         proxy.instead = busy
         began = time.monotonic()
-        assert world.drain(Settings(world.settings | {"INFLUXDB_URL": proxy.url})).wait() == 0
+        assert world.drain(validate({**world.settings, "INFLUXDB_URL": proxy.url})).wait() == 0
         assert time.monotonic() - began > 8
         refused = [path for _, path in proxy.requests if path.startswith("/api/v2/write")]
         assert len(refused) < 40, "it does not storm a server that asks to wait"
@@ -106,7 +106,7 @@ def test_influxdb_answers_503_for_ten_seconds(make_world: MakeWorld) -> None:
 def test_the_answers_of_influxdb_are_lost_after_it_has_written(make_world: MakeWorld) -> None:
     world = make_world(hours=3)
     with HttpProxy(world.settings["INFLUXDB_URL"]).running() as proxy:
-        drain = world.drain(Settings(world.settings | {"INFLUXDB_URL": proxy.url}), slow=0.1).began()
+        drain = world.drain(validate({**world.settings, "INFLUXDB_URL": proxy.url}), slow=0.1).began()
         proxy.lose_answers = 2
         assert drain.wait() == 0
     world.verify()

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from ninjait_pipelines.settings import Settings
+from ninjait_pipelines.settings import validate
 from ninjait_pipelines_tests.faults.world import STEPS, World
 from ninjait_pipelines_tests.proxy import FROM_ENGINE, TO_ENGINE, Proxy
 
@@ -26,7 +26,7 @@ def test_random_cuts(make_world: Callable[..., World], seed: int) -> None:
         world.remember_queues()
     with ExitStack() as opened:
         proxies = {name: opened.enter_context(Proxy(world.settings[name])) for name in PROXIED}
-        through = Settings(world.settings | {name: proxy.url for name, proxy in proxies.items()})
+        through = validate({**world.settings, **{name: proxy.url for name, proxy in proxies.items()}})
         dies = chance.choice([None, chance.choice(list(STEPS))])
         drains = [world.drain(through, slow=0.02), world.drain(through, slow=0.02, die_after=dies)]
         for _ in range(chance.randint(1, 3)):

@@ -33,7 +33,7 @@ from ninjait_pipelines.metrics.model import FIELDS
 from ninjait_pipelines.resources import Stores, open_stores
 from ninjait_pipelines.resources.store import StoreError
 from ninjait_pipelines.rollup.assets import roll_up
-from ninjait_pipelines.settings import Settings
+from ninjait_pipelines.settings import Settings, validate
 from ninjait_pipelines_tests.ingest.conftest import make_drain
 
 QUEUE = "agent.metrics"
@@ -226,7 +226,7 @@ def _drain(
     settings: dict[str, str], run_id: str, die_after: str | None, slow: float, limit: int, patience: float, began: Any
 ) -> None:
     drain_module.BATCH_MESSAGES, drain_module.PREFETCH = BATCH_MESSAGES, 4 * BATCH_MESSAGES
-    with open_stores(Settings(settings)) as stores:
+    with open_stores(validate(settings)) as stores:
         _after(drain_module.DrainSummary, "add", None, lambda: (began.set(), time.sleep(slow)))
         if die_after:
             _after(*STEPS[die_after](stores), lambda: os.kill(os.getpid(), signal.SIGKILL))

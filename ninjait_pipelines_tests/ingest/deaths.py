@@ -17,7 +17,7 @@ from ninjait_pipelines.resources import Stores, open_stores
 from ninjait_pipelines.resources.dragonfly_queue import DragonflyQueue
 from ninjait_pipelines.resources.message_queue import MessageQueue
 from ninjait_pipelines.resources.mongodb import MongoDB
-from ninjait_pipelines.settings import Settings
+from ninjait_pipelines.settings import Settings, validate
 from ninjait_pipelines_tests.ingest.conftest import idle_seconds, make_drain
 from ninjait_pipelines_tests.ingest.samples import (
     DEVICE,
@@ -70,7 +70,7 @@ def kill_after(where: Any, name: str, argument: str | None) -> None:
 
 def drain_once(settings: dict[str, str], queue: str, death: str | None) -> None:
     """A whole drain, with the redelivery of a test; in a process of its own where it is to die."""
-    with open_stores(Settings(settings)) as stores:
+    with open_stores(validate(settings)) as stores:
         if death:
             kill_after(*(STEPS | SPOOL_STEPS)[death](stores))
         broker = redelivering_soon(stores.message_queue)
@@ -151,7 +151,7 @@ def empty(stores: Stores) -> None:
 @contextmanager
 def proxied(settings: Settings, name: str) -> Iterator[tuple[Settings, Proxy]]:
     with Proxy(settings[name]) as proxy:
-        yield Settings(settings | {name: proxy.url}), proxy
+        yield validate({**settings, name: proxy.url}), proxy
 
 
 def impatient(stores: Stores) -> Stores:

@@ -16,7 +16,7 @@ from ninjait_pipelines.ingest.quarantine import reasons
 from ninjait_pipelines.resources import Stores, open_stores
 from ninjait_pipelines.resources.message_queue import MessageQueue
 from ninjait_pipelines.resources.store import OutOfSpace, StoreError, StoreFailed, StoreUnavailable
-from ninjait_pipelines.settings import Settings
+from ninjait_pipelines.settings import Settings, validate
 from ninjait_pipelines_tests.ingest.conftest import idle_seconds, make_drain, metrics_url, sink_of
 from ninjait_pipelines_tests.ingest.drains import Broken, held, ledger, outstanding, poisoned
 from ninjait_pipelines_tests.ingest.samples import EVENTS, OTHER_ORG, metrics, outgoing, sample
@@ -38,7 +38,7 @@ def is_write(method: str, path: str) -> bool:
 @contextmanager
 def failing(settings: Settings, name: str, answer: Answer | None = None) -> Iterator[tuple[Stores, HttpProxy]]:
     """The stores, one of them by way of a proxy, which answers all writes itself."""
-    with HttpProxy(settings[name]).running() as proxy, open_stores(Settings(settings | {name: proxy.url})) as stores:
+    with HttpProxy(settings[name]).running() as proxy, open_stores(validate({**settings, name: proxy.url})) as stores:
         proxy.instead = lambda method, path: (answer or FULL[name]) if is_write(method, path) else None
         yield stores, proxy
 

@@ -11,8 +11,8 @@ from clickhouse_connect.driver.exceptions import DatabaseError
 from ninjait_pipelines.ingest.decode.message import decode
 from ninjait_pipelines.ingest.decode.model import Period
 from ninjait_pipelines.ingest.ledger import ledger_rows
+from ninjait_pipelines.paths import ROOT
 from ninjait_pipelines.resources import Stores
-from ninjait_pipelines.settings import ROOT
 from ninjait_pipelines_tests.ingest.samples import NOW, REGISTRY, message, metrics, sample
 
 SECTION = (ROOT / "docs" / "runbook.md").read_text().partition("## Ids that ClickHouse")[2].partition("\n## ")[0]

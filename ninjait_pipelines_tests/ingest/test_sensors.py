@@ -134,7 +134,7 @@ def test_what_came_before_its_host_was_registered_is_written_once_it_is(waiting:
 @pytest.fixture
 def anybody(fleet: Stores) -> Iterator[Stores]:
     """The stores where HOSTS_WITHOUT_ORGANIZATION is on."""
-    with Postgres(url=fleet.postgres.url, hosts_without_organization="on").open() as postgres:
+    with Postgres(url=fleet.postgres.url, hosts_without_organization=True).open() as postgres:
         yield dataclasses.replace(fleet, postgres=postgres)
 
 

@@ -225,7 +225,7 @@ def test_a_real_telegraf_s_readings_reach_the_store_by_a_relay(
     file = tmp_path / "telegraf.conf"
     file.write_text((AGENT + TO_THE_RELAY + INPUTS).format(host="lap-2", port=port))
     telegraf = [SERVERS / "bin" / "telegraf", "--config", file]
-    with running(program, tmp_path, "relay", **(settings | {"RABBITMQ_URL": broker.url})) as log:
+    with running(program, tmp_path, "relay", **{**settings, "RABBITMQ_URL": broker.url}) as log:
         assert eventually(lambda: "takes posts" in log.read_text())
         with running(telegraf, tmp_path, "telegraf"):
             assert eventually(lambda: broker.depth(QUEUE).ready > 0)

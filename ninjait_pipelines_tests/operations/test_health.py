@@ -25,7 +25,7 @@ from ninjait_pipelines.resources import Stores, open_stores
 from ninjait_pipelines.resources.dragonfly import Dragonfly
 from ninjait_pipelines.resources.dragonfly_queue import DragonflyQueue
 from ninjait_pipelines.resources.mongodb import MongoDB
-from ninjait_pipelines.settings import REQUIRED, Settings
+from ninjait_pipelines.settings import REQUIRED, Settings, validate
 from ninjait_pipelines_tests.ingest.deaths import impatient
 from ninjait_pipelines_tests.resources.queue_contract import eventually
 from ninjait_pipelines_tests.runs import passed, run
@@ -49,7 +49,7 @@ def mute() -> Iterator[int]:
 
 
 def with_dragonfly_at(settings: Settings, port: int) -> Settings:
-    return Settings({**settings, "DRAGONFLY_URL": f"redis://:secret-of-the-test@127.0.0.1:{port}/0"})
+    return validate({**settings, "DRAGONFLY_URL": f"redis://:secret-of-the-test@127.0.0.1:{port}/0"})
 
 
 def test_every_store_answers_with_version_and_latency(stores: Stores) -> None:
@@ -137,7 +137,7 @@ def test_a_store_that_is_down_fails_the_check_and_not_the_asset(settings: Settin
 @pytest.fixture
 def spooling(settings: Settings, tmp_path: Path) -> Settings:
     """Settings with a spool in which two messages wait."""
-    settings = Settings(settings | {"QUARANTINE_SPOOL": str(tmp_path / "spool")})
+    settings = validate({**settings, "QUARANTINE_SPOOL": str(tmp_path / "spool")})
     with open_stores(settings) as stores:
         Spool(stores.mongodb).put([{"_id": f"queue/{n}", "body": b"bad", "summary": "[]"} for n in (1, 2)], "run")
     return settings
@@ -145,7 +145,7 @@ def spooling(settings: Settings, tmp_path: Path) -> Settings:
 
 @pytest.mark.usefixtures("retries_at_once")
 def test_what_waits_in_the_spool_is_moved_by_store_health_once_mongodb_is_back(spooling: Settings) -> None:
-    away = Settings(spooling | {"MONGODB_URL": without_server(spooling["MONGODB_URL"])})
+    away = validate({**spooling, "MONGODB_URL": without_server(spooling["MONGODB_URL"])})
     with open_stores(away) as stores:
         result = run(impatient(stores), store_health)
     evaluation = up(result)

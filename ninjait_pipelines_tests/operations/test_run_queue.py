@@ -13,7 +13,7 @@ from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import QueuedRunCoordinatorDaemon
 
 from ninjait_pipelines.build import build_defs
-from ninjait_pipelines.settings import ROOT
+from ninjait_pipelines.paths import ROOT
 from ninjait_pipelines_tests.nowhere import NOWHERE
 
 # Where a queued run would be loaded from; none is.

@@ -8,12 +8,14 @@ import dagster as dg
 import pytest
 
 from ninjait_pipelines import marts
+from ninjait_pipelines.paths import SQL
 from ninjait_pipelines.reference import assets
 from ninjait_pipelines.resources import Stores, stores_from
 from ninjait_pipelines.resources.clickhouse import ClickHouse
 from ninjait_pipelines.resources.clickhouse_schema import mart_rows
 from ninjait_pipelines.resources.store import StoreError, StoreFailed
-from ninjait_pipelines.settings import SQL
+from ninjait_pipelines.settings import validate
+from ninjait_pipelines_tests.nowhere import NOWHERE
 from ninjait_pipelines_tests.reference.rows import ALL, CHECKS, organization
 from ninjait_pipelines_tests.runs import Killed, add, content, killed, left_out, passed, run, spoil
 
@@ -200,7 +202,7 @@ def _data_version(instance: dg.DagsterInstance) -> str:
 
 
 def test_copied_every_hour_and_once_after_a_stop() -> None:
-    definitions = dg.Definitions([assets.organizations], resources=stores_from(dg.EnvVar).all())
+    definitions = dg.Definitions([assets.organizations], resources=stores_from(dg.EnvVar, validate(NOWHERE)).all())
     now = datetime(2026, 11, 2, 9, 59, tzinfo=UTC)
     with dg.DagsterInstance.ephemeral() as instance:
         result = dg.evaluate_automation_conditions(definitions, instance, evaluation_time=now)

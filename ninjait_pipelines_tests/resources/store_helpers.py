@@ -16,6 +16,7 @@ from ninjait_pipelines.resources.dragonfly_queue import DragonflyQueue
 from ninjait_pipelines.resources.mongodb import MongoDB
 from ninjait_pipelines.resources.postgres import Postgres
 from ninjait_pipelines.resources.store import Store
+from ninjait_pipelines.settings import REQUIRED, validate
 
 SETTING = {
     "message_queue": "DRAGONFLY_URL",
@@ -59,7 +60,7 @@ def opened(
         netloc = netloc.replace(f":{url.password}@", f":{password}@")
         settings["CLICKHOUSE_PASSWORD"] = password
     settings[SETTING[name]] = url._replace(netloc=netloc).geturl()
-    store = getattr(stores_from(settings.__getitem__), name)
+    store = getattr(stores_from(settings.__getitem__, validate({name: stack[name] for name in REQUIRED})), name)
     short = {field: 1 for field in type(store).model_fields if re.fullmatch(r"(connect_)?timeout_seconds", field)}
     with store.model_copy(update={} if patient else short).open() as opened:
         yield opened

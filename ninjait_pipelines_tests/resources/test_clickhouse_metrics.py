@@ -9,11 +9,11 @@ import pytest
 
 from ninjait_pipelines.metrics.model import FIELDS, POINTS, WINDOWS, Tier
 from ninjait_pipelines.migrations import load, parse
+from ninjait_pipelines.paths import SQL
 from ninjait_pipelines.resources.clickhouse import ClickHouse
 from ninjait_pipelines.resources.clickhouse_metrics import TABLES, ClickHouseMetrics
 from ninjait_pipelines.resources.metrics_store import MetricsStore
 from ninjait_pipelines.resources.store import StoreFailed
-from ninjait_pipelines.settings import SQL
 from ninjait_pipelines_tests.resources.metrics_contract import (
     HOUR,
     SECOND,

@@ -65,7 +65,7 @@ def use_it(store: Any) -> None:
 def through_a_proxy(settings: Settings, name: str, **fields: Any) -> Iterator[tuple[Any, Proxy]]:
     setting = variable(settings, name)
     with Proxy(settings[setting]) as proxy:
-        store = getattr(stores_from((settings | {setting: proxy.url}).__getitem__, settings), name)
+        store = getattr(stores_from({**settings, setting: proxy.url}.__getitem__, settings), name)
         short = {field: value for field, value in (SHORT | fields).items() if field in type(store).model_fields}
         with store.model_copy(update=short).open() as opened:
             yield opened, proxy

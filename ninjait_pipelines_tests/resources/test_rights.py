@@ -12,13 +12,14 @@ from influxdb_client import InfluxDBClient, Permission, PermissionResource
 
 from ninjait_pipelines.messages import Outgoing
 from ninjait_pipelines.metrics.model import Tier
+from ninjait_pipelines.paths import ROOT, SQL
 from ninjait_pipelines.resources import Stores, open_stores
 from ninjait_pipelines.resources.dragonfly import Dragonfly
 from ninjait_pipelines.resources.dragonfly_queue import DragonflyQueue
 from ninjait_pipelines.resources.influxdb.resource import InfluxDB
 from ninjait_pipelines.resources.rabbitmq.resource import RabbitMQ
 from ninjait_pipelines.resources.store import StoreError, StoreRefused
-from ninjait_pipelines.settings import ROOT, SQL, Settings, validate
+from ninjait_pipelines.settings import Settings, validate
 from ninjait_pipelines_tests.compose import compose_definitions
 from ninjait_pipelines_tests.conftest import _manage_rabbitmq
 

@@ -22,9 +22,10 @@ from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import ModuleTarget
 from dagster_graphql.schema import create_schema
 
+from ninjait_pipelines.paths import ROOT
 from ninjait_pipelines.resources import stores_from
 from ninjait_pipelines.resources.store import Store, StoreError
-from ninjait_pipelines.settings import ROOT, Settings, SettingsError, validate
+from ninjait_pipelines.settings import SettingsError, validate
 from ninjait_pipelines_tests.tls import HOST_NAME, secured
 
 pytestmark = pytest.mark.usefixtures("retries_at_once")
@@ -178,7 +179,7 @@ def test_a_password_that_is_not_encoded(bad: str) -> None:
         with pytest.raises(SettingsError) as refused:
             validate(environment("127.0.0.1:1", bad))
         assert CANARY not in str(refused.value)
-    stores = stores_from(environment("127.0.0.1:1", bad).__getitem__, Settings(environment("127.0.0.1:1", bad)))
+    stores = stores_from(environment("127.0.0.1:1", bad).__getitem__, validate(environment("127.0.0.1:1")))
     for name in ("message_queue", "dragonfly", "postgres", "mongodb"):
         assert CANARY not in fail(impatient(stores.all()[name])), name
 

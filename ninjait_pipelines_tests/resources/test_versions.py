@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from ninjait_pipelines.cli import app
 from ninjait_pipelines.migrations import check_versions, migrate_up
 from ninjait_pipelines.operations.health import check_all
+from ninjait_pipelines.paths import ROOT
 from ninjait_pipelines.resources import Stores, stores_from
 from ninjait_pipelines.resources.clickhouse import ClickHouse
 from ninjait_pipelines.resources.dragonfly import Dragonfly
@@ -21,7 +22,7 @@ from ninjait_pipelines.resources.postgres import Postgres
 from ninjait_pipelines.resources.rabbitmq.resource import RabbitMQ
 from ninjait_pipelines.resources.store import StoreFailed
 from ninjait_pipelines.resources.versions import numbers, problem, too_old
-from ninjait_pipelines.settings import ROOT, Settings
+from ninjait_pipelines.settings import Settings
 from ninjait_pipelines_tests.conftest import drop, fresh
 
 _numbers = itertools.count(1)

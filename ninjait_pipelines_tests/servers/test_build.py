@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from ninjait_pipelines.local.stack.engines import postgres_identity
-from ninjait_pipelines.settings import ROOT
+from ninjait_pipelines.paths import ROOT
 
 # `go install` writes what the last argument names, as the real one does.
 GO = """#!/bin/sh

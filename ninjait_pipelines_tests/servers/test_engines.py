@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ninjait_pipelines.settings import ROOT
+from ninjait_pipelines.paths import ROOT
 
 
 @pytest.fixture

@@ -9,8 +9,10 @@ from ninjait_pipelines import marts
 from ninjait_pipelines.resources import Stores, stores_from
 from ninjait_pipelines.resources.clickhouse import ClickHouse
 from ninjait_pipelines.resources.clickhouse_schema import mart_rows
+from ninjait_pipelines.settings import validate
 from ninjait_pipelines.tickets import assets
 from ninjait_pipelines.tickets.sensors import note_late_history
+from ninjait_pipelines_tests.nowhere import NOWHERE
 from ninjait_pipelines_tests.runs import Killed, content, killed, left_out, passed, run, spoil
 from ninjait_pipelines_tests.tickets.desk import ALL, ANA, ASKER, BEN, CHECKS, DAY, KEY, NEXT, ORGANIZATION, Desk
 
@@ -156,7 +158,7 @@ def test_an_empty_day_has_no_rows_and_passes(stores: Stores) -> None:
 
 
 def test_gaps_are_filled_after_a_stop_and_what_was_run_again_is_followed() -> None:
-    definitions = dg.Definitions(ALL, asset_checks=CHECKS, resources=stores_from(dg.EnvVar).all())
+    definitions = dg.Definitions(ALL, asset_checks=CHECKS, resources=stores_from(dg.EnvVar, validate(NOWHERE)).all())
     now = datetime(2026, 11, 2, 0, 1, tzinfo=UTC)
     with dg.DagsterInstance.ephemeral() as instance:
         first = dg.evaluate_automation_conditions(definitions, instance, evaluation_time=now)

@@ -141,7 +141,7 @@ def sum_usage(mongodb: MongoDB, *parts: Shares) -> Usage:
 
 def limit_of(mongodb: MongoDB) -> int:
     """The limit in bytes."""
-    return int(mongodb.quarantine_limit_mib) * MEBIBYTE
+    return mongodb.quarantine_limit_mib * MEBIBYTE
 
 
 def held_by_share(mongodb: MongoDB, state: str = HELD) -> dict[str, tuple[int, int]]:

@@ -21,7 +21,7 @@ from ninjait_pipelines.migrations import migrate_up
 from ninjait_pipelines.partitions import range_tags
 from ninjait_pipelines.resources import Stores, open_stores
 from ninjait_pipelines.rollup.sensors import late_hours, roll_up_late_hours
-from ninjait_pipelines.settings import pipeline_start, validate
+from ninjait_pipelines.settings import validate
 
 DAY = timedelta(days=1)
 # Days whose samples come too late for full resolution (7 days), and too late for the 5-minute tier (90 days).
@@ -85,11 +85,12 @@ class Graph:
 
 
 @contextmanager
-def prepared(console: Console, seconds: dict[str, float], settings: Mapping[str, str]) -> Iterator[Stores]:
-    """The stores of `settings`, with their schema and the demo's organizations."""
-    with open_stores(validate(settings)) as stores:
+def prepared(console: Console, seconds: dict[str, float], variables: Mapping[str, str]) -> Iterator[Stores]:
+    """The stores of `variables`, with their schema and the demo's organizations."""
+    settings = validate(variables)
+    with open_stores(settings) as stores:
         with step(console, seconds, "schema and organizations") as say:
-            applied = migrate_up(stores.postgres, stores.clickhouse, start=pipeline_start(settings))
+            applied = migrate_up(stores.postgres, stores.clickhouse, start=settings.pipeline_start)
             stores.message_queue.declare()
             stores.metrics_store.declare()
             rows = seed(stores.postgres, "demo", datetime.now(UTC).date()).rows

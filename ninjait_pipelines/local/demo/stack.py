@@ -13,7 +13,7 @@ from rich.console import Console
 
 from ninjait_pipelines.local.stack.local import HISTORY, LocalStack
 from ninjait_pipelines.local.stack.servers import built
-from ninjait_pipelines.settings import ROOT
+from ninjait_pipelines.paths import ROOT
 
 
 def bring_up(console: Console, seconds: dict[str, float]) -> dict[str, str]:

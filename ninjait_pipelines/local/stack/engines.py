@@ -25,7 +25,7 @@ from typing import Any
 import psutil
 
 from ninjait_pipelines.durable import write_whole
-from ninjait_pipelines.settings import UserError
+from ninjait_pipelines.errors import UserError
 
 USER = "ninjait"
 DATABASE = "ninjait"

@@ -23,7 +23,7 @@ from typing import Any
 import psutil
 
 from ninjait_pipelines.local.stack.engines import HOST, USER, Engine, StackError, write_private
-from ninjait_pipelines.settings import ROOT
+from ninjait_pipelines.paths import ROOT
 
 # what `make servers` builds: bin/ with the programs, versions.json
 SERVERS = ROOT / ".servers"

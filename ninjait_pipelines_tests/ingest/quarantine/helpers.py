@@ -71,7 +71,7 @@ def fill(stores: Stores, mebibytes: float) -> None:
 
 def small(stores: Stores, **changes: Any) -> Stores:
     """The stores with a limit of 1 MiB on the quarantine, of which one organization alone may fill 256 KiB."""
-    return replace(stores, mongodb=stores.mongodb.model_copy(update={"quarantine_limit_mib": "1", **changes}))
+    return replace(stores, mongodb=stores.mongodb.model_copy(update={"quarantine_limit_mib": 1, **changes}))
 
 
 def states(stores: Stores) -> list[str]:

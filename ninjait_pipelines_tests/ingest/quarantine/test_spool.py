@@ -26,7 +26,7 @@ from ninjait_pipelines.resources import Stores, open_stores
 from ninjait_pipelines.resources.clickhouse import ClickHouse
 from ninjait_pipelines.resources.mongodb import MongoDB
 from ninjait_pipelines.resources.store import StoreFailed, StoreUnavailable
-from ninjait_pipelines.settings import Settings
+from ninjait_pipelines.settings import Settings, validate
 from ninjait_pipelines_tests.ingest.conftest import idle_seconds, make_drain
 from ninjait_pipelines_tests.ingest.deaths import (
     HELD,
@@ -291,7 +291,7 @@ def test_an_unfinished_file_is_nobodys_and_is_cleared_away_a_day_later(fleet: St
 def test_the_spool_of_another_database_is_left_alone(fleet: Stores, settings: Settings) -> None:
     """A test's drain must not move what waits for the database of the developer's own stack."""
     (file,) = spooled(fleet, settings, b"bad")
-    other = Settings(settings | {"MONGODB_URL": settings["MONGODB_URL"] + "_other"})
+    other = validate({**settings, "MONGODB_URL": settings["MONGODB_URL"] + "_other"})
     with open_stores(other) as stores:
         assert move_spooled(stores.mongodb, NOW) == 0
     assert file.exists()
@@ -372,7 +372,7 @@ def test_a_file_that_cannot_be_deleted_is_moved_again_onto_itself(
 def through_proxy(settings: Settings) -> Iterator[tuple[Stores, Proxy]]:
     """The stores, with a proxy before MongoDB."""
     with Proxy(settings["MONGODB_URL"]) as proxy:
-        through = Settings(settings | {"MONGODB_URL": proxy.url})
+        through = validate({**settings, "MONGODB_URL": proxy.url})
         with open_stores(through) as stores:
             yield impatient(stores), proxy
 

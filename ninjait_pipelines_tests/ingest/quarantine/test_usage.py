@@ -146,7 +146,7 @@ def test_organizations_that_nobody_knows_share_one_share(fleet: Stores) -> None:
 
 def test_the_spool_has_the_same_shares(fleet: Stores) -> None:
     gone = f"mongodb://127.0.0.1:1/{fleet.mongodb.spool.name}"
-    away = MongoDB(url=gone, spool_folder=fleet.mongodb.spool_folder, timeout_seconds=1, quarantine_limit_mib="1")
+    away = MongoDB(url=gone, spool_folder=fleet.mongodb.spool_folder, timeout_seconds=1, quarantine_limit_mib=1)
     for first in (0, 30):
         fleet.message_queue.publish([bad(n) for n in range(first, first + 30)])
         fleet.message_queue.publish([bad(90 + first, OTHER_ORG), outgoing("agent.metrics", metrics(sample(first + 5)))])
@@ -195,7 +195,7 @@ def test_a_full_quarantine_stops_nobody(ninjait: Any, fleet: Stores) -> None:
     fleet.message_queue.publish([outgoing("agent.metrics", body) for body in bodies])
     fleet.message_queue.publish([outgoing("agent.metrics", b"x" * 3000)])
     fill(fleet, 4.1)
-    stores = replace(fleet, mongodb=fleet.mongodb.model_copy(update={"quarantine_limit_mib": "4"}))
+    stores = replace(fleet, mongodb=fleet.mongodb.model_copy(update={"quarantine_limit_mib": 4}))
     done = drained(stores)
     assert (done.points_written, done.messages_quarantined, done.bodies_not_kept) == (5, 2, 1)
     (held,) = query.select(fleet.mongodb, QuarantineFilter(reason="negative"))
@@ -219,7 +219,7 @@ def test_a_quarantine_that_is_nearly_full_is_a_warning(fleet: Stores) -> None:
 def test_the_spool_and_mongodb_have_one_limit(fleet: Stores) -> None:
     """While MongoDB was away the spool was counted alone: what filled a share there had another one here."""
     url = f"mongodb://127.0.0.1:1/{fleet.mongodb.spool.name}"
-    gone = MongoDB(url=url, spool_folder=fleet.mongodb.spool_folder, timeout_seconds=1, quarantine_limit_mib="1")
+    gone = MongoDB(url=url, spool_folder=fleet.mongodb.spool_folder, timeout_seconds=1, quarantine_limit_mib=1)
     fill(fleet, 0.3)
     drained(small(fleet))
     fleet.message_queue.publish([outgoing("agent.metrics", bytes([n]) * 30_000) for n in range(3)])

@@ -20,7 +20,7 @@ def test_the_whole_graph_and_again(
     on_servers: bool, settings: Settings, stores: Stores, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     assert on_servers, "on the local stack from wheels this is `make demo`; here: pytest --servers"
-    for name, value in (settings | {"DAGSTER_HOME": str(tmp_path)}).items():
+    for name, value in {**settings, "DAGSTER_HOME": str(tmp_path)}.items():
         monkeypatch.setenv(name, value)
     stores.metrics_store.declare()
     seed(stores.postgres, "demo", datetime.now(UTC).date())

@@ -1,0 +1,61 @@
+"""The settings as one typed object. Which values are refused: test_definitions.py, test_urls.py."""
+
+from datetime import date
+
+import pytest
+
+from ninjait_pipelines.settings import SettingsError, validate
+from ninjait_pipelines_tests.nowhere import NOWHERE
+
+CANARY = "c4n4ry-0f-the-test"
+SET = {"QUARANTINE_LIMIT_MIB": "0512", "HOSTS_WITHOUT_ORGANIZATION": "on", "PIPELINE_START": "2026-01-31"}
+
+
+def test_values_are_typed_and_the_variables_stay_as_they_were_written() -> None:
+    settings = validate({**NOWHERE, **SET, "PATH": "/usr/bin", "AWS_REGION": ""})
+    assert (settings.quarantine_limit_mib, settings.hosts_without_organization) == (512, True)
+    assert settings.pipeline_start == date(2026, 1, 31)
+    assert settings.aws_region is None
+    assert dict(settings) == {**NOWHERE, **SET}
+
+
+def test_unset_ones_have_defaults_and_are_no_variables() -> None:
+    settings = validate(NOWHERE)
+    assert (settings.quarantine_limit_mib, settings.hosts_without_organization) == (1024, False)
+    assert (settings.pipeline_start, settings.influxdb_bucket) == (date(2024, 1, 1), "metrics")
+    assert not SET.keys() & settings.keys()
+
+
+def test_they_are_those_that_are_given_and_none_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """pydantic-settings reads the environment unless it is told not to: a staging URL beside a local password."""
+    monkeypatch.setenv("RABBITMQ_URL", "amqp://staging")
+    monkeypatch.setenv("CLICKHOUSE_USER", "staging")
+    assert validate(NOWHERE).rabbitmq_url is None
+    with pytest.raises(SettingsError, match="CLICKHOUSE_USER is not set"):
+        validate({name: value for name, value in NOWHERE.items() if name != "CLICKHOUSE_USER"})
+
+
+def test_one_error_names_every_problem_and_no_secret() -> None:
+    """A field that is wrong does not hide what is wrong between two others."""
+    wrong = {
+        "CLICKHOUSE_USER": "",
+        "CLICKHOUSE_PASSWORD": CANARY,
+        "DATABASE_URL": f"mysql://user:{CANARY}@host/db",
+        "QUARANTINE_LIMIT_MIB": "much",
+        "INFLUXDB_URL": "http://host",
+    }
+    with pytest.raises(SettingsError) as caught:
+        validate({**NOWHERE, **wrong})
+    *problems, advice = str(caught.value).splitlines()
+    named = ["CLICKHOUSE_USER", "DATABASE_URL", "QUARANTINE_LIMIT_MIB", "INFLUXDB_TOKEN", "INFLUXDB_ORG"]
+    assert [problem.split()[0] for problem in problems] == named
+    assert "ninjait up" in advice
+    assert CANARY not in str(caught.value)
+    assert caught.value.__context__ is None, "pydantic's own error quotes the values"
+
+
+def test_no_secret_is_shown() -> None:
+    settings = validate({**NOWHERE, "CLICKHOUSE_PASSWORD": CANARY, "DATABASE_URL": f"postgresql://u:{CANARY}@host/db"})
+    shown = f"{settings!r} {settings}"
+    assert "DATABASE_URL" in shown
+    assert CANARY not in shown
