@@ -53,7 +53,7 @@ from ninjait_pipelines.resources.store import StoreError, StoreUnavailable
 
 BATCH_MESSAGES = 4000
 # Memory that a batch may take, apart from its last receive: as much as the largest legal bodies need.
-BATCH_BYTES = 8 * 1024 * 1024
+BATCH_BYTES = 16 * 1024 * 1024
 RECEIVE_MESSAGES = 100
 # Messages that the broker may send ahead: enough for all stages, and few for one drain to keep from another.
 PREFETCH = 16_000
@@ -392,16 +392,16 @@ def _groups(redelivered: Sequence[Message]) -> Iterator[Sequence[Message]]:
 
 
 def _parts(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
-    """The messages in as few parts as hold twice BATCH_BYTES each, or one message.
+    """The messages in as few parts as hold one and a half times BATCH_BYTES each, or one message.
 
-    A hundred messages arrive at once, and compressed ones are large once they are read. Twice, because a usual batch is
-    a little beyond its bound, and that little would be a batch of its own.
+    A hundred messages arrive at once, and compressed ones are large once they are read. The half is because a usual
+    batch is a little beyond its bound, and that little would be a batch of its own.
     """
     part: list[Message] = []
     size = 0
     for message in messages:
         room = size_of(message.body)
-        if part and size + room > 2 * BATCH_BYTES:
+        if part and size + room > BATCH_BYTES * 3 // 2:
             yield part
             part, size = [], 0
         part.append(message)

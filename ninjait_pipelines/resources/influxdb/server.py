@@ -25,7 +25,7 @@ class Server:
         milliseconds = (connect_timeout_seconds * 1000, timeout_seconds * 1000)
         self.client = InfluxDBClient(url, token, timeout=milliseconds, org=organization, ssl_ca_cert=ca_file)
         self._pool = urllib3.PoolManager(
-            maxsize=4,
+            maxsize=8,  # three kinds of rows are written at once, by CONNECTIONS each
             timeout=urllib3.Timeout(connect=connect_timeout_seconds, read=timeout_seconds),
             retries=False,
             cert_reqs="CERT_REQUIRED",
