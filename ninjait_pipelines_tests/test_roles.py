@@ -19,10 +19,9 @@ from ninjait_pipelines.resources.postgres import Postgres
 from ninjait_pipelines.resources.store import StoreRefused
 from ninjait_pipelines_tests import conftest
 from ninjait_pipelines_tests.local.stack.standalone_engine import alone
-from ninjait_pipelines_tests.reference.rows import ALL, CHECKS, one_of_each
+from ninjait_pipelines_tests.reference.rows import ALL, CHECKS, add_one_of_each
 from ninjait_pipelines_tests.runs import passed, run
 
-__all__ = ["one_of_each"]
 SCRIPT = (SQL / "roles" / "postgres.sql").read_text()
 ROLES = ("ninjait_owner", "ninjait_pipelines", "ninjait_reader", "ninjait_dagster")
 FORBIDDEN = [
@@ -88,10 +87,11 @@ def stores(settings: dict[str, str], as_role: As) -> Iterator[Stores]:
         yield owned
 
 
-def test_the_pipeline_works_by_a_role_that_is_no_superuser(one_of_each: Stores, as_role: As) -> None:
+def test_the_pipeline_works_by_a_role_that_is_no_superuser(stores: Stores, as_role: As) -> None:
     """Documentation and compose gave it the superuser of the cluster."""
     pipelines = as_role("ninjait_pipelines")
-    stores = dataclasses.replace(one_of_each, postgres=pipelines)
+    add_one_of_each(stores)
+    stores = dataclasses.replace(stores, postgres=pipelines)
     assert pipelines.status().ok
     assert all(passed(run(stores, *ALL, *CHECKS)).values())
     run(stores, billing.billing_events, key="2026-02-01")
@@ -178,7 +178,7 @@ def test_the_pipeline_works_by_the_rights_of_its_clickhouse_user(clickhouse_as: 
     owner = clickhouse_as("ninjait_owner")
     migrate_up(owner.postgres, owner.clickhouse)
     assert {one.state for one in status(owner.postgres, owner.clickhouse)} == {"applied"}
-    one_of_each.__wrapped__(owner)  # type: ignore[attr-defined]
+    add_one_of_each(owner)
     _refused(owner, "ninjait_owner")
     stores = clickhouse_as("ninjait_pipelines")
     assert stores.clickhouse.status().ok, stores.clickhouse.status().problem

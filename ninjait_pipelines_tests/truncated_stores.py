@@ -1,6 +1,6 @@
-"""`settings` and `stores` for folders of many small tests: databases of a module, emptied for each test.
+"""`settings` and `shared_stores` for folders of many small tests: databases of a module, emptied for each test.
 
-A folder's conftest.py imports these fixtures; they stand before those of the whole suite.
+A folder's conftest.py imports these fixtures. Its `settings` override those of the whole suite.
 """
 
 import os
@@ -49,7 +49,7 @@ def settings(module_stores: tuple[Settings, Stores]) -> Settings:
 
 
 @pytest.fixture
-def stores(module_stores: tuple[Settings, Stores]) -> Stores:
+def shared_stores(module_stores: tuple[Settings, Stores]) -> Stores:
     """The module's stores, emptied."""
     settings, stores = module_stores
     with stores.postgres.transaction() as connection:

@@ -8,12 +8,12 @@ from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.resources.archive.resource import Archive
 from ninjait_pipelines_tests.archive.archive_backends import archive, s3
 from ninjait_pipelines_tests.truncated_stores import module_stores, settings
-from ninjait_pipelines_tests.truncated_stores import stores as truncated_stores
+from ninjait_pipelines_tests.truncated_stores import shared_stores as truncated_stores
 
 __all__ = ["archive", "module_stores", "s3", "settings", "truncated_stores"]
 
 
 @pytest.fixture
-def stores(truncated_stores: Stores, archive: Archive) -> Stores:
+def shared_stores(truncated_stores: Stores, archive: Archive) -> Stores:
     """The module's stores, emptied, with that archive."""
     return dataclasses.replace(truncated_stores, archive=archive)

@@ -17,9 +17,9 @@ from ninjait_pipelines.billing.local_time import HOUR, day_window
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.resources.clickhouse_schema import mart_rows
 from ninjait_pipelines_tests.runs import add
-from ninjait_pipelines_tests.truncated_stores import module_stores, settings, stores
+from ninjait_pipelines_tests.truncated_stores import module_stores, settings, shared_stores
 
-__all__ = ["module_stores", "settings", "stores"]
+__all__ = ["module_stores", "settings", "shared_stores"]
 
 PLAN = uuid.UUID(int=1)
 PRICES = {  # version -> prices
@@ -103,8 +103,8 @@ class Platform:
 
 
 @pytest.fixture
-def platform(stores: Stores) -> Platform:
-    return Platform(stores)
+def platform(shared_stores: Stores) -> Platform:
+    return Platform(shared_stores)
 
 
 def hours_between(start: datetime, end: datetime) -> list[datetime]:

@@ -197,9 +197,9 @@ def test_another_month_is_left_alone(month: Platform) -> None:
     assert [len(rows) for rows in everything(month.stores).values()] == [5, 25, 5, 25]
 
 
-def test_no_contract_no_invoice_and_the_checks_pass(stores: Stores) -> None:
-    assert all(passed(run(stores, assets.invoices, *CHECKS, key=KEY)).values())
-    assert not any(everything(stores).values())
+def test_no_contract_no_invoice_and_the_checks_pass(shared_stores: Stores) -> None:
+    assert all(passed(run(shared_stores, assets.invoices, *CHECKS, key=KEY)).values())
+    assert not any(everything(shared_stores).values())
 
 
 def _wrong_total(table: str, rows: list[dict[str, Any]]) -> Any:

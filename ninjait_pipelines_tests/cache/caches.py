@@ -22,12 +22,12 @@ H = midnight(1)
 
 
 @pytest.fixture
-def fleet(stores: Stores) -> Fleet:
+def fleet(shared_stores: Stores) -> Fleet:
     """Alpha has `one` (all samples, online), `two` (half of them, silent) and `new` (registered at H+2); Beta has one.
 
     Rolled up: H to H+3 but for H+1.
     """
-    fleet = Fleet(stores)
+    fleet = Fleet(shared_stores)
     one, two = fleet.device(ALPHA, "one"), fleet.device(ALPHA, "two")
     new, other = fleet.device(ALPHA, "new", H + 2 * HOUR), fleet.device(BETA, "other")
     fleet.device(ALPHA, "retired", retired_at=H)
@@ -42,7 +42,7 @@ def fleet(stores: Stores) -> Fleet:
     fleet.heartbeat(ALPHA, one, H, "offline")
     fleet.heartbeat(ALPHA, one, H + HOUR, "online")
     fleet.heartbeat(BETA, other, H, "maintenance")
-    reading(stores, ALPHA, one, cpu=12.5)
+    reading(shared_stores, ALPHA, one, cpu=12.5)
     return fleet
 
 

@@ -38,16 +38,18 @@ def everything(stores: Stores) -> dict[str, Any]:
     return {key: value for key, value in found.items() if not key.startswith(f"{keys.UPTIME_LEADERBOARD}:2")}
 
 
-def test_the_device_list(stores: Stores, fleet: Fleet) -> None:
-    assert passed(run(stores, *ASSETS, *CHECKS)) == dict.fromkeys((check.check_key.name for check in CHECKS), True)
-    found = cached(stores, keys.organization_devices(ALPHA))
+def test_the_device_list(shared_stores: Stores, fleet: Fleet) -> None:
+    assert passed(run(shared_stores, *ASSETS, *CHECKS)) == dict.fromkeys(
+        (check.check_key.name for check in CHECKS), True
+    )
+    found = cached(shared_stores, keys.organization_devices(ALPHA))
     assert (found["organization_id"], found["completeness"]) == (str(ALPHA), 1 / 3)
     assert [one["hostname"] for one in found["devices"]] == ["new", "one", "two"]
     new, one, _ = found["devices"]
     assert (one["status"], one["last_seen"]) == ("online", (H + HOUR).isoformat().replace("+00:00", "Z"))
     assert (one["readings"]["cpu"], one["readings"]["memory"], one["readings"]["as_of"]) == (12.5, None, as_of_text(H))
     assert (new["status"], new["last_seen"], new["readings"]) == ("unknown", None, None), "never seen"
-    empty = cached(stores, keys.organization_devices(EMPTY))
+    empty = cached(shared_stores, keys.organization_devices(EMPTY))
     assert (empty["devices"], empty["completeness"]) == ([], 1.0)
 
 
@@ -72,40 +74,40 @@ def sighting(stores: Stores, organization: uuid.UUID, device: uuid.UUID, moment:
     stores.clickhouse.insert("device_sightings", pa.table(columns))
 
 
-def test_devices_without_heartbeats_are_known_by_their_readings(stores: Stores) -> None:
+def test_devices_without_heartbeats_are_known_by_their_readings(shared_stores: Stores) -> None:
     """Devices of Telegraf and collectd were `unknown` for ever, and in no row of device_status_realtime."""
-    fleet, now = Fleet(stores), stores.clickhouse.now()
+    fleet, now = Fleet(shared_stores), shared_stores.clickhouse.now()
     for name, (heartbeat, seen, _, _) in STATUSES.items():
         one = fleet.device(ALPHA, name)
         if heartbeat:
             fleet.heartbeat(ALPHA, one, now - timedelta(minutes=heartbeat[0]), heartbeat[1])
         if seen:
-            sighting(stores, ALPHA, one, now - timedelta(minutes=seen))
-            sighting(stores, ALPHA, one, now - timedelta(days=90))
-    run(stores, assets.device_caches)
-    found = {one["hostname"]: one for one in cached(stores, keys.organization_devices(ALPHA))["devices"]}
+            sighting(shared_stores, ALPHA, one, now - timedelta(minutes=seen))
+            sighting(shared_stores, ALPHA, one, now - timedelta(days=90))
+    run(shared_stores, assets.device_caches)
+    found = {one["hostname"]: one for one in cached(shared_stores, keys.organization_devices(ALPHA))["devices"]}
     assert {name: one["status"] for name, one in found.items()} == {name: row[2] for name, row in STATUSES.items()}
     for name, (_, _, _, minutes) in STATUSES.items():
         heard = found[name]["last_seen"]
         assert (heard and round((now - datetime.fromisoformat(heard)) / timedelta(minutes=1))) == minutes, name
-    rows = stores.clickhouse.rows("SELECT * EXCEPT (device_count, last_update) FROM device_status_realtime")
+    rows = shared_stores.clickhouse.rows("SELECT * EXCEPT (device_count, last_update) FROM device_status_realtime")
     expected = Counter("offline" if row[2] == "unknown" else row[2] for row in STATUSES.values())
     assert {row["status"]: row["devices"] for row in rows} == expected
 
 
-def test_the_summary(stores: Stores, fleet: Fleet) -> None:
+def test_the_summary(shared_stores: Stores, fleet: Fleet) -> None:
     someone = uuid.uuid4()
     user = {"id": someone, "organization_id": ALPHA, "email": "x", "full_name": "x", "role": "customer"}
-    add(stores, "users", [{**user, "created_at": H}])
+    add(shared_stores, "users", [{**user, "created_at": H}])
     ticket = {"organization_id": ALPHA, "created_by": someone, "title": "?", "created_at": H}
     states = (("urgent", "open"), ("urgent", "new"), ("low", "closed"), ("low", "resolved"), ("low", "pending"))
     rows = [{**ticket, "id": uuid.uuid4(), "number": n, "priority": p, "status": s} for n, (p, s) in enumerate(states)]
-    add(stores, "tickets", rows)
+    add(shared_stores, "tickets", rows)
     alert = {"organization_id": ALPHA, "kind": "disk", "message": "?", "raised_at": H}
     kinds = (("critical", None), ("info", H))
-    add(stores, "alerts", [{**alert, "id": uuid.uuid4(), "severity": s, "resolved_at": at} for s, at in kinds])
-    run(stores, assets.organization_summaries)
-    found = cached(stores, keys.organization_summary(ALPHA))
+    add(shared_stores, "alerts", [{**alert, "id": uuid.uuid4(), "severity": s, "resolved_at": at} for s, at in kinds])
+    run(shared_stores, assets.organization_summaries)
+    found = cached(shared_stores, keys.organization_summary(ALPHA))
     assert found["devices"] == {"total": 3, "online": 1, "unknown": 2}
     assert found["completeness"] == 3 / 24
     assert found["window"] == {"start": as_of_text(H - 20 * HOUR), "end": as_of_text(H + 4 * HOUR)}
@@ -114,59 +116,61 @@ def test_the_summary(stores: Stores, fleet: Fleet) -> None:
     assert found["sample_share"] == (360 + 180 + 180) / (360 + 360 + 240)
     assert found["open_tickets"] == {"urgent": 2, "high": 0, "normal": 0, "low": 1}
     assert found["open_alerts"] == {"critical": 1, "warning": 0, "info": 0}
-    beta, empty = (cached(stores, keys.organization_summary(id_)) for id_ in (BETA, EMPTY))
+    beta, empty = (cached(shared_stores, keys.organization_summary(id_)) for id_ in (BETA, EMPTY))
     assert (beta["devices"], beta["sample_share"]) == ({"total": 1, "maintenance": 1}, 1.0), "never more than all"
     assert beta["open_tickets"]["urgent"] == 0
     assert (empty["devices"], empty["cpu_avg"], empty["sample_share"]) == ({"total": 0}, None, None)
 
 
-def test_the_leaderboard(stores: Stores, fleet: Fleet) -> None:
-    run(stores, assets.uptime_leaderboard)
-    found = dict(stores.dragonfly.client.zrange(keys.UPTIME_LEADERBOARD, 0, -1, withscores=True))
+def test_the_leaderboard(shared_stores: Stores, fleet: Fleet) -> None:
+    run(shared_stores, assets.uptime_leaderboard)
+    found = dict(shared_stores.dragonfly.client.zrange(keys.UPTIME_LEADERBOARD, 0, -1, withscores=True))
     assert found == {
         f"{ALPHA}:{device(ALPHA, 'one')}": 1.0,
         f"{ALPHA}:{device(ALPHA, 'two')}": 0.5,
         f"{ALPHA}:{device(ALPHA, 'new')}": 0.75,
         f"{BETA}:{device(BETA, 'other')}": 1.0,
     }
-    about = cached(stores, keys.UPTIME_LEADERBOARD_ABOUT)
+    about = cached(shared_stores, keys.UPTIME_LEADERBOARD_ABOUT)
     assert (about["devices"], about["completeness"]) == (4, 3 / 168)
 
 
-def test_before_the_first_roll_up(stores: Stores) -> None:
-    Fleet(stores).device(ALPHA, "one")
-    assert all(passed(run(stores, *ASSETS, *CHECKS)).values())
-    found = cached(stores, keys.organization_summary(ALPHA))
+def test_before_the_first_roll_up(shared_stores: Stores) -> None:
+    Fleet(shared_stores).device(ALPHA, "one")
+    assert all(passed(run(shared_stores, *ASSETS, *CHECKS)).values())
+    found = cached(shared_stores, keys.organization_summary(ALPHA))
     assert (found["completeness"], found["sample_share"], found["window"]["end"]) == (0.0, None, None)
-    assert not stores.dragonfly.client.exists(keys.UPTIME_LEADERBOARD)
+    assert not shared_stores.dragonfly.client.exists(keys.UPTIME_LEADERBOARD)
 
 
-def test_without_any_organization(stores: Stores) -> None:
-    assert all(passed(run(stores, *ASSETS, *CHECKS)).values())
+def test_without_any_organization(shared_stores: Stores) -> None:
+    assert all(passed(run(shared_stores, *ASSETS, *CHECKS)).values())
 
 
-def test_lifetimes(stores: Stores, fleet: Fleet) -> None:
-    run(stores, *ASSETS)
-    client = stores.dragonfly.client
+def test_lifetimes(shared_stores: Stores, fleet: Fleet) -> None:
+    run(shared_stores, *ASSETS)
+    client = shared_stores.dragonfly.client
     assert 290 < client.ttl(keys.organization_devices(ALPHA)) <= 300
     lasting = (keys.organization_summary(ALPHA), keys.UPTIME_LEADERBOARD, keys.UPTIME_LEADERBOARD_ABOUT)
     assert [client.ttl(key) for key in lasting] == [-1, -1, -1]
 
 
-def test_tenants_stay_apart(stores: Stores, fleet: Fleet) -> None:
+def test_tenants_stay_apart(shared_stores: Stores, fleet: Fleet) -> None:
     """A reading, heartbeats and samples of Alpha's device in Beta's name are nobody's."""
-    run(stores, *ASSETS)
-    before = everything(stores)
+    run(shared_stores, *ASSETS)
+    before = everything(shared_stores)
     two = uuid.uuid5(ALPHA, "two")
-    stores.dragonfly.set_if_newer(keys.device_latest(two), {"organization_id": str(BETA), "as_of": as_of_text(H)})
+    shared_stores.dragonfly.set_if_newer(
+        keys.device_latest(two), {"organization_id": str(BETA), "as_of": as_of_text(H)}
+    )
     fleet.heartbeat(BETA, two, H + HOUR, "offline")
     fleet.hourly(BETA, two, [H, H + 2 * HOUR])
-    run(stores, *ASSETS)
-    after = everything(stores)
+    run(shared_stores, *ASSETS)
+    after = everything(shared_stores)
     del after[keys.device_latest(two)]
     assert after == before
     for organization, foreign in ((ALPHA, "other"), (BETA, "one")):
-        texts = [stores.dragonfly.client.get(key(organization)) for key in _document_keys()]
+        texts = [shared_stores.dragonfly.client.get(key(organization)) for key in _document_keys()]
         assert not any(device(BETA if organization == ALPHA else ALPHA, foreign) in str(text) for text in texts)
 
 
@@ -174,12 +178,12 @@ def _document_keys() -> tuple[Any, ...]:
     return (keys.organization_devices, keys.organization_summary)
 
 
-def test_twice_the_same(stores: Stores, fleet: Fleet) -> None:
-    run(stores, *ASSETS)
-    first = everything(stores)
+def test_twice_the_same(shared_stores: Stores, fleet: Fleet) -> None:
+    run(shared_stores, *ASSETS)
+    first = everything(shared_stores)
     assert len(first) == 1 + 3 + 3 + 2
-    run(stores, *ASSETS)
-    assert everything(stores) == first
+    run(shared_stores, *ASSETS)
+    assert everything(shared_stores) == first
 
 
 @pytest.mark.parametrize(
@@ -194,22 +198,22 @@ def test_twice_the_same(stores: Stores, fleet: Fleet) -> None:
     ],
 )
 def test_killed_half_way_and_again(
-    stores: Stores, fleet: Fleet, name: str, owner: type, method: str, after: bool
+    shared_stores: Stores, fleet: Fleet, name: str, owner: type, method: str, after: bool
 ) -> None:
-    run(stores, NAMES[name])
-    expected = everything(stores)
-    stores.dragonfly.client.delete(*(key for key in expected if not key.startswith("device:")))
+    run(shared_stores, NAMES[name])
+    expected = everything(shared_stores)
+    shared_stores.dragonfly.client.delete(*(key for key in expected if not key.startswith("device:")))
     with killed(owner, method, after=after):
-        run(stores, NAMES[name], fails=True)
-    run(stores, NAMES[name])
-    assert everything(stores) == expected
+        run(shared_stores, NAMES[name], fails=True)
+    run(shared_stores, NAMES[name])
+    assert everything(shared_stores) == expected
 
 
 @pytest.mark.parametrize(
     "asset", [assets.device_caches, assets.organization_summaries], ids=lambda asset: str(asset.key)
 )
 def test_killed_between_two_organizations_and_again(
-    stores: Stores, fleet: Fleet, asset: dg.AssetsDefinition, monkeypatch: pytest.MonkeyPatch
+    shared_stores: Stores, fleet: Fleet, asset: dg.AssetsDefinition, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = Dragonfly.set_many_if_newer
 
@@ -219,26 +223,26 @@ def test_killed_between_two_organizations_and_again(
 
     with monkeypatch.context() as patch:
         patch.setattr(Dragonfly, "set_many_if_newer", dying)
-        run(stores, asset, fails=True)
-    run(stores, asset)
-    again = everything(stores)
-    stores.dragonfly.client.delete(*(key for key in again if not key.startswith("device:")))
-    run(stores, asset)
-    assert everything(stores) == again
+        run(shared_stores, asset, fails=True)
+    run(shared_stores, asset)
+    again = everything(shared_stores)
+    shared_stores.dragonfly.client.delete(*(key for key in again if not key.startswith("device:")))
+    run(shared_stores, asset)
+    assert everything(shared_stores) == again
     assert len(again) == 4
 
 
 def test_an_older_run_never_overwrites_a_newer_one(
-    stores: Stores, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+    shared_stores: Stores, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(stores, *ASSETS)
-    first = everything(stores)
+    run(shared_stores, *ASSETS)
+    first = everything(shared_stores)
     fleet.device(BETA, "late")
-    then: datetime = stores.clickhouse.now() - HOUR
+    then: datetime = shared_stores.clickhouse.now() - HOUR
     with monkeypatch.context() as patch:
         patch.setattr(ClickHouse, "now", lambda _: then)
-        result = run(stores, *ASSETS)
-    assert everything(stores) == first
+        result = run(shared_stores, *ASSETS)
+    assert everything(shared_stores) == first
     written = [
         result.asset_materializations_for_node(name)[0].metadata[figure].value
         for name, figure in (("device_caches", "written"), ("organization_summaries", "written"))
@@ -246,26 +250,26 @@ def test_an_older_run_never_overwrites_a_newer_one(
     assert written == [0, 0]
     [board] = result.asset_materializations_for_node("uptime_leaderboard")
     assert board.metadata["switched"].value is False
-    run(stores, *ASSETS)
-    assert everything(stores) != first
+    run(shared_stores, *ASSETS)
+    assert everything(shared_stores) != first
 
 
-def test_a_reader_sees_one_whole_leaderboard_or_the_other(stores: Stores) -> None:
+def test_a_reader_sees_one_whole_leaderboard_or_the_other(shared_stores: Stores) -> None:
     sizes = (4000, 1500)
     boards = [{f"{ALPHA}:{number}": 1 / (number + 1) for number in range(size)} for size in sizes]
-    publish(stores, boards[0], 0)
+    publish(shared_stores, boards[0], 0)
     seen: set[int] = set()
     done = threading.Event()
 
     def read() -> None:
-        with Dragonfly(url=stores.dragonfly.url).open() as own:
+        with Dragonfly(url=shared_stores.dragonfly.url).open() as own:
             while not done.is_set():
                 seen.add(int(own.client.zcard(keys.UPTIME_LEADERBOARD)))
 
     reader = threading.Thread(target=read)
     reader.start()
     for number in range(1, 16):
-        publish(stores, boards[number % 2], number)
+        publish(shared_stores, boards[number % 2], number)
     done.set()
     reader.join()
     assert seen == set(sizes)
@@ -276,17 +280,17 @@ def publish(stores: Stores, scores: dict[str, float], minutes: int) -> bool:
     return leaderboard.publish(stores.dragonfly, scores, about)
 
 
-def test_of_two_runs_the_newer_leaderboard_wins_whichever_switches_last(stores: Stores) -> None:
-    client = stores.dragonfly.client
-    assert publish(stores, {"a:1": 0.25}, 1)
-    older = leaderboard.write_generation(stores.dragonfly, {"a:1": 0.5}, as_of_text(H + timedelta(minutes=2)))
+def test_of_two_runs_the_newer_leaderboard_wins_whichever_switches_last(shared_stores: Stores) -> None:
+    client = shared_stores.dragonfly.client
+    assert publish(shared_stores, {"a:1": 0.25}, 1)
+    older = leaderboard.write_generation(shared_stores.dragonfly, {"a:1": 0.5}, as_of_text(H + timedelta(minutes=2)))
     assert 0 < client.ttl(older) <= 3600, "if its run dies now, it goes away by itself"
-    assert publish(stores, {"a:1": 1.0}, 3)
-    assert not publish(stores, {"a:1": 0.5}, 2)
+    assert publish(shared_stores, {"a:1": 1.0}, 3)
+    assert not publish(shared_stores, {"a:1": 0.5}, 2)
     assert client.zscore(keys.UPTIME_LEADERBOARD, "a:1") == 1.0
-    assert publish(stores, {}, 4)
+    assert publish(shared_stores, {}, 4)
     assert not client.exists(keys.UPTIME_LEADERBOARD), "the last device was retired"
-    assert not publish(stores, {"a:1": 1.0}, 3)
+    assert not publish(shared_stores, {"a:1": 1.0}, 3)
     assert not client.exists(keys.UPTIME_LEADERBOARD)
 
 
@@ -305,32 +309,32 @@ def test_of_two_runs_the_newer_leaderboard_wins_whichever_switches_last(stores: 
         ("leaderboard_is_whole", lambda client: client.delete(keys.UPTIME_LEADERBOARD_ABOUT)),
     ],
 )
-def test_the_checks_fail(stores: Stores, fleet: Fleet, check: str, damage: Any) -> None:
+def test_the_checks_fail(shared_stores: Stores, fleet: Fleet, check: str, damage: Any) -> None:
     [(asset, definition)] = [pair for pair in zip(ASSETS, CHECKS, strict=True) if pair[1].check_key.name == check]
-    run(stores, asset)
-    damage(stores.dragonfly.client)
-    assert not data.check(stores, [asset], [definition])[check].passed
+    run(shared_stores, asset)
+    damage(shared_stores.dragonfly.client)
+    assert not data.check(shared_stores, [asset], [definition])[check].passed
 
 
 def _any_member(client: Any) -> str:
     return client.zrange(keys.UPTIME_LEADERBOARD, 0, 0)[0]
 
 
-def test_a_device_registered_since_fails_the_checks_until_the_next_run(stores: Stores, fleet: Fleet) -> None:
-    run(stores, *ASSETS)
+def test_a_device_registered_since_fails_the_checks_until_the_next_run(shared_stores: Stores, fleet: Fleet) -> None:
+    run(shared_stores, *ASSETS)
     fleet.device(EMPTY, "first")
-    found = data.check(stores, ASSETS, CHECKS)
+    found = data.check(shared_stores, ASSETS, CHECKS)
     assert [name for name, one in found.items() if not one.passed] == ["device_lists_match", "summaries_match"]
-    assert all(passed(run(stores, *ASSETS, *CHECKS)).values())
+    assert all(passed(run(shared_stores, *ASSETS, *CHECKS)).values())
 
 
-def test_a_window_longer_than_the_data(stores: Stores) -> None:
+def test_a_window_longer_than_the_data(shared_stores: Stores) -> None:
     """A week of hours as one parameter of a query."""
-    fleet = Fleet(stores)
+    fleet = Fleet(shared_stores)
     one = fleet.device(ALPHA, "one")
     when = hours(midnight(9), 200)
     fleet.rolled_up(when)
     fleet.hourly(ALPHA, one, when, 30)
-    run(stores, assets.uptime_leaderboard)
-    assert stores.dragonfly.client.zscore(keys.UPTIME_LEADERBOARD, f"{ALPHA}:{one}") == 0.25
-    assert cached(stores, keys.UPTIME_LEADERBOARD_ABOUT)["completeness"] == 1.0
+    run(shared_stores, assets.uptime_leaderboard)
+    assert shared_stores.dragonfly.client.zscore(keys.UPTIME_LEADERBOARD, f"{ALPHA}:{one}") == 0.25
+    assert cached(shared_stores, keys.UPTIME_LEADERBOARD_ABOUT)["completeness"] == 1.0

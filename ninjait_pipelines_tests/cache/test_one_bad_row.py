@@ -28,55 +28,55 @@ def warm(stores: Stores, red: tuple[str, ...] = (), missing: tuple[str, ...] = (
 
 
 @pytest.mark.parametrize("moment", ["infinity", "-infinity", "0044-03-15 BC"])
-def test_a_device_without_a_time_that_there_is(stores: Stores, fleet: Fleet, moment: str) -> None:
+def test_a_device_without_a_time_that_there_is(shared_stores: Stores, fleet: Fleet, moment: str) -> None:
     """psycopg raised for it, and nobody had a device list, a summary or a leaderboard any more."""
-    spoil(stores, "devices", f"UPDATE devices SET created_at = '{moment}' WHERE name = 'two'")
-    said = warm(stores, red=("device_caches", "organization_summaries", "uptime_leaderboard"))
+    spoil(shared_stores, "devices", f"UPDATE devices SET created_at = '{moment}' WHERE name = 'two'")
+    said = warm(shared_stores, red=("device_caches", "organization_summaries", "uptime_leaderboard"))
     assert all(
         f"device {device(ALPHA, 'two')} (ValueError: registered_at is {moment.split()[0]}" in words
         for words in said.values()
     )
-    listed = cached(stores, keys.organization_devices(ALPHA))["devices"]
+    listed = cached(shared_stores, keys.organization_devices(ALPHA))["devices"]
     assert [one["hostname"] for one in listed] == ["new", "one"]
-    assert cached(stores, keys.organization_summary(ALPHA))["devices"]["total"] == 2
-    assert cached(stores, keys.organization_summary(BETA))["devices"]["total"] == 1
-    assert stores.dragonfly.client.zcard(keys.UPTIME_LEADERBOARD) == 3
+    assert cached(shared_stores, keys.organization_summary(ALPHA))["devices"]["total"] == 2
+    assert cached(shared_stores, keys.organization_summary(BETA))["devices"]["total"] == 1
+    assert shared_stores.dragonfly.client.zcard(keys.UPTIME_LEADERBOARD) == 3
 
 
-def test_an_organization_of_no_time_has_its_caches(stores: Stores, fleet: Fleet) -> None:
+def test_an_organization_of_no_time_has_its_caches(shared_stores: Stores, fleet: Fleet) -> None:
     """What is not asked for stops nothing."""
-    spoil(stores, "organizations", f"UPDATE organizations SET created_at = 'infinity' WHERE id = '{EMPTY}'")
+    spoil(shared_stores, "organizations", f"UPDATE organizations SET created_at = 'infinity' WHERE id = '{EMPTY}'")
     odd = {"name": "x" * 2**20, "slug": "../x"}
-    with stores.postgres.transaction() as connection:
+    with shared_stores.postgres.transaction() as connection:
         connection.execute("UPDATE organizations SET name = %(name)s, slug = %(slug)s WHERE slug = 'Beta'", odd)
-    warm(stores)
-    assert cached(stores, keys.organization_devices(EMPTY))["devices"] == []
+    warm(shared_stores)
+    assert cached(shared_stores, keys.organization_devices(EMPTY))["devices"] == []
 
 
 @pytest.mark.parametrize("value", ["no document", "[1]", "7", "null", '{"as_of": 1}', "{"])
-def test_what_is_no_document_is_replaced(stores: Stores, fleet: Fleet, value: str) -> None:
+def test_what_is_no_document_is_replaced(shared_stores: Stores, fleet: Fleet, value: str) -> None:
     """A value of somebody else's under one key failed every run of all caches."""
-    client = stores.dragonfly.client
+    client = shared_stores.dragonfly.client
     client.set(keys.device_latest(device(ALPHA, "one")), value)
     client.set(keys.organization_devices(ALPHA), value)
     client.rpush(keys.organization_summary(BETA), value)
     client.set(keys.UPTIME_LEADERBOARD_ABOUT, value)
     client.set(keys.UPTIME_LEADERBOARD, value)
-    warm(stores)
-    one = cached(stores, keys.organization_devices(ALPHA))["devices"][1]
+    warm(shared_stores)
+    one = cached(shared_stores, keys.organization_devices(ALPHA))["devices"][1]
     assert (one["hostname"], one["readings"] is None or one["readings"]["cpu"]) in (("one", True), ("one", None))
-    assert cached(stores, keys.organization_summary(BETA))["devices"]["total"] == 1
+    assert cached(shared_stores, keys.organization_summary(BETA))["devices"]["total"] == 1
     assert client.zcard(keys.UPTIME_LEADERBOARD) == 4
-    reading(stores, ALPHA, UUID(device(ALPHA, "one")), cpu=99.0)
-    warm(stores)
-    assert cached(stores, keys.organization_devices(ALPHA))["devices"][1]["readings"]["cpu"] == 99.0
+    reading(shared_stores, ALPHA, UUID(device(ALPHA, "one")), cpu=99.0)
+    warm(shared_stores)
+    assert cached(shared_stores, keys.organization_devices(ALPHA))["devices"][1]["readings"]["cpu"] == 99.0
 
 
-def test_a_share_that_is_no_number(stores: Stores, fleet: Fleet) -> None:
+def test_a_share_that_is_no_number(shared_stores: Stores, fleet: Fleet) -> None:
     """Redis refused NaN as a score, and with it everybody's leaderboard."""
     fleet.hourly(BETA, UUID(device(BETA, "other")), [H], sample_share=nan)
-    said = warm(stores, ("organization_summaries", "uptime_leaderboard"), missing=("summaries_match",))
+    said = warm(shared_stores, ("organization_summaries", "uptime_leaderboard"), missing=("summaries_match",))
     assert f"device {device(BETA, 'other')} (ValueError: sample_share" in said["uptime_leaderboard"]
     assert f"organization {BETA} (ValueError: sample_share" in said["organization_summaries"]
-    assert stores.dragonfly.client.zcard(keys.UPTIME_LEADERBOARD) == 3
-    assert cached(stores, keys.organization_summary(ALPHA))["devices"]["total"] == 3
+    assert shared_stores.dragonfly.client.zcard(keys.UPTIME_LEADERBOARD) == 3
+    assert cached(shared_stores, keys.organization_summary(ALPHA))["devices"]["total"] == 3

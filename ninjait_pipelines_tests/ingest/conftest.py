@@ -22,9 +22,9 @@ from ninjait_pipelines.resources.rabbitmq.resource import RabbitMQ
 from ninjait_pipelines.settings import Settings
 from ninjait_pipelines.streams import STREAMS
 from ninjait_pipelines_tests.ingest.samples import NOW, REGISTRY, TOPICS, register
-from ninjait_pipelines_tests.truncated_stores import module_stores, settings, stores
+from ninjait_pipelines_tests.truncated_stores import module_stores, settings, shared_stores
 
-__all__ = ["module_stores", "settings", "stores"]
+__all__ = ["module_stores", "settings", "shared_stores"]
 
 LOG = logging.getLogger("test")
 # Those that samples.py has messages for.
@@ -39,10 +39,10 @@ def _caches_look_back_further(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def fleet(stores: Stores) -> Stores:
+def fleet(shared_stores: Stores) -> Stores:
     """The stores, with the organizations and devices of samples.py in PostgreSQL."""
-    register(stores.postgres)
-    return stores
+    register(shared_stores.postgres)
+    return shared_stores
 
 
 @pytest.fixture

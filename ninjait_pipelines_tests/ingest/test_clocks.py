@@ -43,25 +43,29 @@ def test_a_slow_answer_is_no_difference(there: int, ahead: int) -> None:
     assert ahead_of_ours(lambda: next(ours), lambda: NOON + timedelta(seconds=there)) == timedelta(seconds=ahead)
 
 
-def test_the_metrics_store_s_clock_is_compared_too(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_metrics_store_s_clock_is_compared_too(shared_stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three days behind, it refused points as too old that the drain had chosen it for."""
-    assert abs(stores.metrics_store.now() - datetime.now(UTC)) < timedelta(seconds=10)
+    assert abs(shared_stores.metrics_store.now() - datetime.now(UTC)) < timedelta(seconds=10)
     behind = datetime.now(UTC) - timedelta(days=3)
-    monkeypatch.setattr(type(stores.metrics_store), "now", lambda _: behind)
-    with pytest.raises(ClocksDiffer, match=re.escape(stores.metrics_store.title)):
-        compare_clocks(lambda: datetime.now(UTC), stores.clickhouse, stores.postgres, stores.metrics_store)
+    monkeypatch.setattr(type(shared_stores.metrics_store), "now", lambda _: behind)
+    with pytest.raises(ClocksDiffer, match=re.escape(shared_stores.metrics_store.title)):
+        compare_clocks(
+            lambda: datetime.now(UTC), shared_stores.clickhouse, shared_stores.postgres, shared_stores.metrics_store
+        )
 
 
 @pytest.mark.parametrize("days", [8, 400, -1])
-def test_a_drain_with_a_wrong_clock_takes_nothing(stores: Stores, monkeypatch: pytest.MonkeyPatch, days: int) -> None:
+def test_a_drain_with_a_wrong_clock_takes_nothing(
+    shared_stores: Stores, monkeypatch: pytest.MonkeyPatch, days: int
+) -> None:
     """Ahead, it wrote an hour into the wrong tier, where it counted twice; behind, it quarantined everything."""
-    register(stores.postgres)
-    stores.message_queue.publish([outgoing("agent.metrics", metrics(sample(60)))])
+    register(shared_stores.postgres)
+    shared_stores.message_queue.publish([outgoing("agent.metrics", metrics(sample(60)))])
     monkeypatch.setattr(assets, "clock", lambda: datetime.now(UTC) + timedelta(days=days))
     with pytest.raises(ClocksDiffer, match="this machine"):
-        run(stores, assets.agent_metrics)
-    assert stores.message_queue.depth("agent.metrics").outstanding == 1
-    assert stores.clickhouse.scalar("SELECT count() FROM message_deliveries") == 0
+        run(shared_stores, assets.agent_metrics)
+    assert shared_stores.message_queue.depth("agent.metrics").outstanding == 1
+    assert shared_stores.clickhouse.scalar("SELECT count() FROM message_deliveries") == 0
     monkeypatch.undo()
-    run(stores, assets.agent_metrics)
-    assert stores.clickhouse.scalar("SELECT count() FROM message_deliveries WHERE outcome = 'written'") == 1
+    run(shared_stores, assets.agent_metrics)
+    assert shared_stores.clickhouse.scalar("SELECT count() FROM message_deliveries WHERE outcome = 'written'") == 1

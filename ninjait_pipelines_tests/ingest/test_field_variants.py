@@ -356,12 +356,12 @@ VARIANTS: dict[str, tuple[list[str], Callable[[dict[str, Any]], None]]] = {
 }
 
 
-def test_variants_of_the_cases(stores: Stores) -> None:
+def test_variants_of_the_cases(shared_stores: Stores) -> None:
     hour = hour_before()
-    register_hosts(stores, *VARIANTS)
-    summary = take(stores, [message_of(body, hour) for bodies, _ in VARIANTS.values() for body in bodies])
+    register_hosts(shared_stores, *VARIANTS)
+    summary = take(shared_stores, [message_of(body, hour) for bodies, _ in VARIANTS.values() for body in bodies])
     assert summary.points_quarantined == 0, summary
-    rows = rolled_up(stores, hour)
+    rows = rolled_up(shared_stores, hour)
     wrong = {}
     for host, (_, check) in VARIANTS.items():
         try:
@@ -371,25 +371,28 @@ def test_variants_of_the_cases(stores: Stores) -> None:
     assert not wrong, json.dumps(wrong, indent=1)
 
 
-def test_a_clock_that_is_stepped_back_an_hour_makes_no_gigabytes(stores: Stores) -> None:
+def test_a_clock_that_is_stepped_back_an_hour_makes_no_gigabytes(shared_stores: Stores) -> None:
     """Half an hour with a clock that is an hour ahead, then half an hour of the same moments again, the clock being
     right; and one that was right and is stepped back."""
     hour = hour_before()
-    register_hosts(stores, "ahead", "back")
+    register_hosts(shared_stores, "ahead", "back")
     ahead = [*steady(1_000, 30, 0, 1800), *((s, v + 1_800_000) for s, v in steady(1_000, 30, -1800, 0))]
     back = [*steady(1_000, 30, 0, 1800), *((s + 7, v + 3_600_000) for s, v in steady(1_000, 30, 0, 1800))]
-    take(stores, [message_of(net("ahead", ahead), hour), message_of(net("back", back), hour)])
-    rows = rolled_up(stores, hour)
+    take(shared_stores, [message_of(net("ahead", ahead), hour), message_of(net("back", back), hour)])
+    rows = rolled_up(shared_stores, hour)
     for host in ("ahead", "back"):
         assert rows[device_of(host)]["network_in"] <= 2 * 3_600_000, host
 
 
-def test_an_hour_goes_on_from_the_one_before(stores: Stores) -> None:
+def test_an_hour_goes_on_from_the_one_before(shared_stores: Stores) -> None:
     """Readings at the hours' borders: each increase is in the hour in which it was read, once."""
     hour = hour_before()
-    register_hosts(stores, "edge", "new")
+    register_hosts(shared_stores, "edge", "new")
     edge = [(second, 9_000_000_000 + 1_000 * second) for second in (-3600, -1800, -30, 0, 1800, 3599)]
-    take(stores, [message_of(net("edge", edge), hour), message_of(net("new", [(0, 10**9), (3599, 2 * 10**9)]), hour)])
-    rows = rolled_up(stores, hour)
+    take(
+        shared_stores,
+        [message_of(net("edge", edge), hour), message_of(net("new", [(0, 10**9), (3599, 2 * 10**9)]), hour)],
+    )
+    rows = rolled_up(shared_stores, hour)
     assert rows[device_of("edge")]["network_in"] == 3_629_000
     assert rows[device_of("new")]["network_in"] == 10**9

@@ -127,19 +127,21 @@ def test_readings_of_volumes_have_instants_of_their_own_and_what_is_refused_has_
     assert (row["volume_instants"], row["points_written"], row["points_quarantined"]) == ([ago(60), ago(30)], 2, 1)
 
 
-def test_readings_of_volumes_are_accounted_for(stores: Stores) -> None:
+def test_readings_of_volumes_are_accounted_for(shared_stores: Stores) -> None:
     """In the ledger, in the store and in the hour's row; several of one instant are one sample."""
     hour = NOW.replace(minute=0, second=0) - timedelta(hours=1)
     since = (NOW - hour).total_seconds()
     decoded, moment = volumes_of(since, since, since - 30), datetime.now(UTC)
-    sink_of(stores, "agent.metrics").write([decoded], "run", moment)()
-    stores.clickhouse.insert("message_deliveries", ledger_rows([(telegraf(line("mem", "used=1i")), decoded)], "run"))
-    assert set(passed(roll_up(stores, hour)).values()) == {True}
-    (row,) = hourly(stores)
+    sink_of(shared_stores, "agent.metrics").write([decoded], "run", moment)()
+    shared_stores.clickhouse.insert(
+        "message_deliveries", ledger_rows([(telegraf(line("mem", "used=1i")), decoded)], "run")
+    )
+    assert set(passed(roll_up(shared_stores, hour)).values()) == {True}
+    (row,) = hourly(shared_stores)
     assert (row["sample_count"], row["disk_usage"], row["disk_total"]) == (2, 3.0, 6.0)
-    found = check(stores, [device_metrics_hourly], [hour_is_accounted_for], key(hour))
+    found = check(shared_stores, [device_metrics_hourly], [hour_is_accounted_for], key(hour))
     assert found["hour_is_accounted_for"].passed
-    assert stores.clickhouse.scalar("SELECT sum(balance) FROM conservation") == 0
+    assert shared_stores.clickhouse.scalar("SELECT sum(balance) FROM conservation") == 0
 
 
 def test_an_event_has_one_instant() -> None:

@@ -34,24 +34,24 @@ def mend(stores: Stores) -> None:
     stores.message_queue.declare()
 
 
-def test_one_queue_that_is_declared_otherwise_stops_its_own_drain_only(stores: Stores) -> None:
+def test_one_queue_that_is_declared_otherwise_stops_its_own_drain_only(shared_stores: Stores) -> None:
     """One queue with other arguments stopped all drains, and the sensors of all queues."""
-    register(stores.postgres)
-    stores.message_queue.publish([outgoing("agent.metrics", metrics(sample(60)))])
-    spoil(stores)
+    register(shared_stores.postgres)
+    shared_stores.message_queue.publish([outgoing("agent.metrics", metrics(sample(60)))])
+    spoil(shared_stores)
     try:
-        resources = {"message_queue": stores.message_queue}
+        resources = {"message_queue": shared_stores.message_queue}
         [by_depth] = [one for one in sensors.drain_sensors if one.name == "drain_agent_metrics_by_depth"]
         with (
             dg.DagsterInstance.ephemeral() as instance,
             dg.build_sensor_context(instance, resources=resources) as context,
         ):
             assert by_depth.evaluate_tick(context).run_requests
-        run(stores, assets.agent_metrics)
-        assert stores.clickhouse.scalar("SELECT count() FROM message_deliveries WHERE outcome = 'written'") == 1
+        run(shared_stores, assets.agent_metrics)
+        assert shared_stores.clickhouse.scalar("SELECT count() FROM message_deliveries WHERE outcome = 'written'") == 1
         with pytest.raises(StoreError):
-            stores.message_queue.declare()
+            shared_stores.message_queue.declare()
         with pytest.raises(StoreError):
-            run(stores, assets.application_logs)
+            run(shared_stores, assets.application_logs)
     finally:
-        mend(stores)
+        mend(shared_stores)

@@ -33,22 +33,22 @@ def backwards(text: str) -> str:
     return str(UUID(bytes=half[7::-1] + half[:7:-1]))
 
 
-def test_how_such_a_server_stored_an_id(clickhouse_version: str, stores: Stores) -> None:
+def test_how_such_a_server_stored_an_id(clickhouse_version: str, shared_stores: Stores) -> None:
     """What 0.3.0 sent: 25.8 refuses it, 26.3 stores another id without an error, 26.9 the right one."""
     assert backwards(RIGHT) == WRONG
     rows = pa.table({"queue": ["agent.metrics"], "message_id": pa.array([UUID(RIGHT).bytes], pa.binary(16))})
-    client = stores.clickhouse.client
+    client = shared_stores.clickhouse.client
     if clickhouse_version == "25.8":
         with pytest.raises(DatabaseError, match="376"):
             client.insert_arrow("message_deliveries", rows)
         return
     client.insert_arrow("message_deliveries", rows)
-    stored = str(stores.clickhouse.scalar("SELECT message_id FROM message_deliveries"))
+    stored = str(shared_stores.clickhouse.scalar("SELECT message_id FROM message_deliveries"))
     assert stored == (WRONG if clickhouse_version == "26.3" else RIGHT)
 
 
-def test_the_runbook_repairs_what_was_recorded_then_and_nothing_else(stores: Stores) -> None:
-    columns, clickhouse = "SELECT * FROM message_deliveries ORDER BY recorded_at", stores.clickhouse
+def test_the_runbook_repairs_what_was_recorded_then_and_nothing_else(shared_stores: Stores) -> None:
+    columns, clickhouse = "SELECT * FROM message_deliveries ORDER BY recorded_at", shared_stores.clickhouse
     delivered = message("agent.metrics", metrics(sample(60)), message_id=RIGHT)
     clickhouse.insert(
         "message_deliveries", ledger_rows([(delivered, decode(delivered, REGISTRY, Period.at(NOW)))], "run")

@@ -1,5 +1,5 @@
 """Many small tests on one set of databases."""
 
-from ninjait_pipelines_tests.truncated_stores import module_stores, settings, stores
+from ninjait_pipelines_tests.truncated_stores import module_stores, settings, shared_stores
 
-__all__ = ["module_stores", "settings", "stores"]
+__all__ = ["module_stores", "settings", "shared_stores"]

@@ -28,10 +28,10 @@ class Shop(Daemon):
     failing = counted
 
 
-def test_what_waits_for_a_blocking_check_is_named(stores: Stores) -> None:
+def test_what_waits_for_a_blocking_check_is_named(shared_stores: Stores) -> None:
     """A failed check has a step of its own name: the alert said that nothing depended on it."""
     with dg.DagsterInstance.ephemeral() as instance:
-        shop = Shop(stores, instance)
+        shop = Shop(shared_stores, instance)
         shop.fail()
         shop.tick()
         [alert] = shop.alerts()
@@ -40,9 +40,9 @@ def test_what_waits_for_a_blocking_check_is_named(stores: Stores) -> None:
 
 
 @pytest.mark.parametrize(("will_retry", "alerts"), [("true", 0), ("false", 1)])
-def test_only_the_last_attempt_alerts(stores: Stores, will_retry: str, alerts: int) -> None:
+def test_only_the_last_attempt_alerts(shared_stores: Stores, will_retry: str, alerts: int) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
-        shop = Shop(stores, instance)
+        shop = Shop(shared_stores, instance)
         shop.fail(**{"dagster/will_retry": will_retry})
         shop.tick()
         assert len(shop.alerts()) == alerts

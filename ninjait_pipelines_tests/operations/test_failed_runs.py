@@ -10,9 +10,9 @@ from ninjait_pipelines_tests.operations.daemon import Daemon, elsewhere
 
 
 @pytest.fixture
-def daemon(stores: Stores) -> Iterator[Daemon]:
+def daemon(shared_stores: Stores) -> Iterator[Daemon]:
     with dg.DagsterInstance.ephemeral() as instance:
-        yield Daemon(stores, instance)
+        yield Daemon(shared_stores, instance)
 
 
 def test_an_alert_says_what_failed_why_and_what_waits_for_it(daemon: Daemon) -> None:

@@ -52,8 +52,8 @@ def with_dragonfly_at(settings: Settings, port: int) -> Settings:
     return validate({**settings, "DRAGONFLY_URL": f"redis://:secret-of-the-test@127.0.0.1:{port}/0"})
 
 
-def test_every_store_answers_with_version_and_latency(stores: Stores) -> None:
-    statuses = check_all(stores.all())
+def test_every_store_answers_with_version_and_latency(shared_stores: Stores) -> None:
+    statuses = check_all(shared_stores.all())
     assert [status.problem for status in statuses] == [""] * 7
     assert all(status.ok and status.version for status in statuses)
     assert all(status.latency_seconds is not None and status.latency_seconds < 5 for status in statuses)
@@ -71,7 +71,7 @@ def test_a_store_that_hangs_costs_no_more_than_the_wait(settings: Settings, mute
 
 
 def test_a_quarantine_that_cannot_be_counted_in_time_costs_no_more_than_the_wait(
-    stores: Stores, monkeypatch: pytest.MonkeyPatch
+    shared_stores: Stores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """MongoDB answered the ping and then nothing: whoever asked waited for its time-out of half a minute."""
 
@@ -81,47 +81,47 @@ def test_a_quarantine_that_cannot_be_counted_in_time_costs_no_more_than_the_wait
 
     monkeypatch.setattr(health, "read_usage", slow)
     started = time.monotonic()
-    (status,) = check_all({"mongodb": stores.mongodb}, seconds=1)
+    (status,) = check_all({"mongodb": shared_stores.mongodb}, seconds=1)
     assert time.monotonic() - started < 2
     assert (status.ok, status.optional, "no answer within 1 second" in status.problem) == (False, True, True)
 
 
-def test_the_asset_shows_all_and_its_check_passes(stores: Stores) -> None:
-    result = run(stores, store_health)
+def test_the_asset_shows_all_and_its_check_passes(shared_stores: Stores) -> None:
+    result = run(shared_stores, store_health)
     assert passed(result) == ALL_PASS
     table: Any = result.asset_materializations_for_node("store_health")[0].metadata["stores"]
     assert len(table.records) == 7
 
 
 @pytest.mark.parametrize("where", ["the broker", "quarantine"])
-def test_the_check_is_red_while_dead_letters_wait(stores: Stores, where: str) -> None:
+def test_the_check_is_red_while_dead_letters_wait(shared_stores: Stores, where: str) -> None:
     """100 good messages waited among the dead letters for a person, and `store_health` said that all was well."""
-    queue = stores.message_queue
+    queue = shared_stores.message_queue
     if where == "quarantine":
         reasons = [{"reason": "dead_letter", "value": "delivered 6 times", "index": None, "field": None}]
-        stores.mongodb.database.quarantine.insert_one({"_id": "queue/9", "state": "held", "reasons": reasons})
+        shared_stores.mongodb.database.quarantine.insert_one({"_id": "queue/9", "state": "held", "reasons": reasons})
     else:
         queue.publish([Outgoing("platform.logs", "log.info", b"{}")])
         with queue.consume("platform.logs", 1) as consumer:
             (message,) = consumer.receive(1, 2)
             consumer.reject(message, "tried it")
         assert eventually(lambda: queue.depth("platform.logs").dead == 1)
-    result = run(stores, store_health)
+    result = run(shared_stores, store_health)
     assert passed(result) == ALL_PASS | {"no_dead_letters_wait": False}
     found = {one.check_name: one.description for one in result.get_asset_check_evaluations()}
     assert ("1 in quarantine" if where == "quarantine" else "1 in platform.logs.dead") in found["no_dead_letters_wait"]
-    stores.mongodb.database.quarantine.delete_many({})
+    shared_stores.mongodb.database.quarantine.delete_many({})
 
 
-def test_store_health_deletes_what_was_settled_long_ago(stores: Stores) -> None:
+def test_store_health_deletes_what_was_settled_long_ago(shared_stores: Stores) -> None:
     long_ago = datetime.now(UTC) - timedelta(days=31)
     trail = [{"at": long_ago, "who": "somebody", "action": "discarded", "outcome": "a test"}]
     settled = {"_id": "queue/1", "state": "discarded", "quarantined_at": long_ago, "body_pieces": 0, "trail": trail}
-    stores.mongodb.database.quarantine.insert_many([settled, settled | {"_id": "queue/2", "state": "held"}])
-    (event,) = run(stores, store_health).asset_materializations_for_node("store_health")
+    shared_stores.mongodb.database.quarantine.insert_many([settled, settled | {"_id": "queue/2", "state": "held"}])
+    (event,) = run(shared_stores, store_health).asset_materializations_for_node("store_health")
     assert event.metadata["resolved_messages_deleted"].value == 1
-    assert [found["_id"] for found in stores.mongodb.database.quarantine.find()] == ["queue/2"]
-    stores.mongodb.database.quarantine.delete_many({})
+    assert [found["_id"] for found in shared_stores.mongodb.database.quarantine.find()] == ["queue/2"]
+    shared_stores.mongodb.database.quarantine.delete_many({})
 
 
 def test_a_store_that_is_down_fails_the_check_and_not_the_asset(settings: Settings) -> None:
@@ -172,11 +172,11 @@ def test_what_cannot_be_moved_is_a_warning_although_all_stores_answer(spooling: 
     assert "Not yet moved from the spool" in str(evaluation.description)
 
 
-def test_a_note_of_full_shares_names_some(monkeypatch: pytest.MonkeyPatch, stores: Stores) -> None:
+def test_a_note_of_full_shares_names_some(monkeypatch: pytest.MonkeyPatch, shared_stores: Stores) -> None:
     """Once the quarantine is full, most of a thousand organizations may be at their bound."""
     shares = {f"organization-{number}": 2**20 for number in range(1_000)}
     monkeypatch.setattr(health, "read_usage", lambda *_, **__: Usage(1_000, 1_000 * 2**20, 1_000 * 2**20, shares))
-    (status,) = check_all({"mongodb": stores.mongodb})
+    (status,) = check_all({"mongodb": shared_stores.mongodb})
     assert (status.note.count("--organization"), status.note.endswith("So have 990 more.")) == (10, True)
 
 

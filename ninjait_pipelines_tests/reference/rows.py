@@ -4,8 +4,6 @@ import uuid
 from datetime import UTC, date, datetime
 from decimal import Decimal
 
-import pytest
-
 from ninjait_pipelines.reference import assets
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines_tests.runs import add
@@ -23,8 +21,8 @@ def organization(slug: str) -> dict[str, object]:
     return {"id": uuid.uuid4(), "name": slug.title(), "slug": slug, "time_zone": "Asia/Kolkata", "created_at": SINCE}
 
 
-@pytest.fixture
-def one_of_each(stores: Stores) -> Stores:
+def add_one_of_each(stores: Stores) -> None:
+    """An organization with a user, a device and a contract."""
     one = organization("one")
     plan = {"id": uuid.uuid4(), "version": 2, "name": "Plus", "currency": "EUR", "published_at": SINCE}
     prices = ("base_fee", "device_month_price", "storage_gb_month_price", "backup_gb_month_price")
@@ -40,4 +38,3 @@ def one_of_each(stores: Stores) -> Stores:
     add(stores, "price_plans", [plan])
     terms = {"price_plan_id": plan["id"], "price_plan_version": 2, "starts_on": date(2026, 1, 1), "ends_on": None}
     add(stores, "contracts", [{**mine, **terms}])
-    return stores

@@ -33,67 +33,69 @@ def test_copies_all_twice_and_the_checks_pass(one_of_each: Stores) -> None:
     assert (contract["price_plan_name"], contract["currency"], contract["ends_on"]) == ("Plus", "EUR", None)
 
 
-def test_a_row_that_is_gone_goes_and_a_changed_one_changes(stores: Stores) -> None:
-    add(stores, "organizations", [organization("one"), organization("two")])
-    run(stores, assets.organizations)
-    with stores.postgres.transaction() as connection:
+def test_a_row_that_is_gone_goes_and_a_changed_one_changes(shared_stores: Stores) -> None:
+    add(shared_stores, "organizations", [organization("one"), organization("two")])
+    run(shared_stores, assets.organizations)
+    with shared_stores.postgres.transaction() as connection:
         connection.execute("DELETE FROM organizations WHERE slug = 'one'")
         connection.execute("UPDATE organizations SET name = 'Renamed' WHERE slug = 'two'")
-    run(stores, assets.organizations)
-    assert [row["name"] for row in stores.clickhouse.rows("SELECT name FROM organizations")] == ["Renamed"]
+    run(shared_stores, assets.organizations)
+    assert [row["name"] for row in shared_stores.clickhouse.rows("SELECT name FROM organizations")] == ["Renamed"]
 
 
-def test_an_empty_source_is_a_value(stores: Stores) -> None:
-    add(stores, "organizations", [organization("one")])
-    run(stores, assets.organizations)
-    with stores.postgres.transaction() as connection:
+def test_an_empty_source_is_a_value(shared_stores: Stores) -> None:
+    add(shared_stores, "organizations", [organization("one")])
+    run(shared_stores, assets.organizations)
+    with shared_stores.postgres.transaction() as connection:
         connection.execute("DELETE FROM organizations")
-    assert passed(run(stores, assets.organizations, assets.row_counts[0])) == {"organizations_row_count": True}
-    assert stores.clickhouse.scalar("SELECT count() FROM organizations") == 0
+    assert passed(run(shared_stores, assets.organizations, assets.row_counts[0])) == {"organizations_row_count": True}
+    assert shared_stores.clickhouse.scalar("SELECT count() FROM organizations") == 0
 
 
-def test_a_read_that_fails_raises_and_leaves_the_copy(stores: Stores) -> None:
+def test_a_read_that_fails_raises_and_leaves_the_copy(shared_stores: Stores) -> None:
     """A failed read was once taken for an empty one, and everything downstream was deleted."""
-    add(stores, "organizations", [organization("one")])
-    run(stores, assets.organizations)
-    with stores.postgres.transaction() as connection:
+    add(shared_stores, "organizations", [organization("one")])
+    run(shared_stores, assets.organizations)
+    with shared_stores.postgres.transaction() as connection:
         connection.execute("ALTER TABLE organizations RENAME TO moved")
     try:
         with pytest.raises(StoreFailed, match="migrate up"):
-            run(stores, assets.organizations)
+            run(shared_stores, assets.organizations)
     finally:
-        with stores.postgres.transaction() as connection:
+        with shared_stores.postgres.transaction() as connection:
             connection.execute("ALTER TABLE moved RENAME TO organizations")
-    assert stores.clickhouse.scalar("SELECT count() FROM organizations") == 1
+    assert shared_stores.clickhouse.scalar("SELECT count() FROM organizations") == 1
 
 
-def test_killed_half_way_and_run_again(stores: Stores) -> None:
-    add(stores, "organizations", [organization("one"), organization("two")])
-    run(stores, assets.organizations)
-    with stores.postgres.transaction() as connection:
+def test_killed_half_way_and_run_again(shared_stores: Stores) -> None:
+    add(shared_stores, "organizations", [organization("one"), organization("two")])
+    run(shared_stores, assets.organizations)
+    with shared_stores.postgres.transaction() as connection:
         connection.execute("DELETE FROM organizations WHERE slug = 'one'")
     for after in (False, True):  # before anything is written; before what was replaced is deleted
         with killed(ClickHouse, "insert", after=after), pytest.raises(Killed):
-            run(stores, assets.organizations)
-        assert stores.clickhouse.scalar("SELECT count() FROM organizations") == (1 if after else 2)
-    run(stores, assets.organizations)
-    assert [row["slug"] for row in stores.clickhouse.rows("SELECT slug FROM organizations")] == ["two"]
+            run(shared_stores, assets.organizations)
+        assert shared_stores.clickhouse.scalar("SELECT count() FROM organizations") == (1 if after else 2)
+    run(shared_stores, assets.organizations)
+    assert [row["slug"] for row in shared_stores.clickhouse.rows("SELECT slug FROM organizations")] == ["two"]
 
 
-def test_the_row_count_check_fails_and_blocks_when_rows_differ(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
-    add(stores, "organizations", [organization("one"), organization("two")])
+def test_the_row_count_check_fails_and_blocks_when_rows_differ(
+    shared_stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(shared_stores, "organizations", [organization("one"), organization("two")])
     monkeypatch.setattr(marts, "mart_rows", lambda table, rows: mart_rows(table, rows[1:]))  # one is lost
-    result = run(stores, assets.organizations, assets.row_counts[0], fails=True)
+    result = run(shared_stores, assets.organizations, assets.row_counts[0], fails=True)
     assert passed(result) == {"organizations_row_count": False}
 
 
-def test_a_row_that_a_column_does_not_hold_is_left_out_and_named(stores: Stores) -> None:
+def test_a_row_that_a_column_does_not_hold_is_left_out_and_named(shared_stores: Stores) -> None:
     """A date before 1970 stopped the copy of every contract, and with it all billing."""
-    add(stores, "organizations", [organization("one"), organization("two")])
-    spoil(stores, "organizations", "UPDATE organizations SET created_at = '1850-01-01Z' WHERE slug = 'two'")
-    result = run(stores, assets.organizations, assets.row_counts[0], assets.left_nothing_out[0])
+    add(shared_stores, "organizations", [organization("one"), organization("two")])
+    spoil(shared_stores, "organizations", "UPDATE organizations SET created_at = '1850-01-01Z' WHERE slug = 'two'")
+    result = run(shared_stores, assets.organizations, assets.row_counts[0], assets.left_nothing_out[0])
     assert passed(result) == {"organizations_row_count": True, "organizations_left_nothing_out": False}
-    assert [row["slug"] for row in stores.clickhouse.rows("SELECT slug FROM organizations")] == ["one"]
+    assert [row["slug"] for row in shared_stores.clickhouse.rows("SELECT slug FROM organizations")] == ["one"]
 
 
 # what no Python has a time for, and what ClickHouse's columns do not hold
@@ -152,44 +154,44 @@ def test_the_door_refuses_such_times(one_of_each: Stores, time: str) -> None:
                 open_.execute(f"UPDATE {table} SET {column} = '{time}'".encode())
 
 
-def test_a_name_of_a_megabyte_and_a_slug_like_a_path_are_names(stores: Stores) -> None:
+def test_a_name_of_a_megabyte_and_a_slug_like_a_path_are_names(shared_stores: Stores) -> None:
     odd = {"name": "x" * 2**20, "slug": "../../etc/passwd"}
-    add(stores, "organizations", [organization("one"), organization("two") | odd])
-    result = run(stores, assets.organizations, assets.row_counts[0], assets.left_nothing_out[0])
+    add(shared_stores, "organizations", [organization("one"), organization("two") | odd])
+    result = run(shared_stores, assets.organizations, assets.row_counts[0], assets.left_nothing_out[0])
     assert passed(result) == {"organizations_row_count": True, "organizations_left_nothing_out": True}
-    assert stores.clickhouse.scalar("SELECT max(length(name)) FROM organizations") == 2**20
+    assert shared_stores.clickhouse.scalar("SELECT max(length(name)) FROM organizations") == 2**20
 
 
-def test_an_organization_that_is_called_like_a_version_stops_only_itself(stores: Stores) -> None:
+def test_an_organization_that_is_called_like_a_version_stops_only_itself(shared_stores: Stores) -> None:
     """The view takes it for a marker: PostgreSQL had a row more than the copy, which blocked everybody's billing. Rows
     like it are older than the constraint that refuses them."""
-    add(stores, "organizations", [organization("one"), organization("two")])
+    add(shared_stores, "organizations", [organization("one"), organization("two")])
     definition = (SQL / "postgres" / "0007_names.sql").read_text().partition("-- migrate: down")[0]
-    with stores.postgres.transaction() as connection:
+    with shared_stores.postgres.transaction() as connection:
         connection.execute("ALTER TABLE organizations DROP CONSTRAINT organizations_name_no_version")
         connection.execute("UPDATE organizations SET slug = 'version of two' WHERE slug = 'two'")
         connection.execute(definition.partition("-- migrate: up")[2].encode())
-    result = run(stores, assets.organizations, assets.row_counts[0], assets.left_nothing_out[0])
+    result = run(shared_stores, assets.organizations, assets.row_counts[0], assets.left_nothing_out[0])
     assert passed(result) == {"organizations_row_count": True, "organizations_left_nothing_out": False}
-    assert [row["slug"] for row in stores.clickhouse.rows("SELECT slug FROM organizations")] == ["one"]
+    assert [row["slug"] for row in shared_stores.clickhouse.rows("SELECT slug FROM organizations")] == ["one"]
 
 
 @pytest.mark.parametrize("wrong", [{"slug": "version of me"}, {"id": uuid.UUID(int=0)}])
-def test_the_door_refuses_names_of_versions(stores: Stores, wrong: dict[str, object]) -> None:
+def test_the_door_refuses_names_of_versions(shared_stores: Stores, wrong: dict[str, object]) -> None:
     with pytest.raises(StoreError, match="organizations_name_no_version"):
-        add(stores, "organizations", [organization("me") | wrong])
+        add(shared_stores, "organizations", [organization("me") | wrong])
 
 
-def test_the_data_version_changes_with_the_rows_only(stores: Stores) -> None:
+def test_the_data_version_changes_with_the_rows_only(shared_stores: Stores) -> None:
     """Each hourly copy once asked for every day of billing again, although no contract had changed."""
-    add(stores, "organizations", [organization("one")])
+    add(shared_stores, "organizations", [organization("one")])
     with dg.DagsterInstance.ephemeral() as instance:
         versions = []
         for _ in range(2):
-            run(stores, assets.organizations, instance=instance)
+            run(shared_stores, assets.organizations, instance=instance)
             versions.append(_data_version(instance))
-        add(stores, "organizations", [organization("two")])
-        run(stores, assets.organizations, instance=instance)
+        add(shared_stores, "organizations", [organization("two")])
+        run(shared_stores, assets.organizations, instance=instance)
         assert versions[0] == versions[1] != _data_version(instance)
 
 

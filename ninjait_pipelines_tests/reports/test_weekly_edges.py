@@ -28,9 +28,9 @@ LAST, RUNNING = f"{W:%Y-%m-%d}", f"{RUNNING_WEEK:%Y-%m-%d}"
 
 
 @pytest.fixture
-def fleet(stores: Stores) -> Fleet:
+def fleet(shared_stores: Stores) -> Fleet:
     """Last week: 80 hours rolled up; in them `one` has all samples, `new` (from the 41st hour on) half of its."""
-    fleet = Fleet(stores)
+    fleet = Fleet(shared_stores)
     one, new = fleet.device(ALPHA, "one"), fleet.device(ALPHA, "new", W + 40 * HOUR)
     gone, other = fleet.device(ALPHA, "gone", retired_at=W), fleet.device(BETA, "other")
     when = hours(W, 80)
@@ -68,11 +68,11 @@ def closed(
     mart(stores, "ticket_facts", {**row, "closed_at": closed_at, **more})
 
 
-def test_the_figures_of_devices(stores: Stores, fleet: Fleet) -> None:
-    assert passed(reports(stores, LAST, every_organization_has_its_report)) == {
+def test_the_figures_of_devices(shared_stores: Stores, fleet: Fleet) -> None:
+    assert passed(reports(shared_stores, LAST, every_organization_has_its_report)) == {
         "every_organization_has_its_report": True
     }
-    found = archived(stores)
+    found = archived(shared_stores)
     assert (found["organization"], found["week"], found["completeness"]) == ("Alpha", LAST, 80 / 168)
     devices = found["devices"]
     busiest = [(row["hostname"], row["cpu_avg"]) for row in devices["busiest"]]
@@ -86,7 +86,7 @@ def test_the_figures_of_devices(stores: Stores, fleet: Fleet) -> None:
         "memory_max": 200.0,
         "sample_share": (80 * 120 + 40 * 60) / (80 * 120 + 40 * 120),
     }
-    beta, empty = archived(stores, BETA), archived(stores, EMPTY)
+    beta, empty = archived(shared_stores, BETA), archived(shared_stores, EMPTY)
     assert (beta["devices"]["reporting"], beta["devices"]["sample_share"]) == (1, 1 / 80)
     assert [row["hostname"] for row in beta["devices"]["busiest"]] == ["other"]
     assert empty["devices"] == {
@@ -96,29 +96,29 @@ def test_the_figures_of_devices(stores: Stores, fleet: Fleet) -> None:
     }
     assert empty["api"] == {"calls": 0, "error_share": None}
     assert empty["usage"] == {"storage_gb": None, "backup_gb": None}
-    assert cached(stores) == found
-    assert 86_000 < stores.dragonfly.client.ttl(weekly_report(ALPHA)) <= 86_400
+    assert cached(shared_stores) == found
+    assert 86_000 < shared_stores.dragonfly.client.ttl(weekly_report(ALPHA)) <= 86_400
 
 
-def test_the_week_is_half_open_to_the_millisecond(stores: Stores, fleet: Fleet) -> None:
+def test_the_week_is_half_open_to_the_millisecond(shared_stores: Stores, fleet: Fleet) -> None:
     """Bound as DateTime, the end of a range of DateTime64 lost its last second in the metrics store (a bug of chDB)."""
     for moment in (W - MS, END):
-        call(stores, ALPHA, moment, 500)
-    call(stores, ALPHA, W, 499)
-    call(stores, ALPHA, END - MS, 500)
-    call(stores, ALPHA, END - 999 * MS)
-    call(stores, BETA, W)
+        call(shared_stores, ALPHA, moment, 500)
+    call(shared_stores, ALPHA, W, 499)
+    call(shared_stores, ALPHA, END - MS, 500)
+    call(shared_stores, ALPHA, END - 999 * MS)
+    call(shared_stores, BETA, W)
     for number, moment in enumerate((W - MS, W, END - MS)):
-        closed(stores, max(moment, W), number, moment, moment)
-    closed(stores, END, 9, END, END)
-    reports(stores)
-    assert archived(stores)["api"] == {"calls": 3, "error_share": 1 / 3}
-    assert archived(stores, BETA)["api"] == {"calls": 1, "error_share": 0.0}
-    tickets = archived(stores)["tickets"]
+        closed(shared_stores, max(moment, W), number, moment, moment)
+    closed(shared_stores, END, 9, END, END)
+    reports(shared_stores)
+    assert archived(shared_stores)["api"] == {"calls": 3, "error_share": 1 / 3}
+    assert archived(shared_stores, BETA)["api"] == {"calls": 1, "error_share": 0.0}
+    tickets = archived(shared_stores)["tickets"]
     assert (tickets["opened"], tickets["closed"]) == (2, 2)
-    reports(stores, RUNNING)
-    assert archived(stores, week=RUNNING)["api"]["calls"] == 1
-    assert archived(stores, week=RUNNING)["tickets"]["opened"] == 1
+    reports(shared_stores, RUNNING)
+    assert archived(shared_stores, week=RUNNING)["api"]["calls"] == 1
+    assert archived(shared_stores, week=RUNNING)["tickets"]["opened"] == 1
 
 
 @pytest.mark.parametrize(
@@ -130,29 +130,29 @@ def test_the_week_is_half_open_to_the_millisecond(stores: Stores, fleet: Fleet) 
         (SINCE, W, False),
     ],
 )
-def test_who_gets_a_report(stores: Stores, created: datetime, deactivated: datetime | None, there: bool) -> None:
+def test_who_gets_a_report(shared_stores: Stores, created: datetime, deactivated: datetime | None, there: bool) -> None:
     row = {"id": ALPHA, "name": "Alpha", "created_at": created, "deactivated_at": deactivated}
-    mart(stores, "organizations", row)
-    assert passed(reports(stores, LAST, every_organization_has_its_report)) == {
+    mart(shared_stores, "organizations", row)
+    assert passed(reports(shared_stores, LAST, every_organization_has_its_report)) == {
         "every_organization_has_its_report": True
     }
-    assert stores.archive.list_keys("weekly_reports") == ([report_key(ALPHA, LAST)] if there else [])
+    assert shared_stores.archive.list_keys("weekly_reports") == ([report_key(ALPHA, LAST)] if there else [])
 
 
-def test_the_figures_of_billing(stores: Stores, fleet: Fleet) -> None:
+def test_the_figures_of_billing(shared_stores: Stores, fleet: Fleet) -> None:
     quantities = {W - DAY: "9", W: "1.5", END - DAY: "2.25", END: "9"}
     for day, quantity in quantities.items():
         row = {"organization_id": ALPHA, "local_day": day.date(), "quantity": Decimal(quantity), "window_start": day}
         row |= {"window_end": day + DAY, "completeness": 1.0 if day == W else 0.5}
-        mart(stores, "billing_quantities", {**row, "kind": "storage"}, {**row, "kind": "devices", "quantity": 2})
+        mart(shared_stores, "billing_quantities", {**row, "kind": "storage"}, {**row, "kind": "devices", "quantity": 2})
     invoice = {"organization_id": ALPHA, "currency": "EUR", "status": "draft", "days_covered": 3, "days_in_period": 30}
     periods = [(W - 30 * DAY, W), (W - 29 * DAY, W + DAY), (END - DAY, END + 29 * DAY), (END, END + 30 * DAY)]
     for number, (start, end) in enumerate(periods):
         row = {**invoice, "id": uuid.UUID(int=number), "total": Decimal(number) + Decimal("0.10")}
         row |= {"period_starts_on": start.date(), "period_ends_on": end.date(), "period_start": start}
-        mart(stores, "invoices", {**row, "period_end": end})
-    reports(stores)
-    found = archived(stores)
+        mart(shared_stores, "invoices", {**row, "period_end": end})
+    reports(shared_stores)
+    found = archived(shared_stores)
     assert found["usage"] == {"storage_gb": "2.250000", "backup_gb": None}
     assert found["billing"]["quantities"] == [
         {"kind": "devices", "quantity": "4.000000", "complete_days": 1},
@@ -160,7 +160,7 @@ def test_the_figures_of_billing(stores: Stores, fleet: Fleet) -> None:
     ]
     assert [one["total"] for one in found["billing"]["invoices"]] == ["1.10", "2.10"]
     assert found["billing"]["invoices"][0]["period_starts_on"] == f"{W - 29 * DAY:%Y-%m-%d}"
-    assert archived(stores, BETA)["billing"] == {"quantities": [], "invoices": []}
+    assert archived(shared_stores, BETA)["billing"] == {"quantities": [], "invoices": []}
 
 
 def everything(stores: Stores) -> dict[str, Any]:
@@ -170,14 +170,14 @@ def everything(stores: Stores) -> dict[str, Any]:
     return {key: {**report, "as_of": None} for key, report in found.items()}
 
 
-def test_twice_the_same_and_a_range_is_its_weeks(stores: Stores, fleet: Fleet) -> None:
+def test_twice_the_same_and_a_range_is_its_weeks(shared_stores: Stores, fleet: Fleet) -> None:
     before = f"{W - WEEK:%Y-%m-%d}"
     for key in (before, LAST):
-        reports(stores, key)
-    first = everything(stores)
+        reports(shared_stores, key)
+    first = everything(shared_stores)
     assert len(first) == 2 * 3 + 3
-    result = run(stores, weekly_reports, every_organization_has_its_report, span=(before, LAST))
-    assert everything(stores) == first
+    result = run(shared_stores, weekly_reports, every_organization_has_its_report, span=(before, LAST))
+    assert everything(shared_stores) == first
     assert passed(result) == {"every_organization_has_its_report": True}
     rows = result.asset_materializations_for_node("weekly_reports")
     assert [(one.partition, one.metadata["dagster/partition_row_count"].value) for one in rows] == [
@@ -198,45 +198,45 @@ def test_twice_the_same_and_a_range_is_its_weeks(stores: Stores, fleet: Fleet) -
     ],
 )
 def test_killed_half_way_and_again(
-    stores: Stores, fleet: Fleet, owner: type, method: str, number: int, after: bool
+    shared_stores: Stores, fleet: Fleet, owner: type, method: str, number: int, after: bool
 ) -> None:
     with killed(owner, method, number, after):
-        reports(stores, fails=True)
-    in_archive = len(stores.archive.list_keys("weekly_reports"))
-    in_cache = len(stores.dragonfly.client.keys("report:weekly:*"))
+        reports(shared_stores, fails=True)
+    in_archive = len(shared_stores.archive.list_keys("weekly_reports"))
+    in_cache = len(shared_stores.dragonfly.client.keys("report:weekly:*"))
     assert in_archive - in_cache in (0, 1), "the archive first: the API never shows what is not kept"
-    reports(stores)
-    found = everything(stores)
-    stores.dragonfly.client.flushdb()
-    for key in stores.archive.list_keys("weekly_reports"):
-        stores.archive.delete(key)
-    reports(stores)
-    assert everything(stores) == found
+    reports(shared_stores)
+    found = everything(shared_stores)
+    shared_stores.dragonfly.client.flushdb()
+    for key in shared_stores.archive.list_keys("weekly_reports"):
+        shared_stores.archive.delete(key)
+    reports(shared_stores)
+    assert everything(shared_stores) == found
     assert len(found) == 6
 
 
-def test_a_backfill_of_an_older_week_does_not_replace_the_newer(stores: Stores, fleet: Fleet) -> None:
-    reports(stores, RUNNING)
-    shown = cached(stores)
-    reports(stores, LAST)
-    assert cached(stores) == shown
-    assert archived(stores)["week"] == LAST, "it is in the archive"
+def test_a_backfill_of_an_older_week_does_not_replace_the_newer(shared_stores: Stores, fleet: Fleet) -> None:
+    reports(shared_stores, RUNNING)
+    shown = cached(shared_stores)
+    reports(shared_stores, LAST)
+    assert cached(shared_stores) == shown
+    assert archived(shared_stores)["week"] == LAST, "it is in the archive"
     before = f"{W - WEEK:%Y-%m-%d}"
-    stores.dragonfly.client.flushdb()
-    reports(stores, before)
-    assert cached(stores) is None, "nor does it come back when the newer one has expired"
-    reports(stores, LAST)
-    assert (cached(stores) or {})["week"] == LAST
-    reports(stores, RUNNING)
-    assert (cached(stores) or {})["week"] == RUNNING
+    shared_stores.dragonfly.client.flushdb()
+    reports(shared_stores, before)
+    assert cached(shared_stores) is None, "nor does it come back when the newer one has expired"
+    reports(shared_stores, LAST)
+    assert (cached(shared_stores) or {})["week"] == LAST
+    reports(shared_stores, RUNNING)
+    assert (cached(shared_stores) or {})["week"] == RUNNING
 
 
-def test_the_running_week_says_how_much_of_it_there_is(stores: Stores) -> None:
-    fleet = Fleet(stores)
+def test_the_running_week_says_how_much_of_it_there_is(shared_stores: Stores) -> None:
+    fleet = Fleet(shared_stores)
     elapsed = (datetime.now(UTC) - RUNNING_WEEK) // HOUR
     fleet.rolled_up(hours(RUNNING_WEEK, elapsed // 2))
-    reports(stores, RUNNING)
-    found = cached(stores) or {}
+    reports(shared_stores, RUNNING)
+    found = cached(shared_stores) or {}
     assert found["week"] == RUNNING
     assert found["completeness"] == pytest.approx(elapsed // 2 / elapsed if elapsed else 0, abs=0.02)
 
@@ -252,19 +252,19 @@ def test_the_running_week_says_how_much_of_it_there_is(stores: Stores) -> None:
         ({"completeness": 1.5}, "has the completeness 1.5"),
     ],
 )
-def test_the_check_fails_and_a_rerun_heals_it(stores: Stores, damage: Any, words: str) -> None:
+def test_the_check_fails_and_a_rerun_heals_it(shared_stores: Stores, damage: Any, words: str) -> None:
     """A report that was cut short made every later run of its week fail on reading it."""
-    Fleet(stores)
-    reports(stores)
+    Fleet(shared_stores)
+    reports(shared_stores)
     key = report_key(ALPHA, LAST)
     if damage is None:
-        stores.archive.delete(key)
+        shared_stores.archive.delete(key)
     else:
-        damaged = damage if isinstance(damage, bytes) else json.dumps(archived(stores) | damage).encode()
-        stores.archive.write(key, damaged)
-    found = check(stores, [weekly_reports], [every_organization_has_its_report], LAST)
+        damaged = damage if isinstance(damage, bytes) else json.dumps(archived(shared_stores) | damage).encode()
+        shared_stores.archive.write(key, damaged)
+    found = check(shared_stores, [weekly_reports], [every_organization_has_its_report], LAST)
     assert not found["every_organization_has_its_report"].passed
     assert words in str(found["every_organization_has_its_report"].description)
-    assert passed(reports(stores, LAST, every_organization_has_its_report)) == {
+    assert passed(reports(shared_stores, LAST, every_organization_has_its_report)) == {
         "every_organization_has_its_report": True
     }

@@ -39,25 +39,25 @@ def put(stores: Stores, mart: str, *rows: dict[str, Any]) -> None:
 
 
 @pytest.fixture
-def marts(stores: Stores) -> Stores:
+def marts(shared_stores: Stores) -> Stores:
     """A busy organization and a silent one, 84 of the week's 168 hours rolled up."""
     organization = {"time_zone": "UTC", "created_at": LONG_AGO, "deactivated_at": None}
     put(
-        stores,
+        shared_stores,
         "organizations",
         {**organization, "id": ORGANIZATION, "name": "North", "slug": "north"},
         {**organization, "id": OTHER_ORGANIZATION, "name": "South", "slug": "south"},
     )
     device = {"organization_id": ORGANIZATION, "hostname": "host", "kind": "server", "operating_system": "Debian 12"}
-    put(stores, "devices", {**device, "id": DEVICE, "registered_at": LONG_AGO, "retired_at": None})
+    put(shared_stores, "devices", {**device, "id": DEVICE, "registered_at": LONG_AGO, "retired_at": None})
     rolled_up = {
         "hour": pa.array([WEEK + number * HOUR for number in range(84)], pa.timestamp("s", "UTC")),
         "as_of": pa.array([WEEK] * 84, pa.timestamp("us", "UTC")),
         "source_tier": ["metrics"] * 84,
         "row_count": pa.array([1] * 84, pa.uint32()),
     }
-    stores.clickhouse.insert("rolled_up_hours", pa.table(rolled_up))
-    return stores
+    shared_stores.clickhouse.insert("rolled_up_hours", pa.table(rolled_up))
+    return shared_stores
 
 
 def publish(stores: Stores, key: str = KEY) -> dict[str, bool]:

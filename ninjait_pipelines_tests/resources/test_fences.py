@@ -14,7 +14,7 @@ from ninjait_pipelines.resources.clickhouse_schema import mart_rows
 from ninjait_pipelines.resources.clickhouse_versions import sliced_marts, slices_from
 from ninjait_pipelines.resources.store import StoreFailed
 from ninjait_pipelines_tests.interleaved import Paused
-from ninjait_pipelines_tests.truncated_stores import module_stores, settings, stores  # noqa: F401
+from ninjait_pipelines_tests.truncated_stores import module_stores, settings, shared_stores  # noqa: F401
 
 DAY = date(2026, 11, 1)
 ORGANIZATION = uuid.UUID(int=7)
@@ -71,9 +71,9 @@ FIRST = (1, 2, 3, 4)
 
 
 @pytest.fixture
-def clickhouse(stores: Stores) -> ClickHouse:  # noqa: F811
+def clickhouse(shared_stores: Stores) -> ClickHouse:  # noqa: F811
     """With four facts on each day."""
-    clickhouse = stores.clickhouse
+    clickhouse = shared_stores.clickhouse
     clickhouse.replace_slice("ticket_facts", pa.concat_tables([facts(*FIRST, day=day) for day in DAYS]), BEFORE, DAYS)
     return clickhouse
 
@@ -173,8 +173,8 @@ def test_markers_of_old_versions_do_not_pile_up(clickhouse: ClickHouse) -> None:
 
 
 @pytest.mark.parametrize("mart", sliced_marts())
-def test_every_mart_takes_and_hides_markers(stores: Stores, mart: str) -> None:  # noqa: F811
-    clickhouse = stores.clickhouse
+def test_every_mart_takes_and_hides_markers(shared_stores: Stores, mart: str) -> None:  # noqa: F811
+    clickhouse = shared_stores.clickhouse
     slices = slices_from(mart, datetime(2026, 11, 1, 5, tzinfo=UTC))
     assert clickhouse.replace_slice(mart, mart_rows(mart, []), clickhouse.now(), slices) == 0
     assert clickhouse.scalar(f"SELECT count() FROM {mart}_versions") == 1

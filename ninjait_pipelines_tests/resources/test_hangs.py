@@ -22,9 +22,9 @@ from ninjait_pipelines.resources.store import StoreUnavailable, retrying
 from ninjait_pipelines.settings import Settings
 from ninjait_pipelines_tests.proxy import Proxy
 from ninjait_pipelines_tests.resources.store_helpers import use
-from ninjait_pipelines_tests.truncated_stores import module_stores, settings, stores
+from ninjait_pipelines_tests.truncated_stores import module_stores, settings, shared_stores
 
-__all__ = ["module_stores", "settings", "stores"]
+__all__ = ["module_stores", "settings", "shared_stores"]
 
 pytestmark = pytest.mark.usefixtures("retries_at_once")
 # Dagster gives a sensor's tick 60 seconds.
@@ -72,10 +72,10 @@ def through_a_proxy(settings: Settings, name: str, **fields: Any) -> Iterator[tu
 
 
 @pytest.mark.parametrize("name", ["message_queue", "metrics_store", *VARIABLES])
-def test_a_store_that_falls_silent_under_way_is_given_up(settings: Settings, stores: Any, name: str) -> None:
+def test_a_store_that_falls_silent_under_way_is_given_up(settings: Settings, shared_stores: Any, name: str) -> None:
     """PostgreSQL was stopped (SIGSTOP), and a drain waited for it without end: its server could keep no time-out of its
     own, and its machine acknowledged every packet."""
-    stores.metrics_store.declare()
+    shared_stores.metrics_store.declare()
     with through_a_proxy(settings, name) as (store, proxy):
         use_it(store)
         proxy.pause()

@@ -64,9 +64,9 @@ def drain(stores: Stores, *bodies: Any) -> None:
 
 
 @pytest.fixture
-def six_hours(stores: Stores) -> Stores:
+def six_hours(shared_stores: Stores) -> Stores:
     """Six hours of all kinds of messages, drained and rolled up; some points were sent twice, or in pieces."""
-    register(stores.postgres)
+    register(shared_stores.postgres)
     messages: list[Any] = [metrics(*(sample(at(H, minute)) for minute in range(-90, 390, 50)), device_id=SECOND_DEVICE)]
     for hour in HOURS:
         messages += [
@@ -80,9 +80,9 @@ def six_hours(stores: Stores) -> Stores:
         gauges = [line("mem", "used=1048576i", at(hour, 40)), line("mem", "used=1048576i", at(hour, 40), host="lap-1")]
         messages += [telegraf(*lines, *gauges, organization=ORG), telegraf(gauges[0], organization=ORG)]
         messages.append(collectd(value_list("memory", "memory", 5e6, type_instance="used", seconds_ago=at(hour, 40))))
-    drain(stores, *messages)
-    roll_up(HOURS, stores.metrics_store, stores.clickhouse, stores.clickhouse.now())
-    return stores
+    drain(shared_stores, *messages)
+    roll_up(HOURS, shared_stores.metrics_store, shared_stores.clickhouse, shared_stores.clickhouse.now())
+    return shared_stores
 
 
 def red(stores: Stores, asked: Any = hour_is_accounted_for) -> list[datetime]:
@@ -211,10 +211,10 @@ def test_an_hour_of_before_the_ledger_kept_instants_is_not_compared_with_it(six_
     assert red(six_hours) == [H]
 
 
-def test_an_hour_older_than_full_resolution_is_not_compared(stores: Stores) -> None:
+def test_an_hour_older_than_full_resolution_is_not_compared(shared_stores: Stores) -> None:
     """Nine days later full resolution has lost its points, and the ledger its instants."""
     old = midnight(9)
-    stores.metrics_store.write_aggregates(Tier.FIVE_MINUTES, late_windows(points(old)))
-    roll_up([old], stores.metrics_store, stores.clickhouse, stores.clickhouse.now())
-    [found] = check(stores, ROLLUP, [hour_is_accounted_for], key(old)).values()
+    shared_stores.metrics_store.write_aggregates(Tier.FIVE_MINUTES, late_windows(points(old)))
+    roll_up([old], shared_stores.metrics_store, shared_stores.clickhouse, shared_stores.clickhouse.now())
+    [found] = check(shared_stores, ROLLUP, [hour_is_accounted_for], key(old)).values()
     assert found.passed

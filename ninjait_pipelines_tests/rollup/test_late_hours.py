@@ -26,32 +26,34 @@ from ninjait_pipelines_tests.runs import run
 H = midnight(2)
 
 
-def test_nothing_late_asks_for_nothing(stores: Stores, instance: dg.DagsterInstance) -> None:
-    touch(stores, H)
-    roll_up(stores, H)
-    result = tick(stores, instance)
+def test_nothing_late_asks_for_nothing(shared_stores: Stores, instance: dg.DagsterInstance) -> None:
+    touch(shared_stores, H)
+    roll_up(shared_stores, H)
+    result = tick(shared_stores, instance)
     assert (result.run_requests, result.skip_message) == ([], "no late hours")
 
 
-def test_late_hours_are_rolled_up_again_in_one_run(stores: Stores, instance: dg.DagsterInstance) -> None:
-    stores.metrics_store.write(points(H, 60))
-    roll_up(stores, H, H + 2 * HOUR)
-    stores.metrics_store.write(points(H + timedelta(seconds=15), 30))
-    stores.metrics_store.write(points(H + HOUR, 10))
-    touch(stores, H, H + HOUR)
-    [request] = tick(stores, instance).run_requests
+def test_late_hours_are_rolled_up_again_in_one_run(shared_stores: Stores, instance: dg.DagsterInstance) -> None:
+    shared_stores.metrics_store.write(points(H, 60))
+    roll_up(shared_stores, H, H + 2 * HOUR)
+    shared_stores.metrics_store.write(points(H + timedelta(seconds=15), 30))
+    shared_stores.metrics_store.write(points(H + HOUR, 10))
+    touch(shared_stores, H, H + HOUR)
+    [request] = tick(shared_stores, instance).run_requests
     assert request.asset_selection == [asset.key for asset in ROLLUP]
     first, last = request.tags["dagster/asset_partition_range_start"], request.tags["dagster/asset_partition_range_end"]
     assert (first, last) == (key(H), key(H + HOUR))
-    assert tick(stores, instance).run_requests[0].run_key == request.run_key, "Dagster would launch it at every tick"
-    run(stores, *ROLLUP, span=(first, last))
-    assert [row["sample_count"] for row in hourly(stores)] == [90, 10]
-    assert tick(stores, instance).run_requests == []
+    assert tick(shared_stores, instance).run_requests[0].run_key == request.run_key, (
+        "Dagster would launch it at every tick"
+    )
+    run(shared_stores, *ROLLUP, span=(first, last))
+    assert [row["sample_count"] for row in hourly(shared_stores)] == [90, 10]
+    assert tick(shared_stores, instance).run_requests == []
 
 
-def test_the_job_rolls_up_all_three(stores: Stores, instance: dg.DagsterInstance) -> None:
+def test_the_job_rolls_up_all_three(shared_stores: Stores, instance: dg.DagsterInstance) -> None:
     assets = [*ROLLUP, device_metrics_archive]
-    definitions = dg.Definitions(assets=assets, jobs=[roll_up_late_hours], resources=stores.all())
+    definitions = dg.Definitions(assets=assets, jobs=[roll_up_late_hours], resources=shared_stores.all())
     tags = {"dagster/asset_partition_range_start": key(H), "dagster/asset_partition_range_end": key(H + HOUR)}
     result = definitions.resolve_job_def("roll_up_late_hours").execute_in_process(tags=tags, instance=instance)
     events = result.get_asset_materialization_events()
@@ -60,59 +62,61 @@ def test_the_job_rolls_up_all_three(stores: Stores, instance: dg.DagsterInstance
 
 
 def test_more_arrivals_and_a_later_quarter_of_an_hour_are_other_runs(
-    stores: Stores, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+    shared_stores: Stores, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run key is remembered for ever: a repair that failed would never be tried again."""
-    roll_up(stores, H)
-    touch(stores, H)
-    keys = [tick(stores, instance).run_requests[0].run_key]
-    touch(stores, H)
-    keys.append(tick(stores, instance).run_requests[0].run_key)
+    roll_up(shared_stores, H)
+    touch(shared_stores, H)
+    keys = [tick(shared_stores, instance).run_requests[0].run_key]
+    touch(shared_stores, H)
+    keys.append(tick(shared_stores, instance).run_requests[0].run_key)
     later = datetime.now(UTC) + timedelta(minutes=16)
-    monkeypatch.setattr(type(stores.clickhouse), "now", lambda _: later)
-    keys.append(tick(stores, instance).run_requests[0].run_key)
+    monkeypatch.setattr(type(shared_stores.clickhouse), "now", lambda _: later)
+    keys.append(tick(shared_stores, instance).run_requests[0].run_key)
     assert len(set(keys)) == 3
 
 
-def test_hours_of_a_run_under_way_are_left_to_it(stores: Stores, instance: dg.DagsterInstance) -> None:
-    roll_up(stores, H, H + 2 * HOUR)
-    touch(stores, H, H + HOUR, H + 2 * HOUR)
+def test_hours_of_a_run_under_way_are_left_to_it(shared_stores: Stores, instance: dg.DagsterInstance) -> None:
+    roll_up(shared_stores, H, H + 2 * HOUR)
+    touch(shared_stores, H, H + HOUR, H + 2 * HOUR)
     tags = {"dagster/asset_partition_range_start": key(H), "dagster/asset_partition_range_end": key(H + HOUR)}
     instance.add_run(
         dg.DagsterRun(job_name="roll_up_late_hours", tags=tags, status=dg.DagsterRunStatus.STARTED, run_id="a" * 36)
     )
-    [request] = tick(stores, instance).run_requests
+    [request] = tick(shared_stores, instance).run_requests
     assert request.tags["dagster/asset_partition_range_start"] == key(H + 2 * HOUR)
 
 
 def test_whoever_touches_thousands_of_hours_holds_up_nobody_else_s(
-    stores: Stores, instance: dg.DagsterInstance
+    shared_stores: Stores, instance: dg.DagsterInstance
 ) -> None:
     """A sample for every other hour of two years made 8,760 runs, the oldest first, each tick ten more of them."""
     quiet = H - 60 * HOUR
-    roll_up(stores, quiet)
-    roll_up(stores, H)
-    touch(stores, quiet, H, organization=OTHER_ORGANIZATION)
-    touch(stores, *(midnight(12) - 2 * n * HOUR for n in range(40)))
-    asked = [request.tags["dagster/asset_partition_range_start"] for request in tick(stores, instance).run_requests]
+    roll_up(shared_stores, quiet)
+    roll_up(shared_stores, H)
+    touch(shared_stores, quiet, H, organization=OTHER_ORGANIZATION)
+    touch(shared_stores, *(midnight(12) - 2 * n * HOUR for n in range(40)))
+    asked = [
+        request.tags["dagster/asset_partition_range_start"] for request in tick(shared_stores, instance).run_requests
+    ]
     assert (len(asked), asked[0]) == (10, key(H))
     assert key(quiet) in asked
     for number in range(10):
         if number == 8:
-            assert len(tick(stores, instance).run_requests) == 2
+            assert len(tick(shared_stores, instance).run_requests) == 2
         run_id = str(number) * 36
         instance.add_run(dg.DagsterRun(roll_up_late_hours.name, run_id, status=dg.DagsterRunStatus.STARTED))
-    result = tick(stores, instance)
+    result = tick(shared_stores, instance)
     assert (result.run_requests, "wait: 10 are being rolled up" in result.skip_message) == ([], True)
 
 
 def test_an_hour_too_old_to_be_caught_up_is_rolled_up_for_the_first_time(
-    stores: Stores, instance: dg.DagsterInstance
+    shared_stores: Stores, instance: dg.DagsterInstance
 ) -> None:
     """A laptop comes back after a month: no schedule looks that far back, and its hours were never rolled up."""
     old = midnight(30)
-    touch(stores, old, midnight(3))
-    [request] = tick(stores, instance).run_requests
+    touch(shared_stores, old, midnight(3))
+    [request] = tick(shared_stores, instance).run_requests
     assert request.tags["dagster/asset_partition_range_start"] == key(old)
 
 

@@ -31,11 +31,11 @@ from ninjait_pipelines_tests.runs import Killed, killed, passed
 H = midnight(2)
 
 
-def test_an_hour_becomes_one_row_a_device_and_again_the_same(stores: Stores) -> None:
-    stores.metrics_store.write(points(H))
-    stores.metrics_store.write(points(H + HOUR, 60, device=OTHER_DEVICE, organization=OTHER_ORGANIZATION))
-    assert roll_up(stores, H, H + HOUR).success
-    rows = hourly(stores)
+def test_an_hour_becomes_one_row_a_device_and_again_the_same(shared_stores: Stores) -> None:
+    shared_stores.metrics_store.write(points(H))
+    shared_stores.metrics_store.write(points(H + HOUR, 60, device=OTHER_DEVICE, organization=OTHER_ORGANIZATION))
+    assert roll_up(shared_stores, H, H + HOUR).success
+    rows = hourly(shared_stores)
     assert [(row["timestamp"], row["sample_count"], row["sample_share"]) for row in rows] == [
         (H, 120, 1.0),
         (H + HOUR, 60, 0.5),
@@ -45,32 +45,34 @@ def test_an_hour_becomes_one_row_a_device_and_again_the_same(stores: Stores) -> 
     assert (rows[0]["cpu_max"], rows[0]["disk_usage"], rows[0]["uptime"]) == (99.0, 2019.0, 5019.0)
     assert rows[0]["network_in"] == 120 * 3000 + sum(range(100)) + sum(range(20))
     assert rows[0]["source_tier"] == "metrics"
-    result = roll_up(stores, H, H + HOUR)
-    assert hourly(stores) == rows
+    result = roll_up(shared_stores, H, H + HOUR)
+    assert hourly(shared_stores) == rows
     assert passed(result) == {"samples_are_conserved": True, "sample_shares_are_shares": True}
 
 
-def test_the_tiers_compose(stores: Stores) -> None:
-    stores.metrics_store.write(points(H))
-    roll_up(stores, H)
-    raw = stores.metrics_store.aggregate(Tier.RAW, H, H + HOUR, HOUR)
-    assert stores.metrics_store.aggregate(Tier.FIVE_MINUTES, H, H + HOUR, HOUR).equals(raw)
-    assert stores.metrics_store.aggregate(Tier.ONE_HOUR, H, H + HOUR, HOUR).equals(raw)
+def test_the_tiers_compose(shared_stores: Stores) -> None:
+    shared_stores.metrics_store.write(points(H))
+    roll_up(shared_stores, H)
+    raw = shared_stores.metrics_store.aggregate(Tier.RAW, H, H + HOUR, HOUR)
+    assert shared_stores.metrics_store.aggregate(Tier.FIVE_MINUTES, H, H + HOUR, HOUR).equals(raw)
+    assert shared_stores.metrics_store.aggregate(Tier.ONE_HOUR, H, H + HOUR, HOUR).equals(raw)
 
 
 @pytest.mark.parametrize(("call", "after"), [(2, False), (2, True), (3, False)])
 @pytest.mark.usefixtures("_an_hour_at_once")
-def test_killed_half_way_and_again_it_is_as_if_it_had_not_been(stores: Stores, call: int, after: bool) -> None:
+def test_killed_half_way_and_again_it_is_as_if_it_had_not_been(shared_stores: Stores, call: int, after: bool) -> None:
     """An hour whose roll-up died must never look rolled up: nobody would complete it."""
-    stores.metrics_store.write(points(H))
-    stores.metrics_store.write(points(H + HOUR, 100))
+    shared_stores.metrics_store.write(points(H))
+    shared_stores.metrics_store.write(points(H + HOUR, 100))
     # The inserts: the first hour, the second, the record of both.
     with pytest.raises(Killed), killed(ClickHouse, "insert", call, after):
-        assets.roll_up([H, H + HOUR], stores.metrics_store, stores.clickhouse, stores.clickhouse.now())
-    assert stores.clickhouse.scalar("SELECT count() FROM rolled_up_hours") == 0
-    roll_up(stores, H, H + HOUR)
-    assert [row["sample_count"] for row in hourly(stores)] == [120, 100]
-    assert stores.clickhouse.scalar("SELECT count() FROM rolled_up_hours FINAL") == 2
+        assets.roll_up(
+            [H, H + HOUR], shared_stores.metrics_store, shared_stores.clickhouse, shared_stores.clickhouse.now()
+        )
+    assert shared_stores.clickhouse.scalar("SELECT count() FROM rolled_up_hours") == 0
+    roll_up(shared_stores, H, H + HOUR)
+    assert [row["sample_count"] for row in hourly(shared_stores)] == [120, 100]
+    assert shared_stores.clickhouse.scalar("SELECT count() FROM rolled_up_hours FINAL") == 2
 
 
 @pytest.fixture
@@ -79,53 +81,53 @@ def _an_hour_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ninjait_pipelines.rollup.hours.HOURS_AT_ONCE", 1)
 
 
-def test_a_late_sample_beyond_full_resolution_is_added_to_its_hour(stores: Stores) -> None:
+def test_a_late_sample_beyond_full_resolution_is_added_to_its_hour(shared_stores: Stores) -> None:
     """Eight days later full resolution has no room for it: ingest puts it beside the 5-minute windows."""
-    stores.metrics_store.write(points(H))
-    roll_up(stores, H)
+    shared_stores.metrics_store.write(points(H))
+    roll_up(shared_stores, H)
     late = points(H + timedelta(seconds=15), 1, cpu=[100.0])
-    stores.metrics_store.write_aggregates(Tier.FIVE_MINUTES, late_windows(late))
+    shared_stores.metrics_store.write_aggregates(Tier.FIVE_MINUTES, late_windows(late))
     a_week_later = H + timedelta(days=7, minutes=1)
-    [done] = assets.roll_up([H], stores.metrics_store, stores.clickhouse, a_week_later)
+    [done] = assets.roll_up([H], shared_stores.metrics_store, shared_stores.clickhouse, a_week_later)
     assert (done.tier, done.samples) == (Tier.FIVE_MINUTES, 121)
-    [row] = hourly(stores)
+    [row] = hourly(shared_stores)
     assert (row["sample_count"], row["cpu_max"], row["source_tier"]) == (121, 100.0, "metrics_5m")
     assert row["uptime"] == 5019.0
 
 
-def test_an_expired_tier_reads_as_empty_and_deletes_nothing(stores: Stores) -> None:
+def test_an_expired_tier_reads_as_empty_and_deletes_nothing(shared_stores: Stores) -> None:
     """The hour was rolled up from full resolution, the lower tiers were never filled, full resolution is gone."""
-    stores.metrics_store.write(points(H))
-    assets.roll_up([H], stores.metrics_store, stores.clickhouse, stores.clickhouse.now())
-    rows = hourly(stores)
+    shared_stores.metrics_store.write(points(H))
+    assets.roll_up([H], shared_stores.metrics_store, shared_stores.clickhouse, shared_stores.clickhouse.now())
+    rows = hourly(shared_stores)
     with pytest.raises(SamplesLost, match="0 samples, not 120"):
-        assets.roll_up([H], stores.metrics_store, stores.clickhouse, H + timedelta(days=30))
+        assets.roll_up([H], shared_stores.metrics_store, shared_stores.clickhouse, H + timedelta(days=30))
     with pytest.raises(SamplesLost):
-        assets.roll_up([H], stores.metrics_store, stores.clickhouse, H + timedelta(days=200))
+        assets.roll_up([H], shared_stores.metrics_store, shared_stores.clickhouse, H + timedelta(days=200))
     with pytest.raises(HourExpired):
-        assets.roll_up([H], stores.metrics_store, stores.clickhouse, H + timedelta(days=800))
-    assert hourly(stores) == rows
+        assets.roll_up([H], shared_stores.metrics_store, shared_stores.clickhouse, H + timedelta(days=800))
+    assert hourly(shared_stores) == rows
 
 
-def test_a_failed_read_is_no_empty_read(stores: Stores) -> None:
-    stores.metrics_store.write(points(H))
-    roll_up(stores, H)
-    rows = hourly(stores, version=True)
-    away = type(stores.metrics_store)(**dict(stores.metrics_store) | {"url": "http://127.0.0.1:1"})
+def test_a_failed_read_is_no_empty_read(shared_stores: Stores) -> None:
+    shared_stores.metrics_store.write(points(H))
+    roll_up(shared_stores, H)
+    rows = hourly(shared_stores, version=True)
+    away = type(shared_stores.metrics_store)(**dict(shared_stores.metrics_store) | {"url": "http://127.0.0.1:1"})
     with pytest.raises(StoreUnavailable):
-        assets.roll_up([H], away, stores.clickhouse, stores.clickhouse.now())
-    assert hourly(stores, version=True) == rows
+        assets.roll_up([H], away, shared_stores.clickhouse, shared_stores.clickhouse.now())
+    assert hourly(shared_stores, version=True) == rows
 
 
-def test_a_tier_that_has_begun_to_expire_is_not_aggregated(stores: Stores) -> None:
+def test_a_tier_that_has_begun_to_expire_is_not_aggregated(shared_stores: Stores) -> None:
     """Half an hour's samples would replace the whole hour's windows in the next tier."""
-    stores.metrics_store.write(points(H))
-    roll_up(stores, H)
-    stores.metrics_store.delete([points(H)["device_id"][0].as_py()])
-    stores.metrics_store.write(points(H + timedelta(minutes=30), 10))
-    assert _fill(stores, now=H + timedelta(days=8, minutes=-59)) == {}
-    assert stores.metrics_store.aggregate(Tier.FIVE_MINUTES, H, H + HOUR, HOUR).num_rows == 0
-    assert _fill(stores, now=H + timedelta(days=8, hours=-1)) == {H: 1}
+    shared_stores.metrics_store.write(points(H))
+    roll_up(shared_stores, H)
+    shared_stores.metrics_store.delete([points(H)["device_id"][0].as_py()])
+    shared_stores.metrics_store.write(points(H + timedelta(minutes=30), 10))
+    assert _fill(shared_stores, now=H + timedelta(days=8, minutes=-59)) == {}
+    assert shared_stores.metrics_store.aggregate(Tier.FIVE_MINUTES, H, H + HOUR, HOUR).num_rows == 0
+    assert _fill(shared_stores, now=H + timedelta(days=8, hours=-1)) == {H: 1}
 
 
 def _fill(stores: Stores, now: datetime) -> dict[datetime, int]:
@@ -137,24 +139,24 @@ def _checks(stores: Stores) -> dict[str, bool]:
     return {name: found.passed for name, found in check(stores, ROLLUP, CHECKS, key(H)).items()}
 
 
-def test_the_conservation_check_fails_for_a_sample_that_nobody_announced(stores: Stores) -> None:
-    stores.metrics_store.write(points(H))
-    roll_up(stores, H)
-    stores.metrics_store.write(points(H + timedelta(seconds=1), 1))
-    assert not _checks(stores)["samples_are_conserved"]
-    touch(stores, H)
-    assert _checks(stores)["samples_are_conserved"], "it is a late hour now, and will be repaired"
+def test_the_conservation_check_fails_for_a_sample_that_nobody_announced(shared_stores: Stores) -> None:
+    shared_stores.metrics_store.write(points(H))
+    roll_up(shared_stores, H)
+    shared_stores.metrics_store.write(points(H + timedelta(seconds=1), 1))
+    assert not _checks(shared_stores)["samples_are_conserved"]
+    touch(shared_stores, H)
+    assert _checks(shared_stores)["samples_are_conserved"], "it is a late hour now, and will be repaired"
 
 
-def test_the_share_check_fails_for_a_share_that_is_none(stores: Stores) -> None:
-    stores.metrics_store.write(points(H))
-    roll_up(stores, H)
-    assert _checks(stores)["sample_shares_are_shares"]
-    stores.clickhouse.command(
+def test_the_share_check_fails_for_a_share_that_is_none(shared_stores: Stores) -> None:
+    shared_stores.metrics_store.write(points(H))
+    roll_up(shared_stores, H)
+    assert _checks(shared_stores)["sample_shares_are_shares"]
+    shared_stores.clickhouse.command(
         "INSERT INTO device_metrics_hourly_versions "
         "(organization_id, device_id, timestamp, sample_count, sample_share, as_of) "
         "VALUES ({organization:UUID}, generateUUIDv4(), {hour:DateTime('UTC')}, 60, 1.5, now64(6))",
         organization=ORGANIZATION,
         hour=H,
     )
-    assert not _checks(stores)["sample_shares_are_shares"]
+    assert not _checks(shared_stores)["sample_shares_are_shares"]

@@ -47,55 +47,56 @@ def late(stores: Stores) -> list[datetime]:
 
 @pytest.mark.parametrize("steps", [1, 2])
 def test_points_that_come_between_two_steps_of_a_roll_up_reach_every_tier(
-    stores: Stores, instance: dg.DagsterInstance, steps: int
+    shared_stores: Stores, instance: dg.DagsterInstance, steps: int
 ) -> None:
     """They were in full resolution and in ClickHouse, in neither tier for ever, and late_hours was empty."""
-    stores.metrics_store.write(points(H, 60))
-    touch(stores, H)
-    run(stores, *ROLLUP[:steps], key=key(H))
-    stores.metrics_store.write(points(H + QUARTER, 40))
-    touch(stores, H)
-    result = run(stores, *ROLLUP[steps:], *CHECKS, key=key(H))
-    assert samples(stores)[0] == samples(stores)[-1] == 100
-    assert samples(stores)[1] == 60
+    shared_stores.metrics_store.write(points(H, 60))
+    touch(shared_stores, H)
+    run(shared_stores, *ROLLUP[:steps], key=key(H))
+    shared_stores.metrics_store.write(points(H + QUARTER, 40))
+    touch(shared_stores, H)
+    result = run(shared_stores, *ROLLUP[steps:], *CHECKS, key=key(H))
+    assert samples(shared_stores)[0] == samples(shared_stores)[-1] == 100
+    assert samples(shared_stores)[1] == 60
     assert passed(result)["samples_are_conserved"], "it repairs itself"
-    assert late(stores) == [H]
-    [request] = tick(stores, instance).run_requests
+    assert late(shared_stores) == [H]
+    [request] = tick(shared_stores, instance).run_requests
     assert request.tags["dagster/asset_partition_range_start"] == key(H)
-    roll_up(stores, H)
-    assert samples(stores) == [100] * 4
-    assert late(stores) == []
+    roll_up(shared_stores, H)
+    assert samples(shared_stores) == [100] * 4
+    assert late(shared_stores) == []
 
 
-def test_tiers_that_lack_points_which_nobody_announced_fail_the_check(stores: Stores) -> None:
-    stores.metrics_store.write(points(H, 60))
-    roll_up(stores, H)
-    stores.metrics_store.write(points(H + QUARTER, 40))
-    run(stores, device_metrics_hourly, key=key(H))
-    assert samples(stores) == [100, 60, 60, 100]
-    found = check(stores, ROLLUP, [checks.samples_are_conserved, checks.hour_is_accounted_for], key(H))
+def test_tiers_that_lack_points_which_nobody_announced_fail_the_check(shared_stores: Stores) -> None:
+    shared_stores.metrics_store.write(points(H, 60))
+    roll_up(shared_stores, H)
+    shared_stores.metrics_store.write(points(H + QUARTER, 40))
+    run(shared_stores, device_metrics_hourly, key=key(H))
+    assert samples(shared_stores) == [100, 60, 60, 100]
+    found = check(shared_stores, ROLLUP, [checks.samples_are_conserved, checks.hour_is_accounted_for], key(H))
     assert {name: one.passed for name, one in found.items()} == dict.fromkeys(found, False)
     assert "60 in metrics_5m" in found["samples_are_conserved"].description
 
 
-def test_an_older_hour_is_compared_from_the_tier_that_takes_its_points(stores: Stores) -> None:
+def test_an_older_hour_is_compared_from_the_tier_that_takes_its_points(shared_stores: Stores) -> None:
     old = midnight(9)
-    stores.metrics_store.write_aggregates(
-        Tier.FIVE_MINUTES, stores.metrics_store.aggregate(Tier.RAW, H, H + HOUR, timedelta(minutes=5)).slice(0, 0)
+    shared_stores.metrics_store.write_aggregates(
+        Tier.FIVE_MINUTES,
+        shared_stores.metrics_store.aggregate(Tier.RAW, H, H + HOUR, timedelta(minutes=5)).slice(0, 0),
     )
-    assert passed(roll_up(stores, old))["samples_are_conserved"]
+    assert passed(roll_up(shared_stores, old))["samples_are_conserved"]
 
 
-def test_a_tier_that_was_filled_after_the_next_one_read_it_makes_the_hour_late(stores: Stores) -> None:
-    stores.metrics_store.write(points(H, 60))
-    touch(stores, H)
-    roll_up(stores, H)
-    stores.metrics_store.write(points(H + QUARTER, 40))
-    run(stores, device_metrics_5m, key=key(H))
-    assert late(stores) == [H]
-    run(stores, device_metrics_1h, device_metrics_hourly, key=key(H))
-    assert late(stores) == []
-    assert samples(stores) == [100] * 4
+def test_a_tier_that_was_filled_after_the_next_one_read_it_makes_the_hour_late(shared_stores: Stores) -> None:
+    shared_stores.metrics_store.write(points(H, 60))
+    touch(shared_stores, H)
+    roll_up(shared_stores, H)
+    shared_stores.metrics_store.write(points(H + QUARTER, 40))
+    run(shared_stores, device_metrics_5m, key=key(H))
+    assert late(shared_stores) == [H]
+    run(shared_stores, device_metrics_1h, device_metrics_hourly, key=key(H))
+    assert late(shared_stores) == []
+    assert samples(shared_stores) == [100] * 4
 
 
 def fill(stores: Stores) -> Paused:
@@ -113,11 +114,11 @@ STEPS = 5  # record, read, write, record, look for others
 
 
 @pytest.fixture
-def rolled_up(stores: Stores) -> Stores:
-    stores.metrics_store.write(points(H, 30))
-    touch(stores, H)
-    roll_up(stores, H)
-    return stores
+def rolled_up(shared_stores: Stores) -> Stores:
+    shared_stores.metrics_store.write(points(H, 30))
+    touch(shared_stores, H)
+    roll_up(shared_stores, H)
+    return shared_stores
 
 
 @pytest.mark.parametrize("first", range(STEPS))

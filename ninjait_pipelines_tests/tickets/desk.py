@@ -70,9 +70,9 @@ class Desk:
 
 
 @pytest.fixture
-def desk(stores: Stores) -> Desk:
+def desk(shared_stores: Stores) -> Desk:
     """Ana closes four (after 1, 2, 4 and 9 hours), Ben one; one is nobody's, one open, one closed the day before."""
-    desk = Desk(stores)
+    desk = Desk(shared_stores)
     for hours in (1, 2, 4, 9):
         desk.ticket(30, (45, "responded", None, None), (30 + 60 * hours, "status_changed", "open", "closed"))
     desk.ticket(0, (5, "assigned", ANA, BEN), (90, "status_changed", "open", "closed"), assignee=BEN)

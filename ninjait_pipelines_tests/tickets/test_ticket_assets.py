@@ -151,10 +151,10 @@ def test_what_is_missing_is_not_made_from_a_day_that_failed_its_check(
     assert requested.get_requested_partitions(assets.technician_performance.key) & {KEY, NEXT} == {NEXT}
 
 
-def test_an_empty_day_has_no_rows_and_passes(stores: Stores) -> None:
-    result = run(stores, *ALL, *CHECKS, key=KEY)
+def test_an_empty_day_has_no_rows_and_passes(shared_stores: Stores) -> None:
+    result = run(shared_stores, *ALL, *CHECKS, key=KEY)
     assert all(passed(result).values())
-    assert [content(stores, view) for view in VIEWS] == [[], [], []]
+    assert [content(shared_stores, view) for view in VIEWS] == [[], [], []]
 
 
 def test_gaps_are_filled_after_a_stop_and_what_was_run_again_is_followed() -> None:

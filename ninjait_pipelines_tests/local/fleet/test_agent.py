@@ -115,17 +115,19 @@ def test_each_disk_and_each_pool_counts_once() -> None:
     assert disk_of([*volumes, *pool]) == (81.0, 181.0, 95.0)
 
 
-def test_while_the_broker_is_away_readings_wait_on_disk_and_come_in_order(stores: Stores, tmp_path: Path) -> None:
+def test_while_the_broker_is_away_readings_wait_on_disk_and_come_in_order(
+    shared_stores: Stores, tmp_path: Path
+) -> None:
     said: list[str] = []
     with Spool(tmp_path) as spool:
         for number in range(3):
             assert not keep_and_deliver(spool, AWAY, [reading(number)], said.append)
         assert "3 messages wait on disk" in said[-1]
     with Spool(tmp_path) as spool:  # the agent was restarted meanwhile
-        assert keep_and_deliver(spool, stores.message_queue, [reading(3)], said.append)
+        assert keep_and_deliver(spool, shared_stores.message_queue, [reading(3)], said.append)
         assert len(spool) == 0
-        assert keep_and_deliver(spool, stores.message_queue, [reading(4)], said.append)
-    assert ids(queued(stores)) == [0, 1, 2, 3, 4]
+        assert keep_and_deliver(spool, shared_stores.message_queue, [reading(4)], said.append)
+    assert ids(queued(shared_stores)) == [0, 1, 2, 3, 4]
 
 
 def test_what_was_confirmed_leaves_the_spool_although_the_rest_fails(tmp_path: Path) -> None:
@@ -167,15 +169,15 @@ with open_stores(json.loads(sys.stdin.read())) as stores, Spool(Path(sys.argv[1]
 
 
 def test_killed_between_publishing_and_forgetting_it_sends_the_same_ids_again(
-    stores: Stores, settings: Settings, tmp_path: Path
+    shared_stores: Stores, settings: Settings, tmp_path: Path
 ) -> None:
     command = [sys.executable, "-c", _KILLED_AFTER_PUBLISHING, str(tmp_path)]
     killed = subprocess.run(command, input=json.dumps(dict(settings)), text=True, check=False)
     assert killed.returncode == -signal.SIGKILL
-    first = queued(stores)
+    first = queued(shared_stores)
     with Spool(tmp_path) as spool:
-        assert spool.deliver(stores.message_queue.publish) == 3
-    second = queued(stores)
+        assert spool.deliver(shared_stores.message_queue.publish) == 3
+    second = queued(shared_stores)
     assert len(set(ids(first))) == 3
     assert [(one.message_id, one.body) for one in second] == [(one.message_id, one.body) for one in first]
 
@@ -294,19 +296,19 @@ def test_two_agents_do_not_share_a_spool(tmp_path: Path) -> None:
         assert len(spool) == 0
 
 
-def test_registering_makes_this_machine_a_device_once(stores: Stores) -> None:
-    seeded = seed(stores.postgres, "testing", date(2026, 5, 20))
-    first = register(stores.postgres, "north", None, now())
-    assert register(stores.postgres, str(seeded.organizations["north"]), None, now()) == first
+def test_registering_makes_this_machine_a_device_once(shared_stores: Stores) -> None:
+    seeded = seed(shared_stores.postgres, "testing", date(2026, 5, 20))
+    first = register(shared_stores.postgres, "north", None, now())
+    assert register(shared_stores.postgres, str(seeded.organizations["north"]), None, now()) == first
     assert first[0] == seeded.organizations["north"]
-    other = register(stores.postgres, "south", None, now())
+    other = register(shared_stores.postgres, "south", None, now())
     assert other[1] != first[1]
     with pytest.raises(LookupError, match="no organization 'nowhere'"):
-        register(stores.postgres, "nowhere", None, now())
-    assert register(stores.postgres, "south", other[1], now()) == other
+        register(shared_stores.postgres, "nowhere", None, now())
+    assert register(shared_stores.postgres, "south", other[1], now()) == other
     for taken in (seeded.devices["north"][0], seeded.devices["south"][0]):
         with pytest.raises(LookupError, match="is registered otherwise"):
-            register(stores.postgres, "south", taken, now())
+            register(shared_stores.postgres, "south", taken, now())
 
 
 def _until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
@@ -317,15 +319,17 @@ def _until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> Non
         time.sleep(0.05)
 
 
-def test_the_command_reports_until_it_is_told_to_stop(stores: Stores, settings: Settings, tmp_path: Path) -> None:
-    seed(stores.postgres, "testing", date(2026, 5, 20))
+def test_the_command_reports_until_it_is_told_to_stop(
+    shared_stores: Stores, settings: Settings, tmp_path: Path
+) -> None:
+    seed(shared_stores.postgres, "testing", date(2026, 5, 20))
     command = [sys.executable, "-m", "ninjait_pipelines.cli", "agent", "--organization", "north", "--register"]
     command += ["--interval", "1", "--spool", str(tmp_path)]
     process = subprocess.Popen(command, env={**os.environ, **settings}, stderr=subprocess.PIPE, text=True)
-    _until(lambda: stores.message_queue.depth("agent.metrics").ready >= 2, process)
+    _until(lambda: shared_stores.message_queue.depth("agent.metrics").ready >= 2, process)
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=20) == 0
-    statuses = [json.loads(message.body)["status"] for message in queued(stores, "agent.heartbeats")]
+    statuses = [json.loads(message.body)["status"] for message in queued(shared_stores, "agent.heartbeats")]
     assert statuses == ["online", "offline"]
-    metrics = [json.loads(message.body)["samples"][0]["timestamp"] for message in queued(stores)]
+    metrics = [json.loads(message.body)["samples"][0]["timestamp"] for message in queued(shared_stores)]
     assert metrics == sorted(set(metrics))

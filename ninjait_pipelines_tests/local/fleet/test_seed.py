@@ -32,37 +32,37 @@ def histories(rows: dict[str, list[Any]]) -> dict[Any, list[Any]]:
     return found
 
 
-def test_a_second_run_changes_nothing_even_days_later(stores: Stores) -> None:
-    first = seed(stores.postgres, "demo", TODAY)
-    before = content(stores)
+def test_a_second_run_changes_nothing_even_days_later(shared_stores: Stores) -> None:
+    first = seed(shared_stores.postgres, "demo", TODAY)
+    before = content(shared_stores)
     assert first.added == sum(first.rows.values()) == sum(map(len, before.values()))
-    second = seed(stores.postgres, "demo", TODAY + timedelta(days=3))
+    second = seed(shared_stores.postgres, "demo", TODAY + timedelta(days=3))
     assert (second.added, second.rows, second.devices) == (0, first.rows, first.devices)
-    assert content(stores) == before
+    assert content(shared_stores) == before
 
 
-def test_what_was_deleted_comes_back_as_it_was(stores: Stores) -> None:
-    seed(stores.postgres, "testing", TODAY)
-    before = content(stores)
-    with stores.postgres.transaction() as connection:
+def test_what_was_deleted_comes_back_as_it_was(shared_stores: Stores) -> None:
+    seed(shared_stores.postgres, "testing", TODAY)
+    before = content(shared_stores)
+    with shared_stores.postgres.transaction() as connection:
         connection.execute("DELETE FROM ticket_history WHERE event = 'responded'")
-    assert seed(stores.postgres, "testing", TODAY).added > 0
-    assert content(stores) == before
+    assert seed(shared_stores.postgres, "testing", TODAY).added > 0
+    assert content(shared_stores) == before
 
 
-def test_clean_removes_one_environment_with_what_was_added_to_it_and_nothing_else(stores: Stores) -> None:
-    testing = seed(stores.postgres, "testing", TODAY)
-    before = content(stores)
-    demo = seed(stores.postgres, "demo", TODAY)
-    with stores.postgres.transaction() as connection:
+def test_clean_removes_one_environment_with_what_was_added_to_it_and_nothing_else(shared_stores: Stores) -> None:
+    testing = seed(shared_stores.postgres, "testing", TODAY)
+    before = content(shared_stores)
+    demo = seed(shared_stores.postgres, "demo", TODAY)
+    with shared_stores.postgres.transaction() as connection:
         connection.execute(
             "INSERT INTO devices SELECT gen_random_uuid(), %s, 'mine', 'server', 'Linux', now(), NULL",
             [demo.organizations["redwood"]],
         )
-    assert clean(stores.postgres, "demo") == sum(demo.rows.values()) + 1
-    assert content(stores) == before
-    assert clean(stores.postgres, "demo") == 0
-    assert seed(stores.postgres, "testing", TODAY).added == 0
+    assert clean(shared_stores.postgres, "demo") == sum(demo.rows.values()) + 1
+    assert content(shared_stores) == before
+    assert clean(shared_stores.postgres, "demo") == 0
+    assert seed(shared_stores.postgres, "testing", TODAY).added == 0
     assert set(testing.organizations) == {"north", "south"}
 
 
@@ -144,14 +144,14 @@ def test_people_plans_and_contracts_are_plausible() -> None:
     assert len(currencies) == 3, "no organization changes its currency"
 
 
-def test_the_command_seeds_and_asks_before_it_deletes(settings: Settings, stores: Stores) -> None:
+def test_the_command_seeds_and_asks_before_it_deletes(settings: Settings, shared_stores: Stores) -> None:
     app, runner = typer.Typer(), CliRunner(env=dict(settings))
     register(app)
     seeded = runner.invoke(app, ["seed", "--environment", "testing", "--json"])
     assert seeded.exit_code == 0, seeded.output
     assert json.loads(seeded.output)["rows"]["organizations"] == 2
     assert runner.invoke(app, ["seed", "--environment", "testing", "--clean"], input="n\n").exit_code != 0
-    assert len(stores.postgres.rows("SELECT 1 FROM organizations")) == 2
+    assert len(shared_stores.postgres.rows("SELECT 1 FROM organizations")) == 2
     assert runner.invoke(app, ["seed", "--environment", "testing", "--clean", "--yes"]).exit_code == 0
-    assert stores.postgres.rows("SELECT 1 FROM organizations") == []
+    assert shared_stores.postgres.rows("SELECT 1 FROM organizations") == []
     assert runner.invoke(app, ["seed", "--environment", "production"]).exit_code == 2

@@ -202,38 +202,46 @@ def test_a_fleet_of_one_device_has_no_kinds_that_need_two_organizations() -> Non
     assert not kinds & {"device_of_another_organization", "not_of_its_routing_key", "good"}
 
 
-def test_the_fleet_is_what_was_registered_before_the_window_ended(stores: Stores) -> None:
-    seeded = seed(stores.postgres, "testing", YESTERDAY.date())
-    with stores.postgres.transaction() as connection:
+def test_the_fleet_is_what_was_registered_before_the_window_ended(shared_stores: Stores) -> None:
+    seeded = seed(shared_stores.postgres, "testing", YESTERDAY.date())
+    with shared_stores.postgres.transaction() as connection:
         connection.execute("UPDATE devices SET retired_at = now() WHERE id = %s", [seeded.devices["south"][0]])
         connection.execute("UPDATE devices SET created_at = now() WHERE id = %s", [seeded.devices["north"][0]])
-    fleet = read_fleet(stores.postgres, YESTERDAY)
+    fleet = read_fleet(shared_stores.postgres, YESTERDAY)
     assert [len(one.devices) for one in fleet] == [2, 1]
     assert fleet[0].time_zone == "Asia/Kolkata"
     assert len(fleet[0].users) == 5
-    assert [len(one.devices) for one in read_fleet(stores.postgres, YESTERDAY, ["north"], max_devices=1)] == [1]
+    assert [len(one.devices) for one in read_fleet(shared_stores.postgres, YESTERDAY, ["north"], max_devices=1)] == [1]
     with pytest.raises(LookupError, match="no organization nowhere"):
-        read_fleet(stores.postgres, YESTERDAY, ["north", "nowhere"])
+        read_fleet(shared_stores.postgres, YESTERDAY, ["north", "nowhere"])
 
 
-def test_what_was_published_is_in_the_ledger_and_in_the_stores(stores: Stores) -> None:
+def test_what_was_published_is_in_the_ledger_and_in_the_stores(shared_stores: Stores) -> None:
     """The whole way: the ledger has the tally's messages by outcome, and the stores exactly its points."""
-    seed(stores.postgres, "testing", YESTERDAY.date())
+    seed(shared_stores.postgres, "testing", YESTERDAY.date())
     window = Window(DAY.start, DAY.start + timedelta(hours=12))
-    fleet = read_fleet(stores.postgres, window.end)
-    tally = publish(stores.message_queue, simulate(fleet, window, Options(broken=0.1, duplicates=0.1, resent=0.1)))
+    fleet = read_fleet(shared_stores.postgres, window.end)
+    tally = publish(
+        shared_stores.message_queue, simulate(fleet, window, Options(broken=0.1, duplicates=0.1, resent=0.1))
+    )
     for queue in QUEUES:
         drain = Drain(
-            sink_of(stores, queue), stores.message_queue, stores.postgres, stores.clickhouse, stores.mongodb, "run",
-            lambda: datetime.now(UTC), logging.getLogger("test"),
-        )  # fmt: skip
+            sink_of(shared_stores, queue),
+            shared_stores.message_queue,
+            shared_stores.postgres,
+            shared_stores.clickhouse,
+            shared_stores.mongodb,
+            "run",
+            lambda: datetime.now(UTC),
+            logging.getLogger("test"),
+        )
         drain.run(idle_seconds=0.05)
-    assert ledger(stores) == expected(tally)
-    read = stores.metrics_store.read(window.start, window.end)
+    assert ledger(shared_stores) == expected(tally)
+    read = shared_stores.metrics_store.read(window.start, window.end)
     assert read.num_rows == tally["agent.metrics"].points
     for table, queue in (("device_heartbeats", "agent.heartbeats"), ("api_calls", "platform.api_calls")):
-        assert stores.clickhouse.scalar(f"SELECT count() FROM {table}") == tally[queue].points
-    assert stores.mongodb.database["application_logs"].count_documents({}) == tally["platform.logs"].points
+        assert shared_stores.clickhouse.scalar(f"SELECT count() FROM {table}") == tally[queue].points
+    assert shared_stores.mongodb.database["application_logs"].count_documents({}) == tally["platform.logs"].points
 
 
 def ledger(stores: Stores) -> dict[tuple[str, str], int]:
@@ -249,17 +257,17 @@ def expected(tally: Tally) -> dict[tuple[str, str], int]:
     return {key: count for key, count in counts.items() if count}
 
 
-def test_the_command_says_what_it_published(settings: Settings, stores: Stores, tmp_path: Path) -> None:
+def test_the_command_says_what_it_published(settings: Settings, shared_stores: Stores, tmp_path: Path) -> None:
     app, runner = typer.Typer(), CliRunner(env=dict(settings))
     register(app)
     nobody = runner.invoke(app, ["simulate", "--hours", "1"])
     assert nobody.exit_code == 1
     assert "ninjait seed" in nobody.output
-    seed(stores.postgres, "testing", YESTERDAY.date())
+    seed(shared_stores.postgres, "testing", YESTERDAY.date())
     said = runner.invoke(app, ["simulate", "--from", YESTERDAY.isoformat(), "--hours", "2", "--json"])
     assert said.exit_code == 0, said.output
     for queue, tally in json.loads(said.output)["queues"].items():
-        assert stores.message_queue.depth(queue).ready == tally["messages"]
+        assert shared_stores.message_queue.depth(queue).ready == tally["messages"]
     table = runner.invoke(app, ["simulate", "--hours", "0.5", "--organization", "north"])
     assert table.exit_code == 0
     assert "agent.metrics" in table.output
