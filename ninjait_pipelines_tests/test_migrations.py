@@ -266,7 +266,8 @@ _MIGRATE = """
 import json, pathlib, sys
 from ninjait_pipelines.migrations import migrate_up
 from ninjait_pipelines.resources import open_stores
-with open_stores(json.loads(sys.stdin.read())) as stores:
+from ninjait_pipelines.settings import validate
+with open_stores(validate(json.loads(sys.stdin.read()))) as stores:
     migrate_up(stores.postgres, stores.clickhouse, folder=pathlib.Path(sys.argv[1]))
 """
 

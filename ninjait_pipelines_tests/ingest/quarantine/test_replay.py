@@ -449,5 +449,5 @@ def test_a_copy_that_someone_else_resolves_meanwhile_is_not_reported_as_replayed
 
     (one,) = replay_each(fleet.mongodb, Slow(), found, "me", NOW)  # type: ignore[arg-type]
     assert one.message is None
-    assert one.problem.startswith("someone else resolved it meanwhile; it was published as message ")
+    assert one.problem.startswith("someone else resolved it meanwhile; it was still published as message ")
     assert states(fleet) == ["discarded"]

@@ -156,8 +156,9 @@ import json, os, signal, sys, uuid
 from pathlib import Path
 from ninjait_pipelines.local.fleet.agent import Agent, Spool
 from ninjait_pipelines.resources import open_stores
+from ninjait_pipelines.settings import validate
 from datetime import UTC, datetime
-with open_stores(json.loads(sys.stdin.read())) as stores, Spool(Path(sys.argv[1])) as spool:
+with open_stores(validate(json.loads(sys.stdin.read()))) as stores, Spool(Path(sys.argv[1])) as spool:
     agent = Agent(uuid.UUID(int=1), uuid.UUID(int=2))
     for _ in range(3):
         spool.append(agent.metrics(datetime.now(UTC)))
