@@ -154,25 +154,24 @@ def _content(table: str, rows: Rows, left_out: LeftOut) -> pa.Table:
         return mart_columns(table, pa.table(rows))
     rows = list(rows)
     try:
-        _check(table, rows)
+        return _checked(table, rows)
     except KeyError:
         raise
     except Exception:  # noqa: BLE001 -- converting row by row finds the bad one
         key = next(name for name in KEYS if name in rows[0])
 
         def checked(row: Mapping[str, Any]) -> Mapping[str, Any]:
-            _check(table, [row])
+            _checked(table, [row])
             return row
 
-        rows = list(left_out.each(rows, lambda row: f"{table} {row[key]}", checked))
-    return mart_rows(table, rows)
+        return mart_rows(table, list(left_out.each(rows, lambda row: f"{table} {row[key]}", checked)))
 
 
-def _check(table: str, rows: Sequence[Mapping[str, Any]]) -> None:
+def _checked(table: str, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     for row in rows:
         check_times(row)
         refuse_marker(row)
-    mart_rows(table, rows)
+    return mart_rows(table, rows)
 
 
 class Examined(msgspec.Struct):
@@ -255,10 +254,10 @@ def none_of(wrong: Iterable[str], what: str, advice: str = "", **result: Any) ->
     return dg.AssetCheckResult(passed=not wrong, description=description, **result)
 
 
-def some_of(names: Iterable[str]) -> str:
+def some_of(names: Iterable[str], limit: int = MAX_NAMED) -> str:
     """The first of them, for people."""
     ordered = sorted(names)
-    return ", ".join(ordered[:MAX_NAMED]) + (", ..." if len(ordered) > MAX_NAMED else "")
+    return ", ".join(ordered[:limit]) + (", ..." if len(ordered) > limit else "")
 
 
 def _resources(function: Callable[..., Any], given: tuple[str, ...]) -> list[str]:

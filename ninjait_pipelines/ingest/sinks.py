@@ -259,8 +259,8 @@ def events(decoded: Sequence[Decoded]) -> list[dict[str, Any]]:
 
 def _log_document(event: Mapping[str, Any]) -> dict[str, Any]:
     document = {name: value for name, value in event.items() if name != "message_id"}
-    timestamp = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=event["timestamp"])
-    return {"_id": f"{event['organization_id']}/{event['message_id']}", **document, "timestamp": timestamp}
+    id_ = f"{event['organization_id']}/{event['message_id']}"
+    return {"_id": id_, **document, "timestamp": _moment(event["timestamp"])}
 
 
 def _gathered(decoded: Sequence[Decoded], kind: Kind, schema: pa.Schema) -> pa.Table:
@@ -404,5 +404,4 @@ def latest(decoded: Sequence[Decoded]) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _latest_entry(time: int, columns: Columns, index: int) -> tuple[str, dict[str, Any]]:
-    moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=time)
-    return latest_reading({name: values[index] for name, values in columns.items()} | {"time": moment})
+    return latest_reading({name: values[index] for name, values in columns.items()} | {"time": _moment(time)})

@@ -3,7 +3,7 @@
 import dagster as dg
 
 from ninjait_pipelines.left_out import MAX_NAMED, nothing_is_left_out
-from ninjait_pipelines.marts import Rows, check, mart
+from ninjait_pipelines.marts import Rows, check, mart, some_of
 from ninjait_pipelines.resources.clickhouse import ClickHouse, sql
 from ninjait_pipelines.resources.postgres import Postgres
 
@@ -66,7 +66,7 @@ def rows_keep_the_constraints(postgres: Postgres) -> dg.AssetCheckResult:
     for constraint in postgres.rows(sql("reference/constraints_not_valid")):
         broken = "SELECT id::text AS id FROM {relation} WHERE NOT ({condition})".format_map(constraint)
         if rows := postgres.rows(f"{broken} ORDER BY id LIMIT {MAX_NAMED + 1}"):
-            ids = ", ".join(row["id"] for row in rows[:MAX_NAMED]) + (", ..." if len(rows) > MAX_NAMED else "")
+            ids = some_of((row["id"] for row in rows), MAX_NAMED)
             problems.append("{name}: {relation} {ids} (must be {condition})".format_map({**constraint, "ids": ids}))
     return dg.AssetCheckResult(
         passed=not problems,
