@@ -1,16 +1,19 @@
 """Drains of a test, what they leave in the stores, and stores that fail for a poison message."""
 
-from collections.abc import Sequence
-from datetime import datetime, timedelta
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from ninjait_pipelines.ingest.decode.model import Decoded
 from ninjait_pipelines.ingest.drain import DrainSummary
 from ninjait_pipelines.ingest.sinks import MetricsSink, Record
+from ninjait_pipelines.messages import Message
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines_tests.ingest.conftest import idle_seconds, make_drain
 from ninjait_pipelines_tests.ingest.samples import (
     NOW,
+    SECOND_DEVICE,
+    as_published,
     outgoing,
 )
 
@@ -30,6 +33,18 @@ def ledger(stores: Stores) -> dict[str, int]:
 
 def points(stores: Stores, hours: float = 2) -> list[dict[str, Any]]:
     return stores.metrics_store.read(NOW - timedelta(hours=hours), NOW + timedelta(hours=1)).to_pylist()
+
+
+def drained(stores: Stores, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> Any:
+    return make_drain(stores, clock=now).run(idle_seconds=idle_seconds(stores))
+
+
+def publish_messages(stores: Stores, *messages: Message) -> None:
+    stores.message_queue.publish([as_published(one) for one in messages])
+
+
+def points_of(stores: Stores, device: str = SECOND_DEVICE) -> list[dict[str, Any]]:
+    return stores.metrics_store.read(NOW - timedelta(hours=2), NOW + timedelta(hours=1), [device]).to_pylist()
 
 
 def held(stores: Stores) -> list[dict[str, Any]]:

@@ -4,8 +4,8 @@ import dataclasses
 import json
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import dagster as dg
@@ -15,17 +15,16 @@ from ninjait_pipelines.ingest.quarantine.documents import make_document
 from ninjait_pipelines.ingest.quarantine.hold import prepare_quarantine
 from ninjait_pipelines.ingest.registry import load_sender_registry
 from ninjait_pipelines.ingest.sensors import MAX_OF_ONE, held_for_known_hosts, registered_hosts, replay_registered
-from ninjait_pipelines.messages import Message
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.resources.postgres import Postgres
-from ninjait_pipelines_tests.ingest.conftest import LOG, idle_seconds, make_drain
+from ninjait_pipelines_tests.ingest.conftest import LOG, make_drain
 from ninjait_pipelines_tests.ingest.decode.decoding import decoded
+from ninjait_pipelines_tests.ingest.drains import drained, ledger, points_of, publish_messages
 from ninjait_pipelines_tests.ingest.samples import (
     NOW,
     ORG,
     OTHER_ORG,
     REGISTRY,
-    SECOND_DEVICE,
     as_published,
     collectd,
     line,
@@ -38,26 +37,9 @@ from ninjait_pipelines_tests.ingest.samples import (
 MIB = 2**20
 
 
-def drained(stores: Stores, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> Any:
-    return make_drain(stores, clock=now).run(idle_seconds=idle_seconds(stores))
-
-
-def publish(stores: Stores, *messages: Message) -> None:
-    stores.message_queue.publish([as_published(one) for one in messages])
-
-
-def points(stores: Stores, device: str = SECOND_DEVICE) -> list[dict[str, Any]]:
-    return stores.metrics_store.read(NOW - timedelta(hours=2), NOW + timedelta(hours=1), [device]).to_pylist()
-
-
 def states(stores: Stores) -> dict[str, int]:
     found = [document["state"] for document in stores.mongodb.database["quarantine"].find()]
     return {state: found.count(state) for state in set(found)}
-
-
-def ledger(stores: Stores) -> dict[str, int]:
-    rows = stores.clickhouse.rows("SELECT outcome, count() AS n FROM message_ledger GROUP BY outcome")
-    return {row["outcome"]: row["n"] for row in rows}
 
 
 NEW_DEVICE = str(uuid.UUID(int=77))
@@ -71,7 +53,7 @@ def waiting(fleet: Stores) -> Stores:
 
 def with_new(fleet: Stores, organization: str | None) -> Stores:
     """`organization` is what Telegraf's key names."""
-    publish(
+    publish_messages(
         fleet,
         telegraf(
             line("mem", f"used={MIB}i"),
@@ -119,15 +101,15 @@ def test_what_came_before_its_host_was_registered_is_written_once_it_is(waiting:
     assert tick(waiting) == "messages replayed: 2"
     assert tick(waiting) == "no host of a quarantined message is known by now"
     assert drained(waiting).points_written == 3
-    [point] = points(waiting, NEW_DEVICE)
+    [point] = points_of(waiting, NEW_DEVICE)
     assert (point["cpu"], point["memory"], point["uptime"]) == (10.0, 2.0, 1.0)
-    assert len(points(waiting)) == 2
+    assert len(points_of(waiting)) == 2
     assert states(waiting) == {"replayed": 2, "held": 1}  # the line that nobody can read
     [trail] = [d["trail"] for d in waiting.mongodb.database["quarantine"].find({"state": "replayed"})][:1]
     assert [(step["who"], step["action"]) for step in trail] == [("registered_hosts", "replayed")]
     assert tick(waiting) == "no host of a quarantined message is known by now"
     assert drained(waiting).messages == 0
-    assert points(waiting, NEW_DEVICE) == [point]
+    assert points_of(waiting, NEW_DEVICE) == [point]
     assert ledger(waiting) == {"partly_quarantined": 3, "written": 1}
 
 
@@ -146,7 +128,7 @@ def test_a_host_of_the_wrong_organization_or_of_several_goes_on_waiting(anybody:
     register(waiting, device=str(uuid.UUID(int=78)))
     assert tick(waiting) == "messages replayed: 1"
     assert drained(waiting).points_written == 1
-    publish(waiting, telegraf(line("mem", "used=1i", host="new", seconds_ago=20), organization=None))
+    publish_messages(waiting, telegraf(line("mem", "used=1i", host="new", seconds_ago=20), organization=None))
     assert drained(waiting).points_written == 0
     assert tick(waiting) == "no host of a quarantined message is known by now"
     with waiting.postgres.transaction() as connection:
@@ -158,7 +140,7 @@ def test_a_host_of_the_wrong_organization_or_of_several_goes_on_waiting(anybody:
 def test_what_names_no_organization_waits_for_a_person(ninjait: Any, fleet: Stores, anybody: Stores) -> None:
     """Also what was held for its host while that was allowed: it would go to whoever registers the name."""
     with_new(anybody, None)
-    publish(fleet, telegraf(line("mem", "used=1i", host="new", seconds_ago=20), organization=None))
+    publish_messages(fleet, telegraf(line("mem", "used=1i", host="new", seconds_ago=20), organization=None))
     assert drained(fleet).points_written == 0
     register(fleet, organization=OTHER_ORG)
     assert tick(fleet) == "no host of a quarantined message is known by now"
@@ -171,29 +153,29 @@ def test_what_names_no_organization_waits_for_a_person(ninjait: Any, fleet: Stor
     given = ninjait(*replay, "--set", f"organization_id={ORG}")
     assert given.exit_code == 0, given.output
     assert drained(fleet).points_written == 1
-    assert [row["device_id"] for row in points(fleet, str(uuid.UUID(int=78)))] == [str(uuid.UUID(int=78))] * 2
+    assert [row["device_id"] for row in points_of(fleet, str(uuid.UUID(int=78)))] == [str(uuid.UUID(int=78))] * 2
 
 
 def test_one_tick_replays_no_more_than_its_bound(fleet: Stores) -> None:
-    publish(fleet, *(telegraf(line("mem", f"used={n}i", host="new", seconds_ago=60 + n)) for n in range(3)))
+    publish_messages(fleet, *(telegraf(line("mem", f"used={n}i", host="new", seconds_ago=60 + n)) for n in range(3)))
     assert drained(fleet).points_quarantined == 3
     register(fleet)
     registry = load_sender_registry(fleet.postgres)
     replayed = [replay_registered(fleet.mongodb, fleet.message_queue, registry, NOW, limit=2) for _ in range(3)]
     assert replayed == [2, 1, 0]
     assert drained(fleet).points_written == 3
-    assert len(points(fleet, NEW_DEVICE)) == 3
+    assert len(points_of(fleet, NEW_DEVICE)) == 3
 
 
 def test_the_same_lines_of_two_organizations_are_replayed_for_both(fleet: Stores) -> None:
     text = line("mem", f"used={MIB}i", host="new")
-    publish(fleet, *(telegraf(text, organization=one) for one in (ORG, OTHER_ORG)))
+    publish_messages(fleet, *(telegraf(text, organization=one) for one in (ORG, OTHER_ORG)))
     assert drained(fleet).points_quarantined == 2
     register(fleet)
     register(fleet, str(uuid.UUID(int=78)), OTHER_ORG)
     assert tick(fleet) == "messages replayed: 2"
     assert drained(fleet).points_written == 2
-    assert len(points(fleet, NEW_DEVICE)) == len(points(fleet, str(uuid.UUID(int=78)))) == 1
+    assert len(points_of(fleet, NEW_DEVICE)) == len(points_of(fleet, str(uuid.UUID(int=78)))) == 1
 
 
 def test_a_tick_is_quick_however_much_is_held_for_however_many_hosts(fleet: Stores) -> None:

@@ -1,7 +1,6 @@
 """Messages of third-party agents on their way through a drain into the stores."""
 
-from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -11,16 +10,15 @@ from ninjait_pipelines.ingest.quarantine.documents import body_of
 from ninjait_pipelines.ingest.quarantine.reasons import entries, read
 from ninjait_pipelines.ingest.quarantine.replay import rebuild_message, replay_all
 from ninjait_pipelines.ingest.sinks import MetricsSink
-from ninjait_pipelines.messages import Message
 from ninjait_pipelines.metrics.model import Tier
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.resources.clickhouse_metrics import ClickHouseMetrics
 from ninjait_pipelines.resources.metrics_store import Refusal
-from ninjait_pipelines_tests.ingest.conftest import LOG, idle_seconds, make_drain
+from ninjait_pipelines_tests.ingest.conftest import LOG, make_drain
+from ninjait_pipelines_tests.ingest.drains import drained, ledger, points_of, publish_messages
 from ninjait_pipelines_tests.ingest.samples import (
     NOW,
     ORG,
-    SECOND_DEVICE,
     as_published,
     collectd,
     line,
@@ -31,33 +29,16 @@ from ninjait_pipelines_tests.ingest.samples import (
 MIB = 2**20
 
 
-def drained(stores: Stores, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> Any:
-    return make_drain(stores, clock=now).run(idle_seconds=idle_seconds(stores))
-
-
-def publish(stores: Stores, *messages: Message) -> None:
-    stores.message_queue.publish([as_published(one) for one in messages])
-
-
-def points(stores: Stores, device: str = SECOND_DEVICE) -> list[dict[str, Any]]:
-    return stores.metrics_store.read(NOW - timedelta(hours=2), NOW + timedelta(hours=1), [device]).to_pylist()
-
-
-def ledger(stores: Stores) -> dict[str, int]:
-    rows = stores.clickhouse.rows("SELECT outcome, count() AS n FROM message_ledger GROUP BY outcome")
-    return {row["outcome"]: row["n"] for row in rows}
-
-
 def test_a_reading_spread_over_messages_and_drains_is_one_point(fleet: Stores) -> None:
-    publish(fleet, telegraf(line("cpu", "usage_idle=90", cpu="cpu-total"), line("swap", "used=1i")))
+    publish_messages(fleet, telegraf(line("cpu", "usage_idle=90", cpu="cpu-total"), line("swap", "used=1i")))
     assert drained(fleet).points_written == 1
-    publish(
+    publish_messages(
         fleet,
         telegraf(line("mem", f"used={MIB}i")),
         collectd(value_list("uptime", "uptime", 5), organization=ORG),
     )
     assert drained(fleet).points_written == 2
-    [point] = points(fleet)
+    [point] = points_of(fleet)
     assert (point["cpu"], point["memory"], point["uptime"], point["network_in"]) == (10.0, 1.0, 5.0, None)
     assert ledger(fleet) == {"written": 3}
 
@@ -68,7 +49,7 @@ def test_counters_become_increases(fleet: Stores) -> None:
     readings = [(0, 1000, 100), (60, 1500, 150), (120, 200, 20), (180, 300, 30)]  # booted before the third one
     for after, received, sent in readings:
         text = line("net", f"bytes_recv={received}i,bytes_sent={sent}i", start - after, interface="eth0")
-        publish(fleet, telegraf(text), telegraf(text))
+        publish_messages(fleet, telegraf(text), telegraf(text))
     assert drained(fleet).points_written == 8
     [window] = fleet.metrics_store.aggregate(Tier.RAW, hour, hour + timedelta(hours=1), timedelta(hours=1)).to_pylist()
     assert (window["network_in_sum"], window["network_out_sum"]) == (500 + 200 + 100, 50 + 20 + 10)

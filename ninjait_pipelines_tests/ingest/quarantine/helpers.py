@@ -79,12 +79,6 @@ def states(stores: Stores) -> list[str]:
     return [document["state"] for document in stores.mongodb.database["quarantine"].find().sort("_id", 1)]
 
 
-def ledger(stores: Stores) -> dict[str, int]:
-    """How many copies have which outcome."""
-    rows = stores.clickhouse.rows("SELECT outcome, count() AS n FROM message_ledger GROUP BY outcome")
-    return {row["outcome"]: row["n"] for row in rows}
-
-
 def as_json(result: Result) -> Any:
     """What a command that succeeded printed."""
     assert result.exit_code == 0, result.stderr

@@ -23,7 +23,8 @@ from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.resources.rabbitmq import topology
 from ninjait_pipelines.resources.rabbitmq.resource import RabbitMQ
 from ninjait_pipelines_tests.ingest.conftest import LOG, drained, lines
-from ninjait_pipelines_tests.ingest.quarantine.helpers import hold, ledger, publish_bad, replay_and_die, states
+from ninjait_pipelines_tests.ingest.drains import ledger
+from ninjait_pipelines_tests.ingest.quarantine.helpers import hold, publish_bad, replay_and_die, states
 from ninjait_pipelines_tests.ingest.samples import (
     DEVICE,
     EVENTS,

@@ -31,6 +31,7 @@ from clickhouse_connect.driver.exceptions import DatabaseError, StreamFailureErr
 from ninjait_pipelines.local.stack.engines import ClickHouse
 from ninjait_pipelines.local.stack.local import LocalStack, find
 from ninjait_pipelines_tests.local.stack.conftest import connect
+from ninjait_pipelines_tests.resources.queue_contract import eventually
 
 SLOW = "SELECT count() FROM numbers(100000000000) WHERE sipHash64(number) = 1"
 
@@ -98,15 +99,6 @@ def front_of(stack: LocalStack) -> psutil.Process:
     process = find(ClickHouse(stack.home / "clickhouse", 0, ""))
     assert process
     return process
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 5) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 @pytest.mark.parametrize("compress", [True, False, "lz4", "zstd", "gzip"])
@@ -478,9 +470,9 @@ def test_the_query_of_a_client_that_left_is_stopped(raw: Raw) -> None:
         f"SELECT count() FROM system.processes WHERE query LIKE '%{'sipHash64'}%' AND query NOT LIKE '%processes%'"
     )
     connection = raw.socket(SLOW)
-    assert eventually(lambda: raw(query=processes)[2] == b"1\n")
+    assert eventually(lambda: raw(query=processes)[2] == b"1\n", seconds=5)
     connection.close()
-    assert eventually(lambda: raw(query=processes)[2] == b"0\n")
+    assert eventually(lambda: raw(query=processes)[2] == b"0\n", seconds=5)
 
 
 def test_a_client_killed_in_a_stream_leaks_nothing(raw: Raw, shared_stack: LocalStack) -> None:
@@ -496,8 +488,8 @@ def test_a_client_killed_in_a_stream_leaks_nothing(raw: Raw, shared_stack: Local
     for connection in connections:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         connection.close()
-    assert eventually(lambda: raw(query=processes)[2] == b"0\n")
-    assert eventually(lambda: len(front.net_connections()) <= before)
+    assert eventually(lambda: raw(query=processes)[2] == b"0\n", seconds=5)
+    assert eventually(lambda: len(front.net_connections()) <= before, seconds=5)
 
 
 def test_a_large_result_streams_in_constant_memory(client: Client, shared_stack: LocalStack) -> None:
@@ -540,9 +532,9 @@ def test_no_acknowledged_insert_is_lost(own_stack: LocalStack, sent: signal.Sign
         assert eventually(lambda: len(acknowledged) > 200, 20)
         front = front_of(own_stack)
         os.kill(front.pid, sent)
-        assert eventually(lambda: not own_stack.running()["clickhouse"])
+        assert eventually(lambda: not own_stack.running()["clickhouse"], seconds=5)
         stop.set()
-    assert eventually(lambda: not front.is_running() or front.status() == psutil.STATUS_ZOMBIE)
+    assert eventually(lambda: not front.is_running() or front.status() == psutil.STATUS_ZOMBIE, seconds=5)
     settings = own_stack.up()
     with connect(settings) as client:
         stored = {row[0] for row in client.query("SELECT n FROM acked").result_rows}

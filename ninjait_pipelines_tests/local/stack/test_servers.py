@@ -21,6 +21,7 @@ from ninjait_pipelines.local.stack.local import LocalStack, find
 from ninjait_pipelines.local.stack.servers import SERVER_ENGINES, SERVERS, InfluxDB, RabbitMQ, S3Gateway, Server, call
 from ninjait_pipelines.settings import read_env_file, validate
 from ninjait_pipelines_tests.local.stack.standalone_engine import Alone, alone
+from ninjait_pipelines_tests.resources.queue_contract import eventually
 
 WHEELS = {"postgres", "clickhouse", "dragonfly", "mongodb"}
 ALL = WHEELS | {"rabbitmq", "influxdb", "s3"}
@@ -98,15 +99,6 @@ def processes(folder: Path) -> list[list[str]]:
     lines = [process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])]
     mapped = [["epmd"] for _ in mappers(folder)]
     return [line for line in lines if any(word.startswith(str(folder)) for word in line)] + mapped
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 10) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 @pytest.fixture
