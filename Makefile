@@ -12,7 +12,7 @@ ON_OLDER := test_migrations.py test_migrations_stopped.py resources/test_store.p
 ON_SERVERS := resources local/stack/test_servers.py ingest cli/quarantine cli/test_queue.py rollup archive cache reports operations metrics benchmarks local/fleet faults local/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo servers test test-fast test-servers test-faults check generated bench bench-peers soak format lock clean
+.PHONY: help demo servers test test-fast test-servers test-faults check generated bench bench-marts bench-peers soak format lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -53,6 +53,9 @@ check: $(READY) ## lint, format, types, definitions, and known vulnerabilities o
 bench: $(READY) ## ingest against Telegraf and others, and the roll-up, on real servers; half an hour
 	@$(RUN) ninjait_pipelines.cli bench
 	@$(RUN) benchmarks.rollup
+
+bench-marts: $(READY) ## what comes after ingest, each piece of work beside its limit; at most 15 minutes
+	@$(RUN) benchmarks.marts
 
 bench-peers: ## Telegraf into .servers, which make servers builds as well
 	@"$(or $(PYTHON),python3)" servers/build.py telegraf
