@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -39,7 +38,7 @@ from ninjait_pipelines.metrics.volumes import disk_of
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.resources.store import StoreUnavailable
 from ninjait_pipelines.settings import Settings
-from ninjait_pipelines_tests.local.fleet.brokers import AWAY, into
+from ninjait_pipelines_tests.local.fleet.brokers import AWAY, into, queued
 
 ORGANIZATION, DEVICE = uuid.UUID(int=1), uuid.UUID(int=2)
 
@@ -50,15 +49,6 @@ def now() -> datetime:
 
 def reading(number: int) -> Outgoing:
     return Outgoing("agent.metrics", f"metrics.{ORGANIZATION}", b'{"number": %d}' % number, str(uuid.UUID(int=number)))
-
-
-def queued(stores: Stores, queue: str = "agent.metrics") -> list[Message]:
-    with stores.message_queue.consume(queue, prefetch=10_000) as consumer:
-        messages = []
-        while batch := consumer.receive(1000, wait_seconds=0.1):
-            messages += batch
-        consumer.acknowledge(messages)
-    return messages
 
 
 def ids(messages: list[Message]) -> list[int]:
@@ -310,27 +300,3 @@ def test_registering_makes_this_machine_a_device_once(shared_stores: Stores) -> 
     for taken in (seeded.devices["north"][0], seeded.devices["south"][0]):
         with pytest.raises(LookupError, match="is registered otherwise"):
             register(shared_stores.postgres, "south", taken, now())
-
-
-def _until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-def test_the_command_reports_until_it_is_told_to_stop(
-    shared_stores: Stores, settings: Settings, tmp_path: Path
-) -> None:
-    seed(shared_stores.postgres, "testing", date(2026, 5, 20))
-    command = [sys.executable, "-m", "ninjait_pipelines.cli", "agent", "--organization", "north", "--register"]
-    command += ["--interval", "1", "--spool", str(tmp_path)]
-    process = subprocess.Popen(command, env={**os.environ, **settings}, stderr=subprocess.PIPE, text=True)
-    _until(lambda: shared_stores.message_queue.depth("agent.metrics").ready >= 2, process)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=20) == 0
-    statuses = [json.loads(message.body)["status"] for message in queued(shared_stores, "agent.heartbeats")]
-    assert statuses == ["online", "offline"]
-    metrics = [json.loads(message.body)["samples"][0]["timestamp"] for message in queued(shared_stores)]
-    assert metrics == sorted(set(metrics))

@@ -1,20 +1,15 @@
 """The seed: plausible, the same in every run, and removed without touching anything else."""
 
-import json
 from collections import defaultdict
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-import typer
-from typer.testing import CliRunner
 
-from ninjait_pipelines.cli.fleet import register
 from ninjait_pipelines.local.fleet.seed import DAYS, TABLES, build, clean, seed
 from ninjait_pipelines.local.fleet.seed_data import ENVIRONMENTS
 from ninjait_pipelines.resources import Stores
-from ninjait_pipelines.settings import Settings
 
 TODAY = date(2026, 5, 20)
 # The first day of a month, the last of a long month, a leap day, a DST change in Berlin, New Year.
@@ -142,16 +137,3 @@ def test_people_plans_and_contracts_are_plausible() -> None:
         (row["organization_id"], plans[row["price_plan_id"], row["price_plan_version"]]) for row in rows["contracts"]
     }
     assert len(currencies) == 3, "no organization changes its currency"
-
-
-def test_the_command_seeds_and_asks_before_it_deletes(settings: Settings, shared_stores: Stores) -> None:
-    app, runner = typer.Typer(), CliRunner(env=dict(settings))
-    register(app)
-    seeded = runner.invoke(app, ["seed", "--environment", "testing", "--json"])
-    assert seeded.exit_code == 0, seeded.output
-    assert json.loads(seeded.output)["rows"]["organizations"] == 2
-    assert runner.invoke(app, ["seed", "--environment", "testing", "--clean"], input="n\n").exit_code != 0
-    assert len(shared_stores.postgres.rows("SELECT 1 FROM organizations")) == 2
-    assert runner.invoke(app, ["seed", "--environment", "testing", "--clean", "--yes"]).exit_code == 0
-    assert shared_stores.postgres.rows("SELECT 1 FROM organizations") == []
-    assert runner.invoke(app, ["seed", "--environment", "production"]).exit_code == 2
