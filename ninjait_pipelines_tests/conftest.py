@@ -63,7 +63,9 @@ LONGEST = (
 # The files whose tests start engines, servers or interpreters without asking for the stack.
 OWN_ENGINES = (
     "billing/test_billing_automation",
-    "cli/test_commands",
+    "cli/test_main",
+    "cli/test_sql",
+    "cli/test_stack",
     "local/fleet/test_agent",
     "local/fleet/test_relay",
     "local/stack/test_clickhouse_http",

@@ -15,11 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-import typer
-from typer.testing import CliRunner
 
 from ninjait_pipelines import migrations
-from ninjait_pipelines.cli.migrate import register
 from ninjait_pipelines.migrations import MigrationError, Record, due, load, migrate_up, parse, rollback, statements
 from ninjait_pipelines.paths import SQL
 from ninjait_pipelines.reference.assets import organizations, rows_keep_the_constraints
@@ -398,27 +395,3 @@ def test_looking_at_what_is_declared_creates_nothing(empty: Settings) -> None:
                     fresh_stores.metrics_store.check_declared()
             fresh_stores.metrics_store.declare()
         fresh_stores.metrics_store.check_declared()
-
-
-def test_the_command_applies_lists_and_undoes(empty: Settings) -> None:
-    app, runner = typer.Typer(), CliRunner(env=dict(empty))
-    app.callback()(lambda: None)
-    register(app)
-    assert runner.invoke(app, ["migrate", "status"]).exit_code == 1
-    assert runner.invoke(app, ["migrate", "up"]).exit_code == 0
-    assert "up to date" in runner.invoke(app, ["migrate", "up"]).output
-    listed = runner.invoke(app, ["migrate", "status", "--json"])
-    assert listed.exit_code == 0
-    *migrations, queue, metrics = json.loads(listed.output)
-    assert {row["state"] for row in migrations} == {"applied"}
-    assert [(row["store"], row["state"]) for row in (queue, metrics)] == [
-        ("message_queue", "ok"),
-        ("metrics_store", "ok"),
-    ]
-    refused = runner.invoke(app, ["migrate", "rollback", "--store", "clickhouse"], input="n\n")
-    assert refused.exit_code != 0
-    assert runner.invoke(app, ["migrate", "status"]).exit_code == 0
-    assert runner.invoke(app, ["migrate", "rollback", "--store", "clickhouse", "--yes"]).exit_code == 0
-    after = runner.invoke(app, ["migrate", "status"])
-    assert after.exit_code == 1
-    assert "pending" in after.output

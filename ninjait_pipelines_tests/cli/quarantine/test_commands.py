@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 import ninjait_pipelines.resources
 from ninjait_pipelines.cli.quarantine import commands
-from ninjait_pipelines.ingest.decode.message import decode, decode_nothing
+from ninjait_pipelines.ingest.decode.message import decode
 from ninjait_pipelines.ingest.decode.model import Period
 from ninjait_pipelines.ingest.quarantine import query
 from ninjait_pipelines.ingest.quarantine.documents import body_of
@@ -151,16 +151,6 @@ def test_samples_with_a_field_put_right_are_written(ninjait: Any, fleet: Stores)
     assert (audited["changes"], audited["message_id"]) == (["--set cpu=9"], rehearsed[0]["message_id"])
 
 
-def test_what_comes_back_from_a_replay_is_named(ninjait: Any, fleet: Stores) -> None:
-    publish_bad(fleet, metrics(sample(cpu=-2)))
-    (document,) = query.select(fleet.mongodb)
-    ninjait("quarantine", "replay", "--id", document["_id"], "--set", "cpu=500")
-    drained(fleet)
-    (again,) = query.select(fleet.mongodb)
-    became = as_json(ninjait("quarantine", "show", document["_id"], "--json"))["trail"][0]["became"]
-    assert became == f"quarantined (0 of 1 points) by run run-1, see {again['_id']}"
-
-
 def test_an_old_device_becomes_a_new_one_once_however_often_the_replay_dies(ninjait: Any, fleet: Stores) -> None:
     publish_bad(fleet, metrics(sample(60), device_id=OLD), metrics(sample(30)), metrics(sample(20, cpu=-2)))
     replay = ("quarantine", "replay", "--everything", "--map", f"{OLD}={DEVICE}", "--json")
@@ -186,15 +176,6 @@ def test_events_of_a_wrong_organization_follow_their_routing_key_and_count_once(
     assert fleet.clickhouse.scalar("SELECT organization_id::String FROM api_calls") == ORG
 
 
-def test_what_is_of_several_organizations_is_not_given_to_one(ninjait: Any, fleet: Stores) -> None:
-    call = EVENTS["platform.api_calls"]
-    publish_bad(
-        fleet, *(call | {"organization_id": one, "method": 1} for one in (ORG, OLD)), queue="platform.api_calls"
-    )
-    given = ninjait("quarantine", "replay", "--everything", "--set", f"organization_id={ORG}", "--set", "method=GET")
-    assert (given.exit_code, "these are of several" in given.stderr, states(fleet)) == (1, True, ["held", "held"])
-
-
 def test_hosts_of_other_agents_are_mapped(ninjait: Any, fleet: Stores) -> None:
     mib = 1024 * 1024
     one = telegraf(line("mem", f"used={mib}i", host="old"), line("mem", f"used={mib}i"), organization=ORG)
@@ -206,28 +187,6 @@ def test_hosts_of_other_agents_are_mapped(ninjait: Any, fleet: Stores) -> None:
     assert "2 messages left: it is from a third-party agent" in refused.stdout
     assert as_json(ninjait("quarantine", "replay", "--everything", "--map", "old=lap-1", "--json"))["replayed"] == 2
     assert drained(fleet).points_written == 2
-
-
-def test_show_highlights_what_was_refused_and_raw_writes_every_byte(ninjait: Any, fleet: Stores) -> None:
-    body = json.dumps(metrics(*(sample(n, cpu=-2 if n % 10 else 1) for n in range(1000)))).encode()
-    broken = b'{"caf\xe9": "\x1b[2J'
-    publish_bad(fleet, body, broken)
-    ids = {document["reasons"][0]["reason"]: document["_id"] for document in query.select(fleet.mongodb)}
-    shown = ninjait("quarantine", "show", ids["negative"]).stdout
-    marks = [at for at, one in enumerate(shown.splitlines()) if one.strip() == "^" * len('"cpu": -2')]
-    below = [shown.splitlines()[at - 1][shown.splitlines()[at].index("^") :] for at in marks]
-    assert len(below) == 20
-    assert all(one.startswith('"cpu": -2,') for one in below)
-    assert "and 880 more: 880 of cpu: negative" in shown
-    assert len(shown) < 8000
-    assert "\x1b" not in ninjait("quarantine", "show", ids["invalid_utf8"]).stdout
-    forged = message("agent.metrics", b"x", delivery_id="a\x1b[2J", content_type="a\nstate: replayed\u202e")
-    hold_messages(fleet.mongodb, [(forged, decode(forged, REGISTRY, Period.at(NOW)))], "run", NOW, LOG)
-    shown = ninjait("quarantine", "show", forged.copy_id).stdout
-    assert not {"\x1b", "\u202e"} & set(shown)
-    assert "state: replayed" not in shown.splitlines()
-    assert ninjait("quarantine", "show", ids["negative"], "--raw").stdout_bytes == body
-    assert ninjait("quarantine", "show", ids["invalid_utf8"], "--raw").stdout_bytes == broken
 
 
 def test_the_list_is_bounded_and_knows_names_queues_and_times(ninjait: Any, fleet: Stores) -> None:
@@ -272,38 +231,6 @@ def test_many_are_discarded_with_a_reason_and_a_yes(ninjait: Any, fleet: Stores)
     assert "say which" in ninjait("quarantine", "discard", "--because", "x").stderr
 
 
-def test_a_change_that_is_not_written_as_one_is_refused(ninjait: Any, fleet: Stores) -> None:
-    assert "write it as FIELD=VALUE" in ninjait("quarantine", "replay", "--everything", "--set", "cpu").stderr
-    assert "write it as OLD=NEW" in ninjait("quarantine", "replay", "--everything", "--map", "=x").stderr
-    twice = ninjait("quarantine", "replay", "--everything", "--set", "cpu=1", "--set", "cpu=2")
-    assert (twice.exit_code, "--set cpu=2: cpu is given twice" in twice.stderr) == (1, True)
-    assert "old is given twice" in ninjait("quarantine", "replay", "--everything", *["--map", "old=new"] * 2).stderr
-
-
-def test_a_mistyped_queue_or_reason_is_no_success(ninjait: Any, fleet: Stores) -> None:
-    """A script that replayed `--reason unknown_devise` was told of 0 messages, and went on."""
-    because = ("--because", "x", "--yes")
-    for command, rest in (("list", ()), ("replay", ()), ("discard", because)):
-        wrong = ninjait("quarantine", command, "--queue", "agent.metric", *rest)
-        assert (wrong.exit_code, "the queues are agent.metrics, agent.heartbeats" in wrong.stderr) == (1, True)
-    assert ninjait("quarantine", "list", "--reason", "negativ").stdout == "Nothing is quarantined.\n"
-    for many in (("replay",), ("discard", *because)):
-        assert ninjait("quarantine", *many, "--everything").stderr == "ninjait: nothing is quarantined\n"
-    publish_bad(fleet, metrics(sample(cpu=-2)), metrics(sample(2, cpu=-2, memory="x")), b"not json")
-    for some in (("replay",), ("replay", "--dry-run"), ("discard", *because)):
-        nothing = ninjait("quarantine", *some, "--reason", "negativ")
-        assert (nothing.exit_code, nothing.stderr) == (
-            1,
-            "ninjait: no quarantined message matches; the reasons are negative (2), number_as_text (1), not_json (1)\n",
-        )
-    other = ninjait(
-        "quarantine", "replay", "--queue", "platform.usage", "--id", next(query.select(fleet.mongodb))["_id"]
-    )
-    assert "is quarantined, but the other options exclude it" in other.stderr
-    assert "3 other messages are." in ninjait("quarantine", "list", "--reason", "negativ").stdout
-    assert "3 other messages are." in ninjait("quarantine", "list", "--all", "--queue", "platform.usage").stdout
-
-
 def test_a_rehearsal_of_what_is_not_possible_fails(ninjait: Any, fleet: Stores) -> None:
     publish_bad(fleet, metrics(sample(cpu=-2)))
     for options in ((), ("--json",)):
@@ -313,27 +240,6 @@ def test_a_rehearsal_of_what_is_not_possible_fails(ninjait: Any, fleet: Stores) 
         assert ninjait("quarantine", "replay", "--everything", "--set", "cpu=1", "--dry-run", *options).exit_code == 0
 
 
-def test_what_tells_messages_apart_is_not_set_to_one_value(ninjait: Any, fleet: Stores) -> None:
-    """Three calls of a device whose clock was wrong became one call, of one instant."""
-    call = EVENTS["platform.api_calls"] | {"timestamp": "yesterday"}
-    publish_bad(fleet, call, call, call | {"method": "POST"}, queue="platform.api_calls")
-    change = ("--set", f"timestamp={ago(minutes=5)}")
-    refused = ninjait("quarantine", "replay", "--everything", *change)
-    assert (refused.exit_code, "these are 3: choose one by --id" in refused.stderr) == (1, True)
-    assert states(fleet) == ["held"] * 3
-    single = as_json(ninjait("quarantine", "list", "--all", "--json"))[2]["id"]
-    ninjait("quarantine", "discard", "--id", single, "--because", "a test")
-    assert as_json(ninjait("quarantine", "replay", "--everything", *change, "--json"))["replayed"] == 1, "of two copies"
-
-    beats = [EVENTS["agent.heartbeats"] | {"device_id": one} for one in ("lap-1", "lap-2")]
-    publish_bad(fleet, *beats, queue="agent.heartbeats")
-    refused = ninjait("quarantine", "replay", "--queue", "agent.heartbeats", "--set", f"device_id={DEVICE}")
-    assert (refused.exit_code, "--set device_id is for messages of one device" in refused.stderr) == (1, True)
-    publish_bad(fleet, *(metrics(sample(n), device_id=OLD) for n in range(2)))
-    replay = ("quarantine", "replay", "--queue", "agent.metrics", "--set", f"device_id={DEVICE}", "--json")
-    assert as_json(ninjait(*replay))["replayed"] == 2
-
-
 def test_what_was_typed_stays_text_where_the_field_takes_text(ninjait: Any, fleet: Stores) -> None:
     """2.5 was read as a JSON number, and refused once more for being one."""
     publish_bad(fleet, EVENTS["platform.usage"] | {"storage_gb": 2.25}, queue="platform.usage")
@@ -341,20 +247,6 @@ def test_what_was_typed_stays_text_where_the_field_takes_text(ninjait: Any, flee
         as_json(ninjait("quarantine", "replay", "--everything", "--set", "storage_gb=2.50", "--json"))["replayed"] == 1
     )
     assert drained(fleet, "platform.usage").points_written == 1
-
-
-def test_dead_letters_are_one_group_however_many_words_are_said_of_them(ninjait: Any, fleet: Stores) -> None:
-    letters = [message("agent.metrics", metrics(sample(n)), n) for n in range(3)]
-    rejected = [(one, decode_nothing(one, "dead_letter", f"ValueError: at cpu {n}")) for n, one in enumerate(letters)]
-    hold_messages(fleet.mongodb, rejected, "run", NOW, LOG)
-    old = message("agent.metrics", b"x", 9)
-    hold_messages(fleet.mongodb, [(old, decode_nothing(old, "dead_letter:of an earlier version"))], "run", NOW, LOG)
-    (group,) = as_json(ninjait("quarantine", "list", "--reason", "dead_letter", "--json"))
-    assert (group["messages"], group["points"]) == (3, 3)
-    shown = ninjait("quarantine", "show", letters[1].copy_id).stdout
-    assert "-> whole message: dead_letter: ValueError: at cpu 1\n" in shown
-    assert "dead_letter:of an earlier version" in ninjait("quarantine", "list").stdout
-    assert "dead_letter:of an earlier version" in ninjait("quarantine", "show", old.copy_id).stdout
 
 
 def test_discard_needs_a_reason_and_happens_once(ninjait: Any, fleet: Stores) -> None:
