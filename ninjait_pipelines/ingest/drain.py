@@ -53,8 +53,10 @@ from ninjait_pipelines.resources.store import StoreError, StoreUnavailable
 
 BATCH_MESSAGES = 4000
 # Memory that a batch may take, apart from its last receive: as much as the largest legal bodies need.
-BATCH_BYTES = 16 * 1024 * 1024
-RECEIVE_MESSAGES = 100
+BATCH_BYTES = 24 * 1024 * 1024
+# The first batch; each one after it may be twice as large. So InfluxDB does not wait for a whole batch to be decoded.
+FIRST_BATCH_BYTES = 2 * 1024 * 1024
+RECEIVE_MESSAGES = 25
 # Messages that the broker may send ahead: enough for all stages, and few for one drain to keep from another.
 PREFETCH = 16_000
 # How long a thread may keep the interpreter. The others need it after every wait for the network, and wait this long.
@@ -151,6 +153,7 @@ class Drain:
         half_time = started + timedelta(seconds=max_seconds / 2)
         summary = DrainSummary(dead_letters=self._move_dead_letters(max_messages, half_time))
         registry = load_sender_registry(self.postgres)
+        batch_bytes = FIRST_BATCH_BYTES
         with (
             tuned_interpreter(),
             self.message_queue.consume(self.sink.queue, PREFETCH, max_messages) as consumer,
@@ -161,7 +164,8 @@ class Drain:
                 if self.when_available.began or (self.clock() - started).total_seconds() >= max_seconds:
                     consumer.stop()
                 room = max_messages - summary.messages - stages.messages
-                messages = _receive(consumer, room, 0 if stages.under_way else idle_seconds)
+                messages = _receive(consumer, room, batch_bytes, 0 if stages.under_way else idle_seconds)
+                batch_bytes = min(2 * batch_bytes, BATCH_BYTES)
                 if not messages and not stages.under_way:
                     break
                 redelivered = [message for message in messages if message.deliveries > BATCHED_DELIVERIES]
@@ -394,7 +398,7 @@ def _groups(redelivered: Sequence[Message]) -> Iterator[Sequence[Message]]:
 def _parts(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
     """The messages in as few parts as hold one and a half times BATCH_BYTES each, or one message.
 
-    A hundred messages arrive at once, and compressed ones are large once they are read. The half is because a usual
+    RECEIVE_MESSAGES arrive at once, and compressed ones are large once they are read. The half is because a usual
     batch is a little beyond its bound, and that little would be a batch of its own.
     """
     part: list[Message] = []
@@ -414,12 +418,12 @@ def _is_unregistered(decoded: Decoded) -> bool:
     return any(rejection.reason in UNREGISTERED for rejection in decoded.rejections)
 
 
-def _receive(consumer: Consumer, limit: int, idle_seconds: float) -> list[Message]:
+def _receive(consumer: Consumer, limit: int, max_bytes: int, idle_seconds: float) -> list[Message]:
     """A batch of what is there, bounded in messages and bytes; empty if nothing arrives within `idle_seconds`."""
     limit = min(limit, BATCH_MESSAGES)
     batch: list[Message] = []
     size = 0
-    while len(batch) < limit and size < BATCH_BYTES:
+    while len(batch) < limit and size < max_bytes:
         asked = min(limit - len(batch), RECEIVE_MESSAGES)
         received = consumer.receive(asked, 0 if batch else idle_seconds)
         batch += received

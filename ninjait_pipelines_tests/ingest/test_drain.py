@@ -20,7 +20,7 @@ from ninjait_pipelines.ingest import sinks
 from ninjait_pipelines.ingest.decode.message import decode
 from ninjait_pipelines.ingest.decode.model import Decoded, Period
 from ninjait_pipelines.ingest.decode.third_party import MAX_BYTES
-from ninjait_pipelines.ingest.drain import BATCH_BYTES, DrainSummary, _parts
+from ninjait_pipelines.ingest.drain import BATCH_BYTES, RECEIVE_MESSAGES, DrainSummary, _parts
 from ninjait_pipelines.ingest.quarantine.documents import body_of
 from ninjait_pipelines.ingest.quarantine.reasons import entries, read
 from ninjait_pipelines.ingest.sinks import MetricsSink
@@ -621,15 +621,15 @@ def test_a_copy_that_comes_twice_in_one_batch_counts_once() -> None:
 
 
 def test_what_is_packed_goes_in_parts_as_large_as_it_is_unpacked() -> None:
-    """A hundred messages come at once, and 16 MiB may be packed into 16 kB."""
+    """RECEIVE_MESSAGES come at once, and 16 MiB may be packed into 16 kB."""
     small, large = batch(10, 1), batch(1, MAX_BYTES - 200)
     packed = message("agent.metrics", gzipped(large.body), routing_key=large.routing_key)
     assert len(packed.body) < 50_000 < BATCH_BYTES
-    parts = [list(part) for part in _parts([small, small, packed, packed, small, small])]
-    assert list(map(len, parts)) == [3, 3]  # two of the large ones are beyond the bound
-    assert [one for part in parts for one in part] == [small, small, packed, packed, small, small]
+    parts = [list(part) for part in _parts([small, small, packed, packed, packed, small])]
+    assert list(map(len, parts)) == [4, 2]  # three of the large ones are beyond the bound
+    assert [one for part in parts for one in part] == [small, small, packed, packed, packed, small]
     assert list(_parts([])) == []
     assert json.dumps(len(list(_parts([small] * 4000)))) == "1"
     usual = batch(100, 200)
-    received = [usual] * (BATCH_BYTES // len(usual.body) + 100)
+    received = [usual] * (BATCH_BYTES // len(usual.body) + RECEIVE_MESSAGES)
     assert len(list(_parts(received))) == 1, "what the last receive brings beyond the bound is no batch of its own"

@@ -37,11 +37,13 @@ def post(server: Server, bucket: str, body: bytes | memoryview, max_wait_seconds
     Waits if the server asks to: that slows the drain down, while the queue keeps the messages.
     """
     query = {"org": server.organization, "bucket": bucket, "precision": "us"}
-    headers = {"Content-Encoding": "gzip", "Content-Type": "text/plain; charset=utf-8"}
-    compressed, waited = igzip.compress(body, 1), 0.0
+    headers = {"Content-Type": "text/plain; charset=utf-8"}
+    if server.compresses:
+        headers["Content-Encoding"] = "gzip"
+    payload, waited = igzip.compress(body, 1) if server.compresses else bytes(body), 0.0
     while True:
         try:
-            server.request("POST", "/api/v2/write", query, compressed, headers)
+            server.request("POST", "/api/v2/write", query, payload, headers)
             return None
         except ApiException as error:
             message = message_of(error)

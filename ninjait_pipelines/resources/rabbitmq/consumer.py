@@ -26,7 +26,7 @@ SLOW_SECONDS = 10.0
 # AHEAD_BYTES of them. What is sent to one consumer is withheld from the others and counts as delivered if it dies: so
 # when a store refuses messages, thousands have been sent once, and redeliveries come a few at a time.
 FIRST_PREFETCH = 250
-AHEAD_BYTES = 48 * 1024 * 1024
+AHEAD_BYTES = 108 * 1024 * 1024
 LINGER_SECONDS = 0.02  # a batch is complete once nothing has arrived for this long
 MAX_LINGER_SECONDS = 0.2
 RECONNECT_SECONDS = 0.25
