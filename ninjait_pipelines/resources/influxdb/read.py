@@ -1,13 +1,20 @@
-"""Reading by InfluxQL: answers are decoded as they arrive, and become tables of some hundred thousand rows."""
+"""Reading by InfluxQL: answers are decoded as they arrive, and become tables of some hundred thousand rows.
+
+Answers are JSON, which says where a series begins, whether more is to come, and what failed after some rows. (CSV says
+none of it: an answer that the server broke off looks whole.) Their rows are numbers alone, so they become CSV by
+replacing the brackets between them, and Arrow's compiled reader parses that.
+"""
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pyarrow import csv
 
 from ninjait_pipelines.metrics.model import POINTS
 from ninjait_pipelines.resources.influxdb.buckets import names_in_1_x
@@ -17,7 +24,7 @@ from ninjait_pipelines.resources.influxdb.server import Server
 from ninjait_pipelines.resources.influxdb.write import TEXT_TAGS
 from ninjait_pipelines.resources.store import SEE_STATUS, StoreFailed, StoreUnavailable
 
-# Rows of an answer that are kept as lists before they become columns, and bytes of it that are read at once.
+# Rows of an answer that are kept as text before they become columns, and bytes of it that are read at once.
 ROWS_AT_ONCE = 100_000
 READ_BYTES = 1 << 20
 TAGS = ("organization_id", "device_id")
@@ -34,6 +41,11 @@ class _Series(msgspec.Struct):
         """The time, in microseconds since 1970, and the selected fields."""
         # The server writes -0.0 as -0, which in JSON is an integer, and integers have no negative zero.
         return _ROWS.decode(bytes(self.values).replace(b"-0,", b"-0.0,").replace(b"-0]", b"-0.0]"))
+
+    def lines(self) -> tuple[bytes, int]:
+        """The rows as lines of CSV, and their number."""
+        text = bytes(self.values)[2:-2].replace(b"],[", b"\n")
+        return text, text.count(b"\n") + 1
 
 
 class _Result(msgspec.Struct):
@@ -59,6 +71,10 @@ def series(
     server: Server, query: str, bucket: str, **parameters: str
 ) -> Iterator[tuple[dict[str, str], list[list[float | None]]]]:
     """Tags and rows of each series, as the answer arrives; a long series comes in several parts."""
+    return ((found.tags, found.rows()) for found in _series(server, query, bucket, parameters))
+
+
+def _series(server: Server, query: str, bucket: str, parameters: Mapping[str, str]) -> Iterator[_Series]:
     arguments = names_in_1_x(bucket) | {"q": query, "epoch": "u", "chunked": "true"}
     arguments["params"] = msgspec.json.encode(parameters).decode()
     message, complete = "", False
@@ -74,7 +90,7 @@ def series(
                 if message:
                     break
                 for result in answer.results:
-                    yield from ((found.tags, found.rows()) for found in result.series)
+                    yield from result.series
                     complete = not result.partial
         except msgspec.DecodeError as error:
             message = f"its answer cannot be decoded: {error}"
@@ -108,19 +124,58 @@ def tables(
     devices = {f"device_{number}": device for number, device in enumerate(device_ids)}
     where += f" AND ({' OR '.join(f'device_id::tag = ${name}' for name in devices)})" if devices else ""
     query = f"SELECT {columns} FROM {measurement} WHERE {where} GROUP BY {', '.join(tags)}"  # noqa: S608
-    keys: list[dict[str, str]] = []
-    places: list[int] = []
-    rows: list[list[float | None]] = []
-    for key, more in series(server, query, bucket, **devices):
-        if not keys or key != keys[-1]:
-            if len(rows) >= ROWS_AT_ONCE:
-                yield _table(keys, places, rows, tags, names)
-                keys, places, rows = [], [], []
-            keys.append(key)
-        places += [len(keys) - 1] * len(more)
-        rows += more
-    if rows:
-        yield _table(keys, places, rows, tags, names)
+    part = _Part(tags, names)
+    for found in _series(server, query, bucket, devices):
+        if len(part) >= ROWS_AT_ONCE and found.tags != part.keys[-1]:
+            yield part.table(server)
+            part = _Part(tags, names)
+        part.add(found)
+    if len(part):
+        yield part.table(server)
+
+
+class _Part:
+    """Rows of an answer until they become a table, as the text that came and how many each key has."""
+
+    def __init__(self, tags: Sequence[str], names: Sequence[str]) -> None:
+        self.tags, self.names = tags, names
+        self.keys: list[dict[str, str]] = []
+        self._lines: list[bytes] = []
+        self._counts: list[int] = []
+        self._length = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def add(self, found: _Series) -> None:
+        lines, count = found.lines()
+        if not self.keys or found.tags != self.keys[-1]:
+            self.keys.append(found.tags)
+            self._counts.append(0)
+        self._lines.append(lines)
+        self._counts[-1] += count
+        self._length += count
+
+    def table(self, server: Server) -> pa.Table:
+        """The rows as columns. Raises StoreFailed if they cannot be parsed, or if one is lost in parsing."""
+        types = {"time": pa.int64(), **dict.fromkeys(self.names, pa.float64())}
+        try:
+            rows = csv.read_csv(
+                pa.BufferReader(b"\n".join(self._lines)),
+                csv.ReadOptions(use_threads=False, column_names=list(types)),
+                csv.ParseOptions(quote_char=False),
+                csv.ConvertOptions(column_types=types, null_values=["null"], check_utf8=False),
+            )
+        except pa.ArrowInvalid as error:
+            raise StoreFailed(TITLE, server.url, f"its answer cannot be decoded: {error}", SEE_MESSAGE) from error
+        if len(rows) != len(self):
+            problem = f"{len(rows)} of the {len(self)} rows of its answer could be decoded"
+            raise StoreFailed(TITLE, server.url, problem, SEE_MESSAGE)
+        place = pa.array(np.repeat(np.arange(len(self.keys), dtype=np.int32), self._counts))
+        texts = {tag: pa.array([key[tag] for key in self.keys], pa.string()) for tag in self.tags}
+        columns = {tag: pa.DictionaryArray.from_arrays(place, text) for tag, text in texts.items()}
+        columns["time"] = pc.cast(rows["time"], pa.timestamp("us", "UTC"))
+        return pa.table(columns | {name: rows[name] for name in self.names})
 
 
 def point_rows(
@@ -160,22 +215,6 @@ def readings(
             text = percent_decode(pc.cast(part[name], pa.string()).combine_chunks())
             part = part.set_column(part.schema.get_field_index(name), name, text)
         yield part.select(schema.names).cast(schema)
-
-
-def _table(
-    keys: Sequence[dict[str, str]],
-    places: Sequence[int],
-    rows: Sequence[Sequence[float | None]],
-    tags: Sequence[str],
-    names: Sequence[str],
-) -> pa.Table:
-    """Rows as columns; `places` are the rows' indices into `keys`."""
-    place = pa.array(places, pa.int32())
-    columns = {tag: pa.DictionaryArray.from_arrays(place, pa.array([key[tag] for key in keys])) for tag in tags}
-    time_, *values = zip(*rows, strict=True)
-    columns["time"] = pc.cast(pc.cast(pa.array(time_, pa.float64()), pa.int64()), pa.timestamp("us", "UTC"))
-    fields = {name: pa.array(column, pa.float64()) for name, column in zip(names, values, strict=True)}
-    return pa.table(columns | fields)
 
 
 def _nanoseconds(moment: datetime) -> int:

@@ -94,6 +94,32 @@ def test_an_answer_that_ends_after_one_of_its_lines_is_not_whole(
         assert (answered(query, 5), answered("SELECT cpu FROM nothing", 1)) == (10_004, 0)
 
 
+@pytest.mark.parametrize("damage", [(b"],[", b"]["), (b",4]", b',"x"]'), (b"[[", b"[[1,2,3],["), (b"[[", b"[[],[")])
+def test_rows_that_cannot_be_read_are_an_error(
+    server: dict[str, str], store: InfluxDB, proxy: HttpProxy, damage: tuple[bytes, bytes]
+) -> None:
+    """They are parsed as CSV, whose readers drop a line here and guess a column there."""
+    store.write(points((ORGANIZATION, LONG, yesterday() + n * SECOND, {"cpu": 4.0}) for n in range(20)))
+    proxy.changed = lambda content: content.replace(*damage, 1)
+    with InfluxDB(**{**server, "url": proxy.url}, bucket=store.bucket).open() as behind:
+        with pytest.raises(StoreFailed, match=r"cannot be decoded|of the 21 rows of its answer"):
+            list(read.tables(behind.server, store.bucket, "device_metrics", ["cpu"], yesterday(), yesterday() + HOUR))
+        proxy.changed = lambda content: content
+        [whole] = read.tables(behind.server, store.bucket, "device_metrics", ["cpu"], yesterday(), yesterday() + HOUR)
+        assert len(whole) == 20
+
+
+def test_every_float_is_read_as_it_was_written(store: InfluxDB) -> None:
+    """To the last bit: tiny, huge, with an exponent, and the negative zero, which the server writes as an integer."""
+    chance = random.Random(7)
+    values = [-0.0, 0.0, 5e-324, 1.7976931348623157e308, 1e21, 1e-7, 0.1 + 0.2, 2.0**53 + 1, -1 / 3]
+    values += [chance.uniform(-1, 1) * 10 ** chance.randrange(-300, 300) for _ in range(300)]
+    start = yesterday()
+    store.write(points((ORGANIZATION, LONG, start + n * SECOND, {"cpu": one}) for n, one in enumerate(values)))
+    found = store.read(start, start + HOUR, [LONG])["cpu"].to_pylist()
+    assert [one.hex() for one in found] == [one.hex() for one in values]
+
+
 def test_what_somebody_else_writes_into_the_bucket_costs_nobody_a_reading(store: InfluxDB) -> None:
     """Text, a truth value, an integer, in fields of ours, and a field with the name of a tag."""
     start, device = yesterday(), new_id()
