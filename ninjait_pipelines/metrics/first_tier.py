@@ -4,7 +4,7 @@ Readers must pass whole hours: a device's interval, the agent that counts and it
 each window gets its part of the hour's result.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 
 import pyarrow as pa
@@ -28,9 +28,74 @@ def whole_hours(start: datetime, stop: datetime) -> tuple[datetime, datetime]:
     return first, last if last == stop else last + HOUR
 
 
-def widths(every: timedelta) -> tuple[timedelta, timedelta]:
+def widths_of(every: timedelta) -> tuple[timedelta, timedelta]:
     """For windows of width `every`: the width at which points and counters are read, and that of volumes."""
     return min(every, HOUR), min(every, FIVE_MINUTES)
+
+
+def by_devices(*streams: Iterable[pa.Table]) -> Iterator[list[pa.Table]]:
+    """The rows of streams that are in order of device_id, in parts: a table of each stream, with all the rows that they
+    have of some devices. So no more than a part or two of each stream is in memory.
+
+    A table without rows may lack columns. Raises ValueError for a stream that is not in order: it would split devices.
+    """
+    rests = [_Rest(iter(stream)) for stream in streams]
+    ends: list[str] = [""]
+    while ends:
+        for rest in rests:
+            rest.fetch()
+        ends = [rest.last for rest in rests if rest.last is not None]
+        part = [rest.before(min(ends, default=None)) for rest in rests]
+        if any(map(len, part)):
+            yield part
+
+
+class _Rest:
+    """What has been read of a stream and not been passed on; `last` is the device of which more may come, None at the
+    end of the stream."""
+
+    def __init__(self, parts: Iterator[pa.Table]) -> None:
+        self._parts = parts
+        self._rows = pa.table({"device_id": pa.array([], pa.string())})
+        self.last: str | None = ""
+
+    def fetch(self) -> None:
+        """Reads on until there is more than `last`."""
+        while self.last is not None and (not len(self._rows) or _devices(self._rows)[0].as_py() == self.last):
+            part = next(self._parts, None)
+            if part is None:
+                self.last = None
+            elif len(part):
+                self._rows = pa.concat_tables([*map(_small, [self._rows] if len(self._rows) else []), part])
+                self._rows = self._rows.unify_dictionaries()
+                self.last = _last_in_order(_devices(self._rows))
+
+    def before(self, device: str | None) -> pa.Table:
+        """Takes the rows of all devices before this one, or of all."""
+        count = len(self._rows)
+        if device is not None:
+            count = pc.sum(pc.less(_devices(self._rows), device)).as_py() or 0
+        part, self._rows = self._rows.slice(0, count), self._rows.slice(count)
+        return part
+
+
+def _devices(rows: pa.Table) -> pa.ChunkedArray:
+    return pc.cast(rows["device_id"], pa.string())
+
+
+def _last_in_order(devices: pa.ChunkedArray) -> str:
+    if len(devices) > 1 and not pc.all(pc.less_equal(devices.slice(0, len(devices) - 1), devices.slice(1))).as_py():
+        raise ValueError("readings are not in order of their devices")
+    last: str = devices[-1].as_py()
+    return last
+
+
+def _small(rows: pa.Table) -> pa.Table:
+    """The rows with dictionaries of their own values alone: those of what has been passed on would pile up."""
+    for index, field in enumerate(rows.schema):
+        if pa.types.is_dictionary(field.type):
+            rows = rows.set_column(index, field, pc.cast(rows[index], pa.string()).dictionary_encode())
+    return rows
 
 
 def first_tier(
@@ -44,10 +109,10 @@ def first_tier(
 ) -> pa.Table:
     """The windows (schema WINDOWS, in key order) of [start, stop), from readings of whole hours.
 
-    points: the samples as windows (see `widths`) and their minutes; counters, volumes: results of `increases` and
+    points: the samples as windows (see `widths_of`) and their minutes; counters, volumes: results of `increases` and
     `disk_windows`. read: returns these devices' points in these hours; called for devices that two agents count for.
     """
-    width, _ = widths(every)
+    width, _ = widths_of(every)
     of_points, of_counters = _by_one_sender(points, counters, read)
     of_volumes = aggregate_windows(volumes.windows, width)
     # A sender that reports the usage of all its disks knows better than the sum of single volumes.

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from ninjait_pipelines.metrics.counters import Readings, increases
 from ninjait_pipelines.metrics.coverage import MINUTES
-from ninjait_pipelines.metrics.first_tier import first_tier, whole_hours, widths
+from ninjait_pipelines.metrics.first_tier import first_tier, whole_hours, widths_of
 from ninjait_pipelines.metrics.model import (
     COUNTER_GAP,
     COUNTERS,
@@ -135,7 +135,7 @@ class ClickHouseMetrics(ClickHouse, MetricsStore):
         check_window(start, stop, every)
         if tier is Tier.RAW:
             first, last = whole_hours(start, stop)
-            width, of_disks = widths(every)
+            width, of_disks = widths_of(every)
             points = Readings(self._windows(tier, first, last, width), self._minutes(first, last))
             left_out = self.interfaces_left_out
             counters = self.call(lambda: increases(self._counters(first, last), first, width, left_out))

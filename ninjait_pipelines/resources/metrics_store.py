@@ -18,7 +18,7 @@ The contract, which `ninjait_pipelines_tests/resources/metrics_contract.py` test
 """
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 
 import msgspec
@@ -93,6 +93,14 @@ class MetricsStore(Store):
 
         Raises ValueError unless `start` and `stop` are UTC and multiples of `every`.
         """
+
+    def first_tiers(self, start: datetime, stop: datetime, widths: Sequence[timedelta]) -> Iterator[list[pa.Table]]:
+        """Full resolution as windows of several widths, from one read where the store can: in parts, each with the
+        windows of each width (as `aggregate` would return them, to the last bit) of some of the devices.
+
+        Not repeated when the store is away: what was made of a part is the caller's.
+        """
+        yield [self.aggregate(Tier.RAW, start, stop, every) for every in widths]
 
     @abstractmethod
     def delete(self, device_ids: Sequence[str]) -> None:

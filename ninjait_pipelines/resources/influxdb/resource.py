@@ -23,7 +23,7 @@ from pydantic import Field, PrivateAttr
 
 from ninjait_pipelines.metrics.counters import Readings, increases
 from ninjait_pipelines.metrics.coverage import MINUTES, minutes_of
-from ninjait_pipelines.metrics.first_tier import first_tier, whole_hours, widths
+from ninjait_pipelines.metrics.first_tier import by_devices, first_tier, whole_hours, widths_of
 from ninjait_pipelines.metrics.model import (
     COUNTER_GAP,
     COUNTERS,
@@ -186,28 +186,47 @@ class InfluxDB(MetricsStore):
 
     def aggregate(self, tier: Tier, start: datetime, stop: datetime, every: timedelta) -> pa.Table:
         check_window(start, stop, every)
-        if tier is Tier.RAW:
-            first, last = whole_hours(start, stop)
-            width, of_disks = widths(every)
-            left_out = self.interfaces_left_out
-            points = self.call(lambda: self._points(first, last, width))
-            counters = self.call(lambda: increases(self._counters(first - COUNTER_GAP, last), first, width, left_out))
-            volumes = self.call(lambda: disk_windows(self._volumes(first, last), of_disks))
-            return first_tier(points, counters, volumes, partial(self.read, first, last), start, stop, every)
 
         def windows() -> pa.Table:
-            parts = map(_ours, self._tables(tier, WINDOWS.names[3:], start, stop))
-            return pa.concat_tables([WINDOWS.empty_table(), *(aggregate_windows(part, every) for part in parts)])
+            if tier is Tier.RAW:
+                parts = (part for (part,) in self.first_tiers(start, stop, [every]))
+            else:
+                read = map(_ours, self._tables(tier, WINDOWS.names[3:], start, stop))
+                parts = (aggregate_windows(part, every) for part in read)
+            return pa.concat_tables([WINDOWS.empty_table(), *parts])
 
         return merge_windows(self.call(windows))
 
-    def _points(self, start: datetime, stop: datetime, every: timedelta) -> Readings:
-        """The samples as windows, and the minutes that they cover, computed from one part at a time."""
-        windows, minutes = [WINDOWS.empty_table()], [MINUTES.empty_table()]
-        for part in map(_ours, self._tables(Tier.RAW, ["samples", *FIELDS], start, stop)):
-            windows.append(aggregate_points(part, every))
-            minutes.append(minutes_of(part.select(SAMPLE)))
-        return Readings(pa.concat_tables(windows), pa.concat_tables(minutes))
+    def first_tiers(self, start: datetime, stop: datetime, widths: Sequence[timedelta]) -> Iterator[list[pa.Table]]:
+        for every in widths:
+            check_window(start, stop, every)
+        first, last = whole_hours(start, stop)
+        streams = by_devices(
+            map(_ours, self._tables(Tier.RAW, ["samples", *FIELDS], first, last)),
+            self._counters(first - COUNTER_GAP, last),
+            self._volumes(first, last),
+        )
+        for points, counters, volumes in streams:
+            minutes = minutes_of(points.select(SAMPLE)) if len(points) else MINUTES.empty_table()
+            windows = partial(self._first_tier, points, minutes, counters, volumes, start, stop)
+            yield [windows(every) for every in widths]
+
+    def _first_tier(
+        self,
+        points: pa.Table,
+        minutes: pa.Table,
+        counters: pa.Table,
+        volumes: pa.Table,
+        start: datetime,
+        stop: datetime,
+        every: timedelta,
+    ) -> pa.Table:
+        first, last = whole_hours(start, stop)
+        width, of_disks = widths_of(every)
+        of_points = aggregate_points(points, width) if len(points) else WINDOWS.empty_table()
+        of_counters = increases([counters], first, width, self.interfaces_left_out)
+        of_volumes, sent = disk_windows([volumes], of_disks), partial(self.read, first, last)
+        return first_tier(Readings(of_points, minutes), of_counters, of_volumes, sent, start, stop, every)
 
     def _rows(
         self,
