@@ -85,7 +85,7 @@ class MongoDB(Store):
                 appname="ninjait-pipelines",
                 **_tls(self.url, self.ca_file),
             )
-        except ValueError as error:
+        except (ValueError, OSError, pymongo.errors.ConfigurationError) as error:  # OSError: an option names a file
             raise StoreFailed(self.title, self.url, error, "Check MONGODB_URL.") from error
 
     def _ping(self) -> tuple[str, int | None]:
