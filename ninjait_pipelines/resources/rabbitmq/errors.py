@@ -59,7 +59,7 @@ def differences(url: str) -> Iterator[None]:
         advice = (
             f"It was left as it is. Drain it, delete it (rabbitmqctl delete_queue {name}), then: ninjait migrate up."
         )
-        if argument.startswith("x-dead-letter-"):  # 0.3.0 declared it
+        if "-dead-letter-" in argument:  # 0.3.0 declared it; where a password is "x", that letter is hidden here
             advice = "It was left as it is. This replaces it, and keeps its messages: ninjait migrate up."
         raise StoreFailed(TITLE, url, problem, advice) from error
 
