@@ -1,10 +1,10 @@
-"""The settings as one typed object. Which values are refused: test_definitions.py, test_urls.py."""
+"""The settings as one typed object, and which values are refused. Of URLs: test_urls.py."""
 
 from datetime import date
 
 import pytest
 
-from ninjait_pipelines.settings import SettingsError, validate
+from ninjait_pipelines.settings import REQUIRED, SettingsError, load, validate
 from ninjait_pipelines_tests.nowhere import NOWHERE
 
 CANARY = "c4n4ry-0f-the-test"
@@ -59,3 +59,39 @@ def test_no_secret_is_shown() -> None:
     shown = f"{settings!r} {settings}"
     assert "DATABASE_URL" in shown
     assert CANARY not in shown
+
+
+@pytest.mark.parametrize("name", sorted(REQUIRED))
+def test_a_missing_variable_is_named(name: str) -> None:
+    with pytest.raises(SettingsError, match=f"{name} is not set"):
+        validate({**NOWHERE, name: ""})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("DATABASE_URL", "mysql://user:hidden@host/db", "starts with 'mysql'"),
+        ("DRAGONFLY_URL", "localhost:6379", "DRAGONFLY_URL starts with"),
+        ("CLICKHOUSE_URL", "http://host:port", "is not a URL"),
+        ("MONGODB_URL", "mongodb://", "names no host"),
+        ("RABBITMQ_URL", "rabbitmq://host", "RABBITMQ_URL starts with 'rabbitmq'"),
+        ("INFLUXDB_URL", "http://host", "INFLUXDB_TOKEN is not set, and INFLUXDB_URL needs it"),
+        ("AWS_ACCESS_KEY_ID", "key", "AWS_SECRET_ACCESS_KEY is not set"),
+        ("PIPELINE_START", "20260131", "PIPELINE_START is not a date such as 2026-01-31 but '20260131': the first day"),
+        ("PIPELINE_START", "2026-02-30", "PIPELINE_START is not a date such as 2026-01-31 but '2026-02-30': "),
+        ("QUARANTINE_LIMIT_MIB", "1.5", "QUARANTINE_LIMIT_MIB is not a whole number above 0 but '1.5': "),
+        ("HOSTS_WITHOUT_ORGANIZATION", "yes", "HOSTS_WITHOUT_ORGANIZATION is neither on nor off but 'yes': on if "),
+    ],
+)
+def test_a_wrong_variable_is_named_without_its_secrets(name: str, value: str, words: str) -> None:
+    with pytest.raises(SettingsError, match=words) as caught:
+        validate({**NOWHERE, name: value})
+    assert "hidden" not in str(caught.value)
+
+
+def test_settings_are_never_mixed(tmp_path) -> None:
+    """A staging URL beside the local stack's password would be worse than an error."""
+    (tmp_path / "settings.env").write_text("\n".join(f"{name}={value}" for name, value in NOWHERE.items()))
+    assert dict(load({}, tmp_path)) == NOWHERE
+    with pytest.raises(SettingsError, match="DATABASE_URL is not set"):
+        load({"CLICKHOUSE_URL": "http://staging:8123"}, tmp_path)

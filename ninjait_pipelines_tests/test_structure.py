@@ -1,4 +1,4 @@
-"""Which module may import which. The stages are the data's way: nothing runs back up."""
+"""Which module may import which (the stages are the data's way: nothing runs back up), and which test file is whose."""
 
 import ast
 import graphlib
@@ -17,6 +17,79 @@ METRICS_MAY_IMPORT = {"metrics", "keys"}
 INTERFACE = {"assets"}
 # A stage and the inside of another one that it may import all the same, each with its reason.
 EXCEPTIONS = {("operations", "ingest.quarantine")}  # `store_health` tidies the quarantine and says how full it is
+
+# Modules without a test file of their own, each kind with its reason.
+EXEMPT = {
+    # It lists what Dagster loads; test_definitions.py names what is missing there.
+    *(f"{stage}.definitions" for stage in STAGES),
+    "errors",  # one class without a body
+    "paths",  # two constants
+    # Interfaces: the contract's tests run on each implementation.
+    "resources.message_queue",
+    "resources.metrics_store",
+}
+# What still lacks its file. It only shrinks.
+UNTESTED = {
+    "billing.checks",
+    "billing.sensors",
+    "billing.write",
+    "cli.demo",
+    "local.demo.report",
+    "local.demo.stack",
+    "local.fleet.seed_data",
+    "local.stack.clickhouse_engine",
+    "local.stack.engines",
+    "local.stack.http_codecs",
+    "local.stack.mongodb_server",
+}
+# Test files that are of no single module.
+TOPICS = {
+    # one way through many modules, or one promise of many
+    "billing.test_billing_automation",
+    "billing.test_invoices",
+    "billing.test_late_days",
+    "cache.test_one_bad_row",
+    "faults.test_faults",
+    "faults.test_random_cuts",
+    "ingest.test_degraded",
+    "ingest.test_drain_dies",
+    "ingest.test_field_cases",
+    "ingest.test_field_formats",
+    "ingest.test_field_variants",
+    "ingest.test_one_queue_alone",
+    "ingest.test_repaired_ids",
+    "ingest.test_round_trip",
+    "ingest.test_third_party_agents",
+    "ingest.test_third_party_servers",
+    "operations.test_failed_checks",
+    "operations.test_run_queue",
+    "reports.test_weekly_edges",
+    "rollup.test_tiers",
+    # what every store must do
+    "resources.test_disk_full",
+    "resources.test_fences",
+    "resources.test_hangs",
+    "resources.test_named_servers",
+    "resources.test_rights",
+    "resources.test_secrets",
+    "resources.test_tls",
+    # what is no Python of the package: SQL, documents, the wheel, the tests themselves
+    "test_docs",
+    "test_migrations_stopped",
+    "test_orphans",
+    "test_platform_contract",
+    "test_roles",
+    "test_structure",
+    "test_upgrade",
+    "test_wheel",
+    "test_words",
+    # programs beside the package: .ci/audit.py, benchmarks/, servers/
+    "test_audit",
+    "benchmarks.test_figure",
+    "benchmarks.test_soak_accounts",
+    "servers.test_build",
+    "servers.test_engines",
+}
 
 
 def _modules() -> dict[str, Path]:
@@ -132,3 +205,26 @@ def test_no_test_file_imports_another_one() -> None:
     ]
     assert len(files) > 100
     assert wrong == []
+
+
+TESTS = ROOT / f"{PACKAGE}_tests"
+TEST_FILES = {".".join(path.relative_to(TESTS).with_suffix("").parts) for path in TESTS.rglob("test_*.py")}
+
+
+def _test_of(module: str) -> str:
+    """`ingest.sinks` -> `ingest.test_sinks`, `cli.__main__` -> `cli.test_main`."""
+    *rooms, name = module.split(".")
+    return ".".join([*rooms, f"test_{name.strip('_')}"])
+
+
+def test_every_module_has_its_test_file() -> None:
+    """Whoever changes a module finds its tests by its name."""
+    packages = {name for name, path in MODULES.items() if path.name == "__init__.py"}
+    without = {name for name in MODULES.keys() - packages if _test_of(name) not in TEST_FILES}
+    assert without - EXEMPT == UNTESTED
+    assert without >= EXEMPT, "a module that has its file needs no exemption"
+
+
+def test_every_test_file_is_named_after_its_module_or_topic() -> None:
+    """A file that keeps the name of a module that was renamed or removed is found by nobody."""
+    assert TEST_FILES - {_test_of(name) for name in MODULES} == TOPICS

@@ -7,10 +7,11 @@ import pytest
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.resources.archive.resource import Archive
 from ninjait_pipelines_tests.archive.archive_backends import archive, s3
+from ninjait_pipelines_tests.archive.archived_day import fleet
 from ninjait_pipelines_tests.truncated_stores import module_stores, settings
 from ninjait_pipelines_tests.truncated_stores import shared_stores as truncated_stores
 
-__all__ = ["archive", "module_stores", "s3", "settings", "truncated_stores"]
+__all__ = ["archive", "fleet", "module_stores", "s3", "settings", "truncated_stores"]
 
 
 @pytest.fixture

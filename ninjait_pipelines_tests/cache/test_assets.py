@@ -1,26 +1,22 @@
 """The three caches on real stores: what they say, twice, killed half-way, and runs that overtake each other."""
 
-import threading
 import uuid
-from collections import Counter
 from datetime import datetime, timedelta
 from typing import Any
 
 import dagster as dg
-import pyarrow as pa
 import pytest
 from redis.client import Pipeline
 from redis.commands.core import Script
 
 from ninjait_pipelines import keys
-from ninjait_pipelines.cache import assets, leaderboard
+from ninjait_pipelines.cache import assets
 from ninjait_pipelines.keys import as_of_text
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.resources.clickhouse import ClickHouse
 from ninjait_pipelines.resources.dragonfly import Dragonfly
 from ninjait_pipelines_tests.cache.caches import ASSETS, CHECKS, H, cached, device
 from ninjait_pipelines_tests.cache.data import ALPHA, BETA, EMPTY, HOUR, Fleet, hours, midnight
-from ninjait_pipelines_tests.rollup import data
 from ninjait_pipelines_tests.runs import Killed, add, killed, passed, run
 
 NAMES = {asset.key.to_user_string(): asset for asset in ASSETS}
@@ -51,48 +47,6 @@ def test_the_device_list(shared_stores: Stores, fleet: Fleet) -> None:
     assert (new["status"], new["last_seen"], new["readings"]) == ("unknown", None, None), "never seen"
     empty = cached(shared_stores, keys.organization_devices(EMPTY))
     assert (empty["devices"], empty["completeness"]) == ([], 1.0)
-
-
-# minutes ago: (the last heartbeat and what it says, the newest reading) -> status, and when it was last heard of
-STATUSES = {
-    "readings alone": (None, 2, "online", 2),
-    "readings alone, silent": (None, 6, "offline", 6),
-    "a heartbeat alone": ((200, "online"), None, "online", 200),
-    "readings between heartbeats": ((3, "maintenance"), 1, "maintenance", 1),
-    "a heartbeat after the last reading": ((1, "offline"), 2, "offline", 1),
-    "readings after it went offline": ((3, "offline"), 1, "online", 1),
-    "heartbeats have ended, readings go on": ((20, "maintenance"), 1, "online", 1),
-    "heartbeats have ended, and readings later": ((60, "online"), 30, "offline", 30),
-    "silent for a week": (None, 60 * 24 * 8, "unknown", None),
-}
-
-
-def sighting(stores: Stores, organization: uuid.UUID, device: uuid.UUID, moment: datetime) -> None:
-    """What agent_metrics writes."""
-    stamp = pa.array([moment], pa.timestamp("ms", "UTC"))
-    columns = {"organization_id": [str(organization)], "device_id": [str(device)], "last_seen": stamp}
-    stores.clickhouse.insert("device_sightings", pa.table(columns))
-
-
-def test_devices_without_heartbeats_are_known_by_their_readings(shared_stores: Stores) -> None:
-    """Devices of Telegraf and collectd were `unknown` for ever, and in no row of device_status_realtime."""
-    fleet, now = Fleet(shared_stores), shared_stores.clickhouse.now()
-    for name, (heartbeat, seen, _, _) in STATUSES.items():
-        one = fleet.device(ALPHA, name)
-        if heartbeat:
-            fleet.heartbeat(ALPHA, one, now - timedelta(minutes=heartbeat[0]), heartbeat[1])
-        if seen:
-            sighting(shared_stores, ALPHA, one, now - timedelta(minutes=seen))
-            sighting(shared_stores, ALPHA, one, now - timedelta(days=90))
-    run(shared_stores, assets.device_caches)
-    found = {one["hostname"]: one for one in cached(shared_stores, keys.organization_devices(ALPHA))["devices"]}
-    assert {name: one["status"] for name, one in found.items()} == {name: row[2] for name, row in STATUSES.items()}
-    for name, (_, _, _, minutes) in STATUSES.items():
-        heard = found[name]["last_seen"]
-        assert (heard and round((now - datetime.fromisoformat(heard)) / timedelta(minutes=1))) == minutes, name
-    rows = shared_stores.clickhouse.rows("SELECT * EXCEPT (device_count, last_update) FROM device_status_realtime")
-    expected = Counter("offline" if row[2] == "unknown" else row[2] for row in STATUSES.values())
-    assert {row["status"]: row["devices"] for row in rows} == expected
 
 
 def test_the_summary(shared_stores: Stores, fleet: Fleet) -> None:
@@ -252,80 +206,6 @@ def test_an_older_run_never_overwrites_a_newer_one(
     assert board.metadata["switched"].value is False
     run(shared_stores, *ASSETS)
     assert everything(shared_stores) != first
-
-
-def test_a_reader_sees_one_whole_leaderboard_or_the_other(shared_stores: Stores) -> None:
-    sizes = (4000, 1500)
-    boards = [{f"{ALPHA}:{number}": 1 / (number + 1) for number in range(size)} for size in sizes]
-    publish(shared_stores, boards[0], 0)
-    seen: set[int] = set()
-    done = threading.Event()
-
-    def read() -> None:
-        with Dragonfly(url=shared_stores.dragonfly.url).open() as own:
-            while not done.is_set():
-                seen.add(int(own.client.zcard(keys.UPTIME_LEADERBOARD)))
-
-    reader = threading.Thread(target=read)
-    reader.start()
-    for number in range(1, 16):
-        publish(shared_stores, boards[number % 2], number)
-    done.set()
-    reader.join()
-    assert seen == set(sizes)
-
-
-def publish(stores: Stores, scores: dict[str, float], minutes: int) -> bool:
-    about = {"as_of": as_of_text(H + timedelta(minutes=minutes)), "devices": len(scores)}
-    return leaderboard.publish(stores.dragonfly, scores, about)
-
-
-def test_of_two_runs_the_newer_leaderboard_wins_whichever_switches_last(shared_stores: Stores) -> None:
-    client = shared_stores.dragonfly.client
-    assert publish(shared_stores, {"a:1": 0.25}, 1)
-    older = leaderboard.write_generation(shared_stores.dragonfly, {"a:1": 0.5}, as_of_text(H + timedelta(minutes=2)))
-    assert 0 < client.ttl(older) <= 3600, "if its run dies now, it goes away by itself"
-    assert publish(shared_stores, {"a:1": 1.0}, 3)
-    assert not publish(shared_stores, {"a:1": 0.5}, 2)
-    assert client.zscore(keys.UPTIME_LEADERBOARD, "a:1") == 1.0
-    assert publish(shared_stores, {}, 4)
-    assert not client.exists(keys.UPTIME_LEADERBOARD), "the last device was retired"
-    assert not publish(shared_stores, {"a:1": 1.0}, 3)
-    assert not client.exists(keys.UPTIME_LEADERBOARD)
-
-
-@pytest.mark.parametrize(
-    ("check", "damage"),
-    [
-        ("device_lists_match", lambda client: client.delete(keys.organization_devices(EMPTY))),
-        (
-            "device_lists_match",
-            lambda client: client.copy(keys.organization_devices(BETA), keys.organization_devices(ALPHA), replace=True),
-        ),
-        ("summaries_match", lambda client: client.delete(keys.organization_summary(BETA))),
-        ("leaderboard_is_whole", lambda client: client.zpopmin(keys.UPTIME_LEADERBOARD)),
-        ("leaderboard_is_whole", lambda client: client.zincrby(keys.UPTIME_LEADERBOARD, 1, f"{ALPHA}:x")),
-        ("leaderboard_is_whole", lambda client: client.zincrby(keys.UPTIME_LEADERBOARD, 1, _any_member(client))),
-        ("leaderboard_is_whole", lambda client: client.delete(keys.UPTIME_LEADERBOARD_ABOUT)),
-    ],
-)
-def test_the_checks_fail(shared_stores: Stores, fleet: Fleet, check: str, damage: Any) -> None:
-    [(asset, definition)] = [pair for pair in zip(ASSETS, CHECKS, strict=True) if pair[1].check_key.name == check]
-    run(shared_stores, asset)
-    damage(shared_stores.dragonfly.client)
-    assert not data.check(shared_stores, [asset], [definition])[check].passed
-
-
-def _any_member(client: Any) -> str:
-    return client.zrange(keys.UPTIME_LEADERBOARD, 0, 0)[0]
-
-
-def test_a_device_registered_since_fails_the_checks_until_the_next_run(shared_stores: Stores, fleet: Fleet) -> None:
-    run(shared_stores, *ASSETS)
-    fleet.device(EMPTY, "first")
-    found = data.check(shared_stores, ASSETS, CHECKS)
-    assert [name for name, one in found.items() if not one.passed] == ["device_lists_match", "summaries_match"]
-    assert all(passed(run(shared_stores, *ASSETS, *CHECKS)).values())
 
 
 def test_a_window_longer_than_the_data(shared_stores: Stores) -> None:

@@ -1,16 +1,20 @@
 """Drains of a test, what they leave in the stores, and stores that fail for a poison message."""
 
+import dataclasses
+import json
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from ninjait_pipelines import keys
 from ninjait_pipelines.ingest.decode.model import Decoded
 from ninjait_pipelines.ingest.drain import DrainSummary
-from ninjait_pipelines.ingest.sinks import MetricsSink, Record
+from ninjait_pipelines.ingest.sinks import MetricsSink, Record, Sink
 from ninjait_pipelines.messages import Message
 from ninjait_pipelines.resources import Stores
-from ninjait_pipelines_tests.ingest.conftest import idle_seconds, make_drain
+from ninjait_pipelines_tests.ingest.conftest import idle_seconds, make_drain, sink_of
 from ninjait_pipelines_tests.ingest.samples import (
+    DEVICE,
     NOW,
     SECOND_DEVICE,
     as_published,
@@ -76,3 +80,23 @@ class Broken:
 def poisoned(decoded: Sequence[Decoded]) -> None:
     if any(13.0 in one.columns.get("cpu", []) for one in decoded):
         raise ZeroDivisionError("a bug of ours, at cpu 13")
+
+
+class Faulty:
+    """A store some of whose methods are replaced by what they are told; `del store.method` mends it."""
+
+    def __init__(self, store: Any, **methods: Callable[..., Any]) -> None:
+        self._store = store
+        self.__dict__.update(methods)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+
+def sink_with(stores: Stores, **faulty: Any) -> Sink:
+    """The sink of the metrics queue on these stores, some of which are replaced."""
+    return sink_of(dataclasses.replace(stores, **faulty), "agent.metrics")
+
+
+def latest(stores: Stores, device: str = DEVICE) -> dict[str, Any]:
+    return json.loads(str(stores.dragonfly.client.get(keys.device_latest(device))))

@@ -2,47 +2,45 @@
 
 import json
 import threading
-import time
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import datetime, timedelta
-from decimal import Decimal
+from datetime import timedelta
 from typing import Any
 
 import msgspec
-import pyarrow as pa
 import pytest
 
-from ninjait_pipelines import keys
 from ninjait_pipelines.ingest import drain as drain_module
-from ninjait_pipelines.ingest import sinks
 from ninjait_pipelines.ingest.decode.message import decode
 from ninjait_pipelines.ingest.decode.model import Decoded, Period
 from ninjait_pipelines.ingest.decode.third_party import MAX_BYTES
 from ninjait_pipelines.ingest.drain import BATCH_BYTES, RECEIVE_MESSAGES, DrainSummary, _parts
 from ninjait_pipelines.ingest.quarantine.documents import body_of
 from ninjait_pipelines.ingest.quarantine.reasons import entries, read
-from ninjait_pipelines.ingest.sinks import MetricsSink
-from ninjait_pipelines.ingest.stages import Stages
 from ninjait_pipelines.messages import Message
-from ninjait_pipelines.metrics.model import POINTS, Tier
 from ninjait_pipelines.resources import Stores, open_stores
-from ninjait_pipelines.resources.dragonfly import Dragonfly
 from ninjait_pipelines.resources.rabbitmq.resource import RabbitMQ
 from ninjait_pipelines.resources.store import StoreFailed, StoreUnavailable
-from ninjait_pipelines.rollup.assets import fill_tier
-from ninjait_pipelines_tests.ingest.conftest import LOG, TABLES, idle_seconds, make_drain, sink_of
-from ninjait_pipelines_tests.ingest.drains import Broken, held, ledger, outstanding, points, poisoned, publish, run
+from ninjait_pipelines_tests.ingest.conftest import idle_seconds, make_drain, sink_of
+from ninjait_pipelines_tests.ingest.drains import (
+    Broken,
+    held,
+    latest,
+    ledger,
+    outstanding,
+    points,
+    poisoned,
+    publish,
+    run,
+)
 from ninjait_pipelines_tests.ingest.samples import (
     DEVICE,
-    EVENTS,
     NOW,
     ORG,
     OTHER_DEVICE,
     OTHER_ORG,
     REGISTRY,
-    ago,
     batch,
     gzipped,
     line,
@@ -65,10 +63,6 @@ def fails(stores: Stores, error: type[Exception], waiting: int, **changes: Any) 
     assert eventually(lambda: outstanding(stores) == (waiting, 0))
 
 
-def latest(stores: Stores, device: str = DEVICE) -> dict[str, Any]:
-    return json.loads(str(stores.dragonfly.client.get(keys.device_latest(device))))
-
-
 def test_samples_arrive_with_their_ledger_hours_and_latest_values(fleet: Stores) -> None:
     old = sample(3 * 3600, cpu=99, extra=1)
     other = metrics(sample(20), organization_id=OTHER_ORG, device_id=OTHER_DEVICE)
@@ -88,33 +82,6 @@ def test_samples_arrive_with_their_ledger_hours_and_latest_values(fleet: Stores)
     hour = fleet.clickhouse.rows("SELECT DISTINCT organization_id, hour FROM touched_hours")
     assert {(str(row["organization_id"]), row["hour"]) for row in hour} == summary.hours
     assert outstanding(fleet) == (0, 0)
-
-
-def test_an_event_arrives_once_however_often_it_is_sent(fleet: Stores) -> None:
-    for queue, event in EVENTS.items():
-        publish(fleet, event, event, event | {"timestamp": ago(minutes=2)}, event | {"timestamp": "now"}, queue=queue)
-        assert run(fleet, queue).points_written == 3
-    expected = [NOW - timedelta(minutes=2), NOW - timedelta(minutes=1)]
-    for table in TABLES.values():
-        rows = fleet.clickhouse.rows(f"SELECT timestamp, message_id FROM {table} ORDER BY timestamp")
-        assert [row["timestamp"] for row in rows] == expected
-        assert len({row["message_id"] for row in rows}) == 2
-    logs = list(fleet.mongodb.database["application_logs"].find().sort("timestamp", 1))
-    assert [document["timestamp"] for document in logs] == expected
-    assert logs[0]["error"] == EVENTS["platform.logs"]["error"]
-    assert ledger(fleet) == {"written": 8, "duplicate": 4, "quarantined": 4}
-
-
-def test_events_keep_every_value(fleet: Stores) -> None:
-    for queue, event in EVENTS.items():
-        publish(fleet, event, queue=queue)
-        run(fleet, queue)
-    for queue, table in TABLES.items():
-        (row,) = fleet.clickhouse.rows(f"SELECT * EXCEPT (as_of, message_id) FROM {table}")
-        sent = {name: value for name, value in EVENTS[queue].items() if name != "schema"}
-        assert {name: str(value) for name, value in row.items()} | {"timestamp": ""} == {
-            name: str(value) if not name.endswith("_gb") else f"{Decimal(value):.6f}" for name, value in sent.items()
-        } | {"timestamp": ""}
 
 
 def test_a_bad_sample_is_held_alone_with_its_reason_and_original_bytes(fleet: Stores) -> None:
@@ -169,130 +136,6 @@ def test_the_same_message_twice_and_the_same_point_with_another_value(fleet: Sto
     run(fleet)
     assert [point["cpu"] for point in points(fleet)] == [8]
     assert ledger(fleet) == {"written": 3, "duplicate": 1}
-
-
-def test_an_older_sample_never_replaces_a_newer_latest_value(fleet: Stores) -> None:
-    publish(fleet, metrics(sample(30, cpu=5)))
-    run(fleet)
-    publish(fleet, metrics(sample(600, cpu=9)))
-    run(fleet)
-    assert latest(fleet)["cpu"] == 5
-
-
-def test_old_samples_go_to_the_tier_of_their_age(fleet: Stores) -> None:
-    day = 24 * 3600
-    publish(fleet, metrics(sample(60), sample(8 * day, cpu=8), sample(100 * day, cpu=100)), metrics(sample(800 * day)))
-    summary = run(fleet)
-    assert (summary.points_written, summary.points_quarantined) == (3, 1)
-    assert held(fleet)[0]["reasons"][0]["reason"] == "too_old"
-    for tier, days, cpu in ((Tier.FIVE_MINUTES, 8, 8), (Tier.ONE_HOUR, 100, 100)):
-        start = (NOW - timedelta(days=days, hours=1)).replace(minute=0, second=0)
-        rows = fleet.metrics_store.aggregate(tier, start, start + timedelta(hours=3), timedelta(hours=1)).to_pylist()
-        assert [(row["samples"], row["cpu_max"]) for row in rows] == [(1, cpu)]
-    assert len(fleet.clickhouse.rows("SELECT DISTINCT hour FROM touched_hours")) == 3
-
-
-def test_a_laptop_that_sends_last_week_again_is_not_counted_twice(fleet: Stores) -> None:
-    """A sample was taken by the full-resolution tier and rolled up; a week later the agent sends its buffer once more.
-    Its late copy would lie beside the window that has it already, and count twice."""
-    # at the first drain just young enough for full resolution, at the second still within that tier's margin
-    taken = NOW - timedelta(days=7, hours=12)
-    body = metrics(sample(timestamp=taken.isoformat(), cpu=5))
-    publish(fleet, body)
-    run(fleet, clock=lambda: NOW - timedelta(hours=13))
-    assert [point["cpu"] for point in points(fleet, hours=8 * 24)] == [5]
-    publish(fleet, body)
-    run(fleet)
-    start = (taken - timedelta(hours=1)).replace(minute=0, second=0)
-    late = fleet.metrics_store.aggregate(Tier.FIVE_MINUTES, start, start + timedelta(hours=3), timedelta(hours=1))
-    assert late.num_rows == 0
-    assert ledger(fleet) == {"written": 1, "duplicate": 1}
-
-
-@pytest.mark.parametrize("came_back", ["the same copy", "another message"])
-def test_what_full_resolution_has_stays_there(fleet: Stores, monkeypatch: pytest.MonkeyPatch, came_back: str) -> None:
-    """ClickHouse went away after the points were written, and the message came again when they were too old for full
-    resolution: nobody had recorded them, so they were written to the next tier, where a window was made of them too."""
-    taken = NOW - timedelta(days=7, hours=1)
-    body = metrics(sample(timestamp=taken.isoformat(), cpu=5), sample(timestamp=ago(days=7, minutes=30), cpu=6))
-    publish(fleet, body)
-    with monkeypatch.context() as patch:
-        patch.setattr(sinks.MetricsSink, "_record_touched", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
-            run(fleet, clock=lambda: NOW - timedelta(hours=2))
-    if came_back == "another message":
-        run(fleet, clock=lambda: NOW - timedelta(hours=2))
-        publish(fleet, metrics(sample(timestamp=taken.isoformat(), cpu=7)), message_id=str(uuid.UUID(int=8)))
-    publish(fleet, metrics(sample(timestamp=ago(days=7, minutes=20), cpu=9)))
-    run(fleet)
-    again = 7 if came_back == "another message" else 5
-    assert [point["cpu"] for point in points(fleet, hours=8 * 24)] == [again, 6]
-    first = (taken - timedelta(hours=1)).replace(minute=0, second=0, microsecond=0)
-    hours = [first + timedelta(hours=number) for number in range(3)]
-
-    def counted() -> tuple[float, float]:
-        rows = fleet.metrics_store.aggregate(Tier.FIVE_MINUTES, first, first + timedelta(hours=3), timedelta(hours=1))
-        return sum(rows["samples"].to_pylist()), sum(rows["cpu_sum"].to_pylist())
-
-    assert counted() == (1, 9)
-    fill_tier(fleet.metrics_store, Tier.RAW, Tier.FIVE_MINUTES, hours, NOW)
-    assert counted() == (3, again + 6 + 9)
-
-
-def test_what_full_resolution_has_is_left_to_the_next_tier_once_no_windows_are_made_of_it(fleet: Stores) -> None:
-    """It would be in no window at all."""
-    taken = NOW - timedelta(days=7, hours=19)
-    fleet.metrics_store.declare()
-    one = {"organization_id": ORG, "device_id": DEVICE, "time": taken, "cpu": 5.0}
-    fleet.metrics_store.write(pa.Table.from_pylist([one], schema=POINTS))
-    publish(fleet, metrics(sample(timestamp=taken.isoformat(), cpu=5)))
-    run(fleet)
-    start = taken.replace(minute=0, second=0, microsecond=0)
-    late = fleet.metrics_store.aggregate(Tier.FIVE_MINUTES, start, start + timedelta(hours=1), timedelta(hours=1))
-    assert late["samples"].to_pylist() == [1]
-
-
-def test_many_late_messages_are_asked_for_in_several_queries(fleet: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The ids of a batch in one parameter were more than ClickHouse takes."""
-    monkeypatch.setattr(sinks, "MAX_IDS", 3)
-    bodies = [metrics(sample(timestamp=(NOW - timedelta(days=8, minutes=n)).isoformat(), cpu=n)) for n in range(7)]
-    publish(fleet, *bodies[:5])
-    run(fleet)
-    publish(fleet, *bodies)
-    run(fleet)
-    start = (NOW - timedelta(days=8, hours=1)).replace(minute=0, second=0)
-    late = fleet.metrics_store.aggregate(Tier.FIVE_MINUTES, start, start + timedelta(hours=3), timedelta(hours=1))
-    assert sum(late["samples"].to_pylist()) == 7
-
-
-def test_a_sample_at_the_end_of_retention_is_not_dropped_between_two_roundings(fleet: Stores) -> None:
-    """The contract looks at milliseconds, the tiers looked at microseconds: a sample of the last millisecond that is
-    taken was too old for every tier, and the ledger said that it had been written."""
-    now = NOW + timedelta(microseconds=999)
-    publish(fleet, metrics(sample(timestamp=(NOW - timedelta(days=730)).isoformat())))
-    assert run(fleet, clock=lambda: now).points_written == 1
-    start = (NOW - timedelta(days=730)).replace(minute=0, second=0)
-    found = fleet.metrics_store.aggregate(Tier.ONE_HOUR, start, start + timedelta(hours=1), timedelta(hours=1))
-    assert found.num_rows == 1
-
-
-def test_an_organization_cannot_use_up_the_message_ids_of_another(fleet: Stores) -> None:
-    """Somebody who guessed the id of another organization's message, and used it first, made that message a duplicate:
-    the log entry was left out for the one that was there, and late samples for being written already."""
-    taken = str(uuid.UUID(int=7))
-    theirs = {"organization_id": OTHER_ORG, "device_id": OTHER_DEVICE}
-    old = sample(timestamp=ago(days=9), cpu=9)
-    publish(fleet, metrics(sample(), **theirs), metrics(old), message_id=taken)
-    log = EVENTS["platform.logs"]
-    publish(fleet, log | theirs | {"message": "theirs"}, log, queue="platform.logs", message_id=taken)
-    make_drain(fleet).run(max_messages=1, idle_seconds=idle_seconds(fleet))
-    run(fleet)
-    run(fleet, "platform.logs")
-    start = (NOW - timedelta(days=9)).replace(hour=0, minute=0, second=0)
-    late = fleet.metrics_store.aggregate(Tier.FIVE_MINUTES, start, start + timedelta(days=1), timedelta(hours=1))
-    assert late["organization_id"].to_pylist() == [ORG]
-    logs = list(fleet.mongodb.database["application_logs"].find())
-    assert {document["organization_id"] for document in logs} == {ORG, OTHER_ORG}
 
 
 def test_a_device_that_is_registered_while_a_drain_runs_is_known(fleet: Stores) -> None:
@@ -453,46 +296,6 @@ def test_poison_alone_ends_at_the_delivery_limit(fleet: Stores) -> None:
     assert entries(read(held(fleet)[0]))[0].value.startswith(f"delivered {limit + 1} times")
 
 
-def test_after_a_batch_that_failed_none_is_begun() -> None:
-    """A store that hung was waited for once for each batch under way, beyond the time in which messages come again."""
-    begun: list[int] = []
-
-    def write(batch: Any, _: datetime) -> Any:
-        begun.append(batch[0])
-        if batch[0] == 1:
-            time.sleep(0.1)
-            raise StoreUnavailable("InfluxDB", "http://h", "silent", "Wait.")
-        return set
-
-    with Stages(write, lambda *_: set()) as stages:
-        for number in range(3):
-            stages.put([number], NOW)  # type: ignore[list-item]
-        stages.take()
-        with pytest.raises(StoreUnavailable):
-            stages.take()
-        with pytest.raises(StoreUnavailable):
-            stages.take()
-    assert begun == [0, 1]
-
-
-def test_what_was_written_is_recorded_although_the_drain_ends_meanwhile() -> None:
-    """The queue was deleted while one batch was recorded and the next one written: nothing would ever record that."""
-    recorded: list[int] = []
-    going_on = threading.Event()
-
-    def record(batch: Any, *_: Any) -> set[Any]:
-        going_on.wait(5)
-        recorded.append(batch[0])
-        return set()
-
-    with Stages(lambda *_: set, record) as stages:  # type: ignore[arg-type,return-value]
-        for number in range(2):
-            stages.put([number], NOW)  # type: ignore[list-item]
-        assert eventually(lambda: stages._written is not None and stages._written.done())
-        threading.Timer(0.2, going_on.set).start()
-    assert recorded == [0, 1]
-
-
 def test_a_store_that_refuses_everything_makes_no_dead_letters_of_good_messages(fleet: Stores) -> None:
     def refuse(decoded: Sequence[Decoded]) -> None:
         raise StoreFailed("Metrics store", "http://x:1", "no such table", "Bring the schema up to date.")
@@ -519,16 +322,6 @@ def test_a_message_that_the_decoder_stumbles_over_is_held_and_its_batch_goes_thr
     assert run(fleet).messages == 10
     assert held(fleet)[0]["reasons"][0]["reason"] == "decoder_failed:IndexError"
     assert ledger(fleet) == {"written": 9, "quarantined": 1}
-
-
-def test_a_cache_that_is_away_stops_nothing(fleet: Stores, caplog: pytest.LogCaptureFixture) -> None:
-    away = Dragonfly(url="redis://127.0.0.1:1/0", timeout_seconds=0.2)
-    sink = MetricsSink(fleet.metrics_store, away, fleet.clickhouse, LOG)
-    publish(fleet, metrics(sample()))
-    assert run(fleet, sink=sink).points_written == 1
-    assert len(points(fleet)) == 1
-    assert "latest values were not cached" in caplog.text
-    assert outstanding(fleet) == (0, 0)
 
 
 def test_what_was_written_is_in_the_ledger_although_the_broker_was_emptied_meanwhile(fleet: Stores) -> None:

@@ -8,6 +8,7 @@ import pika
 import pytest
 
 from ninjait_pipelines.contract import milliseconds
+from ninjait_pipelines.ingest.decode.hosts import OTHERS
 from ninjait_pipelines.ingest.decode.message import decode
 from ninjait_pipelines.ingest.decode.model import NOBODY, Decoded, Period, Rejection
 from ninjait_pipelines.ingest.ledger import ledger_rows
@@ -19,7 +20,7 @@ from ninjait_pipelines.resources.rabbitmq.resource import RabbitMQ
 from ninjait_pipelines.resources.rabbitmq.topology import EVENTS as EXCHANGE
 from ninjait_pipelines.rollup.assets import device_metrics_hourly
 from ninjait_pipelines.rollup.checks import hour_is_accounted_for
-from ninjait_pipelines_tests.ingest.conftest import TABLES, ledger_row, make_drain, sink_of
+from ninjait_pipelines_tests.ingest.conftest import TABLES, drained, ledger_row, make_drain, sink_of
 from ninjait_pipelines_tests.ingest.drains import ledger, points, publish, run
 from ninjait_pipelines_tests.ingest.samples import (
     DEVICE,
@@ -28,6 +29,7 @@ from ninjait_pipelines_tests.ingest.samples import (
     ORG,
     REGISTRY,
     SECOND_DEVICE,
+    as_published,
     collectd,
     line,
     message,
@@ -427,3 +429,47 @@ def test_clickhouse_finds_the_times_of_events_in_their_instants(fleet: Stores) -
         run(fleet, queue)
     rows = fleet.clickhouse.rows("SELECT first_time, last_time FROM message_ledger")
     assert [(row["first_time"], row["last_time"]) for row in rows] == [(ago(60), ago(60))] * len(EVENTS)
+
+
+LEFT_OUT = "SELECT organization_id, device_id, agent, host, measurement, readings, example FROM left_out ORDER BY ALL"
+
+
+def left_out(stores: Stores) -> list[tuple[Any, ...]]:
+    return [tuple(map(str, row.values())) for row in stores.clickhouse.rows(LEFT_OUT)]
+
+
+def test_a_windows_fleet_is_seen(fleet: Stores) -> None:
+    """It was invisible: `written` with 0 points, no row anywhere, all checks green."""
+    bodies = [telegraf(*unknown_lines(minutes_ago=ago), organization=ORG) for ago in (1, 2)]
+    bodies.append(telegraf(*unknown_lines("new-pc"), line("mem", "used=1048576i"), organization=ORG))
+    fleet.message_queue.publish([*map(as_published, bodies), as_published(bodies[0])])
+    summary = drained(fleet)
+    assert (summary.messages, summary.points, summary.messages_not_understood) == (4, 1, 3)
+    outcomes = "SELECT outcome, count() AS n FROM message_ledger GROUP BY outcome ORDER BY outcome"
+    found = {row["outcome"]: row["n"] for row in fleet.clickhouse.rows(outcomes)}
+    duplicates = found.pop("duplicate", 0)  # where equal copies that nobody marked are two
+    assert found == {"not_understood": 2, "written": 1}
+    [balance] = fleet.clickhouse.rows("SELECT * FROM conservation")
+    assert (balance["messages"], balance["not_understood"], balance["duplicates"]) == (3 + duplicates, 2, duplicates)
+    assert balance["balance"] == 0
+    services = str(2 * (2 + duplicates))
+    assert left_out(fleet) == [
+        (ORG, NOBODY, "telegraf", "new-pc", "win_services", "2", "state"),
+        (ORG, NOBODY, "telegraf", "new-pc", "win_wmi", "1", "Depth"),
+        (ORG, SECOND_DEVICE, "telegraf", "lap-2", "win_services", services, "state"),
+        (ORG, SECOND_DEVICE, "telegraf", "lap-2", "win_wmi", str(2 + duplicates), "Depth"),
+    ]
+    assert fleet.clickhouse.scalar("SELECT count() FROM left_out WHERE hour < now('UTC') - 7200") == 0
+
+
+def test_the_view_bounds_invented_measurements_of_many_messages(fleet: Stores) -> None:
+    bodies = [
+        telegraf(*(line(f"m{64 * first + number}", "f=1i") for number in range(64)), organization=ORG)
+        for first in range(10)
+    ]
+    fleet.message_queue.publish(list(map(as_published, bodies)))
+    drained(fleet)
+    rows = left_out(fleet)
+    assert len(rows) == 101
+    assert sum(int(row[5]) for row in rows) >= 640
+    assert [row for row in rows if row[4] == OTHERS]

@@ -5,21 +5,24 @@ import json
 import time
 import uuid
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
 import pytest
 
+from ninjait_pipelines.ingest import assets, sensors
 from ninjait_pipelines.ingest.quarantine.documents import make_document
 from ninjait_pipelines.ingest.quarantine.hold import prepare_quarantine
 from ninjait_pipelines.ingest.registry import load_sender_registry
 from ninjait_pipelines.ingest.sensors import MAX_OF_ONE, held_for_known_hosts, registered_hosts, replay_registered
 from ninjait_pipelines.resources import Stores
+from ninjait_pipelines.resources.message_queue import Depth
 from ninjait_pipelines.resources.postgres import Postgres
 from ninjait_pipelines_tests.ingest.conftest import LOG, make_drain
 from ninjait_pipelines_tests.ingest.decode.decoding import decoded
 from ninjait_pipelines_tests.ingest.drains import drained, ledger, points_of, publish_messages
+from ninjait_pipelines_tests.ingest.materialized import definitions
 from ninjait_pipelines_tests.ingest.samples import (
     NOW,
     ORG,
@@ -29,7 +32,10 @@ from ninjait_pipelines_tests.ingest.samples import (
     collectd,
     line,
     message,
+    metrics,
+    outgoing,
     register_device,
+    sample,
     telegraf,
     value_list,
 )
@@ -215,3 +221,57 @@ def test_a_host_known_to_another_organization_only_is_not_replayed_again_and_aga
     assert make_drain(fleet).run(idle_seconds=0.05).points_written == 1
     rows = fleet.metrics_store.read(NOW - timedelta(hours=1), NOW).to_pylist()
     assert [row["organization_id"] for row in rows] == [OTHER_ORG]
+
+
+@pytest.mark.parametrize(
+    ("depth", "active", "failed_seconds_ago", "reason"),
+    [
+        (Depth(0, 0, 0), False, None, "the queue is empty"),
+        (Depth(5, 0, 0), True, None, "a drain is under way"),
+        (Depth(5, 0, 0), False, 10, "the last drain failed"),
+        (Depth(5, 0, 0), False, 61, None),
+        (Depth(5, 0, 0), False, None, None),
+        (Depth(0, 5, 0), False, None, None),
+        (Depth(0, 0, 1), False, None, None),
+    ],
+)
+def test_when_a_drain_starts(depth: Depth, active: bool, failed_seconds_ago: int | None, reason: str | None) -> None:
+    failed_at = NOW - timedelta(seconds=failed_seconds_ago) if failed_seconds_ago else None
+    assert (sensors.decide(depth, active, failed_at, NOW) or "").startswith(reason or "")
+    assert bool(sensors.decide(depth, active, failed_at, NOW)) == bool(reason)
+
+
+@pytest.mark.parametrize(("failures", "seconds"), [(1, 60), (2, 120), (3, 240), (4, 300)])
+def test_drains_that_fail_one_after_another_start_less_and_less_often(failures: int, seconds: int) -> None:
+    def starts(after: int) -> bool:
+        return not sensors.decide(Depth(5, 0, 0), False, NOW - timedelta(seconds=after), NOW, failures)
+
+    assert (starts(seconds - 1), starts(seconds)) == (False, True)
+
+
+def test_a_sensor_starts_a_drain_skips_while_one_runs_and_waits_after_a_failure(fleet: Stores) -> None:
+    sensor = sensors.drain_sensors[list(assets.BY_QUEUE).index("agent.metrics")]
+    with (
+        dg.DagsterInstance.ephemeral() as instance,
+        dg.build_sensor_context(instance=instance, resources={"message_queue": fleet.message_queue}) as context,
+    ):
+
+        def tick() -> tuple[int, str | None]:
+            result = sensor.evaluate_tick(context)
+            return len(result.run_requests or ()), result.skip_message
+
+        assert tick() == (0, "the queue is empty")
+        fleet.message_queue.publish([outgoing("agent.metrics", metrics(sample()))])
+        assert tick() == (1, None)
+        job = definitions(fleet).resolve_job_def("drain_agent_metrics")
+        run = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
+        assert tick() == (0, "a drain is under way")
+        instance.report_run_canceled(run)
+        assert tick() == (1, None)
+        instance.report_run_failed(instance.create_run_for_job(job))
+        assert tick()[0] == 0
+        instance.report_run_failed(instance.create_run_for_job(job))
+        assert sensors.last_drain(instance, job.name)[2] == 2
+        assert sensors.last_drain(instance, job.name)[1] > datetime.now(UTC) - timedelta(seconds=30)  # type: ignore[operator]
+    assert sensor.default_status is dg.DefaultSensorStatus.RUNNING
+    assert sensor.minimum_interval_seconds == 10

@@ -1,17 +1,17 @@
-"""Senders in the stores: what of theirs is left out, when they were last heard of, how many series they may make."""
+"""How many series a device may create: across messages, drains and restarts, and while a store fails."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from ninjait_pipelines.ingest.decode.hosts import OTHERS
 from ninjait_pipelines.ingest.decode.message import decode
-from ninjait_pipelines.ingest.decode.model import NOBODY, Period
+from ninjait_pipelines.ingest.decode.model import Period
 from ninjait_pipelines.ingest.series import MAX_NAMES
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.resources.metrics_store import Refusal
 from ninjait_pipelines_tests.ingest.conftest import drained, ledger_row, sink_of
+from ninjait_pipelines_tests.ingest.drains import Faulty, sink_with
 from ninjait_pipelines_tests.ingest.samples import (
     DEVICE,
     NOW,
@@ -20,103 +20,10 @@ from ninjait_pipelines_tests.ingest.samples import (
     SECOND_DEVICE,
     as_published,
     line,
-    metrics,
-    outgoing,
-    sample,
     telegraf,
-    unknown_lines,
 )
 
 PERIOD = Period.at(NOW)
-
-
-# --- what the stores have of it ---
-
-LEFT_OUT = "SELECT organization_id, device_id, agent, host, measurement, readings, example FROM left_out ORDER BY ALL"
-
-
-def left_out(stores: Stores) -> list[tuple[Any, ...]]:
-    return [tuple(map(str, row.values())) for row in stores.clickhouse.rows(LEFT_OUT)]
-
-
-def test_a_windows_fleet_is_seen(fleet: Stores) -> None:
-    """It was invisible: `written` with 0 points, no row anywhere, all checks green."""
-    bodies = [telegraf(*unknown_lines(minutes_ago=ago), organization=ORG) for ago in (1, 2)]
-    bodies.append(telegraf(*unknown_lines("new-pc"), line("mem", "used=1048576i"), organization=ORG))
-    fleet.message_queue.publish([*map(as_published, bodies), as_published(bodies[0])])
-    summary = drained(fleet)
-    assert (summary.messages, summary.points, summary.messages_not_understood) == (4, 1, 3)
-    outcomes = "SELECT outcome, count() AS n FROM message_ledger GROUP BY outcome ORDER BY outcome"
-    found = {row["outcome"]: row["n"] for row in fleet.clickhouse.rows(outcomes)}
-    duplicates = found.pop("duplicate", 0)  # where equal copies that nobody marked are two
-    assert found == {"not_understood": 2, "written": 1}
-    [balance] = fleet.clickhouse.rows("SELECT * FROM conservation")
-    assert (balance["messages"], balance["not_understood"], balance["duplicates"]) == (3 + duplicates, 2, duplicates)
-    assert balance["balance"] == 0
-    services = str(2 * (2 + duplicates))
-    assert left_out(fleet) == [
-        (ORG, NOBODY, "telegraf", "new-pc", "win_services", "2", "state"),
-        (ORG, NOBODY, "telegraf", "new-pc", "win_wmi", "1", "Depth"),
-        (ORG, SECOND_DEVICE, "telegraf", "lap-2", "win_services", services, "state"),
-        (ORG, SECOND_DEVICE, "telegraf", "lap-2", "win_wmi", str(2 + duplicates), "Depth"),
-    ]
-    assert fleet.clickhouse.scalar("SELECT count() FROM left_out WHERE hour < now('UTC') - 7200") == 0
-
-
-def test_the_view_bounds_invented_measurements_of_many_messages(fleet: Stores) -> None:
-    bodies = [
-        telegraf(*(line(f"m{64 * first + number}", "f=1i") for number in range(64)), organization=ORG)
-        for first in range(10)
-    ]
-    fleet.message_queue.publish(list(map(as_published, bodies)))
-    drained(fleet)
-    rows = left_out(fleet)
-    assert len(rows) == 101
-    assert sum(int(row[5]) for row in rows) >= 640
-    assert [row for row in rows if row[4] == OTHERS]
-
-
-# --- when a device was last heard of ---
-
-
-def seen(stores: Stores) -> dict[str, dict[str, Any]]:
-    return {str(row["device_id"]): row for row in stores.clickhouse.rows("SELECT * FROM device_last_seen")}
-
-
-def test_the_newest_reading_of_each_device_is_kept_and_never_goes_back(fleet: Stores) -> None:
-    """Devices of Telegraf and collectd send no heartbeat, and nobody could say whether they were there."""
-    counter = line("net", "bytes_recv=1i,bytes_sent=1i", 30, interface="eth0")
-    fleet.message_queue.publish([as_published(telegraf(line("mem", "used=1048576i", 60), counter, organization=ORG))])
-    fleet.message_queue.publish([outgoing("agent.metrics", metrics(sample(20), sample(10, disk_used=None)))])
-    drained(fleet)
-    first = seen(fleet)
-    assert first[SECOND_DEVICE]["last_seen"] == NOW - timedelta(seconds=30)
-    assert first[SECOND_DEVICE]["memory_at"] == NOW - timedelta(seconds=60)
-    assert first[SECOND_DEVICE]["cpu_at"] == datetime(1970, 1, 1, tzinfo=UTC)
-    assert first[DEVICE]["last_seen"] == first[DEVICE]["cpu_at"] == NOW - timedelta(seconds=10)
-    assert first[DEVICE]["disk_used_at"] == NOW - timedelta(seconds=20)
-    fleet.message_queue.publish([outgoing("agent.metrics", metrics(sample(86400 * 30)))])
-    drained(fleet)
-    again = seen(fleet)
-    assert {**again[DEVICE], "sent_at": 0, "understood_at": 0} == {**first[DEVICE], "sent_at": 0, "understood_at": 0}
-
-
-def test_a_clock_that_is_ahead_is_not_seen_in_the_future(fleet: Stores) -> None:
-    ahead = (datetime.now(UTC) + timedelta(minutes=4)).isoformat()
-    fleet.message_queue.publish([outgoing("agent.metrics", metrics(sample(timestamp=ahead)))])
-    drained(fleet)
-    assert seen(fleet)[DEVICE]["last_seen"] <= datetime.now(UTC)
-
-
-def test_a_device_of_which_nothing_is_understood_has_sent_and_was_not_seen(fleet: Stores) -> None:
-    fleet.message_queue.publish([as_published(telegraf(*unknown_lines(), *unknown_lines("new-pc"), organization=ORG))])
-    drained(fleet)
-    [row] = seen(fleet).values()
-    assert (str(row["device_id"]), row["last_seen"].year, row["understood_at"].year) == (SECOND_DEVICE, 1970, 1970)
-    assert row["sent_at"] > datetime.now(UTC) - timedelta(minutes=1)
-
-
-# --- what a sender may cost ---
 
 
 def interfaces(*names: str, seconds_ago: float = 60, host: str = "lap-2", body: str = "bytes_recv=1i") -> Any:
@@ -216,14 +123,14 @@ def test_volumes_are_bounded_too(fleet: Stores) -> None:
     assert (row["points_written"], row["points_quarantined"]) == (MAX_NAMES + 1, 3)
 
 
-def test_a_batch_that_is_written_once_more_is_refused_the_same(fleet: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_that_is_written_once_more_is_refused_the_same(fleet: Stores) -> None:
     """A store fails under way, and the drain tries the same batch again, without the rejections of its first try."""
     names = [f"if{number}" for number in range(MAX_NAMES + 2)]
-    decoded, sink = decode(interfaces(*names), REGISTRY, PERIOD), sink_of(fleet, "agent.metrics")
-    with monkeypatch.context() as patch:
-        patch.setattr(type(fleet.metrics_store), "write_counters", lambda *_: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            sink.write([decoded], "run", NOW)
+    store = Faulty(fleet.metrics_store, write_counters=lambda _: 1 / 0)
+    decoded, sink = decode(interfaces(*names), REGISTRY, PERIOD), sink_with(fleet, metrics_store=store)
+    with pytest.raises(ZeroDivisionError):
+        sink.write([decoded], "run", NOW)
+    del store.write_counters
     rows = []
     for _ in range(2):
         decoded.rejections = []
@@ -233,28 +140,27 @@ def test_a_batch_that_is_written_once_more_is_refused_the_same(fleet: Stores, mo
     assert (rows[0]["points_written"], rows[0]["points_quarantined"]) == (MAX_NAMES, 2)
 
 
-def test_names_that_could_not_be_read_are_read_again(fleet: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_that_could_not_be_read_are_read_again(fleet: Stores) -> None:
     """ClickHouse fails under way: a device must not count as one without names, which would double its room."""
-    sink = sink_of(fleet, "agent.metrics")
+    store = Faulty(fleet.clickhouse, rows=lambda *_, **__: 1 / 0)
+    sink = sink_with(fleet, clickhouse=store)
     sink_of(fleet, "agent.metrics").write([decode(interfaces("eth0"), REGISTRY, PERIOD)], "run", NOW)
     decoded = decode(interfaces(*(f"if{number}" for number in range(MAX_NAMES))), REGISTRY, PERIOD)
-    with monkeypatch.context() as patch:
-        patch.setattr(type(fleet.clickhouse), "rows", lambda *_, **__: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            sink.write([decoded], "run", NOW)
+    with pytest.raises(ZeroDivisionError):
+        sink.write([decoded], "run", NOW)
+    del store.rows
     sink.write([decoded], "run", NOW)
     assert [rejection.value for rejection in decoded.rejections] == [repr(f"if{MAX_NAMES - 1}")]
 
 
 def test_refusals_of_the_store_are_of_their_own_rows_beside_series_that_are_too_many(
-    fleet: Stores, monkeypatch: pytest.MonkeyPatch
+    fleet: Stores,
 ) -> None:
     """The store refuses by row of what it was given, which is less than what was sent."""
     names = [f"if{number}" for number in range(MAX_NAMES + 2)]
     first, second = (decode(interfaces(*some), REGISTRY, PERIOD) for some in (names, names[-3:]))
-    refused = [Refusal(MAX_NAMES, "no room")]
-    monkeypatch.setattr(type(fleet.metrics_store), "write_counters", lambda self, counters: refused)
-    sink_of(fleet, "agent.metrics").write([first, second], "run", NOW)
+    store = Faulty(fleet.metrics_store, write_counters=lambda _: [Refusal(MAX_NAMES, "no room")])
+    sink_with(fleet, metrics_store=store).write([first, second], "run", NOW)
     assert {(one.index, one.reason) for one in first.rejections} == {
         (MAX_NAMES, "too_many_interfaces"),
         (MAX_NAMES + 1, "too_many_interfaces"),

@@ -16,11 +16,13 @@ from hypothesis import strategies as st
 
 from ninjait_pipelines.metrics.model import AGGREGATES, FIELDS, POINTS, SAMPLE, WINDOWS
 from ninjait_pipelines.metrics.windows import (
+    STAMPED,
     STAMPS,
     aggregate_points,
     aggregate_windows,
     late_windows,
     merge_windows,
+    stamped_fields,
 )
 
 START = datetime(2026, 11, 1, tzinfo=UTC)
@@ -147,3 +149,36 @@ def test_a_late_point_is_stamped_behind_its_time_by_less_than_a_millisecond(fiel
     assert [window["samples"] for window in windows] == [1.0, *[0.0] * (len(windows) - 1)]
     for window in windows:
         assert timedelta(0) < window["time"] - START <= timedelta(microseconds=STAMPS) < timedelta(milliseconds=1)
+
+
+NAMES = [f"field_{number}" for number in range(60)]
+
+
+def stamps(groups: list[tuple[int, list[str]]]) -> list[int]:
+    """All stamps that sets of fields may have; the first group's empty set has one."""
+    return [first + number for first, names in groups for number in range(2 ** len(names))]
+
+
+@pytest.mark.parametrize("count", [1, 9, 10, 17, 18, 30, 38])
+def test_no_two_sets_share_a_stamp_and_none_reaches_the_next_instant(count: int) -> None:
+    """With a tenth field two late samples a millisecond apart would have fallen on one stamp."""
+    groups = stamped_fields(NAMES[:count])
+    assert [name for _, names in groups for name in names] == NAMES[:count]
+    found = stamps(groups)  # type: ignore[arg-type]
+    assert len(found) == len(set(found))
+    assert (min(found), max(found) <= STAMPS) == (1, True)
+
+
+def test_a_field_more_changes_no_stamp() -> None:
+    """What lies in the stores has them."""
+    for count in range(1, 38):
+        for (first, names), (later_first, later_names) in zip(
+            stamped_fields(NAMES[:count]), stamped_fields(NAMES[: count + 1]), strict=False
+        ):
+            assert (first, list(names)) == (later_first, list(later_names)[: len(names)])
+    assert STAMPED[0] == (1, list(FIELDS)[:9])
+
+
+def test_more_fields_than_there_are_stamps_are_refused_when_they_are_declared() -> None:
+    with pytest.raises(ValueError, match="there are no stamps for late samples of field_38"):
+        stamped_fields(NAMES[:39])

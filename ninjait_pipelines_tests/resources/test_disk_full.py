@@ -109,27 +109,3 @@ def test_what_somebody_sent_is_not_taken_for_it(store: str) -> None:
     turned, error = NOT_FULL[store]
     with pytest.raises(StoreFailed), turned():
         raise error
-
-
-@pytest.mark.parametrize("inside", ["writeErrors", "writeConcernErrors"])
-def test_what_a_document_says_is_not_what_the_store_says(inside: str) -> None:
-    """An application's log of a full disk, refused for another reason, was the store's full disk: its drain waited and
-    waited, and the whole log stood in the error."""
-    refused = {"index": 0, "code": 121, "errmsg": "Document failed validation"}
-    log = {"message": "write failed: No space left on device", "password": "canary"}
-    details: dict[str, Any] = {"writeErrors": [{**refused, "op": log}], "writeConcernErrors": []}
-    if inside == "writeConcernErrors":
-        duplicate = {"index": 0, "code": 11000, "errmsg": "E11000 duplicate key", "op": log}
-        details = {"writeErrors": [duplicate], "writeConcernErrors": [{"code": 100, "errmsg": "failed validation"}]}
-    with pytest.raises(StoreFailed, match="failed validation") as raised, MONGODB.errors():
-        raise pymongo.errors.BulkWriteError(details)
-    assert "No space" not in str(raised.value) + str(raised.value.__cause__)
-    with pytest.raises(StoreFailed, match="failed validation") as raised, MONGODB.errors():
-        raise pymongo.errors.WriteError("Document failed validation", 121, {**refused, "op": log})
-    assert "No space" not in str(raised.value) + str(raised.value.__cause__)
-
-
-def test_a_standby_is_worth_a_retry() -> None:
-    """PostgreSQL failed over: its old primary refused writes, as if they were wrong."""
-    with pytest.raises(StoreUnavailable, match="has the primary moved"), POSTGRES.errors():
-        raise psycopg.errors.ReadOnlySqlTransaction("cannot execute INSERT in a read-only transaction")

@@ -1,8 +1,10 @@
-"""Transactions and connections of PostgreSQL."""
+"""Transactions and connections of PostgreSQL, and an error of its own."""
 
+import psycopg
 import pytest
 
-from ninjait_pipelines.resources.store import StoreFailed
+from ninjait_pipelines.resources.postgres import Postgres
+from ninjait_pipelines.resources.store import StoreFailed, StoreUnavailable
 from ninjait_pipelines_tests.resources.store_helpers import opened
 
 
@@ -26,3 +28,9 @@ def test_postgres_opens_a_new_connection_after_a_broken_one(stack: dict[str, str
         first = postgres.rows("SELECT pg_backend_pid() AS pid")[0]["pid"]
         other.rows("SELECT pg_terminate_backend(%(pid)s)", {"pid": first})
         assert postgres.rows("SELECT pg_backend_pid() AS pid")[0]["pid"] != first
+
+
+def test_a_standby_is_worth_a_retry() -> None:
+    """PostgreSQL failed over: its old primary refused writes, as if they were wrong."""
+    with pytest.raises(StoreUnavailable, match="has the primary moved"), Postgres(url="postgresql://u@h:1/d").errors():
+        raise psycopg.errors.ReadOnlySqlTransaction("cannot execute INSERT in a read-only transaction")

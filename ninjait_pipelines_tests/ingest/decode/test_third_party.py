@@ -11,12 +11,11 @@ from ninjait_pipelines.ingest.decode.third_party import MAX_BYTES, MAX_ENTRIES
 from ninjait_pipelines.ingest.quarantine.documents import make_document
 from ninjait_pipelines.ingest.quarantine.replay import rebuild_message
 from ninjait_pipelines.messages import Message
-from ninjait_pipelines_tests.ingest.decode.decoding import MIB, PERIOD, decoded, reasons
+from ninjait_pipelines_tests.ingest.decode.decoding import MIB, PERIOD, decoded
 from ninjait_pipelines_tests.ingest.samples import (
     NOW,
     ORG,
     REGISTRY,
-    SECOND_DEVICE,
     batch,
     collectd,
     gzipped,
@@ -88,40 +87,6 @@ def test_what_cannot_be_unpacked_is_refused_whole(body: bytes, reason: str) -> N
     result = decoded(packed(telegraf(organization=ORG), body))
     assert (result.whole, [one.reason for one in result.rejections]) == (True, [reason])
     assert (result.points, result.organization_id) == (0, ORG)
-
-
-def test_rates_are_not_taken_for_counters() -> None:
-    """collectd's `StoreRates true` changes the values and not their types: stored as counters they would be noise."""
-    result = decoded(
-        collectd(
-            value_list("interface", "if_octets", 1712.35, 0, plugin_instance="eth0"),
-            value_list("interface", "if_octets", 2**40, 5.0, plugin_instance="eth0", seconds_ago=50),
-            organization=ORG,
-        )
-    )
-    assert reasons(result) == [(0, "network_in", "not_an_integer")]
-    assert (result.counters["network_in"], result.counters["network_out"]) == ([2**40], [5])
-    rate = decoded(telegraf(line("net", "bytes_recv=0.5", interface="eth0")))
-    assert reasons(rate) == [(0, "network_in", "not_an_integer")]
-
-
-def test_several_hosts_unsigned_integers_escapes_and_windows_in_one_batch() -> None:
-    registry = type(REGISTRY)(
-        REGISTRY.organizations, REGISTRY.devices, {"WIN 11,home=x": {ORG: SECOND_DEVICE}, **REGISTRY.hosts}
-    )
-    batch = telegraf(
-        line("mem", f"used={MIB}u"),
-        line("mem", f"used={2 * MIB}u", host="lap-1"),
-        line("disk", f"used={3 * MIB}u", host=r"WIN\ 11\,home\=x", path=r"\C:", fstype="NTFS"),
-        line("net", "bytes_recv=1u,bytes_sent=2u", host=r"WIN\ 11\,home\=x", interface=r"Ethernet\ 2"),
-        f"mem,host=lap-2 used=1u {round(NOW.timestamp() * 1e9)}\r",
-        organization=ORG,
-    )
-    result = decode(batch, registry, PERIOD)
-    assert result.rejections == []
-    assert result.columns["memory"] == [1.0, 2.0, 1 / MIB]
-    assert (result.volumes["volume"], result.volumes["used"]) == (["C:"], [3.0])
-    assert result.counters["interface"] == ["Ethernet 2"]
 
 
 @pytest.mark.parametrize("packed", [False, True])

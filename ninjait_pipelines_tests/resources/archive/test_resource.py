@@ -97,6 +97,19 @@ class TestArchive:
         assert archive.scan(keys).to_pydict() == {"n": [1, 2, 3], "s": ["a", "b", "c"]}
         assert archive.scan(keys, ["s"]).to_pydict() == {"s": ["a", "b", "c"]}
 
+    @pytest.mark.parametrize("key", ["../outside", "/etc/hostname", "a//b", "a/./b", "", "a\\b"])
+    def test_a_key_never_leads_out_of_it(self, archive: Archive, key: str) -> None:
+        """In a folder `..` and a leading slash are what they say."""
+        for act in (
+            lambda: archive.read(key),
+            lambda: archive.write(key, b""),
+            lambda: archive.delete(key),
+            lambda: archive.version(key),
+            lambda: archive.scan([key]),
+        ):
+            with pytest.raises(StoreFailed, match="is not a valid key"):
+                act()
+
 
 FILL = """
 import resource, signal, sys
