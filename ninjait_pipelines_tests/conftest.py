@@ -64,14 +64,16 @@ LONGEST = (
 )
 # The files whose tests start engines, servers or interpreters without asking for the stack.
 OWN_ENGINES = (
-    "billing/test_billing_automation",
+    "billing/test_automation",
     "cli/test_main",
     "cli/test_sql",
     "cli/test_stack",
     "local/fleet/test_agent",
     "local/fleet/test_relay",
+    "local/stack/test_clickhouse_engine",
     "local/stack/test_clickhouse_http",
     "local/stack/test_local",
+    "local/stack/test_mongodb_server",
     "local/stack/test_servers",
     "operations/test_run_queue",
     "resources/test_disk_full",

@@ -1,23 +1,20 @@
 """Billable quantities on real stores: the right hours, the right contract, again and again the same."""
 
 import uuid
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from decimal import Decimal
 from typing import Any
 
 import pytest
 
-from ninjait_pipelines import marts
 from ninjait_pipelines.billing import assets, checks
 from ninjait_pipelines.billing.local_time import DAY, HOUR, day_window, hours_of
 from ninjait_pipelines.resources.clickhouse import ClickHouse
-from ninjait_pipelines.resources.clickhouse_schema import mart_rows
 from ninjait_pipelines.resources.store import StoreError
-from ninjait_pipelines_tests.billing.conftest import SINCE, Platform, hours_between, today
+from ninjait_pipelines_tests.billing.conftest import LONG_AGO, Platform, small, today
 from ninjait_pipelines_tests.runs import Killed, content, killed, left_out, passed, run, spoil
 
 CHECKS = (checks.every_contract_is_measured, checks.every_organization_has_a_contract)
-LONG_AGO = date(2025, 12, 1)
 
 
 def measured(platform: Platform, day: date) -> dict[uuid.UUID, dict[str, Decimal]]:
@@ -133,7 +130,7 @@ def test_the_contract_in_force(platform: Platform) -> None:
 
 
 def test_twice_the_same_and_a_range_the_same_as_its_days(platform: Platform) -> None:
-    _small(platform)
+    small(platform)
     days = [today() - i * DAY for i in (4, 3)]
     for day in days:
         run(platform.stores, assets.billing_events, key=day.isoformat())
@@ -149,7 +146,7 @@ def test_twice_the_same_and_a_range_the_same_as_its_days(platform: Platform) -> 
 
 
 def test_killed_half_way_and_run_again(platform: Platform) -> None:
-    _small(platform)
+    small(platform)
     day = today() - 3 * DAY
     gone = platform.organization("gone", "UTC")
     contract = platform.contract(gone, LONG_AGO)
@@ -165,14 +162,6 @@ def test_killed_half_way_and_run_again(platform: Platform) -> None:
     assert len(rows) == 8
     run(platform.stores, assets.billing_events, key=day.isoformat())
     assert content(platform.stores, "billing_quantities") == rows
-
-
-def test_the_check_fails_when_an_organization_is_lost(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
-    _small(platform)
-    monkeypatch.setattr(marts, "mart_rows", lambda table, rows: mart_rows(table, rows).slice(1))
-    key = (today() - 3 * DAY).isoformat()
-    result = run(platform.stores, assets.billing_events, CHECKS[0], key=key, fails=True)
-    assert passed(result) == {"every_contract_is_measured": False}
 
 
 def test_more_organizations_than_fit_into_one_query(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,7 +181,7 @@ def test_more_organizations_than_fit_into_one_query(platform: Platform, monkeypa
 
 def test_an_organization_with_an_unknown_time_zone_stops_only_itself(platform: Platform) -> None:
     """`Europe/Zurch` stopped everybody's billing; rows like it are older than the constraint that refuses them."""
-    _small(platform)
+    small(platform)
     key = (today() - 3 * DAY).isoformat()
     lost = platform.organization("lost", "UTC")
     platform.contract(lost, LONG_AGO)
@@ -226,7 +215,7 @@ BAD = {
 @pytest.mark.parametrize("words", BAD)
 def test_terms_that_nothing_can_compute_with_stop_only_their_organization(platform: Platform, words: str) -> None:
     """psycopg raised for `-infinity`: nobody was billed."""
-    _small(platform)
+    small(platform)
     key = (today() - 3 * DAY).isoformat()
     lost = platform.organization("lost", "UTC")
     platform.contract(lost, LONG_AGO)
@@ -246,7 +235,7 @@ def test_terms_that_nothing_can_compute_with_stop_only_their_organization(platfo
 
 def test_an_end_that_never_comes_is_none(platform: Platform) -> None:
     """And a contract that never begins ends no other."""
-    _small(platform)
+    small(platform)
     one = platform.organization("lost", "UTC")
     platform.contract(one, LONG_AGO)
     platform.contract(one, today() + 900 * DAY)
@@ -261,7 +250,7 @@ def test_an_end_that_never_comes_is_none(platform: Platform) -> None:
 @pytest.mark.parametrize("price", ["base_fee", "device_month_price", "api_calls_thousand_price"])
 def test_a_price_that_is_no_number_stops_only_its_contracts(platform: Platform, price: str) -> None:
     """NaN is not below 0 for PostgreSQL: the plan took it, and no invoice of the month was written."""
-    _small(platform)
+    small(platform)
     lost = platform.organization("lost", "UTC")
     platform.contract(lost, LONG_AGO, version=2)
     spoil(platform.stores, "price_plans", f"UPDATE price_plans SET {price} = 'NaN' WHERE version = 2")
@@ -278,15 +267,3 @@ def test_a_price_that_is_no_number_stops_only_its_contracts(platform: Platform, 
 def test_the_door_refuses_a_time_zone_that_there_is_not(platform: Platform) -> None:
     with pytest.raises(StoreError, match="time_zone"):
         platform.organization("lost", "Europe/Zurch")
-
-
-def _small(platform: Platform) -> None:
-    """Two organizations, far apart, with a week of everything."""
-    start = datetime.combine(today() - 8 * DAY, datetime.min.time(), UTC)
-    assert start > SINCE
-    for name, zone in (("east", "Pacific/Auckland"), ("west", "America/Los_Angeles")):
-        organization = platform.organization(name, zone)
-        platform.contract(organization, LONG_AGO)
-        platform.samples(organization, 1, hours_between(start, start + 7 * DAY))
-        platform.calls(organization, *hours_between(start, start + 7 * DAY))
-        platform.usage(organization, start + 90 * HOUR, "12.5", "1.25")
