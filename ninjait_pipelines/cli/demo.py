@@ -4,6 +4,8 @@ import sys
 
 import typer
 
+from ninjait_pipelines.cli.output import fail
+
 
 def demo() -> None:
     """Send a simulated fleet's day through every stage, on the local stack, and check that all figures add up.
@@ -19,7 +21,10 @@ def demo() -> None:
     # A log file is not limited to 80 columns.
     console = Console(width=None if sys.stdout.isatty() else 118)
     seconds: dict[str, float] = {}
-    settings = bring_up(console, seconds)
+    try:
+        settings = bring_up(console, seconds)
+    except OSError as error:
+        fail(str(error))
     # Only now: partitions read PIPELINE_START when they are imported.
     from ninjait_pipelines.local.demo.report import Report
     from ninjait_pipelines.local.demo.run import prepared, run

@@ -127,9 +127,13 @@ class Dragonfly(Engine):
 
     def ready(self) -> bool:
         import redis
+        from redis.backoff import NoBackoff
+        from redis.retry import Retry
 
-        # While its log is being read back, Redis listens already and answers with an error.
-        with redis.Redis(HOST, self.port, password=self.password, socket_timeout=1) as client:
+        # While its log is being read back, Redis listens already and answers with an error. With the client's own
+        # retries, a Redis that stopped at once would be noticed seconds later.
+        once = Retry(NoBackoff(), 0)
+        with redis.Redis(HOST, self.port, password=self.password, socket_timeout=1, retry=once) as client:
             try:
                 return bool(client.ping())
             except redis.RedisError:

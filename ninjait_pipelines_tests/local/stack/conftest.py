@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -11,6 +12,7 @@ import pytest
 from clickhouse_connect.driver.client import Client
 
 from ninjait_pipelines.local.stack.local import LocalStack
+from ninjait_pipelines_tests.local.stack.raw_http import Raw
 
 
 @pytest.fixture(scope="session")
@@ -33,3 +35,27 @@ def connect(settings: dict[str, str], **options: object) -> Client:
     login = {"username": settings["CLICKHOUSE_USER"], "password": settings["CLICKHOUSE_PASSWORD"]}
     place = {"host": address.hostname, "port": address.port, "database": settings["CLICKHOUSE_DATABASE"]}
     return clickhouse_connect.get_client(**{**place, **login, **options})  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def settings(shared_stack: LocalStack) -> dict[str, str]:
+    return shared_stack.up()
+
+
+@pytest.fixture
+def client(settings: dict[str, str]) -> Iterator[Client]:
+    with connect(settings) as client:
+        yield client
+
+
+@pytest.fixture
+def table(client: Client) -> Iterator[str]:
+    name = f"t{uuid.uuid4().hex[:8]}"
+    client.command(f"CREATE TABLE {name} (n UInt64, s String) ENGINE = MergeTree ORDER BY n")
+    yield name
+    client.command(f"DROP TABLE {name}")
+
+
+@pytest.fixture
+def raw(settings: dict[str, str]) -> Raw:
+    return Raw(settings)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import stat
 import subprocess
 import sys
@@ -17,7 +16,7 @@ import pymongo
 import pytest
 import redis
 
-from ninjait_pipelines.local.stack.engines import Identity, Postgres, StackError, write_private
+from ninjait_pipelines.local.stack.engines import StackError
 from ninjait_pipelines.local.stack.local import LocalStack, find, gone
 from ninjait_pipelines.operations.health import check_all
 from ninjait_pipelines.resources import open_stores
@@ -179,16 +178,6 @@ def test_a_lost_or_damaged_state_is_said_in_one_line_and_can_be_deleted(own_stac
     assert own_stack.running() == ALL_UP
 
 
-def test_the_folder_of_another_postgres_is_named_and_left(tmp_path: Path) -> None:
-    """PostgreSQL 16 of the former wheel: the new server would only say that the files are incompatible, in its log."""
-    folder = tmp_path / "postgres"
-    folder.mkdir()
-    (folder / "PG_VERSION").write_text("16\n")
-    with pytest.raises(StackError, match=r"was made by PostgreSQL 16, and this is 18.*ninjait down --delete"):
-        Postgres(folder, 5432, "secret").prepare()
-    assert [path.name for path in folder.iterdir()] == ["PG_VERSION"]
-
-
 def test_a_folder_with_any_name_holds_the_whole_stack(tmp_path: Path) -> None:
     """In a folder with a space, everything but the archive was found: its address was never decoded."""
     stack = LocalStack(tmp_path / "a folder's ü %41" / ("d" * 120))
@@ -235,14 +224,6 @@ def test_wrong_passwords_are_refused(shared_stack: LocalStack) -> None:
         redis.Redis.from_url(settings["DRAGONFLY_URL"].replace("redis://:", "redis://:x")).ping()
 
 
-def test_a_private_file_is_replaced_whole(tmp_path) -> None:
-    path = tmp_path / "file"
-    path.write_text("old")
-    path.chmod(0o644)
-    write_private(path, "new")
-    assert (path.read_text(), stat.S_IMODE(path.stat().st_mode)) == ("new", 0o600)
-
-
 def test_an_engine_that_cannot_start_is_one_clear_line(own_stack: LocalStack) -> None:
     own_stack.up()
     own_stack.down()
@@ -250,13 +231,3 @@ def test_an_engine_that_cannot_start_is_one_clear_line(own_stack: LocalStack) ->
     with pytest.raises(StackError, match=r"^postgres stopped at once: .*contains errors.*postgres\.log\)$"):
         own_stack.up()
     assert own_stack.running() == ALL_UP | {"postgres": False}
-
-
-@pytest.mark.skipif(os.getuid() != 0, reason="only root has to become somebody else for PostgreSQL")
-def test_root_without_user_namespaces_is_told_what_to_do(
-    own_stack: LocalStack, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("ninjait_pipelines.local.stack.engines.postgres_identity", lambda: Identity(user="nobody"))
-    own_stack.home.parent.chmod(0o700)
-    with pytest.raises(StackError, match=f"user nobody may not enter {own_stack.home.parent}; run ninjait as"):
-        own_stack.up()
