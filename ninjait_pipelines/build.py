@@ -9,6 +9,7 @@ from ninjait_pipelines.archive import definitions as archive
 from ninjait_pipelines.automation import AUTOMATION
 from ninjait_pipelines.billing import definitions as billing
 from ninjait_pipelines.cache import definitions as cache
+from ninjait_pipelines.executor import executor_from
 from ninjait_pipelines.ingest import definitions as ingest
 from ninjait_pipelines.operations import definitions as operations
 from ninjait_pipelines.reference import definitions as reference
@@ -28,8 +29,12 @@ def build_defs(
 
     Opens no connection. Raises SettingsError, which names the variable, for settings that cannot be right.
     """
-    stores = stores_from(dg.EnvVar, validate(environ)).all()
-    shared = dg.Definitions(sensors=[_conditions()], resources={**stores, **(resource_overrides or {})})
+    settings = validate(environ)
+    shared = dg.Definitions(
+        sensors=[_conditions()],
+        resources={**stores_from(dg.EnvVar, settings).all(), **(resource_overrides or {})},
+        executor=executor_from(settings),
+    )
     return dg.Definitions.merge(shared, *(stage.defs for stage in STAGES))
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Annotated, Any, Self
 
 from pydantic import (
@@ -127,6 +128,18 @@ def _day(text: str) -> date:
     return found
 
 
+def _executor(name: str) -> str:
+    from dagster import ExecutorDefinition  # what the name stands for imports it in any case
+
+    try:
+        found = resolve_name(name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"names nothing that can be imported ({error}): {{what}}.") from None
+    if not isinstance(found, ExecutorDefinition):
+        raise ValueError(f"names no executor but a {type(found).__name__}: {{what}}.")
+    return name
+
+
 def _date(text: str) -> date | None:
     try:
         found = date.fromisoformat(text)
@@ -140,6 +153,7 @@ CaFile = Annotated[str, AfterValidator(_certificates)]
 WholeNumber = Annotated[int, BeforeValidator(_whole_number)]
 Switch = Annotated[bool, BeforeValidator(_switch)]
 Day = Annotated[date, BeforeValidator(_day)]
+ExecutorName = Annotated[str, AfterValidator(_executor)]
 
 
 class Settings(BaseSettings, Mapping[str, str]):
@@ -203,6 +217,11 @@ class Settings(BaseSettings, Mapping[str, str]):
         DEFAULT_START,
         description="the first day with partitions, YYYY-MM-DD, UTC, 2024-01-01 if unset; fixed by the first "
         "`ninjait migrate up`",
+    )
+    run_executor: ExecutorName | None = Field(
+        None,
+        description="what executes the steps of a run, a name to import such as dagster_k8s.k8s_job_executor; one "
+        "process for all of them if unset",
     )
     interfaces_left_out: str | None = Field(
         None, description="patterns of network interfaces whose traffic is not counted, separated by commas"

@@ -80,6 +80,9 @@ def test_a_missing_variable_is_named(name: str) -> None:
         ("PIPELINE_START", "20260131", "PIPELINE_START is not a date such as 2026-01-31 but '20260131': the first day"),
         ("PIPELINE_START", "2026-02-30", "PIPELINE_START is not a date such as 2026-01-31 but '2026-02-30': "),
         ("QUARANTINE_LIMIT_MIB", "1.5", "QUARANTINE_LIMIT_MIB is not a whole number above 0 but '1.5': "),
+        ("RUN_EXECUTOR", "dagster.none", r"RUN_EXECUTOR names nothing that can be imported \(.*none.*\): what"),
+        ("RUN_EXECUTOR", "no_such.executor", r"RUN_EXECUTOR names nothing that can be imported \(.*no_such"),
+        ("RUN_EXECUTOR", "os.getcwd", "RUN_EXECUTOR names no executor but a builtin_function_or_method: what executes"),
         ("HOSTS_WITHOUT_ORGANIZATION", "yes", "HOSTS_WITHOUT_ORGANIZATION is neither on nor off but 'yes': on if "),
     ],
 )
