@@ -43,15 +43,16 @@ def fill_missing(
 
     wait_for_missing: whether a gap waits until no dependency is missing; ignoring: dependencies that do not matter.
     """
-    gap = dg.AutomationCondition.missing() & dg.AutomationCondition.in_latest_time_window(lookback)
-    if wait_for_missing:
-        gap &= ~_ignore(dg.AutomationCondition.any_deps_missing(), ignoring)
-    return (
-        gap
-        & no_dep_failed_its_checks(ignoring)
+    gap = (
+        dg.AutomationCondition.in_latest_time_window(lookback)
+        & dg.AutomationCondition.missing()
         & ~dg.AutomationCondition.in_progress()
         & (~dg.AutomationCondition.execution_failed() | HOURLY_RETRY)
-    ).with_label("fill_missing")
+    )
+    if wait_for_missing:
+        gap &= ~_ignore(dg.AutomationCondition.any_deps_missing(), ignoring)
+    # Last: Dagster reads all results of a check since the beginning to answer it, and not at all for what is ruled out.
+    return (gap & no_dep_failed_its_checks(ignoring)).with_label("fill_missing")
 
 
 def deps_updated_since_requested(ignoring: dg.AssetSelection | None = None) -> dg.AutomationCondition:
