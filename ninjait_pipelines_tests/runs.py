@@ -1,14 +1,18 @@
 """How tests run assets: through Dagster, with the real stores, for a partition or a range; and how they kill a run."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from datetime import date, datetime
 from typing import Any
 
 import dagster as dg
+import pyarrow as pa
 import pytest
 
 from ninjait_pipelines.partitions import range_tags
 from ninjait_pipelines.resources import Stores
+from ninjait_pipelines.resources.clickhouse import ClickHouse
 
 
 class Killed(Exception):
@@ -56,6 +60,21 @@ def killed(owner: type, method: str, call: int = 1, after: bool = False) -> Iter
         patch.setattr(owner, method, dying)
         yield
     assert calls >= call, f"{method} was called {calls} times: nothing was killed"
+
+
+def lose_a_row(table: str, rows: pa.Table) -> pa.Table:
+    """The first row of every mart."""
+    return rows.slice(1)
+
+
+def faulty(stores: Stores, fault: Callable[[str, pa.Table], pa.Table] = lose_a_row) -> Stores:
+    """The stores, with a ClickHouse that writes what `fault` makes of a mart's rows."""
+
+    class Faulty(ClickHouse):
+        def replace_slice(self, table: str, rows: pa.Table, as_of: datetime, slices: Sequence[date] = ()) -> int:
+            return super().replace_slice(table, fault(table, rows), as_of, slices)
+
+    return replace(stores, clickhouse=Faulty(**stores.clickhouse.model_dump()))
 
 
 def content(stores: Stores, view: str) -> list[tuple[Any, ...]]:

@@ -5,15 +5,13 @@ from datetime import UTC, date, datetime, timedelta
 import dagster as dg
 import pytest
 
-from ninjait_pipelines import marts
 from ninjait_pipelines.resources import Stores, stores_from
 from ninjait_pipelines.resources.clickhouse import ClickHouse
-from ninjait_pipelines.resources.clickhouse_schema import mart_rows
 from ninjait_pipelines.settings import validate
 from ninjait_pipelines.tickets import assets
 from ninjait_pipelines.tickets.sensors import note_late_history
 from ninjait_pipelines_tests.nowhere import NOWHERE
-from ninjait_pipelines_tests.runs import Killed, content, killed, left_out, passed, run, spoil
+from ninjait_pipelines_tests.runs import Killed, content, faulty, killed, left_out, passed, run, spoil
 from ninjait_pipelines_tests.tickets.desk import ALL, ANA, ASKER, BEN, CHECKS, DAY, KEY, NEXT, ORGANIZATION, Desk
 
 VIEWS = ("ticket_events", "ticket_facts", "technician_performance")
@@ -117,36 +115,31 @@ def test_killed_half_way_and_run_again(desk: Desk, asset: dg.AssetsDefinition) -
     assert content(desk.stores, view) == expected
 
 
-def test_each_check_fails_when_a_row_is_lost(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_check_fails_when_a_row_is_lost(desk: Desk) -> None:
     run(desk.stores, *ALL, key=KEY)
-    monkeypatch.setattr(marts, "mart_rows", lambda table, rows: mart_rows(table, rows).slice(1))
     for asset, check in zip(reversed(ALL), reversed(CHECKS), strict=True):
         for where in ({"key": KEY}, {"span": (KEY, NEXT)}):
-            result = run(desk.stores, asset, check, **where, fails=True)
+            result = run(faulty(desk.stores), asset, check, **where, fails=True)
             assert list(passed(result).values())[-1:] == [False], asset.key
 
 
-def test_a_bad_day_in_a_range_holds_only_itself(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bad_day_in_a_range_holds_only_itself(desk: Desk) -> None:
     """Dagster records a range run's check under no partition: what depends on its good days waited for ever."""
     definitions = dg.Definitions(ALL, asset_checks=CHECKS, resources=desk.stores.all())
     with dg.DagsterInstance.ephemeral() as instance:
         run(desk.stores, *ALL, *CHECKS, span=(KEY, NEXT), instance=instance)
         before = dg.evaluate_automation_conditions(definitions, instance)
-        monkeypatch.setattr(marts, "mart_rows", lambda table, rows: mart_rows(table, rows).slice(1))
-        run(desk.stores, assets.ticket_facts, CHECKS[1], span=(KEY, NEXT), instance=instance, fails=True)
+        run(faulty(desk.stores), assets.ticket_facts, CHECKS[1], span=(KEY, NEXT), instance=instance, fails=True)
         after = dg.evaluate_automation_conditions(definitions, instance, cursor=before.cursor)
     performance = assets.technician_performance.key
     assert not before.get_requested_partitions(performance) & {KEY, NEXT}
     assert after.get_requested_partitions(performance) & {KEY, NEXT} == {NEXT}
 
 
-def test_what_is_missing_is_not_made_from_a_day_that_failed_its_check(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_missing_is_not_made_from_a_day_that_failed_its_check(desk: Desk) -> None:
     definitions = dg.Definitions(ALL, asset_checks=CHECKS, resources=desk.stores.all())
-    monkeypatch.setattr(marts, "mart_rows", lambda table, rows: mart_rows(table, rows).slice(1))
     with dg.DagsterInstance.ephemeral() as instance:
-        run(desk.stores, assets.ticket_facts, CHECKS[1], span=(KEY, NEXT), instance=instance, fails=True)
+        run(faulty(desk.stores), assets.ticket_facts, CHECKS[1], span=(KEY, NEXT), instance=instance, fails=True)
         requested = dg.evaluate_automation_conditions(definitions, instance)
     assert requested.get_requested_partitions(assets.technician_performance.key) & {KEY, NEXT} == {NEXT}
 
