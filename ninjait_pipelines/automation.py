@@ -5,6 +5,8 @@ from typing import Any
 
 import dagster as dg
 
+from ninjait_pipelines.settings import THRESHOLDS
+
 # Tags of the runs that neither a person nor a message waits for: `dagster.yaml` keeps room beside them.
 AUTOMATION = {"ninjait/lane": "automation", "dagster/priority": "5"}
 # Without NOT_STARTED: a run whose daemon died before it was queued keeps that status for ever.
@@ -34,8 +36,12 @@ def _ignore(condition: Any, ignoring: dg.AssetSelection | None) -> Any:
 HOURLY_RETRY = dg.AutomationCondition.cron_tick_passed("10 * * * *").with_label("ten past the hour")
 
 
+# How far back missing days and weeks are filled.
+FILL_LOOKBACK = timedelta(days=THRESHOLDS.fill_lookback_days)
+
+
 def fill_missing(
-    lookback: timedelta, wait_for_missing: bool = True, ignoring: dg.AssetSelection | None = None
+    lookback: timedelta = FILL_LOOKBACK, wait_for_missing: bool = True, ignoring: dg.AssetSelection | None = None
 ) -> dg.AutomationCondition:
     """Fills every gap of the last `lookback`, including gaps from when nothing ran or a run failed.
 

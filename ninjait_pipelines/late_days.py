@@ -15,13 +15,12 @@ from ninjait_pipelines.automation import ACTIVE_RUN_STATUSES
 from ninjait_pipelines.dagster_compat import AssetJob
 from ninjait_pipelines.partitions import FIRST_WEEK, START, range_tags
 from ninjait_pipelines.resources.clickhouse import ClickHouse
+from ninjait_pipelines.settings import THRESHOLDS
 
 DAY = timedelta(days=1)
-# A repair that failed, or during which more arrived, is tried again after this.
-RETRY_AFTER = timedelta(minutes=15)
 LONGEST = 168
 # How far back days are compared with their source once a day.
-COMPARED = timedelta(days=35)
+COMPARED = timedelta(days=THRESHOLDS.compared_days)
 
 
 def note_events(clickhouse: ClickHouse, kind: str, events: Sequence[tuple[str, datetime]], run_id: str) -> None:
@@ -93,10 +92,16 @@ def late_days_sensor(
         days = late(clickhouse, assets)
         if not days:
             return dg.SkipReason("no late days")
-        slot = int(clickhouse.now().timestamp() // RETRY_AFTER.total_seconds())
+        slot = retry_slot(clickhouse.now())
         return dg.SensorResult([_request(first, last, slot) for first, last in ranges(days)])
 
     return sensor
+
+
+def retry_slot(now: datetime, minutes: int = THRESHOLDS.repair_retry_minutes) -> int:
+    """A part of a run key, which Dagster launches only once: a repair that failed, or during which more arrived, is
+    tried again after `minutes`, but not at every tick."""
+    return int(now.timestamp() // (60 * minutes))
 
 
 def _request(first: date, last: date, slot: int) -> dg.RunRequest:

@@ -15,7 +15,9 @@ from typing import Annotated, Any, Self
 
 from pydantic import (
     AfterValidator,
+    BaseModel,
     BeforeValidator,
+    ConfigDict,
     Field,
     GetCoreSchemaHandler,
     ModelWrapValidatorHandler,
@@ -109,6 +111,23 @@ def _certificates(path: str) -> str:
     return path
 
 
+@dataclass(frozen=True)
+class Between:
+    """The whole numbers that a variable may have, both ends included."""
+
+    lowest: int
+    highest: int
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(self.check, handler(source))
+
+    def check(self, text: str) -> int:
+        """Raises ValueError for anything else."""
+        if not (text.isascii() and text.isdecimal() and len(text) < 10 and self.lowest <= int(text) <= self.highest):
+            raise ValueError(f"is not a whole number from {self.lowest} to {self.highest} but {text!r}: {{what}}.")
+        return int(text)
+
+
 def _whole_number(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and int(text)):
         raise ValueError(f"is not a whole number above 0 but {text!r}: {{what}}.")
@@ -156,7 +175,55 @@ Day = Annotated[date, BeforeValidator(_day)]
 ExecutorName = Annotated[str, AfterValidator(_executor)]
 
 
-class Settings(BaseSettings, Mapping[str, str]):
+class Thresholds(BaseModel):
+    """What a person on call may turn without a release, and what each value is without it.
+
+    For sensors, schedules and automation conditions, which take no config; what one run may do differently is the
+    config of its asset or check. `THRESHOLDS` is what this process uses.
+    """
+
+    # Defaults are not validated: what the validators take is text.
+    model_config = ConfigDict(alias_generator=str.upper, frozen=True, extra="ignore", validate_default=False)
+
+    drain_retry_seconds: Annotated[int, Between(5, 300)] = Field(
+        60, description="seconds between a failed drain and the next one; each further failure doubles them, up to 300"
+    )
+    late_hours_max_runs: Annotated[int, Between(1, 100)] = Field(
+        10, description="runs of `roll_up_late_hours` that are queued or active at the same time"
+    )
+    repair_retry_minutes: Annotated[int, Between(1, 1440)] = Field(
+        15, description="minutes after which late hours or days that are still late are computed again"
+    )
+    rollup_grace_minutes: Annotated[int, Between(1, 30)] = Field(
+        5, description="minutes after the end of an hour before it is rolled up: its last samples are under way"
+    )
+    fill_lookback_days: Annotated[int, Between(14, 366)] = Field(
+        14,
+        description="days back for which missing days and weeks of tickets, billing, the archive and reports are "
+        "filled automatically; longer after a longer stop",
+    )
+    compared_days: Annotated[int, Between(14, 366)] = Field(
+        35, description="days back for which days and weeks are compared with their source every morning"
+    )
+    outage_lookback_hours: Annotated[int, Between(1, 168)] = Field(
+        6,
+        description="hours before a dead letter was quarantined in which a drain that failed because of a store "
+        "explains it; longer where Dagster stood still during the outage",
+    )
+    outage_replays: Annotated[int, Between(0, 10)] = Field(
+        2, description="times that a dead letter of an outage is replayed automatically; 0 leaves all to a person"
+    )
+    replay_max_messages: Annotated[int, Between(10, 10_000)] = Field(
+        2500,
+        description="quarantined messages that a tick of `after_outage` or `registered_hosts` replays, a tenth of them "
+        "from the same organization, at a few milliseconds each",
+    )
+    quarantine_warn_percent: Annotated[int, Between(1, 99)] = Field(
+        80, description="percent of its limit, or of an organization's share, from which `store_health` warns"
+    )
+
+
+class Settings(Thresholds, BaseSettings, Mapping[str, str]):
     """The validated settings: a field for each variable, typed. `validate` and `load` make them.
 
     As a mapping they are the variables that are set, as text, for other processes: settings["DATABASE_URL"]. Their repr
@@ -312,6 +379,17 @@ def validate(values: Mapping[str, str]) -> Settings:
 def pipeline_start(environ: Mapping[str, str] = os.environ) -> date:
     """The first day that has partitions. A value that is no date is `validate`'s to report, with all other problems."""
     return _date(environ.get("PIPELINE_START", "")) or DEFAULT_START
+
+
+def thresholds(environ: Mapping[str, str] = os.environ) -> Thresholds:
+    """The thresholds of the environment. If one cannot be right, `validate` reports it before anything runs."""
+    try:
+        return Thresholds.model_validate({name: value for name, value in environ.items() if value})
+    except ValidationError:
+        return Thresholds()
+
+
+THRESHOLDS = thresholds()
 
 
 def load(environ: Mapping[str, str] = os.environ, local_stack: Path = LOCAL_STACK) -> Settings:

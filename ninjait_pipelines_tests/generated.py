@@ -9,24 +9,68 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+import annotated_types
+import dagster as dg
+from pydantic.fields import FieldInfo
+
+from ninjait_pipelines.cache.assets import DeviceCachesConfig
 from ninjait_pipelines.contract import choice, decimal_text
+from ninjait_pipelines.ingest.assets import DrainConfig
+from ninjait_pipelines.ingest.checks import DrainChecksConfig
 from ninjait_pipelines.metrics.model import FIELDS
+from ninjait_pipelines.operations.assets import HealthConfig
 from ninjait_pipelines.paths import ROOT
 from ninjait_pipelines.resources.clickhouse_schema import STORAGE, snapshot, write_snapshot
+from ninjait_pipelines.settings import Between, Thresholds
 from ninjait_pipelines.streams import STREAMS, Stream
 
 PAGE = ROOT / "docs" / "contracts.md"
+CONFIGS: dict[type[dg.Config], str] = {
+    DrainConfig: "every drain",
+    DrainChecksConfig: "every drain's checks",
+    HealthConfig: "`store_health`",
+    DeviceCachesConfig: "`device_caches`",
+}
 _BLOCK = re.compile(r"<!-- generated: (\w+) -->\n.*?<!-- end -->", re.S)
 
 
 def page(text: str) -> str:
     """The page with its generated blocks."""
-    blocks = {"queues": _queues, "fields": _fields, "tables": partial(_tables, _BLOCK.sub("", text))}
+    tables = partial(_tables, _BLOCK.sub("", text))
+    blocks = {"thresholds": _thresholds, "queues": _queues, "fields": _fields, "tables": tables}
 
     def block(found: re.Match[str]) -> str:
         return f"<!-- generated: {found[1]} -->\n" + "\n".join(blocks[found[1]]()) + "\n<!-- end -->"
 
     return _BLOCK.sub(block, text)
+
+
+def _thresholds() -> Iterator[str]:
+    yield "| what | where | default | bounds | meaning |"
+    yield "|---|---|---|---|---|"
+    for name, field in Thresholds.model_fields.items():
+        yield _threshold(name.upper(), "environment", field)
+    for config, where in CONFIGS.items():
+        for name, field in config.model_fields.items():
+            yield _threshold(name, f"config of {where}", field)
+
+
+def _threshold(name: str, where: str, field: FieldInfo) -> str:
+    meaning = field.description or ""
+    return f"| `{name}` | {where} | {field.default:g} | {_bounds(field)} | {meaning[:1].lower()}{meaning[1:]} |"
+
+
+def _bounds(field: FieldInfo) -> str:
+    words = []
+    for bound in field.metadata:
+        match bound:
+            case Between(lowest, highest):
+                words.append(f"{lowest} to {highest}")
+            case annotated_types.Ge(value) | annotated_types.Gt(value):
+                words.append(f"{'above' if isinstance(bound, annotated_types.Gt) else 'from'} {value}")
+            case annotated_types.Le(value) | annotated_types.Lt(value):
+                words.append(f"{'below' if isinstance(bound, annotated_types.Lt) else 'to'} {value}")
+    return " ".join(words)
 
 
 def _queues() -> Iterator[str]:

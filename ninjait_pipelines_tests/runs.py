@@ -1,7 +1,7 @@
 """How tests run assets: through Dagster, with the real stores, for a partition or a range; and how they kill a run."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import date, datetime
 from typing import Any
@@ -26,14 +26,19 @@ def run(
     span: tuple[str, str] | None = None,
     instance: dg.DagsterInstance | None = None,
     fails: bool = False,
+    config: Mapping[str, Any] | None = None,
 ) -> dg.ExecuteInProcessResult:
-    """One run of these assets and checks: of a partition `key`, or of the range `span` (both ends included)."""
+    """One run of these assets and checks: of a partition `key`, or of the range `span` (both ends included).
+
+    config: asset -> its config, as in the launchpad.
+    """
     result = dg.materialize(
         definitions,
         resources=stores.all(),
         partition_key=key,
         tags=range_tags(*span) if span else None,
         instance=instance,
+        run_config={"ops": {name: {"config": values} for name, values in (config or {}).items()}},
         raise_on_error=not fails,
     )
     assert result.success is not fails

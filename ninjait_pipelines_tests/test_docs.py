@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
 import typer.main
 
@@ -14,10 +15,11 @@ from ninjait_pipelines.build import build_defs
 from ninjait_pipelines.cli import app
 from ninjait_pipelines.metrics.model import FIELDS
 from ninjait_pipelines.paths import ROOT
-from ninjait_pipelines.settings import DESCRIPTIONS
+from ninjait_pipelines.settings import DESCRIPTIONS, Thresholds
 from ninjait_pipelines.streams import QUEUES, STREAMS
 from ninjait_pipelines_tests.compose import compose_definitions, compose_file
 from ninjait_pipelines_tests.conftest import LONGEST, TESTS
+from ninjait_pipelines_tests.generated import CONFIGS
 from ninjait_pipelines_tests.generated import page as with_generated_tables
 from ninjait_pipelines_tests.nowhere import NOWHERE
 
@@ -77,6 +79,18 @@ def test_variables() -> None:
 
 def test_generated_tables_are_those_of_the_declarations() -> None:
     assert with_generated_tables(CONTRACTS) == CONTRACTS, "make generated"
+
+
+def test_all_config_is_in_the_table_of_what_on_call_can_turn() -> None:
+    build_defs(NOWHERE)
+    ours = {config for config in dg.Config.__subclasses__() if config.__module__.startswith("ninjait_pipelines.")}
+    assert ours == set(CONFIGS)
+
+
+def test_compose_passes_on_what_on_call_can_turn() -> None:
+    environment = compose_file()["x-dagster"]["environment"]
+    names = [name.upper() for name in Thresholds.model_fields]
+    assert {name: environment.get(name) for name in names} == {name: f"${{{name}:-}}" for name in names}
 
 
 def test_queues_and_fields() -> None:

@@ -4,7 +4,8 @@ from datetime import date
 
 import pytest
 
-from ninjait_pipelines.settings import REQUIRED, SettingsError, load, validate
+from ninjait_pipelines.paths import ROOT
+from ninjait_pipelines.settings import REQUIRED, SettingsError, Thresholds, load, thresholds, validate
 from ninjait_pipelines_tests.nowhere import NOWHERE
 
 CANARY = "c4n4ry-0f-the-test"
@@ -98,3 +99,25 @@ def test_settings_are_never_mixed(tmp_path) -> None:
     assert dict(load({}, tmp_path)) == NOWHERE
     with pytest.raises(SettingsError, match="DATABASE_URL is not set"):
         load({"CLICKHOUSE_URL": "http://staging:8123"}, tmp_path)
+
+
+@pytest.mark.parametrize("value", ["0", "101", "-1", "1.5", "ten", "\u0663", "1" * 5000])
+def test_a_threshold_out_of_bounds_is_named_with_its_value_and_what_it_may_be(value: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        validate({**NOWHERE, "LATE_HOURS_MAX_RUNS": value})
+    meaning = "runs of `roll_up_late_hours` that are queued or active at the same time"
+    expected = f"LATE_HOURS_MAX_RUNS is not a whole number from 1 to 100 but {value!r}: {meaning}."
+    assert str(caught.value).splitlines()[0] == expected
+
+
+def test_thresholds_are_those_of_the_environment_and_an_empty_one_is_not_set() -> None:
+    found = thresholds({"LATE_HOURS_MAX_RUNS": "3", "COMPARED_DAYS": "", "OUTAGE_REPLAYS": "0"})
+    assert found.model_dump() == {**Thresholds().model_dump(), "late_hours_max_runs": 3, "outage_replays": 0}
+
+
+def test_every_threshold_is_in_its_own_bounds_and_used() -> None:
+    """One that nothing reads would be turned at night, and change nothing."""
+    defaults = Thresholds().model_dump()
+    assert thresholds({name.upper(): str(value) for name, value in defaults.items()}).model_dump() == defaults
+    source = "".join(path.read_text() for path in (ROOT / "ninjait_pipelines").rglob("*.py"))
+    assert [name for name in defaults if f"THRESHOLDS.{name}" not in source] == []

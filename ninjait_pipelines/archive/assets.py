@@ -1,7 +1,6 @@
 """The daily archive of device_metrics_hourly."""
 
 import time
-from datetime import timedelta
 from typing import Any
 
 import dagster as dg
@@ -22,7 +21,7 @@ DATASET = "device_metrics_hourly"
     deps=["device_metrics_hourly"],
     partitions_def=DAILY,
     backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=168),
-    automation_condition=FOLLOW_UPSTREAM | fill_missing(timedelta(days=14)),
+    automation_condition=FOLLOW_UPSTREAM | fill_missing(),
     kinds={"s3", "parquet"},
     owners=["team:data-engineering"],
     metadata={"dagster/column_schema": column_schema(DATASET)},

@@ -59,9 +59,7 @@ CONTRACTS_CHANGED = (
         "organizations",
         "contracts",
     ],
-    automation_condition=automation.fill_missing(timedelta(days=14), ignoring=DRAINS | REFERENCE)
-    | FOLLOW_UPSTREAM
-    | CONTRACTS_CHANGED,
+    automation_condition=automation.fill_missing(ignoring=DRAINS | REFERENCE) | FOLLOW_UPSTREAM | CONTRACTS_CHANGED,
 )
 def billing_events(
     window: Window, postgres: Postgres, clickhouse: ClickHouse, left_out: LeftOut, metadata: dict[str, Any]

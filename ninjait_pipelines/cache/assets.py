@@ -6,6 +6,7 @@ from typing import Any
 from uuid import UUID
 
 import dagster as dg
+from pydantic import Field
 
 from ninjait_pipelines.cache import reads
 from ninjait_pipelines.cache.documents import device_list, summary, uptime_scores
@@ -20,8 +21,6 @@ from ninjait_pipelines.resources.metrics_store import MetricsStore
 from ninjait_pipelines.resources.postgres import Postgres
 from ninjait_pipelines.resources.store import StoreError
 
-# A device that has been silent longer has no latest readings to repair.
-LATEST_OF = timedelta(minutes=15)
 DAY_HOURS = 24
 WEEK_HOURS = 168
 # By the clock, not by their sources, which change every few seconds: one run for all three every four minutes, so that
@@ -37,9 +36,22 @@ COMMON: dict[str, Any] = {
 }
 
 
+class DeviceCachesConfig(dg.Config):
+    """How much a run of device_caches repairs."""
+
+    latest_minutes: int = Field(
+        default=15,
+        ge=1,
+        le=7 * 24 * 60,
+        description="Minutes back for which latest readings are repaired from the metrics store. More once Dragonfly "
+        "has lost its data: devices that were silent since have none",
+    )
+
+
 @dg.asset(**COMMON, deps=["agent_metrics", "agent_heartbeats"])
 def device_caches(
     context: dg.AssetExecutionContext,
+    config: DeviceCachesConfig,
     clickhouse: ClickHouse,
     postgres: Postgres,
     dragonfly: Dragonfly,
@@ -54,7 +66,8 @@ def device_caches(
     """
     started = time.perf_counter()
     as_of, left_out = clickhouse.now(), LeftOut()
-    repaired = _repair_latest(context, metrics_store, dragonfly, as_of)
+    points = _latest_points(context, metrics_store, as_of - timedelta(minutes=config.latest_minutes), as_of)
+    repaired = dragonfly.set_many_if_newer(map(latest_reading, points))
     organizations = reads.devices_by_organization(postgres, clickhouse, as_of, left_out)
     readings = {id_: reads.latest_readings(dragonfly, devices) for id_, devices in organizations.items()}
 
@@ -71,19 +84,18 @@ def _name(organization_id: UUID) -> str:
     return f"organization {organization_id}"
 
 
-def _repair_latest(
-    context: dg.AssetExecutionContext, metrics_store: MetricsStore, dragonfly: Dragonfly, as_of: datetime
-) -> int:
-    """Writes each device's latest readings unless the cache has newer ones; returns how many it wrote.
+def _latest_points(
+    context: dg.AssetExecutionContext, metrics_store: MetricsStore, since: datetime, as_of: datetime
+) -> list[dict[str, Any]]:
+    """Each device's latest point, to be written unless the cache has a newer one.
 
-    If the metrics store is down the lists are still written, with the readings that the drains left.
+    Empty if the metrics store is down: the lists are still written, with the readings that the drains left.
     """
     try:
-        points = metrics_store.latest(as_of - LATEST_OF, as_of + MAX_CLOCK_SKEW)
+        return metrics_store.latest(since, as_of + MAX_CLOCK_SKEW).to_pylist()
     except StoreError as error:
         context.log.warning("The latest readings were not compared with the metrics store: %s", error)
-        return 0
-    return dragonfly.set_many_if_newer(map(latest_reading, points.to_pylist()))
+        return []
 
 
 @dg.asset(**COMMON, deps=["device_metrics_hourly", "agent_heartbeats"])

@@ -2,7 +2,7 @@
 
 Nothing is wrong with them: a drain recorded a store's error as their reason, or they reached the delivery limit while
 drains of their queue failed because of a store. All other dead letters wait for a person. A message is replayed
-MAX_REPLAYS times at most, in case it is at fault after all.
+OUTAGE_REPLAYS times at most, in case it is at fault after all.
 """
 
 import functools
@@ -16,14 +16,11 @@ from ninjait_pipelines.ingest.quarantine import reasons
 from ninjait_pipelines.ingest.quarantine.documents import COLLECTION, HELD
 from ninjait_pipelines.ingest.quarantine.replay import first_of_each
 from ninjait_pipelines.resources.mongodb import MongoDB
+from ninjait_pipelines.settings import THRESHOLDS
 
 # Tags the run of a drain that failed because of a store.
 STORE_FAILED = "ninjait/store_failed"
 WHO = "after_outage"
-MAX_REPLAYS = 2
-# During an outage a drain fails every few minutes, and the first one that succeeds quarantines the dead letters: a
-# drain that failed within this time before explains them.
-LOOKBACK = timedelta(hours=6)
 
 
 def waiting(
@@ -41,7 +38,7 @@ def waiting(
 
     def is_wanted(document: Mapping[str, Any]) -> bool:
         known = "envelope_organization" in document and _is_of_outage(document, failed, jobs)
-        return known and _times_replayed(mongodb, document) < MAX_REPLAYS
+        return known and _times_replayed(mongodb, document) < THRESHOLDS.outage_replays
 
     query = {"state": HELD, "reasons.reason": reasons.DEAD_LETTER}
     with mongodb.errors():
@@ -57,10 +54,12 @@ def _is_of_outage(document: Mapping[str, Any], failed: Callable[[str, datetime],
 
 
 def drain_failed_for_a_store(instance: dg.DagsterInstance, job: str, before: datetime) -> bool:
-    """Whether a drain failed because of a store in the hours before."""
-    of_job = dg.RunsFilter(
-        job_name=job, tags={STORE_FAILED: "true"}, created_after=before - LOOKBACK, created_before=before
-    )
+    """Whether a drain failed because of a store in the hours before.
+
+    During an outage drains fail every few minutes, and the first one that succeeds quarantines the dead letters.
+    """
+    since = before - timedelta(hours=THRESHOLDS.outage_lookback_hours)
+    of_job = dg.RunsFilter(job_name=job, tags={STORE_FAILED: "true"}, created_after=since, created_before=before)
     return bool(instance.get_runs(of_job, limit=1))
 
 

@@ -28,19 +28,19 @@ from ninjait_pipelines.resources.metrics_store import MetricsStore
 from ninjait_pipelines.resources.mongodb import MongoDB
 from ninjait_pipelines.resources.postgres import Postgres
 from ninjait_pipelines.resources.store import StoreError
+from ninjait_pipelines.settings import THRESHOLDS
 
 # Drains usually fail because a store is down, and would fail again at once. Each further failure doubles the wait.
-WAIT_AFTER_FAILURE = timedelta(seconds=60)
 LONGEST_WAIT = timedelta(minutes=5)
-FAILURES_COUNTED = 4
+FAILURES_COUNTED = 7  # as many as it takes from the shortest wait to the longest
 # Far beyond a drain's bound of 45 seconds: a worker that hangs, or whose machine is gone, makes room for the next one.
 MAX_RUN_SECONDS = 300
 # A drain starts before all other queued runs: it takes seconds, and messages wait for it.
 PRIORITY = "10"
-# How many messages one tick replays, at a few milliseconds each, and how many of them may be one organization's: those
-# that no replay resolves stay the oldest, and must not block those of other organizations.
-MAX_REPLAYED = 2_500
-MAX_OF_ONE = 250
+# How many messages one tick replays, and how many of them may be one organization's: those that no replay resolves stay
+# the oldest, and must not block those of other organizations.
+MAX_REPLAYED = THRESHOLDS.replay_max_messages
+MAX_OF_ONE = MAX_REPLAYED // 10
 
 
 def drain_job(asset: dg.AssetsDefinition) -> dg.JobDefinition:
@@ -64,7 +64,7 @@ def decide(depth: Depth, active: bool, failed_at: datetime | None, now: datetime
         return "the queue is empty"
     if active:
         return "a drain is under way"
-    wait = min(WAIT_AFTER_FAILURE * 2 ** (failures - 1), LONGEST_WAIT)
+    wait = min(timedelta(seconds=THRESHOLDS.drain_retry_seconds) * 2 ** (failures - 1), LONGEST_WAIT)
     if failed_at and now - failed_at < wait:
         seconds = int(wait.total_seconds())
         return f"the last drain failed at {failed_at:%H:%M:%S} UTC; the next one starts {seconds} seconds later"
@@ -130,7 +130,8 @@ def after_outage(
     clickhouse: ClickHouse,
     mongodb: MongoDB,
 ) -> dg.SkipReason:
-    """Replays the dead letters that an outage made, once all stores take writes again; each message at most twice.
+    """Replays the dead letters that an outage made, once all stores take writes again; each message at most twice
+    (OUTAGE_REPLAYS).
 
     There is no cursor, as in `registered_hosts`.
     """

@@ -1,6 +1,6 @@
 """The weekly report of each organization, and its checks."""
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -39,7 +39,7 @@ _FOLLOW = (
     & ~dg.AutomationCondition.any_deps_in_progress().ignore(_ALWAYS_NEW)
     & ~dg.AutomationCondition.in_progress()
 )
-AUTOMATION = (fill_missing(timedelta(days=14), wait_for_missing=False) | _FOLLOW).with_label("weekly")
+AUTOMATION = (fill_missing(wait_for_missing=False) | _FOLLOW).with_label("weekly")
 
 
 @computed(

@@ -6,14 +6,14 @@ tier, which must have been brought up to date first.
 
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import dagster as dg
 import msgspec
 import pyarrow as pa
 
 from ninjait_pipelines.automation import fill_missing
-from ninjait_pipelines.metrics.model import HOUR, WIDTH, Tier
+from ninjait_pipelines.metrics.model import HOUR, RETENTION, WIDTH, Tier
 from ninjait_pipelines.partitions import HOURLY, windows
 from ninjait_pipelines.resources.clickhouse import ClickHouse, sql
 from ninjait_pipelines.resources.clickhouse_schema import column_schema
@@ -28,12 +28,14 @@ from ninjait_pipelines.rollup.hours import (
     source_tier,
     still_whole,
 )
+from ninjait_pipelines.settings import THRESHOLDS
 
-LOOKBACK = timedelta(days=7)
-# An hour's last samples are still on their way when it ends: rolled up within five minutes, every hour would be rolled
-# up twice. Written as "not between :00 and :05", so that gaps are filled at once, at whatever minute Dagster starts.
+# Older hours have no full resolution to be made from.
+LOOKBACK = RETENTION[Tier.RAW]
+# An hour's last samples are still on their way when it ends: rolled up at once, every hour would be rolled up twice.
+# Written as "not between :00 and :05", so that gaps are filled at once, at whatever minute Dagster starts.
 _GRACE = ~dg.AutomationCondition.cron_tick_passed("0 * * * *").since(
-    dg.AutomationCondition.cron_tick_passed("5 * * * *")
+    dg.AutomationCondition.cron_tick_passed(f"{THRESHOLDS.rollup_grace_minutes} * * * *")
 )
 # It has no partitions and is materialized every few seconds: it neither starts a roll-up nor holds one up.
 _AGENT_METRICS = dg.AssetSelection.assets("agent_metrics")

@@ -1,22 +1,19 @@
 """Late hours are rolled up again automatically, and the last week is checked once a day."""
 
 from collections.abc import Iterator, Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import dagster as dg
 
 from ninjait_pipelines.automation import ACTIVE_RUN_STATUSES, AUTOMATION
+from ninjait_pipelines.late_days import retry_slot
 from ninjait_pipelines.metrics.model import HOUR, RETENTION, Tier
 from ninjait_pipelines.partitions import HOURLY, PARTITION_TAG, RANGE_END_TAG, RANGE_START_TAG, START, range_tags
 from ninjait_pipelines.resources.clickhouse import ClickHouse, sql
 from ninjait_pipelines.rollup.assets import LOOKBACK, device_metrics_1h, device_metrics_5m, device_metrics_hourly
 from ninjait_pipelines.rollup.checks import hour_is_accounted_for
 from ninjait_pipelines.rollup.hours import LateRange, condense, in_turn
-
-# How long a failed repair waits before it is tried again.
-RETRY_AFTER = timedelta(minutes=15)
-# Runs queued or running at most. Nothing is forgotten: a later tick finds what is still late.
-MAX_RUNS = 10
+from ninjait_pipelines.settings import THRESHOLDS
 
 ROLLUP = (device_metrics_5m, device_metrics_1h, device_metrics_hourly)
 
@@ -45,7 +42,7 @@ def late_hours(context: dg.SensorEvaluationContext, clickhouse: ClickHouse) -> I
 
     There is no cursor: the view late_hours is the state, so a missed tick, a failed run or a replayed queue change
     nothing. Hours of an active run are left to it. A sender that touches every other hour of two years makes thousands
-    of ranges: few are queued at once, and other senders' hours do not wait for all of them.
+    of ranges: few are queued at once (LATE_HOURS_MAX_RUNS), and other senders' hours do not wait for all of them.
     """
     now = clickhouse.now()
     late = {row["hour"]: row["touched_at"] for row in clickhouse.rows(sql("rollup/late_hours"), **_bounds(now))}
@@ -54,9 +51,10 @@ def late_hours(context: dg.SensorEvaluationContext, clickhouse: ClickHouse) -> I
     if not ranges:
         yield dg.SkipReason(f"{len(late)} late hours, all of them being rolled up" if late else "no late hours")
     under_way = dg.RunsFilter(job_name=roll_up_late_hours.name, statuses=ACTIVE_RUN_STATUSES)
-    room = max(MAX_RUNS - context.instance.get_runs_count(under_way), 0)
+    limit = THRESHOLDS.late_hours_max_runs
+    room = max(limit - context.instance.get_runs_count(under_way), 0)
     if ranges and not room:
-        yield dg.SkipReason(f"{len(ranges)} ranges of late hours wait: {MAX_RUNS} are being rolled up")
+        yield dg.SkipReason(f"{len(ranges)} ranges of late hours wait: {limit} are being rolled up")
     for late_range in in_turn(ranges)[:room]:
         yield _request(late_range, now)
 
@@ -69,14 +67,13 @@ def _bounds(now: datetime) -> dict[str, datetime]:
 def _request(late: LateRange, now: datetime) -> dg.RunRequest:
     """Dagster remembers a run key for ever and never launches it twice.
 
-    So the key has the range, its newest arrival (another arrival is another repair), and the quarter of an hour: a
-    repair that failed is tried again, but not at every tick. `asset_selection` is explicit, because automation reacts
-    to an update unless the same run also targets the downstream assets.
+    So the key has the range, its newest arrival (another arrival is another repair), and the slot for a retry.
+    `asset_selection` is explicit, because automation reacts to an update unless the same run also targets the
+    downstream assets.
     """
-    slot = int(now.timestamp() // RETRY_AFTER.total_seconds())
     tags = _range(late.first, late.last)
     return dg.RunRequest(
-        run_key="/".join([*tags.values(), late.touched_at.isoformat(), str(slot)]),
+        run_key="/".join([*tags.values(), late.touched_at.isoformat(), str(retry_slot(now))]),
         asset_selection=[asset.key for asset in ROLLUP],
         tags=tags,
     )

@@ -3,7 +3,7 @@
 import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -19,7 +19,7 @@ from ninjait_pipelines.tickets.facts import Event, Fact, Target, Ticket, fact, p
 T = TypeVar("T")
 
 DAILY: dict[str, Any] = {"group_name": "tickets", "partitions_def": partitions.DAILY}
-CATCH_UP = automation.fill_missing(timedelta(days=14))
+CATCH_UP = automation.fill_missing()
 
 
 @mart(**DAILY, kinds={"postgres", "python"}, automation_condition=CATCH_UP, notices_late_days=True)

@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -30,12 +30,6 @@ LOG = logging.getLogger("test")
 # Those that samples.py has messages for.
 TABLES = {one.queue: one.table for one in STREAMS if one.store == "clickhouse" and one.queue in TOPICS}
 MakeDrain = Callable[..., Drain]
-
-
-@pytest.fixture(autouse=True)
-def _caches_look_back_further(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Samples are as old as the suite, which may run for longer than the quarter of an hour that the caches look at."""
-    monkeypatch.setattr("ninjait_pipelines.cache.assets.LATEST_OF", timedelta(hours=3))
 
 
 @pytest.fixture

@@ -42,6 +42,8 @@ from ninjait_pipelines_tests.ingest.samples import (
 from ninjait_pipelines_tests.resources.dragonfly_server import Server
 from ninjait_pipelines_tests.runs import run
 
+# Samples are as old as the suite, which may run for longer than the quarter of an hour that the caches look back on.
+LOOK_BACK = {"device_caches": {"latest_minutes": 180}}
 AT_ONCE = pytest.mark.usefixtures("retries_at_once")
 
 
@@ -151,7 +153,7 @@ def test_a_dragonfly_that_died_during_a_drain_is_repaired_from_the_store(
             server.start()
             assert latest(dragonfly) == {}
             dragonfly.set_if_newer(newer := keys.device_latest("another"), {"as_of": "9", "kept": True})
-            result = run(replace(fleet, dragonfly=dragonfly), device_caches)
+            result = run(replace(fleet, dragonfly=dragonfly), device_caches, config=LOOK_BACK)
             repaired = latest(dragonfly)
         (event,) = result.asset_materializations_for_node("device_caches")
         assert event.metadata["latest_written"].value == 2
@@ -183,7 +185,7 @@ def test_the_repair_keeps_newer_values_and_joins_readings_that_came_apart(fleet:
     newer = json.loads(str(fleet.dragonfly.client.get(keys.device_latest(DEVICE)))) | {"cpu": 99.0}
     newer["as_of"] = (NOW + timedelta(minutes=1)).isoformat(timespec="microseconds")
     fleet.dragonfly.set_if_newer(keys.device_latest(DEVICE), newer)
-    run(fleet, device_caches)
+    run(fleet, device_caches, config=LOOK_BACK)
     first, second = (
         json.loads(str(fleet.dragonfly.client.get(keys.device_latest(one)))) for one in (DEVICE, SECOND_DEVICE)
     )
@@ -198,7 +200,7 @@ def test_device_lists_are_written_without_the_metrics_store(fleet: Stores, setti
         proxy.refuse()
         with pytest.raises(StoreUnavailable):
             cut_off.metrics_store.read(NOW - timedelta(hours=1), NOW)
-        run(replace(fleet, metrics_store=cut_off.metrics_store), device_caches)
+        run(replace(fleet, metrics_store=cut_off.metrics_store), device_caches, config=LOOK_BACK)
     assert fleet.dragonfly.client.exists(*fleet.dragonfly.client.keys("api:devices:*")) == 2
 
 
@@ -239,7 +241,7 @@ def test_what_telegraf_s_hosts_last_said_reaches_the_cache(fleet: Stores) -> Non
     key = keys.device_latest(SECOND_DEVICE)
     assert fleet.dragonfly.client.get(key) is None
     for _ in range(2):
-        run(fleet, device_caches)
+        run(fleet, device_caches, config=LOOK_BACK)
         found = json.loads(str(fleet.dragonfly.client.get(key)))
         assert found == {
             "organization_id": ORG,
@@ -276,6 +278,6 @@ def test_a_refresh_that_read_before_a_drain_wrote_takes_nothing_away(fleet: Stor
             return read_before
 
     with Behind(**store.model_dump()).open() as behind:
-        run(replace(fleet, metrics_store=behind), device_caches)
+        run(replace(fleet, metrics_store=behind), device_caches, config=LOOK_BACK)
     (key,) = fleet.dragonfly.client.keys("device:*")
     assert json.loads(str(fleet.dragonfly.client.get(key)))["cpu"] == 2

@@ -1,5 +1,8 @@
 """Late hours repair themselves: the sensor's real ticks, the runs it asks for, and what follows them."""
 
+import os
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -9,6 +12,7 @@ import pytest
 from ninjait_pipelines.archive.assets import device_metrics_archive
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.rollup.sensors import roll_up_late_hours
+from ninjait_pipelines.settings import Settings
 from ninjait_pipelines_tests.rollup.data import (
     HOUR,
     OTHER_ORGANIZATION,
@@ -108,6 +112,31 @@ def test_whoever_touches_thousands_of_hours_holds_up_nobody_else_s(
         instance.add_run(dg.DagsterRun(roll_up_late_hours.name, run_id, status=dg.DagsterRunStatus.STARTED))
     result = tick(shared_stores, instance)
     assert (result.run_requests, "wait: 10 are being rolled up" in result.skip_message) == ([], True)
+
+
+TICK = """
+import dagster as dg
+from ninjait_pipelines.resources import open_stores
+from ninjait_pipelines.settings import load
+from ninjait_pipelines_tests.rollup.ticks import tick
+
+with open_stores(load()) as stores, dg.DagsterInstance.ephemeral() as instance:
+    print(len(tick(stores, instance).run_requests))
+"""
+
+
+def test_what_on_call_turns_in_the_environment_takes_effect_in_the_sensor(
+    shared_stores: Stores, settings: Settings
+) -> None:
+    touch(shared_stores, *(midnight(12) - 2 * n * HOUR for n in range(4)))
+
+    def asked(**turned: str) -> int:
+        """Runs that a tick of a code location with this environment requests."""
+        environment = {**os.environ, **settings, **turned}
+        done = subprocess.run([sys.executable, "-c", TICK], env=environment, capture_output=True, text=True, check=True)
+        return int(done.stdout)
+
+    assert (asked(), asked(LATE_HOURS_MAX_RUNS="3")) == (4, 3)
 
 
 def test_an_hour_too_old_to_be_caught_up_is_rolled_up_for_the_first_time(

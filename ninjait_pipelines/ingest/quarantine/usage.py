@@ -22,9 +22,10 @@ from ninjait_pipelines.ingest.quarantine.documents import COLLECTION, HELD, NO_O
 from ninjait_pipelines.ingest.quarantine.spool import Spool
 from ninjait_pipelines.resources.mongodb import MongoDB
 from ninjait_pipelines.resources.store import StoreError
+from ninjait_pipelines.settings import THRESHOLDS
 
 # How full the limit, or a share, is when store_health begins to warn.
-NEARLY_FULL = 0.8
+NEARLY_FULL = THRESHOLDS.quarantine_warn_percent / 100
 # The part of the free room that one organization may hold: of bad messages, and of an outage's dead letters.
 SHARE, SHARE_OF_DEAD_LETTERS = 1 / 3, 1
 # The part of the limit that each may hold even if nothing is free: the limit was lowered, or filled by 0.3.0.
