@@ -218,6 +218,9 @@ class Thresholds(BaseModel):
         description="quarantined messages that a tick of `after_outage` or `registered_hosts` replays, a tenth of them "
         "from the same organization, at a few milliseconds each",
     )
+    audit_kept_days: Annotated[int, Between(366, 36_600)] = Field(
+        366, description="days that `audit.audit_logs` is kept; the platform promises a year, so never less"
+    )
     quarantine_warn_percent: Annotated[int, Between(1, 99)] = Field(
         80, description="percent of its limit, or of an organization's share, from which `store_health` warns"
     )

@@ -4,6 +4,7 @@ They are in published_queries.sql. What they give is compared with what is compu
 """
 
 import json
+import re
 import subprocess
 import uuid
 from collections.abc import Iterator
@@ -20,9 +21,11 @@ from ninjait_pipelines.billing.assets import events_of
 from ninjait_pipelines.billing.invoice import Contract, invoice
 from ninjait_pipelines.billing.local_time import DAY, day_window, next_month
 from ninjait_pipelines.cli import app
+from ninjait_pipelines.keys import DEVICES_TTL, WEEKLY_REPORT_TTL
+from ninjait_pipelines.metrics.model import RETENTION
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.resources.clickhouse_schema import mart_rows
-from ninjait_pipelines.settings import Settings
+from ninjait_pipelines.settings import Settings, Thresholds
 from ninjait_pipelines.tickets import assets as tickets
 from ninjait_pipelines_tests.cache.data import mart
 from ninjait_pipelines_tests.runs import add, run
@@ -279,3 +282,19 @@ def _ticket(stores: Stores, number: int, created: datetime, assignee: uuid.UUID,
         for minutes, event, old, new in ((0, "created", None, None), *events)
     ]
     add(stores, "ticket_history", history)
+
+
+def test_nothing_is_kept_for_a_shorter_time_than_is_published(stores: Stores) -> None:
+    """A day longer in the metrics store; hourly rows for ever, there is no colder store that could give them back."""
+    query = "SELECT name, create_table_query AS made_by FROM system.tables WHERE database = currentDatabase()"
+    made_by = {row["name"]: row["made_by"] for row in stores.clickhouse.rows(query)}
+    kept = {
+        name: re.findall(r"TTL .*toIntervalDay\((\d+)\)", made_by[name])
+        for name in ("metrics", "metrics_5m", "metrics_1h")
+    }
+    assert kept == {"metrics": ["8"], "metrics_5m": ["91"], "metrics_1h": ["731"]}
+    assert [days.days for days in RETENTION.values()] == [7, 90, 730]
+    assert "TTL" not in made_by["device_metrics_hourly_versions"]
+    assert Thresholds().audit_kept_days > 365
+    assert timedelta(minutes=5) == DEVICES_TTL
+    assert timedelta(hours=24) == WEEKLY_REPORT_TTL

@@ -13,6 +13,7 @@ import pytest
 from ninjait_pipelines.billing import assets as billing
 from ninjait_pipelines.local.stack import engines
 from ninjait_pipelines.migrations import migrate_up, status
+from ninjait_pipelines.operations.audit_logs import delete_expired
 from ninjait_pipelines.paths import ROOT, SQL
 from ninjait_pipelines.resources import Stores, open_stores
 from ninjait_pipelines.resources.postgres import Postgres
@@ -37,6 +38,8 @@ FORBIDDEN = [
     ("ninjait_owner", "CREATE ROLE another"),
     ("ninjait_reader", "DELETE FROM billing.invoices"),
     ("ninjait_reader", "INSERT INTO audit.audit_logs DEFAULT VALUES"),
+    ("ninjait_pipelines", "DELETE FROM audit.audit_logs"),
+    ("ninjait_reader", "SELECT audit.delete_expired(366, 1)"),
     ("ninjait_dagster", "SELECT * FROM organizations"),
     ("ninjait_pipelines", "SELECT password_hash FROM users"),
     ("ninjait_pipelines", "SELECT * FROM users"),
@@ -98,6 +101,7 @@ def test_the_pipeline_works_by_a_role_that_is_no_superuser(stores: Stores, as_ro
     run(stores, billing.invoices, key="2026-02-01")
     assert pipelines.rows("SELECT count(*) AS n FROM billing.invoices")[0]["n"] == 1
     run(stores, billing.invoices, key="2026-02-01")
+    assert delete_expired(pipelines, 366) == 0
     assert {one.state for one in status(pipelines, stores.clickhouse)} == {"applied"}
     facts = pipelines.rows("SELECT rolsuper OR rolcreatedb OR rolcreaterole AS much FROM pg_roles WHERE rolname = user")
     assert not facts[0]["much"]
@@ -126,6 +130,9 @@ def test_tables_that_a_superuser_has_made_are_handed_over(settings: dict[str, st
         connection.execute("ALTER TABLE organizations ADD COLUMN later int; DROP TABLE billing.invoice_lines")
     with as_role("ninjait_pipelines").transaction() as connection:
         connection.execute("DELETE FROM billing.invoices")
+    assert delete_expired(as_role("ninjait_pipelines"), 366) == 0
+    owner = "SELECT pg_get_userbyid(proowner) AS owner FROM pg_proc WHERE proname = 'delete_expired'"
+    assert as_role("ninjait_reader").rows(owner) == [{"owner": "ninjait_owner"}]
     assert as_role("ninjait_reader").rows("SELECT later FROM organizations") == []
 
 

@@ -17,6 +17,7 @@ from ninjait_pipelines.ingest.quarantine.hold import move_spooled
 from ninjait_pipelines.ingest.quarantine.query import QuarantineFilter
 from ninjait_pipelines.ingest.quarantine.reasons import DEAD_LETTER
 from ninjait_pipelines.installation import recorded_start, start_problem
+from ninjait_pipelines.operations import audit_logs
 from ninjait_pipelines.operations.health import check_all
 from ninjait_pipelines.partitions import START
 from ninjait_pipelines.resources import Stores
@@ -25,6 +26,7 @@ from ninjait_pipelines.resources.message_queue import MessageQueue
 from ninjait_pipelines.resources.mongodb import MongoDB
 from ninjait_pipelines.resources.postgres import Postgres
 from ninjait_pipelines.resources.store import StoreError, StoreStatus
+from ninjait_pipelines.settings import THRESHOLDS
 from ninjait_pipelines.streams import QUEUES
 
 # Organizations that the check names.
@@ -79,21 +81,20 @@ STORES = [field.name for field in fields(Stores)]
     owners=["team:data-engineering"],
 )
 def store_health(context: dg.AssetExecutionContext, config: HealthConfig) -> dg.MaterializeResult:
-    """State, version, latency and size of every store, after the quarantine has been tidied: what waits in its spool is
-    moved, and what was replayed or discarded 30 days ago is deleted.
+    """State, version, latency and size of every store, after these have been tidied: what waits in the quarantine's
+    spool is moved, what was replayed or discarded 30 days ago is deleted, and so are audit logs older than a year.
 
     A store that is down fails the check, not the asset.
     """
     started = time.perf_counter()
     mongodb = context.resources.mongodb
-    moved, deleted = _tidy_quarantine(context, mongodb)
+    tidied = _tidy(context, mongodb, context.resources.postgres)
     statuses = check_all({name: getattr(context.resources, name) for name in STORES})
     return dg.MaterializeResult(
         metadata={
             "dagster/row_count": len(statuses),
             "stores": dg.MetadataValue.table([_table_record(status) for status in statuses]),
-            "spooled_messages_moved": moved,
-            "resolved_messages_deleted": deleted,
+            **tidied,
             "duration_seconds": time.perf_counter() - started,
         },
         check_results=[
@@ -184,16 +185,21 @@ def stores_are_up(statuses: Sequence[StoreStatus]) -> dg.AssetCheckResult:
     )
 
 
-def _tidy_quarantine(context: dg.AssetExecutionContext, mongodb: MongoDB) -> tuple[int, int]:
-    """(messages moved, messages deleted). Neither keeps the health from being shown."""
-    done = []
-    for tidy in (move_spooled, delete_resolved):
+def _tidy(context: dg.AssetExecutionContext, mongodb: MongoDB, postgres: Postgres) -> dict[str, int]:
+    """How many messages or rows each step took. None of them keeps the health from being shown."""
+    now = datetime.now(UTC)
+    steps = {
+        "spooled_messages_moved": lambda: move_spooled(mongodb, now),
+        "resolved_messages_deleted": lambda: delete_resolved(mongodb, now),
+        "audit_logs_deleted": lambda: audit_logs.delete_expired(postgres, THRESHOLDS.audit_kept_days),
+    }
+    done = dict.fromkeys(steps, 0)
+    for name, step in steps.items():
         try:
-            done.append(tidy(mongodb, datetime.now(UTC)))
+            done[name] = step()
         except StoreError as error:
-            context.log.warning("The quarantine was not tidied by %s: %s", tidy.__name__, error)
-            done.append(0)
-    return done[0], done[1]
+            context.log.warning("%s: 0, because of: %s", name, error)
+    return done
 
 
 def _table_record(status: StoreStatus) -> dg.TableRecord:

@@ -8,7 +8,7 @@
 -- | role              | who signs in by it                                    | may                                     |
 -- |-------------------|-------------------------------------------------------|-----------------------------------------|
 -- | ninjait_owner     | `ninjait migrate up`, `seed`, `agent`                 | everything in this database             |
--- | ninjait_pipelines | DATABASE_URL of the webserver, the daemon, the runs   | read all but password hashes, write invoices |
+-- | ninjait_pipelines | DATABASE_URL of the webserver, the daemon, the runs   | read all but password hashes, write invoices, expire audit logs |
 -- | ninjait_reader    | people who ask                                        | read all but password hashes            |
 -- | ninjait_dagster   | DAGSTER_DATABASE_URL                                  | everything in Dagster's own database    |
 
@@ -47,6 +47,9 @@ BEGIN
     LOOP
         EXECUTE format('ALTER TABLE %I.%I OWNER TO ninjait_owner', what.schema, what.name);
     END LOOP;
+    FOR what IN SELECT oid::regprocedure AS name FROM pg_proc WHERE pronamespace = to_regnamespace('audit') LOOP
+        EXECUTE format('ALTER FUNCTION %s OWNER TO ninjait_owner', what.name);
+    END LOOP;
 END
 $handover$;
 
@@ -79,6 +82,10 @@ BEGIN
         GRANT INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA billing TO ninjait_pipelines;
         ALTER DEFAULT PRIVILEGES FOR ROLE ninjait_owner IN SCHEMA billing
             GRANT INSERT, UPDATE, DELETE ON TABLES TO ninjait_pipelines;
+    END IF;
+    -- Deletes nothing younger than a year, whatever it is asked for.
+    IF to_regproc('audit.delete_expired') IS NOT NULL THEN
+        GRANT EXECUTE ON FUNCTION audit.delete_expired TO ninjait_pipelines;
     END IF;
 END
 $schemas$;
