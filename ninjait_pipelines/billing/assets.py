@@ -105,6 +105,9 @@ def invoices(
     return len(drafts)
 
 
+all_assets = [billing_events, invoices]
+
+
 def contracts_in_force(
     postgres: Postgres, first_day: date, end_day: date, left_out: LeftOut | None = None
 ) -> list[Contract]:

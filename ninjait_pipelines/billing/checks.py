@@ -91,6 +91,17 @@ def stores_agree(window: Window, postgres: Postgres, clickhouse: ClickHouse) -> 
     return none_of(wrong, "invoices differ (total, lines)", ". Rerun the month.", metadata=counted)
 
 
+all_checks = [
+    billing_events_left_nothing_out,
+    every_contract_is_measured,
+    past_days_are_measured,
+    every_organization_has_a_contract,
+    invoices_left_nothing_out,
+    lines_add_up,
+    stores_agree,
+]
+
+
 def totals_in_postgres(postgres: Postgres, month: date) -> Totals:
     """The system of record's totals of a month; month: its first day."""
     rows = postgres.rows(sql("billing/totals_postgres"), {"month": month})

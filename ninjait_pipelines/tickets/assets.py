@@ -166,6 +166,19 @@ def every_closing_counted_once(window: Window, clickhouse: ClickHouse) -> dg.Ass
     return equal("closings", closed, "counted for technicians", counted)
 
 
+all_assets = [ticket_events, ticket_facts, technician_performance]
+all_checks = [
+    ticket_events_left_nothing_out,
+    every_event_copied,
+    past_history_is_copied,
+    ticket_facts_left_nothing_out,
+    every_ticket_has_a_fact,
+    past_tickets_have_facts,
+    technician_performance_left_nothing_out,
+    every_closing_counted_once,
+]
+
+
 def _history(postgres: Postgres, what: str, window: Window) -> int:
     query = f"SELECT {what} AS n FROM ticket_history WHERE occurred_at >= %(start)s AND occurred_at < %(end)s"  # noqa: S608
     return postgres.rows(query, window._asdict())[0]["n"]
