@@ -218,6 +218,11 @@ class Thresholds(BaseModel):
         description="quarantined messages that a tick of `after_outage` or `registered_hosts` replays, a tenth of them "
         "from the same organization, at a few milliseconds each",
     )
+    bad_messages_warn_percent: Annotated[int, Between(1, 99)] = Field(
+        5,
+        description="percent of a drain's messages, or of one sender's, that may be quarantined before "
+        "`quarantine_share` warns: the default of `warn_share`",
+    )
     audit_kept_days: Annotated[int, Between(366, 36_600)] = Field(
         366, description="days that `audit.audit_logs` is kept; the platform promises a year, so never less"
     )

@@ -16,6 +16,7 @@ from ninjait_pipelines.resources.clickhouse import ClickHouse, sql
 from ninjait_pipelines.resources.mongodb import MongoDB
 from ninjait_pipelines.resources.postgres import Postgres
 from ninjait_pipelines.resources.store import StoreError
+from ninjait_pipelines.settings import THRESHOLDS
 
 # Senders and devices that a check names; it counts the rest.
 NAMED = 20
@@ -25,7 +26,7 @@ class DrainChecksConfig(dg.Config):
     """When the checks of a drain fail."""
 
     warn_share: float = Field(
-        default=0.05,
+        default=THRESHOLDS.bad_messages_warn_percent / 100,
         gt=0,
         lt=1,
         description="Share (0 to 1) of messages quarantined, of all or of one sender's, above which there is a warning",
@@ -185,8 +186,8 @@ def drain_checks(queue: str, asset: dg.AssetsDefinition) -> dg.AssetChecksDefini
                 "quarantine_share",
                 asset=asset,
                 description="Share of the last drain's messages that were quarantined wholly or in part: a warning "
-                "above 5 % of all messages or of one sender's (`warn_share`), an error above 50 % of all "
-                "(`error_share`).",
+                f"above {DEFAULT.warn_share:.0%} of all messages or of one sender's (`warn_share`), an error above "
+                f"{DEFAULT.error_share:.0%} of all (`error_share`).",
             ),
             dg.AssetCheckSpec(
                 "conservation",
