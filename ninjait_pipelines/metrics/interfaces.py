@@ -19,19 +19,21 @@ LEFT_OUT = (
     *("lo", "lo[0-9]*", "loopback*", "loopback* *", "npcap loopback*", "software loopback *"),
     # bonds, bridges and switches over other interfaces
     *("bond*", "team*", "lagg*", "br[0-9]*", "br-*", "bridge*", "virbr*", "vmbr*", "fwbr*", "fwpr*", "fwln*", "ovs*"),
-    *("cbr[0-9]*", "xenbr*", "qvs[0-9]*", "shim-*", "switch[0-9]*", "hassio"),
+    *("br_*", "brq*", "qbr*", "cbr[0-9]*", "xenbr*", "xapi[0-9]*", "qvs[0-9]*", "shim-*", "switch[0-9]*", "hassio"),
+    *("bat[0-9]*",),
     *("microsoft network adapter multiplexor*", "vethernet (*", "vethernet [[]*", "hyper-v virtual*", "vswitch (*"),
     *("microsoft hyper-v network switch*", "network bridge", "network bridge *", "mac bridge miniport*", "team : *"),
     *("team [0-9]*", "team #*", "nic team", "nic team *", "lbfo team*", "hp network team #*"),
     *("basp virtual adapter*", "* advanced network services virtual adapter*"),
     # VLANs
     *("vlan*", "*[0-9a-z].[0-9]", "*[0-9a-z].[0-9][0-9]", "*[0-9a-z].[0-9][0-9][0-9]"),
-    *("*[0-9a-z].[0-9][0-9][0-9][0-9]", "*[0-9a-z].[0-9]*@*", "macvlan*", "macvtap*", "ipvlan*", "* - vlan *"),
-    *("*[0-9]_vlan[0-9]*",),
+    *("*[0-9a-z].[0-9][0-9][0-9][0-9]", "*[0-9a-z].[0-9]*@*", "macvlan*", "macvtap*", "ipvlan*", "ipvl[0-9]*"),
+    *("*[0-9]_vlan[0-9]*", "* - vlan *"),
     # containers and virtual machines
     *("docker*", "podman*", "veth*", "epair*", "cni*", "flannel*", "cali*", "cilium*", "lxc*", "lxdbr*", "vnet[0-9]*"),
     *("kube-*", "nodelocaldns", "weave*", "vxlan*", "genev*", "vboxnet*", "vmnet*", "vmenet*", "feth*"),
     *("azv[0-9a-f]*", "eni[0-9a-f]*", "gke[0-9a-f]*", "dind*", "nerdctl*", "antrea-*", "ovn-*"),
+    *("qvb*", "qvo*", "tap[0-9a-f]*-*", "vhost[0-9]*"),
     *("incusbr*", "virtualbox host-only*", "vmware network adapter*", "vmware virtual ethernet adapter*"),
     # adapters that share another one's radio
     *("microsoft wi-fi direct virtual adapter*", "microsoft hosted network virtual adapter*"),
@@ -39,8 +41,9 @@ LEFT_OUT = (
     # tunnels
     *("tun", "tun[0-9l]*", "tap", "tap[0-9]*", "wg", "wg[0-9]*", "tailscale*", "zt[0-9a-z]*", "ppp[0-9]*", "ipsec*"),
     *("utun*", "gif[0-9]*", "stf[0-9]*", "sit[0-9]*", "gre[0-9]*", "gretap*", "erspan*", "ip6*", "ip_vti*", "ovpn*"),
-    *("wg-*", "tun_wg*", "pppoe*", "vti[0-9]*", "xfrm[0-9]*", "l2tp[0-9]*", "nordlynx", "cloudflarewarp", "cscotun*"),
-    *("tunsnx", "proton[0-9]*", "tinc*", "ham[0-9]*", "* vpn adapter*", "* vpn virtual *", "sonicwall virtual *"),
+    *("wg-*", "wg_*", "tun_*", "pppoe*", "vti[0-9]*", "xfrm[0-9]*", "l2tp[0-9]*", "nordlynx", "cscotun*"),
+    *("cloudflarewarp", "tunsnx", "proton[0-9]*", "tinc*", "ham[0-9]*"),
+    *("* vpn adapter*", "* vpn virtual *", "sonicwall virtual *"),
     *("citrix virtual adapter*", "zscaler network adapter*", "* tap adapter", "ras async adapter", "microsoft teredo*"),
     *("nebula[0-9]*", "gpd[0-9]*", "zerotier *", "tailscale *", "* tunnel", "pangp virtual *", "cisco anyconnect *"),
     *("fortinet ssl vpn *", "fortinet virtual *", "juniper networks virtual *", "check point virtual *"),

@@ -30,7 +30,8 @@ sit0 gre0 gretap0 erspan0 ip6tnl0 ip6gre0 ip_vti0 ovpns1 dummy0 ifb0 nlmon0 pflo
 isatap.{7B1C0D3E-0000} isatap.home.lan LO0 Docker0 wg-mullvad tun_wg0 pppoe-wan pppoe0 vti0 xfrm0 l2tp0 nordlynx
 NordLynx CloudflareWARP cscotun0 nebula1 gpd0 incusbr0 genev_sys_6081 cbr0 xenbr0 qvs0 shim-br0 switch0 hassio dind0
 azv12ab34 eni12ab34cd gke12ab34 tunsnx proton0 tinc0 ham0 eth0.100@eth0 eth0.100.200
-igb0_vlan10 nerdctl0 antrea-gw0 ovn-k8s-mp0
+igb0_vlan10 nerdctl0 antrea-gw0 ovn-k8s-mp0 br_dmz br_vlan20 ipvl0 wg_home tun_vpn bat0 xapi1 vhost0
+brq7f3a21c0-9e qbr7f3a21c0-9e qvb7f3a21c0-9e qvo7f3a21c0-9e tap7f3a21c0-9e tapd3a21c07-9e
 NIC Team|NIC Team 1|LBFO Team|Team 1|Software Loopback Interface 1|Ethernet (Kernel Debugger)|
 Microsoft Wi-Fi Direct Virtual Adapter|Microsoft Wi-Fi Direct Virtual Adapter _2|vEthernet [Default Switch]|
 Microsoft Hosted Network Virtual Adapter|Microsoft Virtual WiFi Miniport Adapter|Microsoft KM-TEST Loopback Adapter|
