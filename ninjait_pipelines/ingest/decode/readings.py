@@ -51,7 +51,7 @@ def decode_third_party(message: Message, format_: Format, registry: SenderRegist
         decoded.host = host_in(message.body)
     else:
         decoded = Decoded(message_id=identity(message.queue, message.body, message.message_id))
-        rows = _Rows(format_.source, Devices(organization, registry), period, registry.interfaces_left_out)
+        rows = _Rows(format_, Devices(organization, registry), period, registry.interfaces_left_out)
         _decode_entries(entries, format_, rows, decoded)
     decoded.agent = format_.source
     decoded.organization_id = decoded.organization_id or (None if refusal else organization)
@@ -89,8 +89,9 @@ def _rejection(index: int, violation: ContractViolation, entry: Any, reading: Re
 class _Rows:
     """The rows of the three tables, collected entry by entry."""
 
-    def __init__(self, source: str, devices: Devices, period: Period, interfaces_left_out: Sequence[str]) -> None:
-        self._source, self._devices, self._period = source, devices, period
+    def __init__(self, format_: Format, devices: Devices, period: Period, interfaces_left_out: Sequence[str]) -> None:
+        self._source, self._devices, self._period = format_.source, devices, period
+        self._one_read = format_.one_read
         self._interfaces_left_out = interfaces_left_out
         self.tables: tuple[list[list[Any]], ...] = ([], [], [])
         self.indexes: tuple[list[int], ...] = ([], [], [])
@@ -103,12 +104,15 @@ class _Rows:
         # By host, instant and place: the states that may make a total, and the row that it belongs to.
         self._states: dict[tuple[Any, ...], list[Reading]] = defaultdict(list)
         self._rows: dict[tuple[Any, ...], list[Any]] = {}
+        self._reads: dict[tuple[Any, ...], int] = {}  # when the latest read of cores, of memory or of a volume began
 
     def add(self, index: int, reading: Reading) -> None:
         """Adds a reading. Raises ContractViolation, with the field."""
         self.unknown += reading.unknown
         if not self.host and isinstance(reading.host, str):
             self.host = shortened(reading.host)
+        if self._one_read and (reading.core is not None or reading.state is not None):
+            reading = self._at_its_read(reading)
         if reading.core == ALL_CORES:
             self._hosts_with_total.add(folded(reading.host))
         elif reading.core is not None:
@@ -122,6 +126,17 @@ class _Rows:
             self._states[_key(reading)].append(reading)
         elif reading.unknown:
             self.left_out.add(reading, reading.example)
+
+    def _at_its_read(self, reading: Reading) -> Reading:
+        """The reading with the time at which its read began, so that the parts of one read are one instant."""
+        if reading.time is None:
+            return reading
+        key = folded(reading.host), reading.place, reading.core is None
+        began = self._reads.get(key, reading.time)
+        if not began <= reading.time < began + self._one_read:
+            began = reading.time
+        self._reads[key] = began
+        return msgspec.structs.replace(reading, time=began)
 
     def _leave_out(self, reading: Reading) -> None:
         self.unknown += len(reading.values)

@@ -63,7 +63,8 @@ class Format(msgspec.Struct, frozen=True):
     """A format: splits text into `entries`, `read`s an entry, `join`s entries to a body, and shows an entry to people.
 
     `entries` and `read` raise ContractViolation, for the message and for the entry. `source` is the agent that writes
-    the format, `forms` are the names of the form (see forms.py) that its messages are expected to have.
+    the format, `forms` are the names of the form (see forms.py) that its messages are expected to have. An agent that
+    stamps the parts of one read (cores, states of memory) one by one does so within `one_read` milliseconds.
     """
 
     entries: Callable[[str], Sequence[Any]]
@@ -72,6 +73,7 @@ class Format(msgspec.Struct, frozen=True):
     shown: Callable[[Any], Any]
     source: str
     forms: frozenset[str]
+    one_read: int = 0
 
 
 def text_of(body: bytes) -> str:

@@ -124,6 +124,33 @@ def test_cores_and_totals_of_collectd() -> None:
     assert cpu(of_lists(*active)) == [30.0]
 
 
+def stamped(lists: list[dict[str, Any]], every: float) -> list[dict[str, Any]]:
+    """The value lists with times that are `every` seconds apart, as collectd stamps them when it dispatches each."""
+    return [one | {"time": one["time"] + n * every} for n, one in enumerate(lists)]
+
+
+def test_cores_are_of_one_read_though_each_has_its_own_time() -> None:
+    """Those of a machine with many cores were hardly ever all stamped in one millisecond, and left out."""
+    read = stamped(core_lists({str(core): 75 for core in range(64)}), 0.001)
+    assert cpu(of_lists(*read)) == [25.0]
+    later = stamped(core_lists({str(core): 50 for core in range(64)}, seconds_ago=50), 0.001)
+    assert cpu(of_lists(*read, *later)) == [25.0, 50.0]
+    both = [list_ for one in read for list_ in (one, one | {"host": "lap-1"})]
+    assert cpu(of_lists(*both)) == [25.0, 25.0]
+    assert cpu(of_lists(*stamped(core_lists({"0": 99, "1": 50}), 1.0))) == []  # of two reads
+
+
+def test_a_core_that_says_nonsense_costs_its_read() -> None:
+    result = of_lists(*stamped(core_lists({"0": 50, "1": 50, "2": -1305}), 0.001))
+    assert cpu(result) == []
+    assert reasons(result) == [(2, "cpu", "negative")]
+
+
+def test_states_are_of_one_read_though_each_has_its_own_time() -> None:
+    assert of_lists(*stamped(memory_lists(STATES), 0.001)).columns["memory_total"] == [9 * 1024.0]
+    assert rounded_volumes(of_lists(*stamped(df("root", WHOLE), 0.001))) == [("", "root", 4, 8, 3)]
+
+
 STATES = {"used": 4, "buffered": 1, "cached": 2, "free": 1, "slab_unrecl": 0.5, "slab_recl": 0.5}
 
 
