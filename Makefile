@@ -7,9 +7,9 @@ RUN := .venv/bin/python -m
 # A file's tests share databases; the files that conftest.py names come first.
 ON_TWO := -n 2 --dist loadfile --no-loadscope-reorder
 # What an older ClickHouse may do in another way
-ON_OLDER := test_migrations.py test_migrations_stopped.py resources/test_store.py resources/test_clickhouse.py resources/test_clickhouse_metrics.py \
+ON_OLDER := test_migrations.py test_migrations_stopped.py cli/test_migrate.py resources/test_store.py resources/test_clickhouse.py resources/test_clickhouse_metrics.py \
 	ingest/test_ledger.py ingest/test_repaired_ids.py ingest/test_drain.py ingest/test_sinks.py rollup archive
-ON_SERVERS := resources local/stack/test_servers.py ingest cli/quarantine cli/test_queue.py rollup archive cache reports operations metrics benchmarks local/fleet faults local/demo
+ON_SERVERS := resources local/stack/test_servers.py ingest cli/quarantine cli/test_fleet.py cli/test_queue.py cli/test_status.py rollup archive cache reports operations metrics benchmarks local/fleet faults local/demo
 
 .DEFAULT_GOAL := help
 .PHONY: help demo servers test test-fast test-servers test-faults check generated bench bench-marts bench-peers soak format lock clean
