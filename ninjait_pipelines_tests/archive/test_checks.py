@@ -5,8 +5,17 @@ import pytest
 from ninjait_pipelines.archive.assets import DATASET, device_metrics_archive
 from ninjait_pipelines.archive.checks import archived_day_is_whole
 from ninjait_pipelines.archive.days import verify_day
+from ninjait_pipelines.archive.objects import object_key
 from ninjait_pipelines.resources import Stores
-from ninjait_pipelines_tests.archive.archived_day import DAY, D, archive_day, damage_day
+from ninjait_pipelines_tests.archive.archived_day import (
+    DAY,
+    MANIFEST,
+    D,
+    archive_day,
+    damage_day,
+    manifest,
+    rewrite_manifest,
+)
 from ninjait_pipelines_tests.cache.data import Fleet
 from ninjait_pipelines_tests.rollup.data import check
 
@@ -37,3 +46,22 @@ def test_the_check_finds_damage_and_a_rerun_heals_it(shared_stores: Stores, flee
     assert not found.passed
     assert key in str(found.description)
     assert archive_day(shared_stores) == {"archived_day_is_whole": True}
+
+
+def test_rows_of_another_organization_in_an_object_are_found(shared_stores: Stores, fleet: Fleet) -> None:
+    """Hash and number of rows are as written; a reader of one organization would get another one's rows."""
+    archive_day(shared_stores)
+    first, second = manifest(shared_stores)["objects"]
+    key = object_key(DATASET, D.date(), first["organization_id"], second["sha256"])
+    shared_stores.archive.write(key, shared_stores.archive.read(second["key"]))
+    swapped = {**second, "organization_id": first["organization_id"], "key": key}
+    rewrite_manifest(shared_stores, objects=[swapped, second])
+    found = check(shared_stores, [device_metrics_archive], [archived_day_is_whole], DAY)["archived_day_is_whole"]
+    assert not found.passed
+    assert "a scan finds other rows per organization" in str(found.description)
+
+
+def test_a_day_that_was_never_archived_fails(shared_stores: Stores) -> None:
+    found = check(shared_stores, [device_metrics_archive], [archived_day_is_whole], DAY)["archived_day_is_whole"]
+    assert not found.passed
+    assert f"{MANIFEST}: is not there" in str(found.description)

@@ -1,6 +1,7 @@
 """The three caches on real stores: what they say, twice, killed half-way, and runs that overtake each other."""
 
 import uuid
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -13,11 +14,10 @@ from ninjait_pipelines import keys
 from ninjait_pipelines.cache import assets
 from ninjait_pipelines.keys import as_of_text
 from ninjait_pipelines.resources import Stores
-from ninjait_pipelines.resources.clickhouse import ClickHouse
 from ninjait_pipelines.resources.dragonfly import Dragonfly
 from ninjait_pipelines_tests.cache.caches import ASSETS, CHECKS, H, cached, device
 from ninjait_pipelines_tests.cache.data import ALPHA, BETA, EMPTY, HOUR, Fleet, hours, midnight
-from ninjait_pipelines_tests.runs import Killed, add, killed, passed, run
+from ninjait_pipelines_tests.runs import Killed, add, changed, killed, passed, run
 
 NAMES = {asset.key.to_user_string(): asset for asset in ASSETS}
 
@@ -167,17 +167,14 @@ def test_killed_half_way_and_again(
     "asset", [assets.device_caches, assets.organization_summaries], ids=lambda asset: str(asset.key)
 )
 def test_killed_between_two_organizations_and_again(
-    shared_stores: Stores, fleet: Fleet, asset: dg.AssetsDefinition, monkeypatch: pytest.MonkeyPatch
+    shared_stores: Stores, fleet: Fleet, asset: dg.AssetsDefinition
 ) -> None:
-    real = Dragonfly.set_many_if_newer
-
     def dying(self: Dragonfly, values: Any, ttl: timedelta | None = None) -> int:
-        real(self, list(values)[:1], ttl)
+        shared_stores.dragonfly.set_many_if_newer(list(values)[:1], ttl)
         raise Killed
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Dragonfly, "set_many_if_newer", dying)
-        run(shared_stores, asset, fails=True)
+    dragonfly = changed(shared_stores.dragonfly, set_many_if_newer=dying)
+    run(replace(shared_stores, dragonfly=dragonfly), asset, fails=True)
     run(shared_stores, asset)
     again = everything(shared_stores)
     shared_stores.dragonfly.client.delete(*(key for key in again if not key.startswith("device:")))
@@ -186,16 +183,13 @@ def test_killed_between_two_organizations_and_again(
     assert len(again) == 4
 
 
-def test_an_older_run_never_overwrites_a_newer_one(
-    shared_stores: Stores, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_older_run_never_overwrites_a_newer_one(shared_stores: Stores, fleet: Fleet) -> None:
     run(shared_stores, *ASSETS)
     first = everything(shared_stores)
     fleet.device(BETA, "late")
     then: datetime = shared_stores.clickhouse.now() - HOUR
-    with monkeypatch.context() as patch:
-        patch.setattr(ClickHouse, "now", lambda _: then)
-        result = run(shared_stores, *ASSETS)
+    slow = replace(shared_stores, clickhouse=changed(shared_stores.clickhouse, now=lambda _: then))
+    result = run(slow, *ASSETS)
     assert everything(shared_stores) == first
     written = [
         result.asset_materializations_for_node(name)[0].metadata[figure].value

@@ -1,5 +1,7 @@
 """The checks of the drains: what does not add up, who sends what nobody understands, and who is named."""
 
+import uuid
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -7,12 +9,16 @@ import dagster as dg
 import pytest
 
 from ninjait_pipelines.ingest import checks
+from ninjait_pipelines.ingest.decode.model import NOBODY
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.resources.clickhouse import sql
+from ninjait_pipelines.resources.mongodb import MongoDB
 from ninjait_pipelines_tests.ingest.conftest import drained
 from ninjait_pipelines_tests.ingest.materialized import KEY, definitions, drain, outcomes
 from ninjait_pipelines_tests.ingest.samples import (
+    DEVICE,
     ORG,
+    SECOND_DEVICE,
     as_published,
     line,
     metrics,
@@ -22,15 +28,17 @@ from ninjait_pipelines_tests.ingest.samples import (
 )
 
 
+def only_checks(stores: Stores) -> dg.JobDefinition:
+    job = dg.define_asset_job("only_checks", selection=dg.AssetSelection.checks_for_assets(KEY))
+    return dg.Definitions.merge(definitions(stores), dg.Definitions(jobs=[job])).resolve_job_def("only_checks")
+
+
 def test_the_conservation_check_fails_when_the_ledger_or_the_quarantine_lost_something(fleet: Stores) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         fleet.message_queue.publish([outgoing("agent.metrics", metrics(sample(60), sample(30, cpu=-2)))])
         found = outcomes(drain(fleet, instance, "agent_metrics"))
         assert (found["quarantine_share"], found["conservation"]) == (False, True)
-        only_checks = dg.define_asset_job("only_checks", selection=dg.AssetSelection.checks_for_assets(KEY))
-        job = dg.Definitions.merge(definitions(fleet), dg.Definitions(jobs=[only_checks])).resolve_job_def(
-            "only_checks"
-        )
+        job = only_checks(fleet)
         fleet.mongodb.database["quarantine"].delete_many({})
         result = job.execute_in_process(instance=instance)
         (conservation,) = [e for e in result.get_asset_check_evaluations() if e.check_name == "conservation"]
@@ -149,3 +157,52 @@ def test_which_kinds_of_readings_a_device_lacks(
     since = datetime.now(UTC) - timedelta(hours=3)
     rows = fleet.clickhouse.rows(sql("ingest/devices_without"), since=since, hours=3)
     assert [row["missing"] for row in rows] == ([missing] if missing else [])
+
+
+def test_a_drain_that_never_ran_cannot_be_checked() -> None:
+    with (
+        dg.DagsterInstance.ephemeral() as instance,
+        pytest.raises(dg.Failure, match="agent_metrics has never been mat"),
+    ):
+        checks.last_drain(instance, KEY)
+
+
+def test_devices_are_named_up_to_a_bound_and_counted_beyond_it() -> None:
+    devices = [{"name": f"pc-{number:02}", "missing": ["cpu"]} for number in range(30)]
+    found = checks.devices_are_understood(KEY, devices)
+    assert (found.passed, found.metadata["devices"].value) == (False, 30)
+    assert "pc-19 (no cpu). See: left_out" in str(found.description)
+    assert "pc-20" not in str(found.description)
+    assert checks.devices_are_understood(KEY, []).passed
+
+
+def test_a_sender_is_named_by_what_is_known_of_it(fleet: Stores) -> None:
+    new = str(uuid.UUID(int=99))
+    with fleet.postgres.transaction() as connection:
+        connection.execute("UPDATE devices SET retired_at = now() WHERE id = %s", (SECOND_DEVICE,))
+    senders = [
+        {"device_id": uuid.UUID(DEVICE)},
+        {"device_id": uuid.UUID(SECOND_DEVICE)},
+        {"device_id": uuid.UUID(new)},
+        {"device_id": uuid.UUID(NOBODY), "host": "new-pc", "agent": "telegraf"},
+        {"device_id": uuid.UUID(NOBODY), "host": "", "agent": "collectd"},
+        {"device_id": uuid.UUID(NOBODY)},
+    ]
+    names = [row["name"] for row in checks.named(fleet.postgres, senders)]
+    assert names == ["lap-1", "lap-2", new, "new-pc", "an unnamed collectd", "an unnamed sender"]
+    assert [row["name"] for row in checks.named(fleet.postgres, senders, only_active=True)] == ["lap-1"]
+    assert checks.named(fleet.postgres, []) == []
+
+
+def test_a_quarantine_that_cannot_be_read_is_a_warning(fleet: Stores) -> None:
+    """What MongoDB has is not lost: the check says that it could not look, and is not green."""
+    fleet.message_queue.publish([outgoing("agent.metrics", metrics(sample(60, cpu=-2)))])
+    away = MongoDB(url="mongodb://127.0.0.1:1/x", timeout_seconds=1)
+    with dg.DagsterInstance.ephemeral() as instance:
+        drain(fleet, instance, "agent_metrics")
+        found = evaluations(only_checks(replace(fleet, mongodb=away)).execute_in_process(instance=instance))
+    assert (found["conservation"].passed, found["conservation"].severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert "The quarantine could not be read: MongoDB at mongodb://127.0.0.1:1/x" in str(
+        found["conservation"].description
+    )
+    assert not found["quarantine_share"].passed, "the others look at other stores"

@@ -2,6 +2,7 @@
 
 import re
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -9,6 +10,7 @@ from ninjait_pipelines.ingest import assets
 from ninjait_pipelines.ingest.clocks import ClocksDiffer, ahead_of_ours, compare_clocks, refuse_apart
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.resources.clickhouse import MAX_APART
+from ninjait_pipelines_tests.ingest.drains import Faulty
 from ninjait_pipelines_tests.ingest.samples import metrics, outgoing, register, sample
 from ninjait_pipelines_tests.runs import run
 
@@ -43,15 +45,13 @@ def test_a_slow_answer_is_no_difference(there: int, ahead: int) -> None:
     assert ahead_of_ours(lambda: next(ours), lambda: NOON + timedelta(seconds=there)) == timedelta(seconds=ahead)
 
 
-def test_the_metrics_store_s_clock_is_compared_too(shared_stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_metrics_store_s_clock_is_compared_too(shared_stores: Stores) -> None:
     """Three days behind, it refused points as too old that the drain had chosen it for."""
     assert abs(shared_stores.metrics_store.now() - datetime.now(UTC)) < timedelta(seconds=10)
     behind = datetime.now(UTC) - timedelta(days=3)
-    monkeypatch.setattr(type(shared_stores.metrics_store), "now", lambda _: behind)
+    store: Any = Faulty(shared_stores.metrics_store, now=lambda: behind)
     with pytest.raises(ClocksDiffer, match=re.escape(shared_stores.metrics_store.title)):
-        compare_clocks(
-            lambda: datetime.now(UTC), shared_stores.clickhouse, shared_stores.postgres, shared_stores.metrics_store
-        )
+        compare_clocks(lambda: datetime.now(UTC), shared_stores.clickhouse, shared_stores.postgres, store)
 
 
 @pytest.mark.parametrize("days", [8, 400, -1])

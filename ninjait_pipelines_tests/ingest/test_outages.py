@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -18,7 +19,7 @@ from ninjait_pipelines.resources.message_queue import MessageQueue
 from ninjait_pipelines.resources.store import OutOfSpace, StoreError, StoreFailed, StoreUnavailable
 from ninjait_pipelines.settings import Settings, validate
 from ninjait_pipelines_tests.ingest.conftest import idle_seconds, make_drain, metrics_url, sink_of
-from ninjait_pipelines_tests.ingest.drains import Broken, held, ledger, outstanding, poisoned
+from ninjait_pipelines_tests.ingest.drains import Broken, Faulty, held, ledger, outstanding, poisoned
 from ninjait_pipelines_tests.ingest.samples import EVENTS, OTHER_ORG, metrics, outgoing, sample
 from ninjait_pipelines_tests.resources.http_proxy import Answer, HttpProxy
 from ninjait_pipelines_tests.resources.queue_contract import eventually
@@ -74,18 +75,17 @@ def test_six_drains_against_a_store_that_answers_and_takes_no_writes_take_nothin
     all_written(fleet, 100)
 
 
-def test_the_store_of_log_entries_takes_no_writes(fleet: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_store_of_log_entries_takes_no_writes(fleet: Stores) -> None:
     """MongoDB's disk was full: its index was there already, so the drain began."""
     fleet.message_queue.publish([outgoing("platform.logs", EVENTS["platform.logs"])])
 
-    def full(self: Any) -> None:
+    def full() -> None:
         raise OutOfSpace("MongoDB", "mongodb://h", "code 14031")
 
-    with monkeypatch.context() as patch:
-        patch.setattr(type(fleet.mongodb), "probe", full)
-        for _ in range(6):
-            with pytest.raises(OutOfSpace):
-                drain(fleet, queue="platform.logs")
+    stores = replace(fleet, mongodb=Faulty(fleet.mongodb, probe=full))
+    for _ in range(6):
+        with pytest.raises(OutOfSpace):
+            drain(stores, queue="platform.logs")
     assert drain(fleet, queue="platform.logs").messages == 1
 
 
@@ -170,23 +170,24 @@ def test_isolated_messages_for_which_a_store_fails_are_not_rejected(fleet: Store
     assert ledger(fleet) == {"written": 70}
 
 
-def test_an_outage_while_messages_are_isolated_is_an_outage(fleet: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_outage_while_messages_are_isolated_is_an_outage(fleet: Stores) -> None:
     often_delivered(fleet, 70)
     calls: list[int] = []
 
     def after_the_first(decoded: Sequence[Decoded]) -> None:
         calls.append(len(decoded))
         if len(calls) > 1:
-            monkeypatch.setattr(type(fleet.clickhouse), "probe", failed)
+            clickhouse.probe = failed
             failed()
 
-    def failed(*_: Any) -> None:
+    def failed() -> None:
         raise StoreFailed("ClickHouse", "http://h", "Code: 4711", "Read ClickHouse's words above.")
 
-    with monkeypatch.context(), pytest.raises(StoreFailed):
-        drain(fleet, sink=Broken(sink_of(fleet, "agent.metrics"), after_the_first))  # type: ignore[arg-type]
+    clickhouse = Faulty(fleet.clickhouse)
+    sink = Broken(sink_of(fleet, "agent.metrics"), after_the_first)  # type: ignore[arg-type]
+    with pytest.raises(StoreFailed):
+        drain(fleet, sink=sink, clickhouse=clickhouse)
     assert len(calls) == 2, "it goes on asking a store that takes nothing"
-    monkeypatch.undo()
     assert eventually(lambda: outstanding(fleet) == (6, 0))
 
 
@@ -223,12 +224,14 @@ def test_a_message_that_takes_its_store_down_is_found_out_and_an_outage_is_not(
     """It was spared for ever, and the store went down every few minutes. In an outage nothing else goes through."""
     monkeypatch.setattr(MessageQueue, "max_spares", 1)
 
-    def away(*_: Any) -> None:
+    clickhouse = Faulty(fleet.clickhouse)
+
+    def away() -> None:
         raise StoreUnavailable("InfluxDB", "http://h", "connection reset", "Wait.")
 
     def takes_it_down(decoded: Sequence[Decoded]) -> None:
         if not others_go_through or any(13.0 in one.columns.get("cpu", []) for one in decoded):
-            monkeypatch.setattr(type(fleet.clickhouse), "probe", away)
+            clickhouse.probe = away
             away()
 
     fleet.message_queue.publish([outgoing("agent.metrics", metrics(sample(cpu=13)))])
@@ -240,8 +243,8 @@ def test_a_message_that_takes_its_store_down_is_found_out_and_an_outage_is_not(
         fleet.message_queue.publish([outgoing("agent.metrics", metrics(sample(100 + number)))])
         good += 1
         with suppress(StoreUnavailable):
-            drain(fleet, sink=sink)
-        monkeypatch.setattr(type(fleet.clickhouse), "probe", lambda _: None)
+            drain(fleet, sink=sink, clickhouse=clickhouse)
+        clickhouse.probe = lambda: None
     if others_go_through:
         assert eventually(lambda: outstanding(fleet)[1] == 1)
         drain(fleet)

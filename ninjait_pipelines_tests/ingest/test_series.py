@@ -1,13 +1,13 @@
 """How many series a device may create: across messages, drains and restarts, and while a store fails."""
 
-from datetime import timedelta
+from datetime import date, timedelta
 from typing import Any
 
 import pytest
 
 from ninjait_pipelines.ingest.decode.message import decode
 from ninjait_pipelines.ingest.decode.model import Period
-from ninjait_pipelines.ingest.series import MAX_NAMES
+from ninjait_pipelines.ingest.series import MAX_NAMES, admit
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.resources.metrics_store import Refusal
 from ninjait_pipelines_tests.ingest.conftest import drained, ledger_row, sink_of
@@ -171,3 +171,32 @@ def test_refusals_of_the_store_are_of_their_own_rows_beside_series_that_are_too_
         (0, "refused_by_store"),
     ]
     assert second.points_accepted == 0
+
+
+ONE, TWO = ("o", "one"), ("o", "two")
+TODAY = date(2026, 3, 10)
+
+
+def admitted(names: list[tuple[tuple[str, str], str]], known: dict[Any, dict[str, date]]) -> list[tuple[str, str]]:
+    """(device, name) of the interfaces that are recorded."""
+    with_kind = {one: {("counters", name): day for name, day in found.items()} for one, found in known.items()}
+    found = admit([(one, ("counters", name)) for one, name in names], with_kind, TODAY)
+    return [(one[1], name) for one, (_, name) in found]
+
+
+def test_names_are_admitted_in_order_of_arrival_while_there_is_room() -> None:
+    used = {f"if{number}": TODAY for number in range(MAX_NAMES - 1)}
+    names = [(ONE, "a"), (TWO, "b"), (ONE, "c"), (TWO, "d")]
+    assert admitted(names, {ONE: used, TWO: {}}) == [("one", "a"), ("two", "b"), ("two", "d")]
+    assert admitted([(ONE, "a"), (ONE, "if0")], {ONE: used | {"x": TODAY}}) == []
+
+
+def test_a_known_name_is_recorded_once_a_day_and_takes_no_room() -> None:
+    used = {f"if{number}": TODAY - timedelta(days=1) for number in range(MAX_NAMES)}
+    assert admitted([(ONE, "if0"), (ONE, "new"), (ONE, "if1")], {ONE: used}) == [("one", "if0"), ("one", "if1")]
+    assert admitted([(ONE, "if0")], {ONE: {"if0": TODAY}}) == []
+
+
+def test_a_name_of_a_volume_takes_no_room_of_an_interface() -> None:
+    known = {ONE: {("volumes", f"/{number}"): TODAY for number in range(MAX_NAMES)}}
+    assert len(list(admit([(ONE, ("counters", "eth0"))], known, TODAY))) == 1

@@ -9,12 +9,15 @@ import pyarrow as pa
 import pytest
 
 from ninjait_pipelines.ingest import sinks
+from ninjait_pipelines.ingest.decode.message import decode
+from ninjait_pipelines.ingest.decode.model import Decoded, Period
 from ninjait_pipelines.ingest.sinks import MetricsSink
-from ninjait_pipelines.metrics.model import POINTS, Tier
+from ninjait_pipelines.metrics.model import COUNTERS, POINTS, RETENTION, VOLUMES, Tier
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.resources.dragonfly import Dragonfly
+from ninjait_pipelines.resources.metrics_store import Refusal
 from ninjait_pipelines.rollup.assets import fill_tier
-from ninjait_pipelines_tests.ingest.conftest import LOG, TABLES, drained, idle_seconds, make_drain
+from ninjait_pipelines_tests.ingest.conftest import LOG, TABLES, drained, idle_seconds, make_drain, sink_of
 from ninjait_pipelines_tests.ingest.drains import (
     Faulty,
     held,
@@ -33,10 +36,12 @@ from ninjait_pipelines_tests.ingest.samples import (
     ORG,
     OTHER_DEVICE,
     OTHER_ORG,
+    REGISTRY,
     SECOND_DEVICE,
     ago,
     as_published,
     line,
+    message,
     metrics,
     outgoing,
     sample,
@@ -246,3 +251,109 @@ def test_a_device_of_which_nothing_is_understood_has_sent_and_was_not_seen(fleet
     [row] = seen(fleet).values()
     assert (str(row["device_id"]), row["last_seen"].year, row["understood_at"].year) == (SECOND_DEVICE, 1970, 1970)
     assert row["sent_at"] > datetime.now(UTC) - timedelta(minutes=1)
+
+
+def times(*ages: timedelta) -> pa.ChunkedArray:
+    return pa.chunked_array([pa.array([NOW - age for age in ages], POINTS.field("time").type)])
+
+
+def test_each_point_goes_to_one_tier_by_its_age() -> None:
+    tick = timedelta(microseconds=1)
+    week, quarter, years = (RETENTION[tier] for tier in Tier)
+    ages = [week, week + tick, -tick, quarter, quarter + tick, years, years + tick]
+    found = {tier: positions.to_pylist() for tier, positions in sinks.by_tier(times(*ages), NOW)}
+    assert found == {Tier.RAW: [0, 2], Tier.FIVE_MINUTES: [1, 3], Tier.ONE_HOUR: [4, 5, 6]}, "an accepted point is kept"
+    assert list(sinks.by_tier(times(), NOW)) == []
+
+
+def rows(schema: pa.Schema, *moments: datetime, **values: Any) -> pa.Table:
+    about = {"organization_id": ORG, "device_id": DEVICE, "source": "", "interface": "e", "disk": "", "volume": "/"}
+    return pa.Table.from_pylist([{**about, "time": moment, **values} for moment in moments], schema=schema)
+
+
+def test_a_counter_touches_the_next_hour_too() -> None:
+    """The reading after it is compared with it, however close it is to the end of its hour."""
+    hour = datetime(2026, 3, 1, 12, tzinfo=UTC)
+    last = hour + timedelta(minutes=59, seconds=59, microseconds=999_999)
+    tables = rows(POINTS, hour, last), rows(COUNTERS, last), rows(VOLUMES, hour)
+    found = sinks.touched_hours(*tables, "run").to_pylist()
+    assert {(row["organization_id"], row["hour"]): (row["points"], row["run_id"]) for row in found} == {
+        (ORG, hour): (4, "run"),
+        (ORG, hour + timedelta(hours=1)): (1, "run"),
+    }
+
+
+def test_no_points_touch_no_hours_and_are_of_no_device() -> None:
+    nothing = [schema.empty_table() for schema in (POINTS, COUNTERS, VOLUMES)]
+    assert sinks.touched_hours(*nothing, "run").num_rows == 0
+    assert sinks.last_seen(*nothing, []).num_rows == 0
+
+
+def test_a_volume_counts_as_a_reading_of_the_disk() -> None:
+    hour = datetime(2026, 3, 1, 12, tzinfo=UTC)
+    tables = rows(POINTS, hour, cpu=1.0), rows(COUNTERS, hour + timedelta(minutes=2)), rows(VOLUMES, hour, used=1.0)
+    [found] = sinks.last_seen(*tables, []).to_pylist()
+    assert found["last_seen"] == hour + timedelta(minutes=2)
+    assert (found["cpu_at"], found["disk_used_at"]) == (hour, hour)
+    assert found["memory_at"] == datetime(1970, 1, 1, tzinfo=UTC), "never"
+
+
+def with_columns(**columns: list[Any]) -> Decoded:
+    count = len(columns["time"])
+    about = {"organization_id": [ORG] * count, "device_id": [DEVICE] * count}
+    fields = {name: [None] * count for name in POINTS.names} | about | columns
+    return Decoded(uuid.uuid4(), ORG, DEVICE, columns=fields)
+
+
+def test_the_latest_value_is_that_of_the_newest_sample_and_of_equals_the_last() -> None:
+    messages = [
+        with_columns(time=[3, 5, 5, 4], cpu=[1, 2, 3, 4]),
+        with_columns(time=[5], cpu=[6]),
+        with_columns(time=[2]),
+    ]
+    [(key, value)] = sinks.latest(messages)
+    assert (key, value["cpu"], value["as_of"]) == (f"device:{DEVICE}:latest", 6, "1970-01-01T00:00:00.005000+00:00")
+    assert sinks.latest([Decoded(uuid.uuid4(), ORG, DEVICE)]) == []
+
+
+def test_late_points_that_the_store_refuses_are_their_own_messages(fleet: Stores) -> None:
+    """It refuses by row of the windows that it was given, which are of some points of some messages."""
+    bodies = [metrics(sample(60), sample(86400 * 8)), metrics(sample(30)), metrics(sample(86400 * 9), sample(10))]
+    decoded = [decode(message("agent.metrics", body, n), REGISTRY, Period.at(NOW)) for n, body in enumerate(bodies)]
+
+    def write_aggregates(_: Tier, windows: pa.Table) -> list[Refusal]:
+        return [Refusal(row, "no room") for row in range(len(windows))]
+
+    store = Faulty(fleet.metrics_store, write_aggregates=write_aggregates)
+    sink_with(fleet, metrics_store=store).write(decoded, "run", NOW)
+    assert [[(found.index, found.value) for found in one.rejections] for one in decoded] == [
+        [(1, "no room")],
+        [],
+        [(0, "no room")],
+    ]
+    assert [point["time"] for point in points(fleet)] == [NOW - timedelta(seconds=ago) for ago in (60, 30, 10)]
+
+
+def test_hours_of_events_are_noted_after_they_are_stored_and_only_where_days_follow(fleet: Stores) -> None:
+    """Dying between, the messages are redelivered: stored once, and noted then."""
+    noted = "SELECT kind, sum(events) AS n FROM touched_events GROUP BY kind"
+    for queue in ("platform.api_calls", "agent.heartbeats"):
+        decoded = [decode(message(queue, EVENTS[queue]), REGISTRY, Period.at(NOW))]
+        sink_of(fleet, queue).write(decoded, "died", NOW)
+        assert fleet.clickhouse.rows(noted) == []
+        record = sink_of(fleet, queue).write(decoded, "run", NOW)
+        assert fleet.clickhouse.scalar(f"SELECT count() FROM {TABLES[queue]}") == 1
+        assert record() == set()
+        if queue == "platform.api_calls":
+            assert fleet.clickhouse.rows(noted) == [{"kind": "api_calls", "n": 1}]
+            fleet.clickhouse.command("TRUNCATE TABLE touched_events")
+    assert fleet.clickhouse.rows(noted) == []
+
+
+def test_logs_are_read_by_organization_and_time(fleet: Stores) -> None:
+    sink = sink_of(fleet, "platform.logs")
+    for _ in range(2):
+        sink.prepare()
+    indexes = fleet.mongodb.database["application_logs"].index_information()
+    fields = [[name for name, _ in index["key"]] for index in indexes.values()]  # the local MongoDB keeps no direction
+    assert sorted(fields) == [["_id"], ["organization_id", "timestamp"]]
