@@ -25,8 +25,8 @@ def metrics(device: str, hour: datetime, cpu: float | None, samples: int, organi
     names = ("disk_usage", "network_in", "network_out", "uptime", "memory_avg", "memory_max")
     names += ("memory_count", "memory_total", "disk_total", "disk_free", "several_senders")
     row = {"organization_id": organization, "device_id": device, "timestamp": hour, **dict.fromkeys(names)}
-    row |= {"cpu_avg": cpu, "cpu_max": cpu and cpu * 2, "sample_count": samples, "sample_share": samples / 120}
-    return row | {"source_tier": "metrics", "cpu_count": samples}
+    row |= {"cpu_avg": cpu, "cpu_max": cpu and cpu * 2, "cpu_count": samples, "sample_share": samples / 120}
+    return row | {"source_tier": "metrics", "sample_count": samples + 60}  # 60 of them without cpu
 
 
 def ticket(number: int, day: datetime, created: datetime, closed: datetime | None, **more: Any) -> dict[str, Any]:
@@ -73,16 +73,16 @@ def test_the_five_busiest_by_their_samples_inside_the_week(marts: Stores) -> Non
         metrics(DEVICE, WEEK + 7 * DAY, 100.0, 120),
         metrics(others[0], WEEK, None, 120),
         *(metrics(device, WEEK, 50.0 + number, 1) for number, device in enumerate(others[1:])),
+        metrics(others[5], WEEK + HOUR, 55.0, 3),
         metrics(DEVICE, WEEK, 99.0, 120, organization=OTHER_ORGANIZATION),
     )
     publish(marts)
     devices = archived(marts)["devices"]
     assert devices["reporting"] == 7
-    assert devices["cpu_avg"] == pytest.approx((120 * 10 + 60 * 40 + sum(range(50, 55))) / 185)
-    assert (devices["cpu_max"], devices["memory_avg"]) == (108.0, None)
-    assert [(one["device_id"], one["cpu_avg"]) for one in devices["busiest"]] == [
-        (device, 54.0 - number) for number, device in enumerate(reversed(others[1:]))
-    ]
+    assert devices["cpu_avg"] == pytest.approx((120 * 10 + 60 * 40 + sum(range(50, 55)) + 3 * 55) / 188)
+    assert (devices["cpu_max"], devices["memory_avg"]) == (110.0, None)
+    busiest = zip(reversed(others[1:]), [(54 + 3 * 55) / 4, 53.0, 52.0, 51.0, 50.0], strict=True)
+    assert [(one["device_id"], one["cpu_avg"]) for one in devices["busiest"]] == list(busiest)
     assert archived(marts, OTHER_ORGANIZATION)["devices"]["cpu_avg"] == 99.0
 
 
