@@ -224,7 +224,9 @@ class Thresholds(BaseModel):
         "`quarantine_share` warns: the default of `warn_share`",
     )
     audit_kept_days: Annotated[int, Between(366, 36_600)] = Field(
-        366, description="days that `audit.audit_logs` is kept; the platform promises a year, so never less"
+        36_600,
+        description="days that `audit.audit_logs` is kept: at least the year that the platform publishes. By default "
+        "none is deleted, because no other store has them",
     )
     quarantine_warn_percent: Annotated[int, Between(1, 99)] = Field(
         80, description="percent of its limit, or of an organization's share, from which `store_health` warns"

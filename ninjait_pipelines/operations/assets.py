@@ -82,7 +82,8 @@ STORES = [field.name for field in fields(Stores)]
 )
 def store_health(context: dg.AssetExecutionContext, config: HealthConfig) -> dg.MaterializeResult:
     """State, version, latency and size of every store, after these have been tidied: what waits in the quarantine's
-    spool is moved, what was replayed or discarded 30 days ago is deleted, and so are audit logs older than a year.
+    spool is moved, what was replayed or discarded 30 days ago is deleted, and so are
+    audit logs older than AUDIT_KEPT_DAYS.
 
     A store that is down fails the check, not the asset.
     """

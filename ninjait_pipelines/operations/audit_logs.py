@@ -1,4 +1,4 @@
-"""The retention of PostgreSQL's audit log: the platform publishes that it is kept for a year."""
+"""The retention of PostgreSQL's audit log: at least the year that the platform publishes."""
 
 from ninjait_pipelines.resources.postgres import Postgres
 

@@ -1,4 +1,4 @@
-"""Audit logs leave PostgreSQL after the year that the platform publishes, and not a day earlier."""
+"""Audit logs leave PostgreSQL only where that is set, and never before the year that the platform publishes."""
 
 import uuid
 from datetime import UTC, datetime, timedelta
@@ -6,10 +6,12 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 import pytest
 
+from ninjait_pipelines.operations import assets
 from ninjait_pipelines.operations.assets import store_health
 from ninjait_pipelines.operations.audit_logs import delete_expired
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.resources.postgres import Postgres
+from ninjait_pipelines.settings import thresholds
 from ninjait_pipelines_tests.reference.rows import organization
 from ninjait_pipelines_tests.runs import Killed, add, killed, run
 
@@ -37,7 +39,16 @@ def ages(postgres: Postgres) -> list[int]:
     return [row["days"] for row in postgres.rows(query)]
 
 
-def test_store_health_deletes_what_is_older_than_a_year_and_a_second_run_nothing(logs: Stores) -> None:
+def test_by_default_all_are_kept(logs: Stores) -> None:
+    """No other store has them: what goes is gone."""
+    run(logs, store_health)
+    assert ages(logs.postgres) == EXPIRED + KEPT
+
+
+def test_store_health_deletes_what_is_older_than_is_set_and_a_second_run_nothing(
+    logs: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(assets, "THRESHOLDS", thresholds({"AUDIT_KEPT_DAYS": "366"}))
     for deleted in (len(EXPIRED), 0):
         (event,) = run(logs, store_health).asset_materializations_for_node("store_health")
         assert event.metadata["audit_logs_deleted"].value == deleted
