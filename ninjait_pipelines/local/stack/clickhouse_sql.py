@@ -88,15 +88,20 @@ def refusal(sql: str) -> str | None:
 # file('/etc/passwd') as an expression, and python('name'), which reads variables of this process, need no right;
 # sqlite() makes its file, and executable() looks for its program, before the engine asks for theirs. disk(), in the
 # settings of a table or database, is a folder or a server of the caller's choice; EmbeddedRocksDB takes a folder, too.
-FORBIDDEN = frozenset(
-    {"FILE", "PYTHON", "SQLITE", "EXECUTABLE", "EXECUTABLEPOOL", "DISK", "EMBEDDEDROCKSDB", "EVAL", "FILESYSTEM"}
-)
+# Engines need no parentheses: FileLog reads in the process's working folder, QueryRunner runs what is inserted into it,
+# DataLakeCatalog asks a server.
+ENGINES = frozenset({"FILELOG", "QUERYRUNNER", "DATALAKECATALOG"})
+FORBIDDEN = ENGINES | {
+    *("FILE", "PYTHON", "SQLITE", "EXECUTABLE", "EXECUTABLEPOOL", "DISK", "EMBEDDEDROCKSDB", "EVAL", "FILESYSTEM"),
+    "FORMAT",
+}
 SCALARS = frozenset({"FILE", "PYTHON"})
-_MAYBE_FORBIDDEN = re.compile(rf"{'|'.join(FORBIDDEN)}|\\", re.IGNORECASE)
+# The FORMAT clause at the end, which every insert has, calls nothing.
+_MAYBE_FORBIDDEN = re.compile(rf"{'|'.join(FORBIDDEN - {'FORMAT'})}|format(?!\s+\w+\s*\Z)|\\", re.IGNORECASE)
 # A function's name may stand where one expects a function: arrayMap(file, ['/etc/passwd']), * APPLY file.
 _TAKES_FUNCTION = re.compile(r"(array|map)\w+|apply", re.IGNORECASE)
 # In VALUES any word like them may be a call: blanks, comments and escapes are ClickHouse's to tell.
-_WORD = re.compile(rb"(?<!\w)(?:file|python)(?!\w)|[`\"][^`\"\n]*\\", re.IGNORECASE)
+_WORD = re.compile(rb"(?<!\w)(?:file|python|format)(?!\w)|[`\"][^`\"\n]*\\", re.IGNORECASE)
 
 
 def may_call_forbidden(sql: str) -> bool:
@@ -114,10 +119,21 @@ def forbidden_call(sql: str) -> str | None:
             continue
         before, after = found[max(0, at - 1) : at], found[at + 1 : at + 2]
         is_called = (takes_function and name.upper() in SCALARS) or (bool(after) and after[0].text == "(")
+        is_called = is_called or (name.upper() in ENGINES and bool(before) and before[-1].text == "=")
+        if name.upper() == "FORMAT" and _is_pattern(found[at + 2 : at + 4]):
+            continue
         is_table = bool(before) and (before[-1].text == "." or before[-1].is_word("INTO", "TABLE", "VIEW", "EXISTS"))
         if is_called and not is_table:
             return name
     return None
+
+
+def _is_pattern(arguments: list[Token]) -> bool:
+    """Whether these tokens begin the arguments of the function format('{}...', ...). The table function format(Values,
+    text) reads text as expressions, whatever they call, and its format may be computed."""
+    return (
+        len(arguments) == 2 and arguments[0].text[:1] == "'" and "{" in arguments[0].text and arguments[1].text in ",)"
+    )
 
 
 def values_may_call(data: bytes) -> bool:

@@ -120,6 +120,15 @@ SELECT 1 FORMAT Template SETTINGS format_template_row = '{read}'
 SELECT 1 FORMAT Template SETTINGS format_template_resultset = '{read}'
 SELECT * FROM format(CSV, 'a UInt8', 'x') SETTINGS input_format_record_errors_file_path = '{write}'
 SELECT * FROM eval('SELECT file(''{read}'')')
+SELECT * FROM format(Values, 's String', concat('(fi', 'le(\\'{read}\\'))'))
+SELECT * FROM format(concat('Val', 'ues'), 's String', unhex(hex('(fi')) || 'le(\\'{read}\\'))')
+WITH 'Values' AS f SELECT * FROM `form\\x61t`(f, 's String', concat('(fi', 'le(\\'{read}\\'))'))
+CREATE VIEW {table}_v AS SELECT * FROM format(Values, 's String', concat('(fi', 'le(\\'{read}\\'))'))
+INSERT INTO {table} VALUES (1, (SELECT s FROM format(Values, 's String', concat('(fi', 'le(\\'{read}\\'))'))))
+CREATE TABLE {table}_f (s String) ENGINE = FileLog('.', 'LineAsString')
+CREATE TABLE {table}_f (s String) ENGINE = `File\\x4cog`('.', 'LineAsString')
+CREATE TABLE {table}_f (query String) ENGINE = QueryRunner
+CREATE TABLE {table}_f (query String) ENGINE = `QueryR\\x75nner`
 ALTER TABLE {table} MODIFY SETTING disk = disk(type = local, path = '{folder}/made/')
 CREATE DATABASE {table}_f ENGINE = Atomic SETTINGS disk = disk(type = local, path = '{folder}/made/')
 CREATE TABLE {table}_f (a Int) ENGINE = Log SETTINGS disk = `di\\x73k`(type = local, path = '{write}')
@@ -140,6 +149,7 @@ SELECT * FROM redis('{host}', 'k', 'k String')
 INSERT INTO FUNCTION url('http://{host}/', 'CSV', 'a Int') SELECT 1
 CREATE TABLE {table}_f (a Int) ENGINE = URL('http://{host}/', 'CSV')
 CREATE DATABASE {table}_f ENGINE = PostgreSQL('{host}', 'a', 'b', 'c')
+CREATE DATABASE {table}_f ENGINE = DataLakeCatalog('http://{host}/') SETTINGS catalog_type = 'rest', warehouse = 'a'
 CREATE TABLE {table}_f (a Int) ENGINE = MergeTree ORDER BY a SETTINGS disk = disk(type = web, endpoint = 'http://{host}/')
 SELECT * FROM format(AvroConfluent, 'a Int32', '\\0\\0\\0\\0\\1x') SETTINGS format_avro_schema_registry_url = 'http://{host}/'
 """
@@ -183,6 +193,7 @@ def test_what_only_looks_like_a_file_is_let_through(raw: Raw, client: Client, ta
         "SELECT 1 AS profile -- file('x')",
         "SELECT arrayMap(x -> x + 1, [1]) AS a, 'disk(1)' AS disk",
         "SELECT 'C:\\\\file (1)'",
+        "SELECT format('{} of {}', 1, 'format(Values)') AS format FORMAT CSV",
         f"INSERT INTO {table} VALUES (1, 'file (1) `\\\\x66`'), (2, 'python(')",
         f"INSERT INTO {table} VALUES (3, upper('profile')), (toUInt8('4'), 'x')",
     ):
