@@ -14,7 +14,7 @@ from ninjait_pipelines.settings import DEFAULT_START
 
 
 class StartMoved(UserError):
-    """PIPELINE_START is not the day on which this installation began."""
+    """PIPELINE_START is not the day on which this installation began, or a day that has not begun."""
 
 
 def record_start(postgres: Postgres, start: date) -> None:
@@ -27,7 +27,7 @@ def record_start(postgres: Postgres, start: date) -> None:
         first = recorded_start(postgres)
         if first is None and _is_migrated(postgres):
             first = DEFAULT_START
-        if problem := start_problem(start, first):
+        if problem := start_problem(start, first) or (first is None and _future_problem(postgres, start)):
             raise StartMoved(f"{problem} Nothing was changed.")
         connection.execute(
             "CREATE TABLE IF NOT EXISTS installation ("
@@ -56,6 +56,14 @@ def start_problem(start: date, recorded: date | None) -> str | None:
         f"PIPELINE_START is {start}, but this installation's partitions begin on {recorded}, and that day is fixed: "
         f"{remedy}, here and wherever the pipeline runs."
     )
+
+
+def _future_problem(postgres: Postgres, start: date) -> str | None:
+    """A mistyped year could never be corrected, and until then no partition would exist. By PostgreSQL's clock."""
+    [row] = postgres.rows("SELECT (now() AT TIME ZONE 'UTC')::date AS today")
+    if start <= row["today"]:
+        return None
+    return f"PIPELINE_START is {start}, which is still to come (today is {row['today']}), and it can never be changed."
 
 
 def _is_migrated(postgres: Postgres) -> bool:

@@ -35,6 +35,8 @@ from ninjait_pipelines.urls import Url, parse, remember
 
 # Where partitions begin unless PIPELINE_START says otherwise: where those of every installation before 0.4.0 began.
 DEFAULT_START = date(2024, 1, 1)
+# Those that ClickHouse's DateTime has; Dagster fails at the ends of Python's calendar.
+YEARS = range(1970, 2100)
 # A store's own CA -> the URL whose scheme says whether there is TLS.
 TLS_BY_SCHEME = {
     "RABBITMQ_CA_FILE": "RABBITMQ_URL",
@@ -164,7 +166,7 @@ def _date(text: str) -> date | None:
         found = date.fromisoformat(text)
     except ValueError:
         return None
-    return found if found.isoformat() == text else None
+    return found if found.isoformat() == text and found.year in YEARS else None
 
 
 HTTP = ("http", "https")

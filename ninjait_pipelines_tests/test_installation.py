@@ -53,6 +53,15 @@ def test_the_first_migration_records_the_start_and_later_ones_refuse_another(emp
         assert recorded_start(stores.postgres) == FIRST
 
 
+def test_a_day_that_is_still_to_come_is_not_recorded(empty: Settings) -> None:
+    """A mistyped year was recorded for good, and no partition would have existed until then."""
+    with open_stores(empty) as stores:
+        with pytest.raises(StartMoved, match="PIPELINE_START is 2099-01-01, which is still to come"):
+            migrate_up(stores.postgres, stores.clickhouse, start=date(2099, 1, 1))
+        assert recorded_start(stores.postgres) is None
+        assert stores.postgres.rows("SELECT FROM pg_tables WHERE schemaname = 'public'") == []
+
+
 def test_another_start_is_refused_before_anything_is_migrated(stores: Stores) -> None:
     """Of an installation that has migrations but no recorded day, as 0.3.0 left it: its partitions began in 2024."""
     pair = stores.postgres, stores.clickhouse

@@ -79,6 +79,8 @@ def test_a_missing_variable_is_named(name: str) -> None:
         ("INFLUXDB_URL", "http://host", "INFLUXDB_TOKEN is not set, and INFLUXDB_URL needs it"),
         ("AWS_ACCESS_KEY_ID", "key", "AWS_SECRET_ACCESS_KEY is not set"),
         ("PIPELINE_START", "20260131", "PIPELINE_START is not a date such as 2026-01-31 but '20260131': the first day"),
+        ("PIPELINE_START", "0001-01-01", "PIPELINE_START is not a date such as 2026-01-31 but '0001-01-01': "),
+        ("PIPELINE_START", "9999-12-31", "PIPELINE_START is not a date such as 2026-01-31 but '9999-12-31': "),
         ("PIPELINE_START", "2026-02-30", "PIPELINE_START is not a date such as 2026-01-31 but '2026-02-30': "),
         ("QUARANTINE_LIMIT_MIB", "1.5", "QUARANTINE_LIMIT_MIB is not a whole number above 0 but '1.5': "),
         ("RUN_EXECUTOR", "dagster.none", r"RUN_EXECUTOR names nothing that can be imported \(.*none.*\): what"),
