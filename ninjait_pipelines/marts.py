@@ -8,13 +8,15 @@ run takes its partitions in turn:
 3. Replace the slice. Dying before, or in it: `replace_slice` says what readers see; rerunning the partition heals it.
 4. Record that the day is of this version, if late days are noticed. Dying before: the day is computed once more.
 
+Several that are made from one read are `computed_together`.
+
 Business rules do not belong here.
 """
 
 import hashlib
 import inspect
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime
 from typing import Any, NamedTuple, Protocol
 
@@ -91,13 +93,19 @@ def mart(table: str | None = None, **options: Any) -> Callable[[Callable[..., Ro
             if run.window is None:
                 rows = list(rows) if isinstance(rows, Iterable) else rows
                 run.data_version = hashlib.sha256(repr(rows).encode()).hexdigest()
-            slices = slices_from(stored, run.window.start) if run.window else []
-            return clickhouse.replace_slice(stored, _content(stored, rows, run.left_out), run.as_of, slices)
+            starts = [run.window.start] if run.window else []
+            return replace(clickhouse, stored, _content(stored, rows, run.left_out), run.as_of, starts)
 
-        columns = {"dagster/column_schema": column_schema(name)}
-        return _asset(rows_of, write, metadata=columns, **{**options, "kinds": {"clickhouse", *options["kinds"]}})
+        kinds = {"clickhouse", *options["kinds"]}
+        return _asset(rows_of, write, metadata=_columns(name), **{**options, "kinds": kinds})
 
     return decorate
+
+
+def replace(clickhouse: ClickHouse, table: str, rows: pa.Table, as_of: datetime, starts: Sequence[datetime]) -> int:
+    """Makes the rows all that the windows from these starts have, step 3, and returns their number."""
+    slices = [slice_ for start in starts for slice_ in slices_from(table, start)]
+    return clickhouse.replace_slice(table, rows, as_of, slices)
 
 
 def computed(**options: Any) -> Callable[[Callable[..., int]], dg.AssetsDefinition]:
@@ -110,6 +118,60 @@ def computed(**options: Any) -> Callable[[Callable[..., int]], dg.AssetsDefiniti
         return _asset(compute, lambda _clickhouse, _run, count: count, **options)
 
     return decorate
+
+
+class Done(msgspec.Struct, frozen=True):
+    """The result of one window of one asset; `metadata` is what the run records beside the number of rows."""
+
+    asset: str
+    start: datetime
+    rows: int
+    metadata: dict[str, Any]
+
+
+def declared(name: str, columns_of: str, description: str, **options: Any) -> dg.AssetSpec:
+    """One of the assets of `computed_together`; columns_of: the table that has its columns; options: of AssetSpec."""
+    options = {"owners": OWNERS, "metadata": _columns(columns_of), **options}
+    return dg.AssetSpec(name, description=description, **options)
+
+
+def computed_together(*assets: dg.AssetSpec, **options: Any) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
+    """Makes assets whose windows a function computes from one read; a run may ask for any of them.
+
+    The function takes all `windows` of the run, so that it reads as many at once as it likes, and the names `asked`
+    for; its other parameters are resources. It takes the versions itself, and yields what is Done. What it raises fails
+    the assets of which a window is missing, and no others. options: of dg.multi_asset.
+    """
+
+    def decorate(compute: Callable[..., Iterator[Done]]) -> dg.AssetsDefinition:
+        @dg.multi_asset(
+            name=compute.__name__,
+            description=_description(compute),
+            specs=assets,
+            can_subset=True,
+            backfill_policy=BACKFILL,
+            required_resource_keys=set(_resources(compute, ("windows", "asked"))),
+            **options,
+        )
+        def together(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[Any]]:
+            keys = {start: (key, Window(start, end)) for key, start, end in partitions.windows(context)}
+            asked = {key.to_user_string() for key in context.selected_asset_keys}
+            given = {"windows": [window for _, window in keys.values()], "asked": asked}
+            missing = {name: set(keys) for name in asked}
+            for done in compute(**_arguments(compute, given, context)):
+                metadata = {"dagster/partition_row_count": done.rows, **done.metadata}
+                context.add_asset_metadata(metadata, asset_key=done.asset, partition_key=keys[done.start][0])
+                missing[done.asset].remove(done.start)
+                if not missing[done.asset]:
+                    yield dg.MaterializeResult(asset_key=done.asset)
+
+        return together
+
+    return decorate
+
+
+def _columns(table: str) -> dict[str, Any]:
+    return {"dagster/column_schema": column_schema(table)}
 
 
 def _asset(

@@ -27,13 +27,16 @@ def run(
     instance: dg.DagsterInstance | None = None,
     fails: bool = False,
     config: Mapping[str, Any] | None = None,
+    only: Sequence[str] = (),
 ) -> dg.ExecuteInProcessResult:
     """One run of these assets and checks: of a partition `key`, or of the range `span` (both ends included).
 
-    config: asset -> its config, as in the launchpad.
+    config: asset -> its config, as in the launchpad; only: names of assets, where several are computed together.
     """
+    checks = [one for one in definitions if isinstance(one, dg.AssetChecksDefinition)]
     result = dg.materialize(
         definitions,
+        selection=dg.AssetSelection.assets(*only) | dg.AssetSelection.checks(*checks) if only else None,
         resources=stores.all(),
         partition_key=key,
         tags=range_tags(*span) if span else None,

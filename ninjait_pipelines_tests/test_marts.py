@@ -1,5 +1,6 @@
 """Declared marts: what every mart does, whatever it computes."""
 
+from collections.abc import Collection, Iterator
 from datetime import date
 from typing import Any
 from uuid import UUID
@@ -10,7 +11,18 @@ import pytest
 
 from ninjait_pipelines import partitions
 from ninjait_pipelines.left_out import LeftOut, nothing_is_left_out
-from ninjait_pipelines.marts import Rows, Window, check, equal, mart, none_of, some_of
+from ninjait_pipelines.marts import (
+    Done,
+    Rows,
+    Window,
+    check,
+    computed_together,
+    declared,
+    equal,
+    mart,
+    none_of,
+    some_of,
+)
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.resources.clickhouse import ClickHouse
 from ninjait_pipelines_tests.runs import Killed, content, killed, passed, run
@@ -140,3 +152,57 @@ def test_results_name_what_is_wrong() -> None:
     )
     assert some_of(["b", "a"]) == "a, b"
     assert equal("rows", 1, "in ClickHouse", 2).metadata["in_ClickHouse"].value == 2
+
+
+DAYS = (DAY, "2026-03-03")
+TWINS = ("elder", "younger")
+computed: list[tuple[str, str]] = []  # what the twins are computed for: asset and day; none other
+days_at_once: list[int] = []
+
+
+@computed_together(
+    *(declared(name, "technician_performance", f"The {name}.", group_name="tests") for name in TWINS),
+    partitions_def=partitions.DAILY,
+)
+def _twins(windows: list[Window], asked: Collection[str]) -> Iterator[Done]:
+    """Two of one read."""
+    days_at_once.append(len(windows))
+    for name in TWINS:
+        for window in windows:
+            if name in asked and (name, window.day.isoformat()) in computed:
+                yield Done(name, window.start, 7, {"of": window.day.isoformat()})
+    if asked == {*TWINS} and len(computed) < 4:
+        raise RuntimeError("one is missing")
+
+
+@pytest.mark.parametrize(
+    ("days", "only", "materialized"),
+    [
+        (4, (), TWINS),
+        (2, (), TWINS[:1]),
+        (3, (), TWINS[:1]),
+        (1, (), ()),
+        (2, TWINS[:1], TWINS[:1]),
+        (4, TWINS[1:], TWINS[1:]),
+    ],
+)
+@pytest.mark.usefixtures("rows")
+def test_of_assets_computed_together_those_are_done_whose_windows_all_are(
+    stores: Stores, days: int, only: tuple[str, ...], materialized: tuple[str, ...]
+) -> None:
+    computed[:] = [(name, day) for name in TWINS for day in DAYS][:days]
+    days_at_once.clear()
+    result = run(stores, _twins, span=DAYS, only=only, fails=set(materialized) != set(only or TWINS))
+    events = [event.materialization for event in result.get_asset_materialization_events()]
+    found = {(one.asset_key.to_user_string(), one.partition): one.metadata for one in events}
+    assert set(found) == {(name, day) for name in materialized for day in DAYS}
+    for (_, day), metadata in found.items():
+        assert (metadata["dagster/partition_row_count"].value, metadata["of"].value) == (7, day)
+    assert days_at_once == [2]
+
+
+def test_assets_computed_together_show_the_columns_that_the_database_has() -> None:
+    [elder, younger] = _twins.specs
+    assert (elder.description, younger.description) == ("The elder.", "The younger.")
+    assert elder.metadata["dagster/column_schema"] == _figures.metadata_by_key[_figures.key]["dagster/column_schema"]
+    assert elder.owners == list(_figures.owners_by_key[_figures.key])

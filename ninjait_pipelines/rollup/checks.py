@@ -10,14 +10,14 @@ from ninjait_pipelines.metrics.model import HOUR, Tier, tier_of
 from ninjait_pipelines.partitions import HOURLY, per_partition
 from ninjait_pipelines.resources.clickhouse import ClickHouse, sql
 from ninjait_pipelines.resources.metrics_store import MetricsStore
-from ninjait_pipelines.rollup.assets import device_metrics_hourly, samples_by_hour
+from ninjait_pipelines.rollup.assets import HOURLY_ROWS, samples_by_hour
 from ninjait_pipelines.rollup.hours import batches, per_hour, source_tier
 
 # Longer than a drain takes from its first point in the store until it notes the hours that it touched.
 TOUCHED_AFTER_SECONDS = 5.0
 
 
-@dg.asset_check(asset=device_metrics_hourly, partitions_def=HOURLY, blocking=True)
+@dg.asset_check(asset=HOURLY_ROWS, partitions_def=HOURLY, blocking=True)
 def samples_are_conserved(
     context: dg.AssetCheckExecutionContext, metrics_store: dg.ResourceParam[MetricsStore], clickhouse: ClickHouse
 ) -> dg.AssetCheckResult:
@@ -51,7 +51,7 @@ def samples_are_conserved(
     return per_partition(context, examine)
 
 
-@dg.asset_check(asset=device_metrics_hourly, partitions_def=HOURLY)
+@dg.asset_check(asset=HOURLY_ROWS, partitions_def=HOURLY)
 def hour_is_accounted_for(
     context: dg.AssetCheckExecutionContext, metrics_store: dg.ResourceParam[MetricsStore], clickhouse: ClickHouse
 ) -> dg.AssetCheckResult:
@@ -167,7 +167,7 @@ class _Unsettled:
         return hour in self._hours
 
 
-@dg.asset_check(asset=device_metrics_hourly, partitions_def=HOURLY)
+@dg.asset_check(asset=HOURLY_ROWS, partitions_def=HOURLY)
 def sample_shares_are_shares(context: dg.AssetCheckExecutionContext, clickhouse: ClickHouse) -> dg.AssetCheckResult:
     """Every sample_share is above 0, at most 1, and not more than the row's sample_count gives."""
     hours = hours_of(context)
@@ -185,7 +185,7 @@ def sample_shares_are_shares(context: dg.AssetCheckExecutionContext, clickhouse:
     return per_partition(context, examine)
 
 
-@dg.asset_check(asset=device_metrics_hourly, partitions_def=HOURLY)
+@dg.asset_check(asset=HOURLY_ROWS, partitions_def=HOURLY)
 def devices_have_one_sender(context: dg.AssetCheckExecutionContext, clickhouse: ClickHouse) -> dg.AssetCheckResult:
     """Names devices that several machines or agents write as: two under one host name, or two agents on one device.
 

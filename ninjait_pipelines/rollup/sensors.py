@@ -10,12 +10,10 @@ from ninjait_pipelines.late_days import retry_slot
 from ninjait_pipelines.metrics.model import HOUR, RETENTION, Tier
 from ninjait_pipelines.partitions import HOURLY, PARTITION_TAG, RANGE_END_TAG, RANGE_START_TAG, START, range_tags
 from ninjait_pipelines.resources.clickhouse import ClickHouse, sql
-from ninjait_pipelines.rollup.assets import LOOKBACK, device_metrics_1h, device_metrics_5m, device_metrics_hourly
+from ninjait_pipelines.rollup.assets import HOURLY_ROWS, LOOKBACK, ROLLUP
 from ninjait_pipelines.rollup.checks import hour_is_accounted_for
 from ninjait_pipelines.rollup.hours import LateRange, condense, in_turn
 from ninjait_pipelines.settings import THRESHOLDS
-
-ROLLUP = (device_metrics_5m, device_metrics_1h, device_metrics_hourly)
 
 roll_up_late_hours = dg.define_asset_job(
     "roll_up_late_hours",
@@ -74,7 +72,7 @@ def _request(late: LateRange, now: datetime) -> dg.RunRequest:
     tags = _range(late.first, late.last)
     return dg.RunRequest(
         run_key="/".join([*tags.values(), late.touched_at.isoformat(), str(retry_slot(now))]),
-        asset_selection=[asset.key for asset in ROLLUP],
+        asset_selection=[dg.AssetKey(name) for name in ROLLUP],
         tags=tags,
     )
 
@@ -108,7 +106,7 @@ def busy_hours(instance: dg.DagsterInstance) -> set[datetime]:
 
 
 def _rolls_up(run: dg.DagsterRun) -> bool:
-    return run.job_name == roll_up_late_hours.name or device_metrics_hourly.key in (run.asset_selection or ())
+    return run.job_name == roll_up_late_hours.name or dg.AssetKey(HOURLY_ROWS) in (run.asset_selection or ())
 
 
 def hours_of(tags: Mapping[str, str]) -> Iterator[datetime]:

@@ -8,7 +8,7 @@ import pytest
 from ninjait_pipelines import keys
 from ninjait_pipelines.cache import assets
 from ninjait_pipelines.resources import Stores
-from ninjait_pipelines.rollup.assets import device_metrics_hourly
+from ninjait_pipelines.rollup.assets import device_metrics_hours
 from ninjait_pipelines.rollup.checks import devices_have_one_sender, hour_is_accounted_for
 from ninjait_pipelines_tests.ingest.field_cases import (
     ORG,
@@ -49,7 +49,7 @@ def test_two_machines_under_one_host_name(shared_stores: Stores) -> None:
     take(shared_stores, [message_of("".join(lines), hour)])
     row = rolled_up(shared_stores, hour)[device_of("twin")]
     assert (row["network_in"], row["network_out"], row["several_senders"]) == (0.0, 0.0, True)
-    found = check(shared_stores, [device_metrics_hourly], [devices_have_one_sender], key(hour))[
+    found = check(shared_stores, [device_metrics_hours], [devices_have_one_sender], key(hour))[
         "devices_have_one_sender"
     ]
     assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.WARN)
@@ -104,6 +104,6 @@ def test_readings_of_volumes_are_accounted_for(shared_stores: Stores) -> None:
     row = rolled_up(shared_stores, hour)[device_of("nas")]
     assert (row["disk_usage"], row["disk_total"], row["disk_free"]) == (701 * 1024.0, 904 * 1024.0, 203 * 1024.0)
     assert row["sample_count"] == 10
-    found = check(shared_stores, [device_metrics_hourly], [hour_is_accounted_for], key(hour))["hour_is_accounted_for"]
+    found = check(shared_stores, [device_metrics_hours], [hour_is_accounted_for], key(hour))["hour_is_accounted_for"]
     assert found.passed, found.description
     assert shared_stores.clickhouse.scalar("SELECT sum(balance) FROM conservation") == 0

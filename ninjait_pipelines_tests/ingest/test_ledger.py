@@ -18,7 +18,7 @@ from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.resources.metrics_store import Refusal
 from ninjait_pipelines.resources.rabbitmq.resource import RabbitMQ
 from ninjait_pipelines.resources.rabbitmq.topology import EVENTS as EXCHANGE
-from ninjait_pipelines.rollup.assets import device_metrics_hourly
+from ninjait_pipelines.rollup.assets import device_metrics_hours
 from ninjait_pipelines.rollup.checks import hour_is_accounted_for
 from ninjait_pipelines_tests.ingest.conftest import TABLES, drained, ledger_row, make_drain, sink_of
 from ninjait_pipelines_tests.ingest.drains import ledger, points, publish, run
@@ -141,7 +141,7 @@ def test_readings_of_volumes_are_accounted_for(shared_stores: Stores) -> None:
     assert set(passed(roll_up(shared_stores, hour)).values()) == {True}
     (row,) = hourly(shared_stores)
     assert (row["sample_count"], row["disk_usage"], row["disk_total"]) == (2, 3.0, 6.0)
-    found = check(shared_stores, [device_metrics_hourly], [hour_is_accounted_for], key(hour))
+    found = check(shared_stores, [device_metrics_hours], [hour_is_accounted_for], key(hour))
     assert found["hour_is_accounted_for"].passed
     assert shared_stores.clickhouse.scalar("SELECT sum(balance) FROM conservation") == 0
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 from ninjait_pipelines.metrics.model import FIELDS, POINTS
 from ninjait_pipelines.partitions import HOURLY
 from ninjait_pipelines.resources import Stores
-from ninjait_pipelines.rollup.assets import device_metrics_1h, device_metrics_5m, device_metrics_hourly
+from ninjait_pipelines.rollup.assets import device_metrics_hours
 from ninjait_pipelines.rollup.checks import sample_shares_are_shares, samples_are_conserved
 from ninjait_pipelines_tests.runs import run
 
@@ -19,7 +19,7 @@ OTHER_ORGANIZATION = "00000000-0000-4000-8000-00000000000b"
 DEVICE = "00000000-0000-4000-8000-0000000000d1"
 OTHER_DEVICE = "00000000-0000-4000-8000-0000000000d2"
 HOUR = timedelta(hours=1)
-ROLLUP = [device_metrics_5m, device_metrics_1h, device_metrics_hourly]
+ROLLUP = [device_metrics_hours]
 CHECKS = [samples_are_conserved, sample_shares_are_shares]
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from ninjait_pipelines.archive.assets import device_metrics_archive
 from ninjait_pipelines.resources import Stores
+from ninjait_pipelines.rollup.assets import ROLLUP as NAMES
 from ninjait_pipelines.rollup.sensors import roll_up_late_hours
 from ninjait_pipelines.settings import Settings
 from ninjait_pipelines_tests.rollup.data import (
@@ -44,7 +45,7 @@ def test_late_hours_are_rolled_up_again_in_one_run(shared_stores: Stores, instan
     shared_stores.metrics_store.write(points(H + HOUR, 10))
     touch(shared_stores, H, H + HOUR)
     [request] = tick(shared_stores, instance).run_requests
-    assert request.asset_selection == [asset.key for asset in ROLLUP]
+    assert request.asset_selection == [dg.AssetKey(name) for name in NAMES]
     first, last = request.tags["dagster/asset_partition_range_start"], request.tags["dagster/asset_partition_range_end"]
     assert (first, last) == (key(H), key(H + HOUR))
     assert tick(shared_stores, instance).run_requests[0].run_key == request.run_key, (
@@ -62,7 +63,7 @@ def test_the_job_rolls_up_all_three(shared_stores: Stores, instance: dg.DagsterI
     result = definitions.resolve_job_def("roll_up_late_hours").execute_in_process(tags=tags, instance=instance)
     events = result.get_asset_materialization_events()
     done = {(event.materialization.asset_key, event.materialization.partition) for event in events}
-    assert done == {(asset.key, hour) for asset in ROLLUP for hour in (key(H), key(H + HOUR))}
+    assert done == {(dg.AssetKey(name), hour) for name in NAMES for hour in (key(H), key(H + HOUR))}
 
 
 def test_more_arrivals_and_a_later_quarter_of_an_hour_are_other_runs(
@@ -163,7 +164,7 @@ class Clock:
             self.definitions, instance=self.instance, cursor=self.cursor, evaluation_time=moment
         )
         self.cursor = result.cursor
-        names = [asset.key.to_user_string() for asset in self.assets]
+        names = [spec.key.to_user_string() for asset in self.assets for spec in asset.specs]
         asked = {name: sorted(map(str, result.get_requested_partitions(dg.AssetKey(name)))) for name in names}
         return {name: keys for name, keys in asked.items() if keys}
 
@@ -177,7 +178,7 @@ class Clock:
 
 
 NOON = midnight(1) + 12 * HOUR
-ALL = [asset.key.to_user_string() for asset in ROLLUP]
+ALL = [*NAMES]
 
 
 def test_a_start_at_any_minute_catches_up_a_week_at_once_though_nothing_was_ingested(

@@ -24,7 +24,8 @@ def tick(stores: Stores, instance: dg.DagsterInstance) -> Any:
 def inert(asset: dg.AssetsDefinition) -> dg.AssetsDefinition:
     """The asset with all that automation looks at, doing nothing."""
 
-    @dg.multi_asset(specs=[asset.get_asset_spec()], name=f"inert_{asset.key.to_user_string()}")
-    def nothing() -> None: ...
+    @dg.multi_asset(specs=list(asset.specs), name=f"inert_{asset.op.name}", can_subset=asset.can_subset)
+    def nothing(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[Any]]:
+        yield from (dg.MaterializeResult(asset_key=key) for key in context.selected_asset_keys)
 
     return nothing
