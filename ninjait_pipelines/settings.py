@@ -83,6 +83,8 @@ class StoreUrl:
         parts = parse(value)
         if parts is None:
             advice = "a user or password with @ : / ? # % or blanks in it is percent-encoded (@ is %40)"
+            if scheme.lower() in ("s3", "file"):
+                advice = "has no user, password or options: S3's keys are AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
             raise ValueError(f"is not a URL: {{what}}; it starts with {expected}, and {advice}.")
         if problem := self._host_problem(parts):
             raise ValueError(problem)

@@ -12,8 +12,8 @@ _URL = re.compile(
     r"(?P<path>/[^@?#\s]*)?(?:\?(?P<query>[^@#\s]*))?",
     re.I,
 )
-# These have no user info, and a folder's name may contain @.
-_WITHOUT_USER = re.compile(r"(?P<scheme>file|s3)://(?P<hosts>[^/?#]*)(?P<path>/.*)?", re.I)
+# These have neither user info nor options (a key in them would be shown), and a folder's name may contain @.
+_WITHOUT_USER = re.compile(r"(?P<scheme>file|s3)://(?P<hosts>[^@:/?#]*)(?P<path>/.*)?", re.I)
 _HOST = re.compile(r"(?:\[[0-9a-f:.%]+\]|[^\s\[\]:,@/?#]+)(?::(?P<port>[0-9]{1,5}))?", re.I)
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _SECRET_NAME = re.compile(r"pass|pwd|secret|token|credential|key|authmechanismproperties", re.I)
@@ -46,14 +46,15 @@ class Url:
 
 def parse(url: str) -> Url | None:
     """The parts of a URL; None if they are ambiguous, as with a password that is not percent-encoded."""
-    found = _WITHOUT_USER.fullmatch(url) or _URL.fullmatch(url)
+    plain = re.match("file:|s3:", url, re.I)
+    found = (_WITHOUT_USER if plain else _URL).fullmatch(url)
     if found is None:
         return None
     parts = {"user_info": "", "query": ""} | {name: text or "" for name, text in found.groupdict().items()}
     parts["scheme"] = parts["scheme"].lower()
     result = Url(**parts)
     hosts = [_HOST.fullmatch(host) for host in result.host_names]
-    if result.scheme not in ("file", "s3") and not all(host and int(host["port"] or 0) < 65536 for host in hosts):
+    if not plain and not all(host and int(host["port"] or 0) < 65536 for host in hosts):
         return None
     return None if _BAD_ESCAPE.search(result.user_info) else result
 
@@ -107,7 +108,7 @@ def _hidden_parts(value: str) -> Iterator[str]:
         user, colon, password = parts.user_info.partition(":")
         yield password if colon else user
         yield from (text for name, text in parse_qsl(parts.query) if _SECRET_NAME.search(name))
-    elif scheme not in ("file", "s3"):
+    elif scheme != "file":
         # It is unclear where the password ends: every piece may be part of it.
         yield from re.split(r"[/@:?#&=,\s]+", rest)
         yield rest

@@ -46,6 +46,8 @@ def test_urls_that_are_accepted(name: str, url: str, shown: str) -> None:
         ("ARCHIVE_URL", "file://srv/archive", "the host srv, .* three slashes"),  # it would be /archive
         ("DATABASE_URL", "postgresql://host:99999/db", "not a URL"),
         ("MONGODB_URL", "mongodb://h1:27017,h2:port/db", "not a URL"),
+        ("ARCHIVE_URL", f"s3://AKIA:{CANARY}@bucket/prefix", "AWS_SECRET_ACCESS_KEY"),  # it was a bucket's name
+        ("ARCHIVE_URL", f"s3://bucket?secret_key={CANARY}", "AWS_SECRET_ACCESS_KEY"),
     ],
 )
 def test_urls_that_nothing_would_obey_are_refused(name: str, url: str, problem: str) -> None:
