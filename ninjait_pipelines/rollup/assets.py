@@ -48,8 +48,6 @@ CATCH_UP = fill_missing(LOOKBACK, ignoring=_AGENT_METRICS) & _GRACE
 # How often a run fills an hour again that other runs fill at the same time. After that the hour is left as late.
 MAX_ROUNDS = 3
 NEVER = datetime(1970, 1, 1, tzinfo=UTC)
-
-
 NAMES = {
     Tier.FIVE_MINUTES: "device_metrics_5m",
     Tier.ONE_HOUR: "device_metrics_1h",
@@ -95,7 +93,6 @@ def device_metrics_hours(
     hours, now = [window.start for window in windows], clickhouse.now()
     # The lower tiers may have late points of older hours, which full resolution does not have.
     together = [hour for hour in hours if len(asked) == len(ROLLUP) and tier_of(hour, now) is Tier.RAW]
-    others = [hour for hour in hours if hour not in set(together)]
     others = [hour for hour in hours if hour not in set(together)]
     run = RollUp(metrics_store, clickhouse)
     run.from_one_read(together)
