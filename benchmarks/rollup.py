@@ -99,7 +99,7 @@ def write(store: InfluxDB, hour: datetime, first: int, samples: int) -> float:
     count = len(devices) * samples
     moment = [hour + HOUR / samples * index for index in range(samples)]
     columns: dict[str, pa.Array] = {
-        "organization_id": pa.array([str(uuid.UUID(int=first // 1_000))] * count),
+        "organization_id": pa.array([str(uuid.UUID(int=first // 1_000 + 1))] * count),
         "device_id": pa.array([device for device in devices for _ in range(samples)]),
         "time": pa.array(moment * len(devices), POINTS.field("time").type),
     }
@@ -113,7 +113,7 @@ def write_counters(store: InfluxDB, hour: datetime, first: int, readings: int) -
     moment = [hour + HOUR / readings * index for index in range(readings)]
     rows = [
         (
-            str(uuid.UUID(int=first // 1_000)),
+            str(uuid.UUID(int=first // 1_000 + 1)),
             str(uuid.UUID(int=number)),
             "telegraf",
             interface,
