@@ -8,7 +8,7 @@ import dagster as dg
 
 from ninjait_pipelines.settings import Settings
 
-# Only a run whose process died is started once more (run_retries in dagster.yaml), and this tag says how often.
+# Only a run whose process died is retried (run_retries in dagster.yaml), and this tag says how often it has been.
 RETRY_TAG = "dagster/retry_number"
 
 

@@ -182,8 +182,8 @@ ExecutorName = Annotated[str, AfterValidator(_executor)]
 class Thresholds(BaseModel):
     """What a person on call may turn without a release, and what each value is without it.
 
-    For sensors, schedules and automation conditions, which take no config; what one run may do differently is the
-    config of its asset or check. `THRESHOLDS` is what this process uses.
+    For what sensors, schedules, automation, checks and `store_health` do in every run; what one run may do differently
+    is the config of its asset or check. `THRESHOLDS` is what this process uses.
     """
 
     # Defaults are not validated: what the validators take is text.

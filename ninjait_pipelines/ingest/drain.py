@@ -12,8 +12,8 @@ it is written (3a), and the one before that is recorded (3b to 5). So no store w
 one key the one received last is written last, except for redelivered messages (see below).
 
 An outage uses up no deliveries. Before anything is received, every store is asked whether it takes a write. When one
-fails later, the drain stops receiving and waits for it with the messages in hand; after STORE_WAIT_SECONDS they are
-requeued. The broker may count that as a delivery, but never as the last one (`Consumer.spare`). The exception is a
+fails later, the drain stops receiving and waits for it with the messages in hand; after `store_wait_seconds` they
+are requeued. The broker may count that as a delivery, but never as the last one (`Consumer.spare`). The exception is a
 message that was being written alone each time, while others went through: it takes the store down with it.
 
 Isolating poison messages: a copy delivered for the third time either killed the drains before or was in a batch with

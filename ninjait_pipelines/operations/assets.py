@@ -54,7 +54,7 @@ STORES = [field.name for field in fields(Stores)]
             asset="store_health",
             description="Fails naming the stores that are down, as a warning where all of them are "
             "optional. It also warns of what waits in the quarantine's spool, and of whose share of it "
-            "is 80 % full.",
+            f"is {THRESHOLDS.quarantine_warn_percent} % full.",
         ),
         dg.AssetCheckSpec(
             "no_dead_letters_wait",

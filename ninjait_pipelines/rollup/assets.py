@@ -69,7 +69,7 @@ ROLLUP = (*NAMES.values(), HOURLY_ROWS)
     declared(
         "device_metrics_1h",
         "metrics_1h",
-        "5-minute aggregates -> 1-hour aggregates. Grain: device and hour with at least one sample.",
+        "1-hour aggregates, from the same read as the 5-minute ones. Grain: device and hour with at least one sample.",
         deps=["device_metrics_5m"],
         kinds={"influxdb"},
         group_name="rollup",
@@ -78,7 +78,7 @@ ROLLUP = (*NAMES.values(), HOURLY_ROWS)
     declared(
         "device_metrics_hourly",
         "device_metrics_hourly",
-        "Metrics store -> ClickHouse. Grain: device and hour with at least one sample.",
+        "Hourly rows in ClickHouse, from the same read as the tiers. Grain: device and hour with at least one sample.",
         deps=["device_metrics_1h"],
         kinds={"clickhouse"},
         group_name="rollup",

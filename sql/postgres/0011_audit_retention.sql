@@ -1,5 +1,5 @@
--- The audit log is kept for a year. The pipeline deletes what is older by a function alone: no role of its may change or
--- delete a younger row.
+-- The pipeline deletes audit logs by a function alone, and none of the last 366 days: no role of its may change or delete a
+-- younger row.
 
 -- migrate: up
 CREATE FUNCTION audit.delete_expired(kept_days integer, max_rows integer) RETURNS bigint
@@ -21,7 +21,7 @@ DO $rights$ BEGIN
         GRANT EXECUTE ON FUNCTION audit.delete_expired TO ninjait_pipelines
     ; END IF
 ; END $rights$;
-COMMENT ON TABLE audit.audit_logs IS 'Append only, and kept for a year: delete_expired. user_id is null where the platform itself acted.';
+COMMENT ON TABLE audit.audit_logs IS 'Append only; delete_expired deletes old rows where AUDIT_KEPT_DAYS is set. user_id is null where the platform itself acted.';
 
 -- migrate: down
 COMMENT ON TABLE audit.audit_logs IS 'Append only. user_id is null where the platform itself acted.';
