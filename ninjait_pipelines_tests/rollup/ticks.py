@@ -26,6 +26,7 @@ def inert(asset: dg.AssetsDefinition) -> dg.AssetsDefinition:
 
     @dg.multi_asset(specs=list(asset.specs), name=f"inert_{asset.op.name}", can_subset=asset.can_subset)
     def nothing(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[Any]]:
-        yield from (dg.MaterializeResult(asset_key=key) for key in context.selected_asset_keys)
+        asked = context.selected_asset_keys
+        yield from (dg.MaterializeResult(asset_key=spec.key) for spec in asset.specs if spec.key in asked)
 
     return nothing

@@ -104,7 +104,8 @@ class _Rows:
         # By host, instant and place: the states that may make a total, and the row that it belongs to.
         self._states: dict[tuple[Any, ...], list[Reading]] = defaultdict(list)
         self._rows: dict[tuple[Any, ...], list[Any]] = {}
-        self._reads: dict[tuple[Any, ...], int] = {}  # when the latest read of cores, of memory or of a volume began
+        # When the latest read of cores, of memory or of a volume began, and the parts that it has.
+        self._reads: dict[tuple[Any, ...], tuple[int, set[tuple[Any, str]]]] = {}
 
     def add(self, index: int, reading: Reading) -> None:
         """Adds a reading. Raises ContractViolation, with the field."""
@@ -128,14 +129,17 @@ class _Rows:
             self.left_out.add(reading, reading.example)
 
     def _at_its_read(self, reading: Reading) -> Reading:
-        """The reading with the time at which its read began, so that the parts of one read are one instant."""
+        """The reading with the time at which its read began, so that the parts of one read are one instant. A part that
+        comes again begins the next read."""
         if reading.time is None:
             return reading
         key = folded(reading.host), reading.place, reading.core is None
-        began = self._reads.get(key, reading.time)
-        if not began <= reading.time < began + self._one_read:
-            began = reading.time
-        self._reads[key] = began
+        part = reading.core, reading.example
+        began, parts = self._reads.get(key, (reading.time, set()))
+        if part in parts or not began <= reading.time < began + self._one_read:
+            began, parts = reading.time, set()
+        parts.add(part)
+        self._reads[key] = began, parts
         return msgspec.structs.replace(reading, time=began)
 
     def _leave_out(self, reading: Reading) -> None:
