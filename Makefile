@@ -4,8 +4,9 @@
 PYTHON ?= $(firstword $(foreach v,python3 python3.14 python3.13 python3.12 python3.11,$(shell $(v) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(v))))
 READY := .venv/.ready
 RUN := .venv/bin/python -m
-# A file's tests share databases; the files that conftest.py names come first.
-ON_TWO := -n 2 --dist loadfile --no-loadscope-reorder
+# Three on two cores: many tests wait for an engine or a time-out. A file's tests share databases; the files that conftest.py
+# names come first.
+IN_PARALLEL := -n 3 --dist loadfile --no-loadscope-reorder
 # What an older ClickHouse may do in another way
 ON_OLDER := test_migrations.py test_migrations_stopped.py cli/test_migrate.py resources/test_store.py resources/test_clickhouse.py resources/test_clickhouse_metrics.py \
 	ingest/test_ledger.py ingest/test_repaired_ids.py ingest/test_drain.py ingest/test_sinks.py rollup archive
@@ -25,19 +26,19 @@ servers: ## real RabbitMQ, InfluxDB and S3 into .servers, and older ClickHouses;
 	@"$(or $(PYTHON),python3)" servers/engines.py
 
 test: $(READY) ## all tests that need no servers, on real engines from wheels
-	@$(RUN) pytest $(ON_TWO)
+	@$(RUN) pytest $(IN_PARALLEL)
 
 test-fast: $(READY) ## the pure tests, which start no engine: half a minute
-	@$(RUN) pytest $(ON_TWO) -m "not engines and not servers and not faults"
+	@$(RUN) pytest $(IN_PARALLEL) -m "not engines and not servers and not faults"
 
 # What can go another way on RabbitMQ, InfluxDB and S3. On those of `make servers`, or of RABBITMQ_URL, INFLUXDB_URL, ...
 test-servers: $(READY) ## the contracts, the whole graph and the faults, on RabbitMQ, InfluxDB and S3, and older ClickHouses
-	@$(RUN) pytest $(ON_TWO) --servers -m "not faults" $(addprefix ninjait_pipelines_tests/,$(ON_SERVERS))
-	@$(RUN) pytest $(ON_TWO) --clickhouse 25.8 $(addprefix ninjait_pipelines_tests/,$(ON_OLDER))
-	@$(RUN) pytest $(ON_TWO) --clickhouse 26.3 $(addprefix ninjait_pipelines_tests/,$(ON_OLDER))
+	@$(RUN) pytest $(IN_PARALLEL) --servers -m "not faults" $(addprefix ninjait_pipelines_tests/,$(ON_SERVERS))
+	@$(RUN) pytest $(IN_PARALLEL) --clickhouse 25.8 $(addprefix ninjait_pipelines_tests/,$(ON_OLDER))
+	@$(RUN) pytest $(IN_PARALLEL) --clickhouse 26.3 $(addprefix ninjait_pipelines_tests/,$(ON_OLDER))
 
 test-faults: $(READY) ## a hundred random cuts and kills, on RabbitMQ, InfluxDB and S3
-	@$(RUN) pytest -n 2 --servers -m faults
+	@$(RUN) pytest -n 3 --servers -m faults
 
 # Settings with which the definitions load: they open no connection.
 NOWHERE := DRAGONFLY_URL=redis://nowhere CLICKHOUSE_URL=http://nowhere CLICKHOUSE_USER=x CLICKHOUSE_PASSWORD=x CLICKHOUSE_DATABASE=x \

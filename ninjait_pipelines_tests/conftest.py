@@ -34,6 +34,7 @@ TESTS = Path(__file__).parent
 # The files that take longest, on real servers or without, first.
 LONGEST = (
     "faults/test_faults",
+    "local/demo/test_run",
     "resources/rabbitmq/test_resource",
     "resources/rabbitmq/test_consumer",
     "ingest/test_third_party_servers",
@@ -111,8 +112,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Marks what needs engines: whatever asks for the stack. Two workers begin with what takes longest, so that neither
-    waits for the other at the end."""
+    """Marks what needs engines: whatever asks for the stack. The workers begin with what takes longest, so that none
+    is waited for at the end."""
     own = {TESTS / f"{name}.py" for name in OWN_ENGINES}
     for item in items:
         if item.path in own or "stack" in getattr(item, "fixturenames", ()):
