@@ -6,9 +6,11 @@ the other settings, for a staging system), else on those that `make servers` has
 
 import itertools
 import os
+import re
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
@@ -23,7 +25,6 @@ from tenacity import wait_none
 from ninjait_pipelines.paths import ROOT
 from ninjait_pipelines.resources import Stores, open_stores
 from ninjait_pipelines.resources.clickhouse import ClickHouse
-from ninjait_pipelines.resources.store import StoreFailed
 from ninjait_pipelines.settings import DESCRIPTIONS, Settings, validate
 from ninjait_pipelines_tests.orphans import ended_with_us
 
@@ -99,6 +100,7 @@ OWN_ENGINES = (
 BY_MARKER = {"servers": "make test-servers", "faults": "make test-faults"}
 _not_run: Counter[str] = Counter()
 _numbers = itertools.count(1)
+_made_by: dict[str, list[str]] = {}  # database that is copied -> the statements that make its tables, in order
 _taken: set[str] = set()  # Dragonfly's databases that a test has now
 # What the environment names, for `--servers`; empty where it names no RabbitMQ.
 NAMED = {name: os.environ[name] for name in (*DESCRIPTIONS, "RABBITMQ_MANAGEMENT_URL") if name in os.environ}
@@ -241,24 +243,13 @@ def _create_databases(stack: dict[str, str], name: str, like: str | None = None)
 
 def _copy_tables(clickhouse: ClickHouse, like: str, name: str) -> None:
     """Tables and views as ClickHouse itself says that they are made, and what is recorded of migrations."""
-    rows = clickhouse.rows(
-        "SELECT replaceAll(create_table_query, {like:String} || '.', {name:String} || '.') AS made_by "
-        "FROM system.tables WHERE database = {like:String} ORDER BY engine = 'View'",
-        like=like,
-        name=name,
-    )
-    waiting = [row["made_by"] for row in rows]
-    while waiting:  # a view after those that it reads
-        later: list[str] = []
-        for statement in waiting:
-            try:
-                clickhouse.command(statement)
-            except StoreFailed as error:
-                if "UNKNOWN_TABLE" not in str(error):
-                    raise
-                later.append(statement)
-        assert len(later) < len(waiting), later
-        waiting = later
+    if like not in _made_by:
+        query = "SELECT name, create_table_query AS made_by FROM system.tables WHERE database = {like:String}"
+        made_by = {row["name"]: row["made_by"] for row in clickhouse.rows(query, like=like)}
+        reads = {one: set(re.findall(rf"\b{like}\.(\w+)", text)) - {one} for one, text in made_by.items()}
+        _made_by[like] = [made_by[one] for one in TopologicalSorter(reads).static_order()]
+    for statement in _made_by[like]:
+        clickhouse.command(statement.replace(f"{like}.", f"{name}."))
     clickhouse.command(f"INSERT INTO {name}.schema_migrations SELECT * FROM {like}.schema_migrations")
 
 
