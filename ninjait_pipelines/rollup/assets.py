@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, NamedTuple
 
 import dagster as dg
@@ -54,35 +55,30 @@ NAMES = {
 }
 HOURLY_ROWS = "device_metrics_hourly"
 ROLLUP = (*NAMES.values(), HOURLY_ROWS)
+_declared = partial(declared, group_name="rollup", automation_condition=CATCH_UP)
 
 
 @computed_together(
-    declared(
-        "device_metrics_5m",
+    _declared(
+        NAMES[Tier.FIVE_MINUTES],
         "metrics_5m",
         "Full resolution -> 5-minute aggregates. Grain: device and 5 minutes with at least one sample.",
         deps=["agent_metrics"],
         kinds={"influxdb"},
-        group_name="rollup",
-        automation_condition=CATCH_UP,
     ),
-    declared(
-        "device_metrics_1h",
+    _declared(
+        NAMES[Tier.ONE_HOUR],
         "metrics_1h",
         "1-hour aggregates, from the same read as the 5-minute ones. Grain: device and hour with at least one sample.",
-        deps=["device_metrics_5m"],
+        deps=[NAMES[Tier.FIVE_MINUTES]],
         kinds={"influxdb"},
-        group_name="rollup",
-        automation_condition=CATCH_UP,
     ),
-    declared(
-        "device_metrics_hourly",
-        "device_metrics_hourly",
+    _declared(
+        HOURLY_ROWS,
+        HOURLY_ROWS,
         "Hourly rows in ClickHouse, from the same read as the tiers. Grain: device and hour with at least one sample.",
-        deps=["device_metrics_1h"],
+        deps=[NAMES[Tier.ONE_HOUR]],
         kinds={"clickhouse"},
-        group_name="rollup",
-        automation_condition=CATCH_UP,
     ),
     partitions_def=HOURLY,
 )
@@ -93,7 +89,7 @@ def device_metrics_hours(
     hours, now = [window.start for window in windows], clickhouse.now()
     # The lower tiers may have late points of older hours, which full resolution does not have.
     together = [hour for hour in hours if len(asked) == len(ROLLUP) and tier_of(hour, now) is Tier.RAW]
-    others = [hour for hour in hours if hour not in set(together)]
+    others = sorted(set(hours) - set(together))
     run = RollUp(metrics_store, clickhouse)
     run.from_one_read(together)
     for source, target in ((Tier.RAW, Tier.FIVE_MINUTES), (Tier.FIVE_MINUTES, Tier.ONE_HOUR)):
