@@ -6,7 +6,7 @@ import platform
 import statistics
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -133,15 +133,9 @@ class Result(msgspec.Struct, frozen=True):
     ) -> "Result":
         """The rows, with what is known of the machine and the versions."""
         programs = [engines[name] for name in ("rabbitmq", "influxdb")]
-        programs += [f"Telegraf {servers.version(servers.SERVERS, 'telegraf')}", f"Python {platform.python_version()}"]
-        memory = psutil.virtual_memory().total / (1 << 30)
-        about = {
-            "date": datetime.now(UTC).date().isoformat(),
-            "machine": f"{_processor()}, {os.cpu_count()} cores, {memory:.0f} GiB",
-            "versions": ", ".join([*programs, *(f"{name} {version(name)}" for name in PACKAGES)]),
-            "rounds": f"{rounds}, at {'a quarter of the' if quick else 'full'} size",
-        }
-        return cls([Line.of(row, figures) for row in rows], figures, about)
+        programs.append(f"Telegraf {servers.version(servers.SERVERS, 'telegraf')}")
+        of = f"{rounds}, at {'a quarter of the' if quick else 'full'} size"
+        return cls([Line.of(row, figures) for row in rows], figures, about(programs, PACKAGES) | {"rounds": of})
 
     def print(self, console: Console) -> None:
         """A table, and below it what every contest gave."""
@@ -184,15 +178,32 @@ class Result(msgspec.Struct, frozen=True):
         """The table between its marks in docs/performance.md, and the chart beside it."""
         if any(line.ratio is None for line in self.lines):
             raise SystemExit("docs/performance.md was not written: a run failed.")
-        rows = [HEADERS, ("---",) * len(HEADERS), *(line.cells() for line in self.lines)]
-        table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-        about = "\n".join(f"- {name}: {text}" for name, text in self.about.items())
-        before, _, rest = PAGE.read_text().partition(BEGIN)
-        after = rest.partition(END)[2]
-        PAGE.write_text(
-            f"{before}{BEGIN}\n\n{about}\n\n{table}\n\n![Ours against the peers]({CHART.name})\n\n{END}{after}"
-        )
+        write_page(BEGIN, self.about, HEADERS, [line.cells() for line in self.lines], "Ours against the peers", CHART)
         draw(self.lines, CHART)
+
+
+def about(programs: Sequence[str], packages: Sequence[str]) -> dict[str, str]:
+    """Day, machine and versions of a run."""
+    memory = psutil.virtual_memory().total / (1 << 30)
+    versions = [*programs, f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in packages)]
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": f"{_processor()}, {os.cpu_count()} cores, {memory:.0f} GiB",
+        "versions": ", ".join(versions),
+    }
+
+
+def write_page(
+    begin: str, about: Mapping[str, str], headers: Sequence[str], rows: Sequence[Sequence[str]], title: str, chart: Path
+) -> None:
+    """The table and a reference to its chart into docs/performance.md, from the mark `begin` to the next end mark."""
+    table = "\n".join(f"| {' | '.join(row)} |" for row in [headers, ("---",) * len(headers), *rows])
+    run = "\n".join(f"- {name}: {text}" for name, text in about.items())
+    before, found, rest = PAGE.read_text().partition(begin)
+    if not found:
+        raise SystemExit(f"docs/performance.md has no mark {begin}")
+    after = rest.partition(END)[2]
+    PAGE.write_text(f"{before}{begin}\n\n{run}\n\n{table}\n\n![{title}]({chart.name})\n\n{END}{after}")
 
 
 def draw(lines: Sequence[Line], file: Path) -> None:

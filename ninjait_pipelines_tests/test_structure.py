@@ -70,6 +70,7 @@ TOPICS = {
     # programs beside the package: .ci/audit.py, benchmarks/, servers/
     "test_audit",
     "benchmarks.test_figure",
+    "benchmarks.test_page",
     "benchmarks.test_soak_accounts",
     "servers.test_build",
     "servers.test_engines",

@@ -14,7 +14,8 @@ class Figure(msgspec.Struct, frozen=True):
     """A row of the table: `ours` (median, least and most) beside what limits it, and what the ratio must be.
 
     `limit` is the median of the limit or peer of the same run, and `ratio` is ours divided by it. Bound and aim are of
-    the ratio, or of ours where there is no limit. Less is better, unless `at_least`.
+    the ratio, or of ours where there is no limit. Less is better, unless `at_least`. What was measured at several sizes
+    (devices, rows) has several rows of one name, and is a line of the chart.
     """
 
     name: str
@@ -29,14 +30,19 @@ class Figure(msgspec.Struct, frozen=True):
     bound: float | None = None
     aim: float | None = None
     at_least: bool = False
+    size: int | None = None
 
     @property
     def reached(self) -> bool | None:
         """Whether the bound is reached; None where there is none."""
         if self.bound is None:
             return None
+        return self.reaches(self.bound)
+
+    def reaches(self, wanted: float) -> bool:
+        """Whether the ratio, or ours where there is no limit, is at least or at most what is wanted."""
         found = self.ours if self.ratio is None else self.ratio
-        return found >= self.bound if self.at_least else found <= self.bound
+        return found >= wanted if self.at_least else found <= wanted
 
 
 class Cost(NamedTuple):
@@ -95,11 +101,12 @@ def figure(
     bound: float | None = None,
     aim: float | None = None,
     at_least: bool = False,
+    size: int | None = None,
 ) -> Figure:
     """A figure from the values of all rounds, ours and the limit's."""
     median = statistics.median(ours)
     of_limit = statistics.median(limit) if limit else None
     ratio = median / of_limit if of_limit else None
     return Figure(
-        name, work, median, min(ours), max(ours), unit, limit_name, of_limit, ratio, bound, aim, at_least=at_least
+        name, work, median, min(ours), max(ours), unit, limit_name, of_limit, ratio, bound, aim, at_least, size
     )
