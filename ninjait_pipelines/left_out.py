@@ -37,11 +37,16 @@ class LeftOut:
 
 def latest(instance: dg.DagsterInstance, asset: dg.AssetKey, partition: str | None) -> tuple[int, str]:
     """How many rows the last run of a partition left out, and their names."""
+    found = last_metadata(instance, asset, partition)
+    return int(found.get(METADATA) or 0), str(found.get(f"{METADATA}_names") or "")
+
+
+def last_metadata(instance: dg.DagsterInstance, asset: dg.AssetKey, partition: str | None) -> dict[str, Any]:
+    """What the last run of a partition recorded; empty if there was none."""
     of = dg.AssetRecordsFilter(asset_key=asset, asset_partitions=[partition] if partition else None)
     records = instance.fetch_materializations(of, limit=1).records
-    found = records[0].asset_materialization.metadata if records and records[0].asset_materialization else {}
-    count, names = found.get(METADATA), found.get(f"{METADATA}_names")
-    return int(count.value or 0) if count else 0, str(names.value) if names else ""  # type: ignore[arg-type]
+    found = records[0].asset_materialization if records else None
+    return {name: one.value for name, one in found.metadata.items()} if found else {}
 
 
 def nothing_is_left_out(asset: dg.AssetsDefinition) -> dg.AssetChecksDefinition:

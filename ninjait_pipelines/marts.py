@@ -13,7 +13,6 @@ Several that are made from one read are `computed_together`.
 Business rules do not belong here.
 """
 
-import hashlib
 import inspect
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -29,7 +28,7 @@ from ninjait_pipelines.late_days import is_late, record_day
 from ninjait_pipelines.left_out import LeftOut, latest
 from ninjait_pipelines.resources.clickhouse import ClickHouse
 from ninjait_pipelines.resources.clickhouse_schema import column_schema, mart_columns, mart_rows
-from ninjait_pipelines.resources.clickhouse_versions import refuse_marker, slices_from
+from ninjait_pipelines.resources.clickhouse_versions import refuse_marker, refuse_markers, slices_from
 from ninjait_pipelines.resources.postgres import check_times
 
 OWNERS = ["team:data-engineering"]
@@ -67,19 +66,16 @@ class Computation(msgspec.Struct):
     left_out: leaves out and names what cannot be computed; metadata: what else the run records of the partition.
     """
 
-    window: Window | None  # None: not partitioned
+    window: Window
     as_of: datetime
     left_out: LeftOut = msgspec.field(default_factory=LeftOut)
     metadata: dict[str, Any] = msgspec.field(default_factory=dict)
-    data_version: str | None = None
 
 
 def mart(table: str | None = None, **options: Any) -> Callable[[Callable[..., Rows]], dg.AssetsDefinition]:
     """Makes the asset of a mart from a function of a window (see Computation) that returns its rows, without `as_of`.
 
-    table: where they are stored, if its name is another; options: those of `computed`. A mart without partitions is
-    replaced whole, and has a data version: the hash of its rows, so that only a copy that differs counts as a change
-    downstream.
+    table: where they are stored, if its name is another; options: those of `computed`.
 
         @mart(group_name="tickets", partitions_def=partitions.DAILY, kinds={"postgres"})
         def ticket_events(window: Window, postgres: Postgres) -> Rows:
@@ -90,11 +86,7 @@ def mart(table: str | None = None, **options: Any) -> Callable[[Callable[..., Ro
         stored = table or name
 
         def write(clickhouse: ClickHouse, run: Computation, rows: Rows) -> int:
-            if run.window is None:
-                rows = list(rows) if isinstance(rows, Iterable) else rows
-                run.data_version = hashlib.sha256(repr(rows).encode()).hexdigest()
-            starts = [run.window.start] if run.window else []
-            return replace(clickhouse, stored, _content(stored, rows, run.left_out), run.as_of, starts)
+            return replace(clickhouse, stored, content(stored, rows, run.left_out), run.as_of, [run.window.start])
 
         kinds = {"clickhouse", *options["kinds"]}
         return _asset(rows_of, write, metadata=_columns(name), **{**options, "kinds": kinds})
@@ -182,38 +174,30 @@ def _asset(
 ) -> dg.AssetsDefinition:
     stores = _resources(compute, Computation.__struct_fields__)
     options = {"name": compute.__name__, "description": _description(compute), "owners": OWNERS, **options}
-    partitioned = "partitions_def" in options
-    if partitioned:
-        options.setdefault("backfill_policy", BACKFILL)
+    options.setdefault("backfill_policy", BACKFILL)
 
     @dg.asset(required_resource_keys={"clickhouse", *stores}, **options)
     def asset(context: dg.AssetExecutionContext) -> None:
         clickhouse: ClickHouse = context.resources.clickhouse
-        windows: Iterable[tuple[str | None, Window | None]] = (
-            ((key, Window(start, end)) for key, start, end in partitions.windows(context))
-            if partitioned
-            else [(None, None)]
-        )
-        for key, window in windows:
+        for key, start, end in partitions.windows(context):
             started = time.perf_counter()
-            run = Computation(window, clickhouse.now())
+            run = Computation(Window(start, end), clickhouse.now())
             count = write(clickhouse, run, compute(**_arguments(compute, msgspec.structs.asdict(run), context)))
-            if notices_late_days and window:
-                record_day(clickhouse, options["name"], window.day, run.as_of)
-            rows = {"dagster/partition_row_count" if partitioned else "dagster/row_count": count}
-            duration = {"duration_seconds": time.perf_counter() - started}
+            if notices_late_days:
+                record_day(clickhouse, options["name"], run.window.day, run.as_of)
+            rows, duration = {"dagster/partition_row_count": count}, {"duration_seconds": time.perf_counter() - started}
             metadata = {**rows, **run.metadata, **run.left_out.metadata(), **duration}
             context.add_asset_metadata(metadata, partition_key=key)
-            if run.data_version:
-                context.set_data_version(context.asset_key, dg.DataVersion(run.data_version))
 
     return asset
 
 
-def _content(table: str, rows: Rows, left_out: LeftOut) -> pa.Table:
+def content(table: str, rows: Rows, left_out: LeftOut) -> pa.Table:
     """What the table holds of these rows; of rows by columns all or, with an error, nothing."""
     if not isinstance(rows, Iterable) or isinstance(rows, pa.Table):
-        return mart_columns(table, pa.table(rows))
+        columns = mart_columns(table, pa.table(rows))
+        refuse_markers(columns)
+        return columns
     rows = list(rows)
     try:
         return _checked(table, rows)

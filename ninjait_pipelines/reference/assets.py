@@ -1,31 +1,39 @@
 """The reference copies and their checks: one function makes each copy, from a query and a table of the same name."""
 
+import time
+
 import dagster as dg
 
-from ninjait_pipelines.left_out import MAX_NAMED, nothing_is_left_out
-from ninjait_pipelines.marts import Rows, check, mart, some_of
+from ninjait_pipelines.left_out import MAX_NAMED, last_metadata, nothing_is_left_out
+from ninjait_pipelines.marts import OWNERS, check, some_of
+from ninjait_pipelines.reference.copies import copy
 from ninjait_pipelines.resources.clickhouse import ClickHouse, sql
+from ninjait_pipelines.resources.clickhouse_schema import column_schema
 from ninjait_pipelines.resources.postgres import Postgres
 
 
 def reference_copy(table: str, description: str) -> dg.AssetsDefinition:
-    """The asset that copies sql/queries/reference/<table>.sql from PostgreSQL over ClickHouse's <table>, whole.
+    """The asset that copies sql/queries/reference/<table>.sql from PostgreSQL over ClickHouse's <table>, as copies.py
+    says."""
 
-    A read that fails raises before anything is replaced. A read that is empty empties the copy: that is what
-    PostgreSQL says; the check `<table>_row_count` says so too if it is not.
-    """
-
-    @mart(
+    @dg.asset(
         name=table,
         description=description,
+        owners=OWNERS,
         group_name="reference",
-        kinds={"postgres"},
+        kinds={"clickhouse", "postgres"},
         automation_condition=dg.AutomationCondition.on_cron("@hourly"),
+        metadata={"dagster/column_schema": column_schema(table)},
+        required_resource_keys={"clickhouse", "postgres"},
     )
-    def copy(postgres: Postgres) -> Rows:
-        return postgres.rows(sql(f"reference/{table}"))
+    def copied(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
+        started = time.perf_counter()
+        last = last_metadata(context.instance, context.asset_key, partition=None)
+        done = copy(table, context.resources.postgres, context.resources.clickhouse, last)
+        metadata = {**done.metadata, "duration_seconds": time.perf_counter() - started}
+        return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(done.data_version))
 
-    return copy
+    return copied
 
 
 def row_count(asset: dg.AssetsDefinition) -> dg.AssetChecksDefinition:

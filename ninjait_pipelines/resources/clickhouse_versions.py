@@ -25,6 +25,7 @@ from uuid import UUID
 
 import msgspec
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ninjait_pipelines.resources.clickhouse_schema import (
     EPOCH,
@@ -86,6 +87,15 @@ def refuse_marker(row: Mapping[str, Any]) -> None:
         raise ValueError(f"{slug or owner!r} is what versions of slices are called")
 
 
+def refuse_markers(rows: pa.Table) -> None:
+    """Raises ValueError if the view would take any of the rows for a marker."""
+    names = rows.column_names
+    if "slug" in names and pc.any(pc.starts_with(rows["slug"], VERSION_OF)).as_py():
+        raise ValueError(f"a slug begins with {VERSION_OF!r}, as versions of slices are called")
+    if "organization_id" in names and pc.any(pc.equal(rows["organization_id"], str(NOBODY))).as_py():
+        raise ValueError(f"an organization_id is {NOBODY}, as versions of slices have it")
+
+
 _EMPTY: dict[pa.DataType, Any] = {
     pa.string(): "",
     pa.bool_(): False,
@@ -101,7 +111,7 @@ def with_markers(mart: str, rows: pa.Table, as_of: datetime, slices: Sequence[da
     column = re.sub(r"\w+\((\w+)\)", r"\1", versions_of(mart).slice or "")
     markers = [marker | {column: _as_of_column(rows.schema.field(column).type, slice_)} for slice_ in slices]
     together = pa.concat_tables([rows, pa.Table.from_pylist(markers or [marker], schema=rows.schema)])
-    return together.append_column("as_of", pa.array([as_of] * len(together), pa.timestamp("us", "UTC")))
+    return together.append_column("as_of", pa.repeat(pa.scalar(as_of, pa.timestamp("us", "UTC")), len(together)))
 
 
 def _marker_row(mart: str, schema: pa.Schema, as_of: datetime) -> dict[str, Any]:

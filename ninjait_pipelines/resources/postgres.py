@@ -1,5 +1,7 @@
 """PostgreSQL: the system of record, and the store of invoices."""
 
+import hashlib
+import io
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -70,6 +72,12 @@ def _lenient(of: type[AnyLoader]) -> type[Loader]:
 
 
 TIMES = ("timestamptz", "timestamp", "date")
+# Times are in this form whatever the database's own is.
+FORM = ("-c timezone=UTC", "-c datestyle=ISO")
+# The order of the rows does not matter, and no column is turned into text for it: a third of the time of reading them.
+_FINGERPRINT = (
+    "SELECT count(*) AS rows, coalesce(bit_xor(hash_record_extended(copied, 0)), 0) AS hash FROM ({query}) AS copied"
+)
 
 
 class BoundedConnection(psycopg.Connection[DictRow]):
@@ -135,6 +143,24 @@ class Postgres(Store):
         """
         return self.call(lambda: self._connection().execute(query.encode(), parameters).fetchall())
 
+    def copy_out(self, query: str, unless: str | None = None) -> tuple[str, memoryview | None]:
+        """The fingerprint of a query and its rows, no two of which may be equal; and the rows, or None where the
+        fingerprint is `unless`. Both are of one snapshot: what is committed between them is in neither.
+
+        The rows are CSV: UTF-8, with a header, a null without quotes and an empty text with them. Retried while the
+        server is unavailable.
+        """
+        return self.call(lambda: self._copy_out(query, unless))
+
+    def _copy_out(self, query: str, unless: str | None) -> tuple[str, memoryview | None]:
+        connection = self._connection()
+        with connection.transaction():
+            connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            [found] = connection.execute(_FINGERPRINT.format(query=query).encode()).fetchall()
+            of_query = hashlib.sha256(query.encode()).hexdigest()[:8]
+            fingerprint = f"{of_query}-{found['rows']}-{found['hash'] % 2**64:016x}"
+            return fingerprint, None if fingerprint == unless else _received(connection, query, found["rows"])
+
     @contextmanager
     def transaction(self) -> Iterator[psycopg.Connection[DictRow]]:
         """A connection inside a transaction: committed at the end, rolled back by an exception."""
@@ -156,7 +182,7 @@ class Postgres(Store):
                 keepalives_idle=10,
                 keepalives_interval=5,
                 keepalives_count=3,
-                options=" ".join([*(f"-c {name}={value}s" for name, value in limits.items()), "-c timezone=UTC"]),
+                options=" ".join([*(f"-c {name}={value}s" for name, value in limits.items()), *FORM]),
                 application_name="ninjait-pipelines",
             )
             self._client.answer_seconds = self.answer_timeout_seconds
@@ -196,6 +222,24 @@ class Postgres(Store):
         return StoreUnavailable(
             self.title, self.url, problem, "It is a standby, or was made read-only: has the primary moved?"
         )
+
+
+def _received(connection: psycopg.Connection[DictRow], query: str, rows: int) -> memoryview:
+    """The rows of a query as CSV. They are counted, because only psycopg can receive the end of a COPY; what libpq has
+    already received is taken from it without psycopg's wait for each row, which costs as much as all the rest."""
+    received, missing = io.BytesIO(), 1 + rows  # the header is one
+    statement = f"COPY ({query}) TO STDOUT (FORMAT csv, HEADER, ENCODING 'UTF8')"
+    with connection.cursor().copy(statement.encode()) as copied:
+        while row := copied.read():
+            received.write(row)
+            missing -= 1
+            while missing > 0 and (found := connection.pgconn.get_copy_data(1))[0]:
+                size, row = found
+                if size < 0 and (why := connection.pgconn.get_result()):
+                    raise psycopg.errors.error_from_result(why)
+                received.write(row)
+                missing -= 1
+    return received.getbuffer()
 
 
 def _tls(url: str, ca_file: str | None) -> dict[str, Any]:

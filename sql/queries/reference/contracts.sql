@@ -4,4 +4,3 @@ SELECT
     p.name AS price_plan_name, p.currency, c.starts_on, c.ends_on
 FROM contracts AS c
 JOIN price_plans AS p ON p.id = c.price_plan_id AND p.version = c.price_plan_version
-ORDER BY c.id

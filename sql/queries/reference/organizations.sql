@@ -1,4 +1,3 @@
--- PostgreSQL. Grain: one organization. A small table, read whole; ordered so that its data version is stable.
+-- PostgreSQL. Grain: one organization. A small table, read whole.
 SELECT id, name, slug, time_zone, created_at, deactivated_at
 FROM organizations
-ORDER BY id
