@@ -1,6 +1,7 @@
 """What a measurement is, and how ours and its limit are measured in one run, in turn."""
 
 import contextlib
+import resource
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -59,15 +60,21 @@ class Cost(NamedTuple):
 
 def cost(call: Callable[[], object], servers: Iterable[psutil.Process] = ()) -> Cost:
     """What a call costs. (A server's processor time is counted in hundredths of a second.)"""
-    servers, own = list(servers), psutil.Process()
-    before, of_servers, started = _cpu(own), sum(map(_cpu, servers)), time.perf_counter()
+    servers = list(servers)
+    of_servers, own, started = sum(map(_cpu, servers)), _own_cpu(), time.perf_counter()
     call()
-    wall = time.perf_counter() - started
-    return Cost(wall, _cpu(own) - before, sum(map(_cpu, servers)) - of_servers)
+    wall, own = time.perf_counter() - started, _own_cpu() - own
+    return Cost(wall, own, sum(map(_cpu, servers)) - of_servers)
+
+
+def _own_cpu() -> float:
+    """This process's and its ended children's; the living ones are the engines that it started."""
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + ended.ru_utime + ended.ru_stime
 
 
 def _cpu(process: psutil.Process) -> float:
-    """Its own, its ended children's, and that of a server's living processes (PostgreSQL has one per connection)."""
+    """A server's, with its living processes: PostgreSQL has one per connection."""
     seconds = 0.0
     for one in (process, *process.children(recursive=True)):
         with contextlib.suppress(psutil.NoSuchProcess):

@@ -1,5 +1,10 @@
 """What a figure says of the values that it is made from."""
 
+import subprocess
+import sys
+import time
+
+import psutil
 import pytest
 
 from benchmarks.marts.figure import cost, figure, in_turn
@@ -28,3 +33,13 @@ def test_processor_time_is_counted() -> None:
     spent = cost(lambda: sum(range(3_000_000)))
     assert spent.cpu > 0
     assert spent.servers == 0
+
+
+def test_a_server_that_this_process_started_is_counted_once() -> None:
+    """The engines are children of the benchmark: what they used counted as theirs and as ours."""
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
+        try:
+            spent = cost(lambda: time.sleep(1), [psutil.Process(busy.pid)])
+        finally:
+            busy.kill()
+    assert spent.servers > 0.1 > spent.cpu
