@@ -33,6 +33,7 @@ TOPICS = {
     # one way through many modules, or one promise of many
     "billing.test_automation",
     "cache.test_one_bad_row",
+    "cache.test_unchanged",
     "faults.test_faults",
     "faults.test_random_cuts",
     "ingest.test_degraded",

@@ -1,6 +1,7 @@
 """The three caches. They have no partitions: each run writes the state as of its start, by ClickHouse's clock."""
 
 import time
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -9,8 +10,8 @@ import dagster as dg
 from pydantic import Field
 
 from ninjait_pipelines.cache import reads
-from ninjait_pipelines.cache.documents import device_list, summary, uptime_scores
-from ninjait_pipelines.cache.leaderboard import publish
+from ninjait_pipelines.cache.documents import Window, device_list, figures, summary, uptime_scores
+from ninjait_pipelines.cache.leaderboard import confirmed, publish
 from ninjait_pipelines.keys import DEVICES_TTL, as_of_text, organization_devices, organization_summary
 from ninjait_pipelines.left_out import LeftOut
 from ninjait_pipelines.metrics.latest import latest_reading
@@ -68,16 +69,39 @@ def device_caches(
     as_of, left_out = clickhouse.now(), LeftOut()
     points = _latest_points(context, metrics_store, as_of - timedelta(minutes=config.latest_minutes), as_of)
     repaired = dragonfly.set_many_if_newer(map(latest_reading, points))
-    organizations = reads.devices_by_organization(postgres, clickhouse, as_of, left_out)
-    readings = {id_: reads.latest_readings(dragonfly, devices) for id_, devices in organizations.items()}
+    organizations = reads.organizations(postgres, reads.heard_of(clickhouse, as_of))
+    revisions = {organization_devices(one.organization_id): one.revision(as_of) for one in organizations}
+    unchanged = dragonfly.renew(revisions, as_of_text(as_of), DEVICES_TTL)
+    changed = [one for one in organizations if organization_devices(one.organization_id) not in unchanged]
+    documents = dict(_device_lists(dragonfly, changed, revisions, as_of, left_out))
+    written = dragonfly.set_many_if_newer(documents.items(), DEVICES_TTL)
+    counts = {"written": written, "unchanged": len(unchanged), "latest_written": repaired}
+    return _result(started, left_out, len(unchanged) + len(documents), **counts)
+
+
+def _device_lists(
+    dragonfly: Dragonfly,
+    organizations: Sequence[reads.Organization],
+    revisions: Mapping[str, str],
+    as_of: datetime,
+    left_out: LeftOut,
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Key and document of each organization's devices. A list that lacks a device has no revision, so that each run
+    names what it left out."""
+    devices = {}
+    incomplete = set()
+    for one in organizations:
+        before = len(left_out.reasons)
+        devices[one.organization_id] = one.devices(left_out)
+        if len(left_out.reasons) > before:
+            incomplete.add(one.organization_id)
+    reads.add_readings(dragonfly, [device for some in devices.values() for device in some])
 
     def document(id_: UUID) -> tuple[str, dict[str, Any]]:
-        return organization_devices(id_), device_list(id_, organizations[id_], readings[id_], as_of)
+        key = organization_devices(id_)
+        return key, device_list(id_, devices[id_], "" if id_ in incomplete else revisions[key], as_of)
 
-    documents = dict(left_out.each(organizations, _name, document))
-    written = dragonfly.set_many_if_newer(documents.items(), DEVICES_TTL)
-    devices = sum(map(len, organizations.values()))
-    return _result(started, left_out, len(documents), written=written, devices=devices, latest_written=repaired)
+    return left_out.each(devices, _name, document)
 
 
 def _name(organization_id: UUID) -> str:
@@ -106,18 +130,27 @@ def organization_summaries(clickhouse: ClickHouse, postgres: Postgres, dragonfly
     """
     started = time.perf_counter()
     as_of, left_out = clickhouse.now(), LeftOut()
-    window = reads.rolled_up_window(clickhouse, DAY_HOURS)
-    means = reads.means_by_organization(clickhouse, window)
+    hours = reads.rolled_up_hours(clickhouse, DAY_HOURS)
+    organizations = reads.organizations(postgres, reads.heard_of(clickhouse, as_of))
+    devices = {one.organization_id: one.devices(left_out) for one in organizations}
+    revisions = {one.organization_id: reads.revision_of(as_of, hours, one.registered) for one in organizations}
+    known = reads.summary_figures(dragonfly, revisions)
+    window = Window(DAY_HOURS, list(hours), {})
+    means: Mapping[UUID, Mapping[str, float | None]] = {}
+    if len(known) < len(organizations):
+        window = reads.rolled_up_window(clickhouse, DAY_HOURS, list(hours))
+        means = reads.means_by_organization(clickhouse, list(hours))
     work = reads.open_work(postgres)
-    organizations = reads.devices_by_organization(postgres, clickhouse, as_of, left_out)
 
     def document(id_: UUID) -> tuple[str, dict[str, Any]]:
-        found = summary(id_, organizations[id_], window, means.get(id_, {}), work[id_], as_of)
-        return organization_summary(id_), found
+        of_hours = known.get(id_) or figures(devices[id_], window, means.get(id_, {}))
+        return organization_summary(id_), summary(id_, devices[id_], window, of_hours, work[id_], revisions[id_], as_of)
 
-    documents = dict(left_out.each(organizations, _name, document))
+    documents = dict(left_out.each(devices, _name, document))
     written = dragonfly.set_many_if_newer(documents.items())
-    return _result(started, left_out, len(documents), written=written, completeness=window.completeness)
+    return _result(
+        started, left_out, len(documents), written=written, unchanged=len(known), completeness=window.completeness
+    )
 
 
 @dg.asset(**COMMON, deps=["device_metrics_hourly"])
@@ -125,17 +158,23 @@ def uptime_leaderboard(clickhouse: ClickHouse, postgres: Postgres, dragonfly: Dr
     """uptime:leaderboard: for every active device, the share of the last seven days of data that its samples cover."""
     started = time.perf_counter()
     as_of, left_out = clickhouse.now(), LeftOut()
-    window = reads.rolled_up_window(clickhouse, WEEK_HOURS)
-    organizations = reads.devices_by_organization(postgres, clickhouse, as_of, left_out)
-    scores = uptime_scores((device for devices in organizations.values() for device in devices), window, left_out)
+    hours = reads.rolled_up_hours(clickhouse, WEEK_HOURS)
+    organizations = reads.organizations(postgres, {})
+    revision = reads.revision_of(as_of, hours, *(one.registered for one in organizations))
+    completeness = len(hours) / WEEK_HOURS
+    if (devices := confirmed(dragonfly, revision, as_of_text(as_of))) is not None:
+        return _result(started, left_out, devices, switched=False, unchanged=True, completeness=completeness)
+    window = reads.rolled_up_window(clickhouse, WEEK_HOURS, list(hours))
+    scores = uptime_scores((device for one in organizations for device in one.devices(left_out)), window, left_out)
     about = {
         "as_of": as_of_text(as_of),
-        "completeness": window.completeness,
+        "revision": "" if left_out.reasons else revision,
+        "completeness": completeness,
         "window": window.document(),
         "devices": len(scores),
     }
     switched = publish(dragonfly, scores, about)
-    return _result(started, left_out, len(scores), switched=switched, completeness=window.completeness)
+    return _result(started, left_out, len(scores), switched=switched, unchanged=False, completeness=completeness)
 
 
 def _result(started: float, left_out: LeftOut, rows: int, **more: Any) -> dg.MaterializeResult:

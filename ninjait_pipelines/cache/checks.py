@@ -7,18 +7,17 @@ from uuid import UUID
 
 import dagster as dg
 
+from ninjait_pipelines.cache import reads
 from ninjait_pipelines.cache.assets import device_caches, organization_summaries, uptime_leaderboard
-from ninjait_pipelines.cache.reads import documents
 from ninjait_pipelines.keys import (
     UPTIME_LEADERBOARD,
     UPTIME_LEADERBOARD_ABOUT,
     organization_devices,
     organization_summary,
 )
-from ninjait_pipelines.left_out import nothing_is_left_out
-from ninjait_pipelines.resources.clickhouse import sql
+from ninjait_pipelines.left_out import LeftOut, nothing_is_left_out
 from ninjait_pipelines.resources.dragonfly import Dragonfly
-from ninjait_pipelines.resources.postgres import Postgres, wrong_times
+from ninjait_pipelines.resources.postgres import Postgres
 
 left_nothing_out = [nothing_is_left_out(asset) for asset in (device_caches, organization_summaries, uptime_leaderboard)]
 
@@ -44,11 +43,9 @@ def _compare(
     postgres: Postgres, dragonfly: Dragonfly, key: Callable[[UUID], str], count: Callable[[dict[str, Any]], int]
 ) -> dg.AssetCheckResult:
     """A device registered since the cache was written fails the check once; the next run of the cache heals that."""
-    expected: dict[UUID, int] = {}
-    for row in postgres.rows(sql("cache/devices")):
-        is_listed = row["device_id"] is not None and not wrong_times(row)
-        expected[row["organization_id"]] = expected.get(row["organization_id"], 0) + is_listed
-    found = documents(dragonfly, [key(organization) for organization in expected])
+    organizations = reads.organizations(postgres, {})
+    expected = {one.organization_id: len(one.devices(LeftOut())) for one in organizations}
+    found = reads.documents(dragonfly, [key(organization) for organization in expected])
     problems = []
     for (organization, devices), document in zip(expected.items(), found, strict=True):
         if document is None:

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from math import isfinite
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -19,17 +19,28 @@ PRIORITIES = ("urgent", "high", "normal", "low")
 SEVERITIES = ("critical", "warning", "info")
 
 
-class Device(msgspec.Struct, frozen=True):
-    """An active device, with its status and when it was last heard of if it sent anything lately."""
+class _Reading(msgspec.Struct):
+    organization_id: str | msgspec.UnsetType = msgspec.UNSET
+    as_of: str | None = None
 
-    organization_id: UUID
-    device_id: UUID
+
+# A device's latest reading as it is cached, and without `organization_id` as it is listed.
+Reading = msgspec.defstruct("Reading", [(name, float | None, None) for name in FIELDS], bases=(_Reading,))
+_READING = msgspec.json.Decoder(Reading)
+
+
+class Device(msgspec.Struct):
+    """An active device, with its status, when it was last heard of, and its readings, if it sent anything lately."""
+
+    organization_id: str
+    device_id: str
     hostname: str
     kind: str
     operating_system: str
     registered_at: datetime
     status: str = UNKNOWN
     last_seen: datetime | None = None
+    readings: _Reading | None = None
 
 
 class Window(msgspec.Struct, frozen=True):
@@ -41,7 +52,7 @@ class Window(msgspec.Struct, frozen=True):
 
     length: int
     hours: Sequence[datetime]
-    shares: Mapping[tuple[UUID, UUID], float]
+    shares: Mapping[tuple[str, str], float]
 
     @property
     def completeness(self) -> float:
@@ -67,50 +78,65 @@ class Window(msgspec.Struct, frozen=True):
         return {"start": as_of_text(stop - timedelta(hours=self.length)), "end": as_of_text(stop)}
 
 
-def device_list(
-    organization_id: UUID, devices: Sequence[Device], readings: Mapping[UUID, dict[str, Any]], as_of: datetime
-) -> dict[str, Any]:
-    """The API's answer to "my devices". completeness is the share of devices whose status is known.
+def own_reading(cached: str | None, organization_id: str) -> _Reading | None:
+    """The reading in a cached document; None if it is none, or names another organization, wherever it comes from."""
+    try:
+        found: Any = _READING.decode(cached) if cached else None
+    except msgspec.DecodeError:
+        return None
+    if found is None or found.organization_id != organization_id:
+        return None
+    found.organization_id = msgspec.UNSET
+    reading: _Reading = found
+    return reading
 
-    Readings that name another organization are left out, wherever they come from.
-    """
-    own = {
-        device: {name: found.get(name) for name in ("as_of", *FIELDS)}
-        for device, found in readings.items()
-        if found.get("organization_id") == str(organization_id)
-    }
+
+def device_list(organization_id: UUID, devices: Sequence[Device], revision: str, as_of: datetime) -> dict[str, Any]:
+    """The API's answer to "my devices". completeness is the share of devices whose status is known."""
     known = sum(device.status != UNKNOWN for device in devices)
     return {
         "organization_id": str(organization_id),
         "as_of": as_of_text(as_of),
+        "revision": revision,
         "completeness": known / len(devices) if devices else 1.0,
-        "devices": [{**msgspec.to_builtins(device), "readings": own.get(device.device_id)} for device in devices],
+        "devices": devices,
     }
+
+
+class Figures(NamedTuple):
+    """What a summary has from the window's hours: means of their samples in percent and MiB, and the share of due hours
+    that samples cover, None while none is due."""
+
+    cpu_avg: float | None
+    memory_avg: float | None
+    sample_share: float | None
+
+
+def figures(devices: Sequence[Device], window: Window, means: Mapping[str, float | None]) -> Figures:
+    """The figures of an organization."""
+    due = sum(map(window.due, devices))
+    share = sum(map(window.covered, devices)) / due if due else None
+    return Figures(means.get("cpu_avg"), means.get("memory_avg"), share)
 
 
 def summary(
     organization_id: UUID,
     devices: Sequence[Device],
     window: Window,
-    means: Mapping[str, float | None],
+    of_hours: Figures,
     open_work: Mapping[tuple[str, str], int],
+    revision: str,
     as_of: datetime,
 ) -> dict[str, Any]:
-    """The dashboard's figures; cpu_avg (percent) and memory_avg (MiB) are means of the window's samples.
-
-    completeness is the share of the window's hours that were rolled up; sample_share is the share of due hours that
-    samples cover, null while none is due.
-    """
-    due = sum(map(window.due, devices))
+    """The dashboard's figures. completeness is the share of the window's hours that were rolled up."""
     return {
         "organization_id": str(organization_id),
         "as_of": as_of_text(as_of),
+        "revision": revision,
         "completeness": window.completeness,
         "window": window.document(),
         "devices": {"total": len(devices), **Counter(device.status for device in devices)},
-        "cpu_avg": means.get("cpu_avg"),
-        "memory_avg": means.get("memory_avg"),
-        "sample_share": sum(map(window.covered, devices)) / due if due else None,
+        **of_hours._asdict(),
         "open_tickets": {level: open_work.get(("ticket", level), 0) for level in PRIORITIES},
         "open_alerts": {level: open_work.get(("alert", level), 0) for level in SEVERITIES},
     }

@@ -1,9 +1,10 @@
 """The leaderboard is replaced as a whole: readers see the old one or the new one, never an older after a newer one."""
 
 import itertools
-import json
 from collections.abc import Mapping
 from typing import Any
+
+import msgspec
 
 from ninjait_pipelines.keys import (
     UNFINISHED_TTL,
@@ -36,7 +37,17 @@ def publish(dragonfly: Dragonfly, scores: Mapping[str, float], about: Mapping[st
     with dragonfly.errors():
         switch = dragonfly.client.register_script(_SWITCH)
         keys = [generation, UPTIME_LEADERBOARD, UPTIME_LEADERBOARD_ABOUT]
-        return bool(switch(keys=keys, args=[json.dumps(about), about["as_of"], len(scores)]))
+        return bool(switch(keys=keys, args=[msgspec.json.encode(about), about["as_of"], len(scores)]))
+
+
+def confirmed(dragonfly: Dragonfly, revision: str, as_of: str) -> int | None:
+    """How many devices it has, as of now, if it is whole and has this revision; else None."""
+    with dragonfly.errors(), dragonfly.client.pipeline() as pipeline:
+        pipeline.get(UPTIME_LEADERBOARD_ABOUT)
+        pipeline.zcard(UPTIME_LEADERBOARD)
+        cached, members = pipeline.execute(raise_on_error=False)
+    same = dragonfly.renew({UPTIME_LEADERBOARD_ABOUT: revision}, as_of)
+    return members if same and msgspec.json.decode(cached)["devices"] == members else None
 
 
 def write_generation(dragonfly: Dragonfly, scores: Mapping[str, float], as_of: str) -> str:

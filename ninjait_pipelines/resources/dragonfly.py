@@ -1,6 +1,6 @@
 """Dragonfly (or Redis): latest values, API response caches, leaderboards, reports. All of it can be rebuilt."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from itertools import chain
 from typing import Any, ClassVar
@@ -28,8 +28,12 @@ from ninjait_pipelines.resources.store import (
 # order. A document about a later week is newer than one about an earlier week. ARGV: lifetime in milliseconds (0: no
 # limit), then for each key its value, and its week and as_of. A value that is not one of our documents has no version
 # and is replaced: otherwise no run could ever write that key again.
+# `head`: our documents begin with their ids and `as_of`, and are not decoded as a whole unless they may have a week.
 VERSION_OF = """
-local function version_of(key)
+local function version_of(key, has_week)
+    local head = redis.pcall('GETRANGE', key, 0, 255)
+    local as_of = type(head) == 'string' and string.match(head, '^{[^{%[]-"as_of":"(%d%d%d%d%-[%d:T.+-]+)"')
+    if as_of and not has_week and redis.call('GETRANGE', key, -1, -1) == '}' then return as_of end
     local held = redis.pcall('GET', key)
     local read, found = pcall(cjson.decode, held)
     if type(held) ~= 'string' or not read or type(found) ~= 'table' or type(found['as_of']) ~= 'string' then
@@ -42,12 +46,28 @@ _SET_IF_NEWER = f"""{VERSION_OF}
 local stored = 0
 for i, key in ipairs(KEYS) do
     local value, version = ARGV[2 * i], ARGV[2 * i + 1]
-    if version_of(key) <= version then
+    if version_of(key, #version > #'2026-01-01T00:00:00.000000+00:00') <= version then
         if ARGV[1] == '0' then redis.call('SET', key, value) else redis.call('SET', key, value, 'PX', ARGV[1]) end
         stored = stored + 1
     end
 end
 return stored
+"""
+# ARGV: lifetime in milliseconds (0: no limit), as_of, then the revision of each key.
+_RENEW = """
+local renewed = {}
+for i, key in ipairs(KEYS) do
+    local head, as_of, revision = redis.pcall('GETRANGE', key, 0, 255)
+    if type(head) == 'string' then
+        as_of, revision = string.match(head, '^{[^{%[]-"as_of":"([^"]+)","revision":"([^"]+)"')
+    end
+    renewed[i] = revision == ARGV[i + 2] and #as_of == #ARGV[2] and 1 or 0
+    if renewed[i] == 1 and as_of < ARGV[2] then
+        redis.call('SETRANGE', key, string.find(head, '"as_of":"', 1, true) + 8, ARGV[2])
+        if ARGV[1] ~= '0' then redis.call('PEXPIRE', key, ARGV[1]) end
+    end
+end
+return renewed
 """
 # Keys per script call: a script blocks other clients, and this many take a few milliseconds.
 KEYS_AT_ONCE = 500
@@ -174,3 +194,18 @@ class Dragonfly(Store):
                 versions = chain.from_iterable(version for _, *version in batch)
                 stored += script([key for key, *_ in batch], [milliseconds, *versions])
         return stored
+
+    def renew(self, revisions: Mapping[str, str], as_of: str, ttl: timedelta | None = None) -> set[str]:
+        """Renews the documents that have the `revision` that their key is given with, and returns their keys.
+
+        A document's `as_of` becomes this one, and its lifetime begins again, unless it is newer. No others change.
+        """
+        milliseconds, keys = int(ttl.total_seconds() * 1000) if ttl else 0, list(revisions)
+        renewed: set[str] = set()
+        with self.errors():
+            script = self.client.register_script(_RENEW)
+            for first in range(0, len(keys), KEYS_AT_ONCE):
+                batch = keys[first : first + KEYS_AT_ONCE]
+                found = script(batch, [milliseconds, as_of, *(revisions[key] for key in batch)])
+                renewed |= {key for key, one in zip(batch, found, strict=True) if one}
+        return renewed

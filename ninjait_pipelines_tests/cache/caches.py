@@ -2,8 +2,10 @@
 
 import json
 import uuid
+from datetime import datetime
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from ninjait_pipelines import keys
@@ -47,9 +49,17 @@ def fleet(shared_stores: Stores) -> Fleet:
 
 
 def reading(stores: Stores, organization: uuid.UUID, device: uuid.UUID, **fields: float) -> None:
-    """What agent_metrics writes."""
+    """What agent_metrics writes of a reading of H."""
+    sighting(stores, organization, device, H)
     about = {"organization_id": str(organization), "device_id": str(device), "as_of": as_of_text(H)}
     stores.dragonfly.set_if_newer(keys.device_latest(device), about | fields)
+
+
+def sighting(stores: Stores, organization: uuid.UUID, device: uuid.UUID, moment: datetime) -> None:
+    """What agent_metrics writes."""
+    stamp = pa.array([moment], pa.timestamp("ms", "UTC"))
+    columns = {"organization_id": [str(organization)], "device_id": [str(device)], "last_seen": stamp}
+    stores.clickhouse.insert("device_sightings", pa.table(columns))
 
 
 def cached(stores: Stores, key: str) -> dict[str, Any]:

@@ -23,14 +23,15 @@ NAMES = {asset.key.to_user_string(): asset for asset in ASSETS}
 
 
 def everything(stores: Stores) -> dict[str, Any]:
-    """All keys and values that a reader may see, without as_of."""
+    """All keys and values that a reader may see, without as_of and revision."""
     client = stores.dragonfly.client
     found: dict[str, Any] = {}
     for key in sorted(client.scan_iter()):
         if client.type(key) == "zset":
             found[key] = client.zrange(key, 0, -1, withscores=True)
         elif client.type(key) == "string":
-            found[key] = cached(stores, key) | {"as_of": None}
+            document = cached(stores, key)
+            found[key] = document | {"as_of": None} | ({"revision": None} if "revision" in document else {})
     return {key: value for key, value in found.items() if not key.startswith(f"{keys.UPTIME_LEADERBOARD}:2")}
 
 

@@ -1,5 +1,6 @@
 """The content of the cached documents, as pure functions."""
 
+import json
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from math import inf, nan
@@ -15,6 +16,8 @@ from ninjait_pipelines.cache.documents import (
     Device,
     Window,
     device_list,
+    figures,
+    own_reading,
     summary,
     uptime_scores,
 )
@@ -22,13 +25,14 @@ from ninjait_pipelines.left_out import LeftOut
 from ninjait_pipelines.metrics.model import FIELDS
 
 ORG, OTHER = UUID(int=1), UUID(int=2)
+REVISION = "r"
 H = datetime(2026, 3, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 HOURS = [H, H + HOUR, H + 3 * HOUR]  # H + 2 was not rolled up
 
 
 def device(number: int, registered_at: datetime = H - HOUR, **changes: Any) -> Device:
-    return Device(ORG, UUID(int=number), f"pc-{number}", "server", "Linux", registered_at, **changes)
+    return Device(str(ORG), str(UUID(int=number)), f"pc-{number}", "server", "Linux", registered_at, **changes)
 
 
 def window(*shares: tuple[Device, float], hours: Sequence[datetime] = HOURS) -> Window:
@@ -53,7 +57,7 @@ def test_a_device_covers_no_more_hours_than_are_due() -> None:
 
 def test_samples_under_another_organization_cover_nothing() -> None:
     one = device(1)
-    assert Window(4, HOURS, {(OTHER, one.device_id): 3.0}).covered(one) == 0.0
+    assert Window(4, HOURS, {(str(OTHER), one.device_id): 3.0}).covered(one) == 0.0
 
 
 @pytest.mark.parametrize("share", [nan, inf, -inf])
@@ -72,31 +76,38 @@ def test_a_window_ends_with_its_newest_hour() -> None:
 
 
 def test_a_list_has_each_device_with_its_own_readings() -> None:
-    devices = [device(1, status="online", last_seen=H), device(2), device(3)]
-    readings = {
-        UUID(int=1): {"organization_id": str(ORG), "as_of": "now", "cpu": 5.0, "invented": 1},
-        UUID(int=2): {"organization_id": str(OTHER), "as_of": "now", "cpu": 6.0},
-        UUID(int=3): {"as_of": "now", "cpu": 7.0},
-        UUID(int=9): {"organization_id": str(ORG), "as_of": "now", "cpu": 8.0},
-    }
-    found = device_list(ORG, devices, readings, H)
+    cached = [
+        {"organization_id": str(ORG), "as_of": "now", "cpu": 5.0, "invented": 1},
+        {"organization_id": str(OTHER), "as_of": "now", "cpu": 6.0},
+        {"as_of": "now", "cpu": 7.0},
+    ]
+    readings = [own_reading(json.dumps(one), str(ORG)) for one in cached]
+    heard: list[dict[str, Any]] = [{"status": "online", "last_seen": H}, {}, {}]
+    devices = [device(number, readings=readings[number], **heard[number]) for number in range(3)]
+    made = device_list(ORG, devices, REVISION, H)
+    found = msgspec.json.decode(msgspec.json.encode(made))
     assert found["completeness"] == 1 / 3, "the status of two is unknown"
     one, *others = found["devices"]
     assert one["readings"] == dict.fromkeys(FIELDS) | {"as_of": "now", "cpu": 5.0}
     assert [other["readings"] for other in others] == [None, None], "those of nobody and of another organization"
     assert (one["last_seen"], others[0]["last_seen"]) == ("2026-03-01T00:00:00Z", None)
-    assert msgspec.json.decode(msgspec.json.encode(found)) == found
+
+
+@pytest.mark.parametrize("cached", [None, "", "x", "[1]", "7", "null", '{"organization_id": 1}', "{"])
+def test_what_is_no_reading_is_none(cached: str | None) -> None:
+    assert own_reading(cached, str(ORG)) is None
 
 
 def test_an_organization_without_devices_is_complete() -> None:
-    found = device_list(ORG, [], {}, H)
+    found = device_list(ORG, [], REVISION, H)
     assert (found["devices"], found["completeness"]) == ([], 1.0)
 
 
 def test_a_summary_counts_devices_hours_and_open_work() -> None:
     old, new = device(1, status="online"), device(2, H + 2 * HOUR)
     work = {("ticket", "high"): 2, ("alert", "info"): 3, ("ticket", "unheard-of"): 1}
-    found = summary(ORG, [old, new], window((old, 2.0), (new, 0.5)), {"cpu_avg": 7.5}, work, H)
+    hours = window((old, 2.0), (new, 0.5))
+    found = summary(ORG, [old, new], hours, figures([old, new], hours, {"cpu_avg": 7.5}), work, REVISION, H)
     assert found["devices"] == {"total": 2, "online": 1, "unknown": 1}
     assert found["sample_share"] == 2.5 / 4, "three hours of the old device and one of the new"
     assert (found["cpu_avg"], found["memory_avg"]) == (7.5, None)
@@ -106,8 +117,8 @@ def test_a_summary_counts_devices_hours_and_open_work() -> None:
 
 def test_a_summary_without_due_hours_has_no_share() -> None:
     """0 would look like devices that are all down."""
-    for found in (summary(ORG, devices, window(), {}, {}, H) for devices in ([], [device(1, H + 5 * HOUR)])):
-        assert found["sample_share"] is None
+    for devices in ([], [device(1, H + 5 * HOUR)]):
+        assert figures(devices, window(), {}).sample_share is None
 
 
 def test_the_leaderboard_leaves_out_new_devices_and_names_bad_ones() -> None:

@@ -1,16 +1,13 @@
 """What the caches are built from, read from real stores."""
 
-import uuid
 from collections import Counter
 from datetime import datetime, timedelta
-
-import pyarrow as pa
 
 from ninjait_pipelines import keys
 from ninjait_pipelines.cache import assets, reads
 from ninjait_pipelines.left_out import LeftOut
 from ninjait_pipelines.resources import Stores
-from ninjait_pipelines_tests.cache.caches import H, cached
+from ninjait_pipelines_tests.cache.caches import H, cached, sighting
 from ninjait_pipelines_tests.cache.data import ALPHA, BETA, EMPTY, HOUR, Fleet
 from ninjait_pipelines_tests.runs import run
 
@@ -26,13 +23,6 @@ STATUSES = {
     "heartbeats have ended, and readings later": ((60, "online"), 30, "offline", 30),
     "silent for a week": (None, 60 * 24 * 8, "unknown", None),
 }
-
-
-def sighting(stores: Stores, organization: uuid.UUID, device: uuid.UUID, moment: datetime) -> None:
-    """What agent_metrics writes."""
-    stamp = pa.array([moment], pa.timestamp("ms", "UTC"))
-    columns = {"organization_id": [str(organization)], "device_id": [str(device)], "last_seen": stamp}
-    stores.clickhouse.insert("device_sightings", pa.table(columns))
 
 
 def test_devices_without_heartbeats_are_known_by_their_readings(shared_stores: Stores) -> None:
@@ -73,11 +63,9 @@ def test_retired_devices_and_deactivated_organizations_are_not_read(shared_store
     fleet.device(BETA, "other")
     with shared_stores.postgres.transaction() as connection:
         connection.execute("UPDATE organizations SET deactivated_at = now() WHERE id = %s", (BETA,))
-    found = reads.devices_by_organization(shared_stores.postgres, shared_stores.clickhouse, now, LeftOut())
-    assert {id_: [device.device_id for device in devices] for id_, devices in found.items()} == {
-        ALPHA: [one],
-        EMPTY: [],
-    }
+    organizations = reads.organizations(shared_stores.postgres, {})
+    found = {one.organization_id: [device.device_id for device in one.devices(LeftOut())] for one in organizations}
+    assert found == {ALPHA: [str(one)], EMPTY: []}
 
 
 def test_a_window_has_the_last_hours_of_data_and_their_shares_only(shared_stores: Stores) -> None:
@@ -86,13 +74,15 @@ def test_a_window_has_the_last_hours_of_data_and_their_shares_only(shared_stores
     rolled_up = [H, H + HOUR, H + 2 * HOUR, H + 4 * HOUR]
     fleet.rolled_up(rolled_up)
     fleet.hourly(ALPHA, one, [*rolled_up, H + 3 * HOUR], 60, cpu_avg=5.0)
-    window = reads.rolled_up_window(shared_stores.clickhouse, 4)
+    hours = list(reads.rolled_up_hours(shared_stores.clickhouse, 4))
+    window = reads.rolled_up_window(shared_stores.clickhouse, 4, hours)
     assert (window.length, window.hours) == (4, rolled_up[1:])
-    assert window.shares == {(ALPHA, one): 1.5}, "neither of an older hour nor of one that was not rolled up"
-    assert reads.means_by_organization(shared_stores.clickhouse, window)[ALPHA]["cpu_avg"] == 5.0
+    assert window.shares == {(str(ALPHA), str(one)): 1.5}, "neither of an older hour nor of one that was not rolled up"
+    assert reads.means_by_organization(shared_stores.clickhouse, hours)[ALPHA]["cpu_avg"] == 5.0
 
 
 def test_before_the_first_roll_up_there_is_an_empty_window(shared_stores: Stores) -> None:
-    window = reads.rolled_up_window(shared_stores.clickhouse, 4)
+    assert reads.rolled_up_hours(shared_stores.clickhouse, 4) == {}
+    window = reads.rolled_up_window(shared_stores.clickhouse, 4, [])
     assert (window.hours, window.shares) == ([], {})
-    assert reads.means_by_organization(shared_stores.clickhouse, window) == {}
+    assert reads.means_by_organization(shared_stores.clickhouse, []) == {}
