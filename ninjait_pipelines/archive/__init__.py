@@ -1,1 +1,1 @@
-"""The cold archive: a day of a mart as Parquet objects, one per organization, listed in a manifest."""
+"""The cold archive: a day of a mart as Parquet objects, each of some organizations, listed in a manifest."""

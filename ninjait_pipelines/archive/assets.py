@@ -27,7 +27,7 @@ DATASET = "device_metrics_hourly"
     metadata={"dagster/column_schema": column_schema(DATASET)},
 )
 def device_metrics_archive(context: dg.AssetExecutionContext, clickhouse: ClickHouse, archive: Archive) -> None:
-    """device_metrics_hourly of a UTC day as Parquet: one object per organization, and a manifest that is written last.
+    """device_metrics_hourly of a UTC day as Parquet objects, and a manifest that is written last.
 
     Late data gives new objects and a new manifest; `write_day` says what happens if the process dies. A day whose
     archive is damaged fails the run after the other days are done, and these count as materialized.

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from ninjait_pipelines.archive.objects import (
     MANIFEST_BYTES,
+    VERSION,
     ArchiveDamaged,
     ArchivedObject,
     Manifest,
@@ -52,9 +53,10 @@ def write_day(
        hangs while another run writes a manifest that names one of them again, the object is lost, and that run's check
        reports it.
     """
-    objects = split(dataset, day, rows)
+    objects = split(dataset, day, rows, archive.object_rows)
     columns = [(field.name, str(field.type)) for field in rows.schema]
-    manifest = Manifest(dataset, day, columns, as_of, completeness, rows.num_rows, list(objects))
+    described = [one for one, _ in objects]
+    manifest = Manifest(dataset, day, columns, as_of, completeness, rows.num_rows, described, VERSION)
     key = manifest_key(dataset, day)
     superseded: set[str] = set()
     for attempt in range(1, ATTEMPTS + 1):
@@ -63,9 +65,9 @@ def write_day(
         if previous and previous.as_of > as_of:
             check_time(previous, now())
             return previous
-        superseded.update(described.key for described in (previous.objects if previous else []))
-        for described, data in objects.items():
-            _write_object(archive, described, data)
+        superseded.update(one.key for one in (previous.objects if previous else []))
+        for one, data in objects:
+            _write_object(archive, one, data)
         try:
             archive.write(key, msgspec.json.format(msgspec.json.encode(manifest), indent=2), over=version)
             break
@@ -75,7 +77,7 @@ def write_day(
     current = _manifest(archive, dataset, day)
     if current != manifest and current.as_of <= as_of:
         raise ObjectDiffers(key, "is not what was just written")
-    for unnamed in sorted(superseded - {described.key for described in current.objects}):
+    for unnamed in sorted(superseded - {one.key for one in current.objects}):
         archive.delete(unnamed)
     return current
 

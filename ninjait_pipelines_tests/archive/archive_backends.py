@@ -13,6 +13,8 @@ from ninjait_pipelines_tests import conftest
 from ninjait_pipelines_tests.local.stack.standalone_engine import alone
 
 SMALLEST_PART = 5 * 2**20
+# A test's day of two organizations is two objects.
+FEW_ROWS = 2
 
 
 def on_s3(settings: Mapping[str, str], prefix: str, **fields: Any) -> Archive:
@@ -20,7 +22,9 @@ def on_s3(settings: Mapping[str, str], prefix: str, **fields: Any) -> Archive:
     names = ("endpoint_url", "access_key_id", "secret_access_key", "session_token", "region")
     given = {name: settings.get(f"AWS_{name.upper()}") for name in names}
     url = f"{settings['ARCHIVE_URL'].rstrip('/')}/{prefix}"
-    return Archive(**{"url": url, "part_bytes": SMALLEST_PART, "timeout_seconds": 10, **given, **fields})
+    return Archive(
+        **{"url": url, "part_bytes": SMALLEST_PART, "object_rows": FEW_ROWS, "timeout_seconds": 10, **given, **fields}
+    )
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +41,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, str]]:
 def archive(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Archive]:
     """An empty archive, removed at the end."""
     if request.param == "folder":
-        found = Archive(url=tmp_path.as_uri())
+        found = Archive(url=tmp_path.as_uri(), object_rows=FEW_ROWS)
     else:
         found = on_s3(request.getfixturevalue("s3"), f"test_{uuid.uuid4().hex}")
     with found.open():

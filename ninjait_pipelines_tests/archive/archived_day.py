@@ -1,10 +1,12 @@
 """A day of two organizations, archived: what the tests of the archive share."""
 
+import hashlib
 import io
 import json
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -56,6 +58,11 @@ def files(stores: Stores) -> dict[str, bytes]:
     return {key: stores.archive.read(key) for key in stores.archive.list_keys(FOLDER)}
 
 
+def keys(stores: Stores) -> dict[str, str]:
+    """The object of each organization."""
+    return {name: one["key"] for one in manifest(stores)["objects"] for name in one["organizations"]}
+
+
 def archived_rows(stores: Stores) -> list[dict[str, Any]]:
     """What a reader of the archive gets: the rows of the objects that the manifest names."""
     tables = [pq.read_table(io.BytesIO(stores.archive.read(one["key"]))) for one in manifest(stores)["objects"]]
@@ -68,6 +75,23 @@ def day_now(stores: Stores) -> dict[str, Any]:
     rows = stores.clickhouse.arrow(sql("rollup/day"), start=D, stop=D + 24 * HOUR)
     found = {"dataset": DATASET, "day": D.date(), "rows": rows, "as_of": as_of, "completeness": 1.0}
     return {**found, "now": lambda: as_of + HOUR}
+
+
+def archived_by_0_3(stores: Stores) -> list[str]:
+    """The day as 0.3.0 archived it: an object for each organization, in a folder of its own. Returns their keys."""
+    rows, objects = day_now(stores)["rows"], []
+    for organization in rows["organization_id"].unique().to_pylist():
+        own = rows.filter(pc.equal(rows["organization_id"], organization)).combine_chunks()
+        pq.write_table(own, file := io.BytesIO(), compression="zstd")
+        sha256 = hashlib.sha256(file.getvalue()).hexdigest()
+        key = f"{FOLDER}/organization_id={organization}/{sha256[:16]}.parquet"
+        stores.archive.write(key, file.getvalue())
+        size = {"rows": own.num_rows, "bytes": len(file.getvalue())}
+        objects.append({"organization_id": organization, "key": key, **size, "sha256": sha256})
+    about = {"dataset": DATASET, "day": DAY, "columns": [[field.name, str(field.type)] for field in rows.schema]}
+    about |= {"as_of": f"{stores.clickhouse.now():%Y-%m-%dT%H:%M:%S.%fZ}", "completeness": 1.0, "rows": rows.num_rows}
+    stores.archive.write(MANIFEST, json.dumps({**about, "objects": objects}).encode())
+    return [str(one["key"]) for one in objects]
 
 
 def damage_day(stores: Stores, how: str) -> tuple[type[Exception], str]:

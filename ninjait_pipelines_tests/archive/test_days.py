@@ -1,5 +1,7 @@
 """A day written and read back, on real stores: overtaken, damaged, foreign, too large, and on a full disk."""
 
+import json
+import os
 import re
 import subprocess
 import sys
@@ -20,21 +22,26 @@ from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.resources.archive.errors import ObjectChanged
 from ninjait_pipelines.resources.archive.resource import Archive
 from ninjait_pipelines.resources.clickhouse import sql
+from ninjait_pipelines_tests.archive.archive_backends import FEW_ROWS
 from ninjait_pipelines_tests.archive.archived_day import (
     DAY,
     FOLDER,
     MANIFEST,
     D,
     archive_day,
+    archived_by_0_3,
     damage_day,
     day_now,
     files,
+    keys,
     late_row,
     manifest,
     rewrite_manifest,
 )
 from ninjait_pipelines_tests.cache.data import ALPHA, BETA, HOUR, Fleet
+from ninjait_pipelines_tests.conftest import SERVERS
 from ninjait_pipelines_tests.rollup.data import check
+from ninjait_pipelines_tests.runs import killed
 
 
 @pytest.mark.parametrize("meanwhile", [False, True])
@@ -94,7 +101,7 @@ def test_a_newer_run_does_not_name_what_an_older_one_deleted(shared_stores: Stor
 def test_two_runs_write_one_object_at_once(shared_stores: Stores, fleet: Fleet, same: bool) -> None:
     """The key has the content's hash: the other's object is fine if it has that content, and else a named error."""
     now = day_now(shared_stores)
-    [(described, data), _] = split(DATASET, D.date(), now["rows"]).items()
+    [(described, data), _] = split(DATASET, D.date(), now["rows"], FEW_ROWS)
     there = data if same else data[:-1]
     archive = overtaken(shared_stores, described.key, lambda: shared_stores.archive.write(described.key, there))
     if same:
@@ -140,6 +147,70 @@ def test_a_reader_gets_the_day_or_some_of_its_columns(shared_stores: Stores, fle
     assert read_day(shared_stores.archive, DATASET, D.date()).num_rows == 0
 
 
+def test_a_day_of_0_3_is_read_and_verified_and_another_run_replaces_it(shared_stores: Stores, fleet: Fleet) -> None:
+    old, rows = archived_by_0_3(shared_stores), day_now(shared_stores)["rows"]
+    manifest = verify_day(shared_stores.archive, DATASET, D.date())
+    assert [one.organizations for one in manifest.objects] == [{str(ALPHA): 2}, {str(BETA): 2}]
+    assert read_day(shared_stores.archive, DATASET, D.date()).equals(rows)
+    shared_stores.archive.write(old[0], shared_stores.archive.read(old[1]))
+    with pytest.raises(ObjectDiffers, match=re.escape(old[0])):
+        verify_day(shared_stores.archive, DATASET, D.date())
+    assert archive_day(shared_stores) == {"archived_day_is_whole": True}
+    assert read_day(shared_stores.archive, DATASET, D.date()).equals(rows)
+    assert set(files(shared_stores)) == {MANIFEST, *keys(shared_stores).values()}
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize(
+    ("method", "call"), [("write", 1), ("write", 2), ("write", 3), ("delete", 1), ("delete", 2)], ids=str
+)
+def test_killed_while_it_replaces_a_day_of_0_3(
+    shared_stores: Stores, fleet: Fleet, method: str, call: int, after: bool
+) -> None:
+    """Two objects and the manifest are written, then the two of before are deleted."""
+    old = archived_by_0_3(shared_stores)
+    with killed(Archive, method, call, after):
+        archive_day(shared_stores, fails=True)
+    switched = method == "delete" or (call == 3 and after)
+    assert verify_day(shared_stores.archive, DATASET, D.date()).version == (2 if switched else 1)
+    assert switched or set(old) <= set(files(shared_stores))
+    assert archive_day(shared_stores) == {"archived_day_is_whole": True}
+    assert read_day(shared_stores.archive, DATASET, D.date()).equals(day_now(shared_stores)["rows"])
+
+
+@pytest.mark.parametrize(
+    ("archive", "by_0_3"),
+    [("folder", False), *(pytest.param("s3", old, marks=pytest.mark.servers) for old in (False, True))],
+    indirect=["archive"],
+)
+def test_the_documented_query_reads_an_organization_s_day(
+    shared_stores: Stores, fleet: Fleet, archive: Archive, by_0_3: bool, clickhouse_version: str
+) -> None:
+    """In a ClickHouse of the reader's own: the pipeline's user may not read S3. (In a folder `**` finds no objects of
+    0.3.0: there it does not reach into folders.)"""
+    archived_by_0_3(shared_stores) if by_0_3 else archive_day(shared_stores)
+    section = (ROOT / "docs" / "contracts.md").read_text().partition("\n## Archive objects\n")[2]
+    [query] = re.findall(r"```sql\n(SELECT .+s3\(.+?)```", section, re.S)
+    query, count = re.subn(
+        r"s3\('https://s3.example.com/bucket/prefix/(.+?)', 'KEY', 'SECRET'\)", source(archive), query
+    )
+    assert count == 1
+    query = query.replace("2026-03-01", DAY).replace("11111111-1111-4111-8111-111111111111", str(BETA))
+    command = [sys.executable, "-c", "import chdb, sys; print(chdb.query(sys.argv[1], 'JSONEachRow'))", query]
+    older = {"PYTHONPATH": str(SERVERS / f"clickhouse-{clickhouse_version}")} if clickhouse_version else {}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60, env=os.environ | older)
+    rows = sorted((row["hour"], row["cpu_avg"]) for row in map(json.loads, done.stdout.strip().split("\n")))
+    assert rows == [(f"{hour:%Y-%m-%d %H:%M:%S.000}", 1.5) for hour in (D, D + 23 * HOUR)]
+
+
+def source(archive: Archive) -> str:
+    """ClickHouse's table function for the archive, of the keys \\1."""
+    if archive.endpoint_url is None:
+        return rf"file('{archive.url.removeprefix('file://')}/\1')"
+    place = f"{archive.endpoint_url}/{archive.url.removeprefix('s3://')}"
+    return rf"s3('{place}/\1', '{archive.access_key_id}', '{archive.secret_access_key}')"
+
+
 @pytest.mark.parametrize("how", ["vanished object", "empty object", "a manifest with other rows"])
 def test_a_reader_is_told_of_damage(shared_stores: Stores, fleet: Fleet, how: str) -> None:
     """Never fewer rows in silence."""
@@ -153,9 +224,11 @@ def test_a_reader_is_told_of_damage(shared_stores: Stores, fleet: Fleet, how: st
     "foreign",
     [
         "ours/of-another-kind.json",
+        f"{DATASET}/day={D - 24 * HOUR:%Y-%m-%d}/0123456789abcdef.parquet",
         f"{DATASET}/day={D - 24 * HOUR:%Y-%m-%d}/organization_id={ALPHA}/0123456789abcdef.parquet",
         f"{FOLDER}/../day={DAY}/manifest.json",
-        f"{FOLDER}/organization_id={BETA}/x.parquet",
+        f"{FOLDER}/organization_id={BETA}/0123456789abcdef.parquet",
+        f"{FOLDER}/x.parquet",
         "/etc/hostname",
         MANIFEST,
     ],

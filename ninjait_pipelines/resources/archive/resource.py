@@ -60,6 +60,9 @@ class Archive(Store):
     session_token: str | None = Field(default=None, description="Session token of temporary keys")
     region: str | None = Field(default=None, description="Region; without one, AWS's usual chain finds it")
     part_bytes: int = Field(default=64 * 2**20, description="A larger object goes to S3 in parts of this many bytes")
+    object_rows: int = Field(
+        default=100_000, description="A day with more rows is split into objects of at most this many, by organization"
+    )
     stale_upload_seconds: float = Field(
         default=86_400, description="A multipart upload that began this long ago is considered abandoned, seconds"
     )
