@@ -45,8 +45,8 @@ def write_day(
     still counts, and everything that it names is still there.
 
     1. Read the existing manifest. If it is a newer run's, it counts and this run ends; one from the future is an error.
-    2. Write the objects that do not exist yet, and read each back: hash and rows. Dying here: no manifest names them,
-       and a rerun writes the same keys.
+    2. Write the objects that do not exist yet, and read each back: hash, and rows of each organization. Dying here: no
+       manifest names them, and a rerun writes the same keys.
     3. Replace the manifest of step 1, and read the new one back. It counts from here on. If another run has replaced it
        meanwhile, start again: that run may have deleted objects that existed in step 2.
     4. Delete what only previous manifests named. Dying here: such objects stay, unnamed and harmless. If this step

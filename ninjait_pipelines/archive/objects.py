@@ -122,7 +122,11 @@ def decode(data: bytes, dataset: str, day: date) -> Manifest:
     for named in manifest.objects:
         if named.key != _key(dataset, day, named):
             raise ManifestRefused(key, f"names {named.key!r}, which is no object of its day")
-    return msgspec.structs.replace(manifest, objects=[_of_one_organization(named) for named in manifest.objects])
+    objects = [_of_one_organization(named) for named in manifest.objects]
+    names = [name for named in objects for name in named.organizations]
+    if len(names) > len(set(names)):
+        raise ManifestRefused(key, "names an organization in two objects")
+    return msgspec.structs.replace(manifest, objects=objects)
 
 
 def _of_one_organization(described: ArchivedObject) -> ArchivedObject:

@@ -15,7 +15,7 @@ from ninjait_pipelines_tests.archive.archived_day import (
     manifest,
     rewrite_manifest,
 )
-from ninjait_pipelines_tests.cache.data import Fleet
+from ninjait_pipelines_tests.cache.data import EMPTY, Fleet
 from ninjait_pipelines_tests.rollup.data import check
 
 
@@ -51,7 +51,7 @@ def test_rows_of_another_organization_in_an_object_are_found(shared_stores: Stor
     """Hash and number of rows are as written; who erases or counts an organization's rows would miss these."""
     archive_day(shared_stores)
     first, second = manifest(shared_stores)["objects"]
-    rewrite_manifest(shared_stores, objects=[first, {**second, "organizations": first["organizations"]}])
+    rewrite_manifest(shared_stores, objects=[first, {**second, "organizations": {str(EMPTY): 2}}])
     found = check(shared_stores, [device_metrics_archive], [archived_day_is_whole], DAY)["archived_day_is_whole"]
     assert not found.passed
     assert f"{second['key']}: has other rows per organization" in str(found.description)

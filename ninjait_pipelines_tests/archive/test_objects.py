@@ -118,6 +118,13 @@ def test_what_is_no_manifest_of_the_day_counts_as_damaged(data: bytes, problem: 
         decode(data, "hourly", DAY)
 
 
+def test_an_object_that_is_named_twice_is_refused() -> None:
+    """A reader would get its rows twice, and every hash would be right."""
+    [described, _] = split("hourly", DAY, ROWS, 2)[0]
+    with pytest.raises(ManifestRefused, match="names an organization in two objects"):
+        decode(encoded(objects=msgspec.to_builtins([described, described]), rows=4), "hourly", DAY)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
