@@ -1,5 +1,6 @@
 """Dagster's storage as dagster.yaml names it, on a real PostgreSQL: connections are kept, shared and replaced."""
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import dagster as dg
 import psycopg
 import pytest
+import sqlalchemy
 import yaml
 
 from ninjait_pipelines import dagster_storage
@@ -51,6 +53,25 @@ def test_one_connection_serves_all_instances_of_a_process(
     assert backends(watcher) == found
 
 
+def test_the_list_of_tables_is_read_once(instance: dg.DagsterInstance) -> None:
+    """At every tick each of the three storages read it, and most statements asked for columns first."""
+    statements: list[str] = []
+
+    def use(used: dg.DagsterInstance) -> None:
+        assert used.get_run_records() == []
+        assert used.all_instigator_state() == []
+        used.report_runless_asset_event(dg.AssetMaterialization("mart"))
+        assert used.get_asset_records([dg.AssetKey("mart")])
+
+    use(instance)
+    pool = dagster_storage._pool(instance.event_log_storage.postgres_url)  # type: ignore[attr-defined]
+    sqlalchemy.event.listen(pool, "before_cursor_execute", lambda *event: statements.append(event[2]))
+    with dg.DagsterInstance.from_ref(instance.get_ref()) as another:
+        use(another)
+    assert statements
+    assert not [statement for statement in statements if "pg_catalog" in statement]
+
+
 def test_a_connection_that_a_restart_ended_is_replaced(
     instance: dg.DagsterInstance, watcher: psycopg.Connection
 ) -> None:
@@ -67,6 +88,9 @@ def test_many_threads_wait_for_none_and_few_connections_stay(
     """The daemon's threads, each in a statement."""
     with ThreadPoolExecutor(12) as threads:
         assert list(threads.map(lambda _: instance.get_runs_count(), range(60))) == [0] * 60
+    deadline = time.monotonic() + 5  # a connection that was closed still ends on PostgreSQL's side
+    while len(backends(watcher)) > dagster_storage.KEPT and time.monotonic() < deadline:
+        time.sleep(0.05)
     assert 1 <= len(backends(watcher)) <= dagster_storage.KEPT
 
 

@@ -4,11 +4,11 @@ import dagster as dg
 
 from ninjait_pipelines.ingest.assets import drains
 from ninjait_pipelines.ingest.checks import all_checks
-from ninjait_pipelines.ingest.sensors import after_outage, drain_jobs, drain_sensors, registered_hosts
+from ninjait_pipelines.ingest.sensors import after_outage, drain_jobs, drains_by_depth, registered_hosts
 
 defs = dg.Definitions(
     assets=drains,
     asset_checks=all_checks,
     jobs=drain_jobs,
-    sensors=[*drain_sensors, registered_hosts, after_outage],
+    sensors=[drains_by_depth, registered_hosts, after_outage],
 )

@@ -1,10 +1,12 @@
-"""The sensors that start drains: one per queue, which looks at the queue's depth and touches no message.
+"""The sensor that starts drains: it looks at the depths of the queues and touches no message.
 
 Two more replay messages: those from hosts that were registered later, and dead letters that an outage made.
 """
 
+import time
 from ast import literal_eval
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from itertools import islice, takewhile
 from typing import Any
@@ -33,6 +35,11 @@ from ninjait_pipelines.settings import THRESHOLDS
 # Drains usually fail because a store is down, and would fail again at once. Each further failure doubles the wait.
 LONGEST_WAIT = timedelta(minutes=5)
 FAILURES_COUNTED = 7  # as many as it takes from the shortest wait to the longest
+EMPTY = "the queue is empty"
+# How long a tick waits for messages, and how often it looks for them. Dagster ends a tick after 60 seconds, a daemon
+# that is stopped waits for its end, and a queue that does not answer takes 20 seconds of it.
+WAIT_SECONDS = 20.0
+LOOK_SECONDS = 2.0
 # Far beyond a drain's bound of 45 seconds: a worker that hangs, or whose machine is gone, makes room for the next one.
 MAX_RUN_SECONDS = 300
 # A drain starts before all other queued runs: it takes seconds, and messages wait for it.
@@ -60,8 +67,8 @@ def decide(depth: Depth, active: bool, failed_at: datetime | None, now: datetime
 
     Messages held by a dead consumer count too: only a drain can take them over.
     """
-    if not depth.outstanding and not depth.dead:
-        return "the queue is empty"
+    if depth.empty:
+        return EMPTY
     if active:
         return "a drain is under way"
     wait = min(timedelta(seconds=THRESHOLDS.drain_retry_seconds) * 2 ** (failures - 1), LONGEST_WAIT)
@@ -71,26 +78,77 @@ def decide(depth: Depth, active: bool, failed_at: datetime | None, now: datetime
     return None
 
 
-def drain_sensor(queue: str, job: dg.JobDefinition) -> dg.SensorDefinition:
-    """The sensor of one queue. Its requests have no run key, which Dagster would remember for ever."""
+def drains_sensor(wait_seconds: float = WAIT_SECONDS) -> dg.SensorDefinition:
+    """One sensor for all queues. Its requests have no run key, which Dagster would remember for ever."""
 
     @dg.sensor(
-        name=f"{job.name}_by_depth",
-        job=job,
+        jobs=drain_jobs,
         minimum_interval_seconds=10,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description=f"Starts {job.name} while {queue} holds messages or dead letters, and no drain of it runs.",
+        description="Starts the drain of each queue that holds messages or dead letters, unless one runs already.",
     )
-    def by_depth(
+    def drains_by_depth(
         context: dg.SensorEvaluationContext, message_queue: dg.ResourceParam[MessageQueue]
-    ) -> dg.RunRequest | dg.SkipReason:
-        message_queue.declare(queue)  # a stack that was never published to has no queues yet
-        depth = message_queue.depth(queue)
-        active, failed_at, failures = last_drain(context.instance, job.name)
-        reason = decide(depth, active, failed_at, datetime.now(UTC), failures)
-        return dg.SkipReason(reason) if reason else dg.RunRequest()
+    ) -> dg.SensorResult | dg.SkipReason:
+        until = time.monotonic() + wait_seconds
+        depths, errors = _first_look(message_queue)
+        reasons = _reasons(context.instance, depths)
+        if all(reasons.values()) and not errors:
+            reasons = _watch(context.instance, message_queue, until) or reasons
+        for error in errors:  # one queue that is not as it should be stops its own drain only
+            context.log.error(str(error))
+        requests = [dg.RunRequest(job_name=jobs[queue].name) for queue, reason in reasons.items() if not reason]
+        if errors and not requests:
+            raise errors[0]
+        return dg.SensorResult(requests) if requests else dg.SkipReason(_summary(reasons))
 
-    return by_depth
+    return drains_by_depth
+
+
+def _first_look(message_queue: MessageQueue) -> tuple[dict[str, Depth], list[StoreError]]:
+    """The depths, and the errors of the other queues. A queue whose leader is gone takes 20 seconds to fail: all are
+    asked at the same time."""
+
+    def look(queue: str) -> Depth | StoreError:
+        try:
+            message_queue.declare(queue)  # a stack that was never published to has no queues yet
+            return message_queue.depth(queue)
+        except StoreError as error:
+            return error
+
+    with ThreadPoolExecutor(len(jobs)) as threads:
+        found = dict(zip(jobs, threads.map(look, jobs), strict=True))
+    depths = {queue: depth for queue, depth in found.items() if isinstance(depth, Depth)}
+    return depths, [error for error in found.values() if isinstance(error, StoreError)]
+
+
+def _watch(instance: dg.DagsterInstance, message_queue: MessageQueue, until: float) -> dict[str, str | None]:
+    """Looks at the queues until a drain should start, or until the end of the tick; returns the reasons of the last
+    look.
+
+    A look costs a fiftieth of a tick, and Dagster would not begin the next tick for five to ten seconds.
+    """
+    reasons: dict[str, str | None] = {}
+    with message_queue.watch() as depth:
+        while all(reasons.values()) and time.monotonic() + LOOK_SECONDS < until:
+            time.sleep(LOOK_SECONDS)
+            reasons = _reasons(instance, {queue: depth(queue) for queue in jobs})
+    return reasons
+
+
+def _reasons(instance: dg.DagsterInstance, depths: Mapping[str, Depth]) -> dict[str, str | None]:
+    """For each queue, why no drain should start now; None if one should. Of an empty queue Dagster is not asked."""
+    return {queue: EMPTY if depth.empty else _reason(instance, queue, depth) for queue, depth in depths.items()}
+
+
+def _reason(instance: dg.DagsterInstance, queue: str, depth: Depth) -> str | None:
+    active, failed_at, failures = last_drain(instance, jobs[queue].name)
+    return decide(depth, active, failed_at, datetime.now(UTC), failures)
+
+
+def _summary(reasons: Mapping[str, str | None]) -> str:
+    waiting = [f"{queue}: {reason}" for queue, reason in reasons.items() if reason != EMPTY]
+    return "; ".join(waiting) or "all queues are empty"
 
 
 def last_drain(instance: dg.DagsterInstance, job_name: str) -> tuple[bool, datetime | None, int]:
@@ -104,7 +162,7 @@ def last_drain(instance: dg.DagsterInstance, job_name: str) -> tuple[bool, datet
     return False, datetime.fromtimestamp(failed[0].end_time or 0, UTC), len(failed)
 
 
-@dg.sensor(minimum_interval_seconds=30, default_status=dg.DefaultSensorStatus.RUNNING)
+@dg.sensor(minimum_interval_seconds=60, default_status=dg.DefaultSensorStatus.RUNNING)
 def registered_hosts(
     context: dg.SensorEvaluationContext,
     message_queue: dg.ResourceParam[MessageQueue],
@@ -187,4 +245,4 @@ def _is_known(shown: str, routing_key: str, registry: SenderRegistry) -> bool:
 
 jobs = {queue: drain_job(asset) for queue, asset in BY_QUEUE.items()}
 drain_jobs = list(jobs.values())
-drain_sensors = [drain_sensor(queue, job) for queue, job in jobs.items()]
+drains_by_depth = drains_sensor()

@@ -13,7 +13,7 @@ from ninjait_pipelines.resources.mongodb import MongoDB
 @dg.run_failure_sensor(
     name="failed_runs",
     monitor_all_code_locations=True,
-    minimum_interval_seconds=30,
+    minimum_interval_seconds=60,
     default_status=dg.DefaultSensorStatus.RUNNING,
 )
 def failed_runs(context: dg.RunFailureSensorContext, mongodb: MongoDB) -> dg.SkipReason | None:

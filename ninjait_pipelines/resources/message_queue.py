@@ -13,8 +13,8 @@ The contract, which `ninjait_pipelines_tests/resources/queue_contract.py` tests 
 """
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import ClassVar, Protocol
 
 import msgspec
@@ -43,6 +43,11 @@ class Depth(msgspec.Struct, frozen=True):
     def outstanding(self) -> int:
         """How many messages are published and not settled yet."""
         return self.ready + self.unsettled
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing for a drain to do. What a dead consumer holds counts, and so do dead letters."""
+        return not self.outstanding and not self.dead
 
 
 class Consumer(Protocol):
@@ -123,6 +128,11 @@ class MessageQueue(Store):
     @abstractmethod
     def depth(self, queue: str) -> Depth:
         """The queue's depth, without touching a message."""
+
+    @contextmanager
+    def watch(self) -> Iterator[Callable[[str], Depth]]:
+        """`depth` for a caller that asks again and again: over one connection, where a question needs its own."""
+        yield self.depth
 
     @abstractmethod
     def dead_letters(self, queue: str, limit: int = 100) -> list[tuple[Message, str]]:

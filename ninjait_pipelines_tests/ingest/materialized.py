@@ -14,7 +14,7 @@ def definitions(stores: Stores) -> dg.Definitions:
         assets=dg.load_assets_from_modules([assets, sensors]),
         asset_checks=dg.load_asset_checks_from_modules([checks]),
         jobs=sensors.drain_jobs,
-        sensors=sensors.drain_sensors,
+        sensors=[sensors.drains_by_depth],
         resources=stores.all(),
     )
 

@@ -41,13 +41,16 @@ def test_one_queue_that_is_declared_otherwise_stops_its_own_drain_only(shared_st
     spoil(shared_stores)
     try:
         resources = {"message_queue": shared_stores.message_queue}
-        [by_depth] = [one for one in sensors.drain_sensors if one.name == "drain_agent_metrics_by_depth"]
+        by_depth = sensors.drains_sensor(wait_seconds=0)
         with (
             dg.DagsterInstance.ephemeral() as instance,
             dg.build_sensor_context(instance, resources=resources) as context,
         ):
-            assert by_depth.evaluate_tick(context).run_requests
-        run(shared_stores, assets.agent_metrics)
+            [request] = by_depth.evaluate_tick(context).run_requests or ()
+            assert request.job_name == "drain_agent_metrics"
+            run(shared_stores, assets.agent_metrics)
+            with pytest.raises(StoreError):
+                by_depth.evaluate_tick(context)
         assert shared_stores.clickhouse.scalar("SELECT count() FROM message_deliveries WHERE outcome = 'written'") == 1
         with pytest.raises(StoreError):
             shared_stores.message_queue.declare()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from ninjait_pipelines.ingest import assets, sensors
+from ninjait_pipelines.ingest import sensors
 from ninjait_pipelines.ingest.quarantine.documents import make_document
 from ninjait_pipelines.ingest.quarantine.hold import prepare_quarantine
 from ninjait_pipelines.ingest.registry import load_sender_registry
@@ -250,7 +251,7 @@ def test_drains_that_fail_one_after_another_start_less_and_less_often(failures: 
 
 
 def test_a_sensor_starts_a_drain_skips_while_one_runs_and_waits_after_a_failure(fleet: Stores) -> None:
-    sensor = sensors.drain_sensors[list(assets.BY_QUEUE).index("agent.metrics")]
+    sensor = sensors.drains_sensor(wait_seconds=0)
     with (
         dg.DagsterInstance.ephemeral() as instance,
         dg.build_sensor_context(instance=instance, resources={"message_queue": fleet.message_queue}) as context,
@@ -260,12 +261,12 @@ def test_a_sensor_starts_a_drain_skips_while_one_runs_and_waits_after_a_failure(
             result = sensor.evaluate_tick(context)
             return len(result.run_requests or ()), result.skip_message
 
-        assert tick() == (0, "the queue is empty")
+        assert tick() == (0, "all queues are empty")
         fleet.message_queue.publish([outgoing("agent.metrics", metrics(sample()))])
         assert tick() == (1, None)
         job = definitions(fleet).resolve_job_def("drain_agent_metrics")
         run = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
-        assert tick() == (0, "a drain is under way")
+        assert tick() == (0, "agent.metrics: a drain is under way")
         instance.report_run_canceled(run)
         assert tick() == (1, None)
         instance.report_run_failed(instance.create_run_for_job(job))
@@ -275,3 +276,24 @@ def test_a_sensor_starts_a_drain_skips_while_one_runs_and_waits_after_a_failure(
         assert sensors.last_drain(instance, job.name)[1] > datetime.now(UTC) - timedelta(seconds=30)  # type: ignore[operator]
     assert sensor.default_status is dg.DefaultSensorStatus.RUNNING
     assert sensor.minimum_interval_seconds == 10
+
+
+def test_a_tick_waits_for_messages(fleet: Stores) -> None:
+    """Dagster starts a tick every ten seconds at best; this one starts a drain as soon as a message is there."""
+    sensor = sensors.drains_sensor(wait_seconds=50)
+    publisher = threading.Timer(1, fleet.message_queue.publish, [[outgoing("agent.metrics", metrics(sample()))]])
+    with (
+        dg.DagsterInstance.ephemeral() as instance,
+        dg.build_sensor_context(instance=instance, resources={"message_queue": fleet.message_queue}) as context,
+    ):
+        publisher.start()
+        started = time.monotonic()
+        requests = sensor.evaluate_tick(context).run_requests or ()
+        publisher.join()
+    assert [request.job_name for request in requests] == ["drain_agent_metrics"]
+    assert 1 <= time.monotonic() - started < 20
+
+
+def test_a_tick_ends_before_dagster_ends_it() -> None:
+    """After 60 seconds; a queue that does not answer takes two time-outs of 10 seconds, before the wait."""
+    assert sensors.WAIT_SECONDS + sensors.LOOK_SECONDS + 20 < 60

@@ -401,6 +401,17 @@ class QueueContract:
         assert bodies(got)[: len(confirmed)] == confirmed
         assert queue.publish([outgoing(1)]) == 1
 
+    def test_a_watched_depth_follows_the_queue(self, queue: MessageQueue) -> None:
+        with queue.watch() as depth:
+            assert depth(QUEUE).empty
+            queue.publish([outgoing(number) for number in range(3)])
+            assert eventually(lambda: depth(QUEUE).ready == 3)
+            assert depth("platform.logs").empty
+            drain(queue)
+            assert eventually(lambda: depth(QUEUE).empty)
+            with pytest.raises(ValueError, match="there is no queue"):
+                depth("agent.metrisc")
+
     def test_depth_counts_what_waits(self, queue: MessageQueue) -> None:
         assert (queue.depth(QUEUE).ready, queue.depth(QUEUE).dead) == (0, 0)
         queue.publish(outgoing(number) for number in range(7))

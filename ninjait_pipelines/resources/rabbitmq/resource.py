@@ -10,7 +10,7 @@ receipts are void. During an alarm the broker reads nothing from a publisher, bu
 """
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import groupby
 from typing import Any
@@ -148,13 +148,24 @@ class RabbitMQ(MessageQueue):
             ready, dead = (self._count(connection, name) for name in (known(queue), dead_queue(queue)))
         return Depth(ready=ready, unsettled=0, dead=dead)
 
+    @contextmanager
+    def watch(self) -> Iterator[Callable[[str], Depth]]:
+        """Depths as the broker reports them: a queue that only looks empty is one that is empty, unlike in `depth`."""
+        with self._connection() as connection:
+
+            def depth(queue: str) -> Depth:
+                ready, dead = (_reported(connection, name) for name in (known(queue), dead_queue(queue)))
+                return Depth(ready=ready, unsettled=0, dead=dead)
+
+            yield depth
+
     def _count(self, connection: Connection, name: str) -> int:
         """The number of messages in a queue, verified if it is 0.
 
         A queue whose leader is gone, after a full disk, reports 0 while the broker runs on, and does not answer a get
         at all. An empty queue answers at once. A message that arrives at just that moment is requeued.
         """
-        count: int = connection.call("queue_declare", name, passive=True).method.message_count
+        count = _reported(connection, name)
         if count:
             return count
         try:
@@ -206,3 +217,8 @@ class RabbitMQ(MessageQueue):
                     if not left:
                         break
                 connection.send("basic_nack", 0, multiple=True, requeue=True)
+
+
+def _reported(connection: Connection, name: str) -> int:
+    count: int = connection.call("queue_declare", name, passive=True).method.message_count
+    return count
