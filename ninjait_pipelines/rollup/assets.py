@@ -37,9 +37,10 @@ from ninjait_pipelines.settings import THRESHOLDS
 # Older hours have no full resolution to be made from.
 LOOKBACK = RETENTION[Tier.RAW]
 # An hour's last samples are still on their way when it ends: rolled up at once, every hour would be rolled up twice.
-# Written as "not between :00 and :05", so that gaps are filled at once, at whatever minute Dagster starts.
+# Written as "not between :00 and :06", so that gaps are filled at once, at whatever minute Dagster starts. The schedule
+# every_hour has requested the hour a minute earlier.
 _GRACE = ~dg.AutomationCondition.cron_tick_passed("0 * * * *").since(
-    dg.AutomationCondition.cron_tick_passed(f"{THRESHOLDS.rollup_grace_minutes} * * * *")
+    dg.AutomationCondition.cron_tick_passed(f"{THRESHOLDS.rollup_grace_minutes + 1} * * * *")
 )
 # It has no partitions and is materialized every few seconds: it neither starts a roll-up nor holds one up.
 _AGENT_METRICS = dg.AssetSelection.assets("agent_metrics")

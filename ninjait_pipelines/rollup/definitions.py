@@ -9,12 +9,19 @@ from ninjait_pipelines.rollup.checks import (
     sample_shares_are_shares,
     samples_are_conserved,
 )
-from ninjait_pipelines.rollup.sensors import check_last_week, last_week, late_hours, roll_up_late_hours
+from ninjait_pipelines.rollup.sensors import (
+    check_last_week,
+    every_hour,
+    last_week,
+    late_hours,
+    roll_up_hour,
+    roll_up_late_hours,
+)
 
 defs = dg.Definitions(
     assets=[device_metrics_hours],
     asset_checks=[samples_are_conserved, hour_is_accounted_for, sample_shares_are_shares, devices_have_one_sender],
-    jobs=[roll_up_late_hours, check_last_week],
+    jobs=[roll_up_hour, roll_up_late_hours, check_last_week],
     sensors=[late_hours],
-    schedules=[last_week],
+    schedules=[every_hour, last_week],
 )

@@ -1,7 +1,7 @@
-"""Late hours are rolled up again automatically, and the last week is checked once a day."""
+"""Each hour is rolled up when it is due, late hours are rolled up again, and the last week is checked once a day."""
 
 from collections.abc import Iterator, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 
 import dagster as dg
 
@@ -15,6 +15,12 @@ from ninjait_pipelines.rollup.checks import hour_is_accounted_for
 from ninjait_pipelines.rollup.hours import LateRange, condense, in_turn
 from ninjait_pipelines.settings import THRESHOLDS
 
+roll_up_hour = dg.define_asset_job(
+    "roll_up_hour",
+    selection=dg.AssetSelection.assets(*ROLLUP),
+    tags=AUTOMATION,
+    description="Rolls up the hour that ended last.",
+)
 roll_up_late_hours = dg.define_asset_job(
     "roll_up_late_hours",
     selection=dg.AssetSelection.assets(*ROLLUP),
@@ -31,7 +37,7 @@ check_last_week = dg.define_asset_job(
 
 @dg.sensor(
     job=roll_up_late_hours,
-    minimum_interval_seconds=30,
+    minimum_interval_seconds=60,
     default_status=dg.DefaultSensorStatus.RUNNING,
     name="late_hours",
 )
@@ -83,6 +89,31 @@ def _range(first: datetime, last: datetime) -> dict[str, str]:
 
 
 @dg.schedule(
+    job=roll_up_hour,
+    cron_schedule=f"{THRESHOLDS.rollup_grace_minutes} * * * *",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+    name="every_hour",
+)
+def every_hour(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+    """Rolls up the hour that ended last, in the second in which it is due; automation would take up to half a minute.
+
+    Automation fills the hour if this run fails, or if nothing ran when it was due.
+    """
+    hour = context.scheduled_execution_time.astimezone(UTC).replace(minute=0, second=0, microsecond=0) - HOUR
+    if hour < START:
+        return dg.SkipReason("no hour is over yet")
+    if hour in busy_hours(context.instance):
+        return dg.SkipReason("the hour is being rolled up")
+    return request_hour(hour)
+
+
+def request_hour(hour: datetime) -> dg.RunRequest:
+    """The request for the three roll-ups of one hour."""
+    key = HOURLY.get_partition_key_for_timestamp(hour.timestamp())
+    return dg.RunRequest(partition_key=key, asset_selection=[dg.AssetKey(name) for name in ROLLUP])
+
+
+@dg.schedule(
     job=check_last_week,
     cron_schedule="20 4 * * *",
     default_status=dg.DefaultScheduleStatus.RUNNING,
@@ -106,7 +137,9 @@ def busy_hours(instance: dg.DagsterInstance) -> set[datetime]:
 
 
 def _rolls_up(run: dg.DagsterRun) -> bool:
-    return run.job_name == roll_up_late_hours.name or dg.AssetKey(HOURLY_ROWS) in (run.asset_selection or ())
+    return run.job_name in (roll_up_hour.name, roll_up_late_hours.name) or dg.AssetKey(HOURLY_ROWS) in (
+        run.asset_selection or ()
+    )
 
 
 def hours_of(tags: Mapping[str, str]) -> Iterator[datetime]:

@@ -3,7 +3,9 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -12,7 +14,7 @@ import pytest
 from ninjait_pipelines.archive.assets import device_metrics_archive
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.rollup.assets import ROLLUP as NAMES
-from ninjait_pipelines.rollup.sensors import roll_up_late_hours
+from ninjait_pipelines.rollup.sensors import every_hour, roll_up_hour, roll_up_late_hours
 from ninjait_pipelines.settings import Settings
 from ninjait_pipelines_tests.rollup.data import (
     HOUR,
@@ -150,6 +152,13 @@ def test_an_hour_too_old_to_be_caught_up_is_rolled_up_for_the_first_time(
     assert request.tags["dagster/asset_partition_range_start"] == key(old)
 
 
+@pytest.fixture
+def on_disk(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    """An instance that a schedule can open again by its reference."""
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        yield instance
+
+
 class Clock:
     """Automation conditions evaluated at moments of our choice, one tick after the other."""
 
@@ -190,17 +199,47 @@ def test_a_start_at_any_minute_catches_up_a_week_at_once_though_nothing_was_inge
     assert asked["device_metrics_hourly"][-1] == key(NOON - HOUR)
 
 
-def test_an_hour_is_rolled_up_five_minutes_after_its_end_once(instance: dg.DagsterInstance) -> None:
+def test_an_hour_is_rolled_up_five_minutes_after_its_end_once(
+    instance: dg.DagsterInstance, on_disk: dg.DagsterInstance
+) -> None:
+    """The schedule requests it, and automation finds nothing to fill."""
     clock = Clock(instance)
     clock.done(clock.requests(NOON + timedelta(minutes=7)))
     clock.done(clock.requests(NOON + timedelta(minutes=8)))  # the archive of the days that became whole
     for seconds in (3610, 3700, 3890):
         assert clock.requests(NOON + timedelta(seconds=seconds)) == {}, "the last samples are still on their way"
-    asked = clock.requests(NOON + timedelta(seconds=3905))
-    assert asked == {name: [key(NOON)] for name in ALL}
-    clock.done(asked)
+    [request] = scheduled(on_disk, NOON + timedelta(minutes=65))
+    assert clock.requests(NOON + timedelta(seconds=3905)) == {}, "it would be rolled up twice"
+    assert (request.partition_key, request.asset_selection) == (key(NOON), [dg.AssetKey(name) for name in ALL])
+    clock.done({name: [str(request.partition_key)] for name in ALL})
     instance.report_runless_asset_event(dg.AssetMaterialization("agent_metrics"))
-    assert clock.requests(NOON + timedelta(seconds=3940)) == {}, "ingest alone rolls nothing up"
+    for seconds in (3940, 3965, 4000):
+        assert clock.requests(NOON + timedelta(seconds=seconds)) == {}, "ingest alone rolls nothing up"
+
+
+def test_an_hour_that_the_schedule_missed_is_filled_a_minute_later(instance: dg.DagsterInstance) -> None:
+    clock = Clock(instance)
+    clock.done(clock.requests(NOON + timedelta(minutes=7)))
+    clock.done(clock.requests(NOON + timedelta(minutes=8)))
+    for seconds in (3610, 3959):
+        assert clock.requests(NOON + timedelta(seconds=seconds)) == {}
+    assert clock.requests(NOON + timedelta(seconds=3965)) == {name: [key(NOON)] for name in ALL}
+
+
+def test_the_schedule_of_an_hour_leaves_it_to_a_run_that_has_it(on_disk: dg.DagsterInstance) -> None:
+    due = NOON + timedelta(minutes=65)
+    assert every_hour.cron_schedule == "5 * * * *"
+    assert scheduled(on_disk, due)
+    tags = {"dagster/partition": key(NOON)}
+    on_disk.add_run(dg.DagsterRun(roll_up_hour.name, "a" * 36, tags=tags, status=dg.DagsterRunStatus.STARTED))
+    assert scheduled(on_disk, due) == []
+    assert scheduled(on_disk, due + HOUR)
+
+
+def scheduled(instance: dg.DagsterInstance, due: datetime) -> list[dg.RunRequest]:
+    """What the schedule requests in this minute."""
+    result = every_hour(dg.build_schedule_context(instance=instance, scheduled_execution_time=due))
+    return [result] if isinstance(result, dg.RunRequest) else []
 
 
 def test_what_depends_on_a_repaired_hour_follows_however_old_it_is(instance: dg.DagsterInstance) -> None:
