@@ -1,4 +1,5 @@
-"""What Dagster itself costs: the run of an hour and of the caches, a tick of automation, and an installation at rest.
+"""What Dagster itself costs: the run of an hour and of the caches, a tick of automation, an installation at rest, and
+how long a schedule takes to become a row.
 
 The stores hold an organization with 120 devices, so that the work itself costs next to nothing; runs are started as a
 launcher starts them, in a process of their own.
@@ -16,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import dagster as dg
 import psutil
@@ -24,11 +25,14 @@ import psycopg
 
 from benchmarks.marts.engines import Engines, started
 from benchmarks.marts.figure import Figure, cost, figure, in_turn
+from benchmarks.rollup import write
 from ninjait_pipelines.build import build_defs
 from ninjait_pipelines.dagster_compat import partition_evaluation
 from ninjait_pipelines.local.fleet.seed import seed
+from ninjait_pipelines.metrics.model import HOUR
 from ninjait_pipelines.partitions import HOURLY
 from ninjait_pipelines.paths import ROOT
+from ninjait_pipelines.resources.influxdb.resource import InfluxDB
 from ninjait_pipelines.rollup.checks import samples_are_conserved
 
 HOURS = ("device_metrics_5m", "device_metrics_1h", "device_metrics_hourly")
@@ -36,6 +40,9 @@ CACHES = ("device_caches", "organization_summaries", "uptime_leaderboard")
 MATERIALIZED = 5_000
 # `dagster dev` has loaded everything and evaluated each sensor once.
 SETTLED_SECONDS, REST_SECONDS = 60, 120
+OLDEST = timedelta(days=6)
+# Automation has filled the hour before: it is the new rows that are waited for.
+ROLLED_UP = "SELECT count() FROM device_metrics_hourly WHERE timestamp = {hour:DateTime} AND as_of >= {due:DateTime}"
 PER_STEP = {"RUN_EXECUTOR": "dagster.multiprocess_executor"}
 DEFINITIONS = ["-m", "ninjait_pipelines.definitions"]
 
@@ -46,7 +53,8 @@ def measure(rounds: int) -> list[Figure]:
         seed(engines.stores.postgres, "demo", datetime.now(UTC).date())
         shutil.copy(ROOT / "dagster.yaml", home)
         with _environment({**engines.settings, "DAGSTER_HOME": home}):
-            return [*_runs(engines, rounds), _rest(), _ticks(rounds)]
+            url = engines.settings["DAGSTER_DATABASE_URL"]
+            return [*_runs(engines, rounds), *_rest(url), _schedule(engines, rounds), _ticks(rounds)]
 
 
 @contextmanager
@@ -94,26 +102,43 @@ def _python(*arguments: str, **settings: str) -> None:
         raise RuntimeError(f"{' '.join(arguments)} failed: {done.stderr[-2000:]}")
 
 
-def _rest() -> Figure:
-    """Processor time of `dagster dev` per hour, without the runs that it starts meanwhile."""
+def _rest(url: str) -> Iterator[Figure]:
+    """Processor time of `dagster dev` per hour, without the runs that it starts meanwhile; beside it a project that has
+    nothing but an asset, at the same time."""
+    database = f"{url.rsplit('/', 1)[0]}/dagster_empty"
+    with psycopg.connect(url.replace("+psycopg2", ""), autocommit=True) as connection:
+        connection.execute("CREATE DATABASE dagster_empty")
+    empty = ["-m", "benchmarks.marts.empty"]
+    with _dev(DEFINITIONS) as ours, _dev(empty, DAGSTER_DATABASE_URL=database) as nothing:
+        time.sleep(SETTLED_SECONDS)
+        roots = (ours, nothing)
+        before, began = [_living(root) for root in roots], time.monotonic()
+        time.sleep(REST_SECONDS)
+        after, seconds = [_living(root) for root in roots], time.monotonic() - began
+    spent = [
+        sum(later[pid] - earlier[pid] for pid in earlier.keys() & later.keys()) * 3600 / seconds
+        for earlier, later in zip(before, after, strict=True)
+    ]
+    work = "`dagster dev` and its sensors, per hour; runs not counted"
+    yield Figure("at rest", work, spent[0], spent[0], spent[0], "s", "a project of one asset", spent[1], None, 60, 30)
+
+
+@contextmanager
+def _dev(definitions: list[str], **settings: str) -> Iterator[int]:
+    """`dagster dev` as a process; gives its id."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "dagster", "dev", *DEFINITIONS, "--port", "0"],
+        [sys.executable, "-m", "dagster", "dev", *definitions, "--port", "0"],
         cwd=ROOT,
+        env=os.environ | settings,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
     try:
-        time.sleep(SETTLED_SECONDS)
-        before, began = _living(process.pid), time.monotonic()
-        time.sleep(REST_SECONDS)
-        after, seconds = _living(process.pid), time.monotonic() - began
+        yield process.pid
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    spent = sum(after[pid] - before[pid] for pid in before.keys() & after.keys())
-    work = "`dagster dev` and its sensors, per hour; runs not counted"
-    return figure("at rest", work, [spent * 3600 / seconds], bound=60.0, aim=30.0)
 
 
 def _living(pid: int) -> dict[int, float]:
@@ -124,6 +149,30 @@ def _living(pid: int) -> dict[int, float]:
             times = one.cpu_times()
             found[one.pid] = times.user + times.system
     return found
+
+
+def _schedule(engines: Engines, rounds: int) -> Figure:
+    """From the second in which the schedule of an hour is due to its rows in ClickHouse; a minute each."""
+    hours = [hour_of(datetime.now(UTC) + timedelta(minutes=minute)) for minute in range(-1, rounds + 4)]
+    for hour in hours:
+        write(cast(InfluxDB, engines.stores.metrics_store), hour, 0, 1)
+    waited: list[float] = []
+    with _dev(["-m", "benchmarks.marts.every_minute"]):
+        time.sleep(SETTLED_SECONDS)
+        for _ in range(rounds):
+            due = datetime.now(UTC).replace(second=0, microsecond=0) + timedelta(minutes=1)
+            time.sleep((due - datetime.now(UTC)).total_seconds())
+            while not engines.stores.clickhouse.scalar(ROLLED_UP, hour=hour_of(due), due=due):
+                time.sleep(0.05)
+            waited.append((datetime.now(UTC) - due).total_seconds())
+    return figure(
+        "schedule to row", "from the second in which an hour is due to its rows, by the clock", waited, bound=10, aim=5
+    )
+
+
+def hour_of(moment: datetime) -> datetime:
+    """The hour that is rolled up in this minute: one of the last six days, which no other minute of an hour has."""
+    return moment.replace(minute=0, second=0, microsecond=0) - OLDEST + moment.minute * HOUR
 
 
 def _ticks(rounds: int) -> Figure:
