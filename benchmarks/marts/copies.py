@@ -85,6 +85,7 @@ def _of(engines: Engines, devices: int, rounds: int) -> list[Figure]:
             "COPY out",
             [cost.all_cpu for cost in costs["discard"]],
             size=devices,
+            **full,
         ),
         figure(
             "copy-unchanged",
@@ -97,6 +98,7 @@ def _of(engines: Engines, devices: int, rounds: int) -> list[Figure]:
             "copy-unchanged-cpu",
             f"... of {of}, unchanged: processor time, servers' included",
             [cost.all_cpu for cost in costs["unchanged"]],
+            bound=0.1,
             size=devices,
         ),
     ]

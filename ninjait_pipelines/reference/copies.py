@@ -1,14 +1,15 @@
 """One copy of a table of PostgreSQL in ClickHouse: made whole, and only where PostgreSQL has something else.
 
 1. Take the version from ClickHouse's clock.
-2. Look whether readers see what the last run wrote: its version, and as many rows. If not, the copy is made whatever
-   PostgreSQL says: it was truncated, restored from a backup, or replaced by a run that died before it was recorded.
-3. Read the fingerprint of PostgreSQL's rows and, where it is not the last run's, the rows, from one snapshot. What is
+2. Read the fingerprint of PostgreSQL's rows and, where it is not the last run's, the rows, from one snapshot. What is
    committed later gives the next run another fingerprint.
-4. Replace the copy. Dying before: the old copy stays, and the next run makes the new one. Dying after: step 2 of the
-   next run finds a version that none has recorded.
+3. Where it is the last run's, look whether readers still see what that run wrote: its version, and as many rows. If so,
+   the run ends. If not, the rows are read: the copy was truncated, restored from a backup, or replaced by a run that
+   died before it was recorded.
+4. Replace the copy. Dying before: the old copy stays, and the next run makes the new one. Dying after: the next run
+   finds a version that none has recorded, in step 3, or another fingerprint.
 
-The fingerprint has 64 bits, and step 2 does not look into the rows. So nothing is trusted for longer than a day: then
+The fingerprint has 64 bits, and step 3 does not look into the rows. So nothing is trusted for longer than a day: then
 the copy is made in any case.
 """
 
@@ -51,11 +52,13 @@ def copy(table: str, postgres: Postgres, clickhouse: ClickHouse, last: Mapping[s
     PostgreSQL says.
     """
     as_of, query = clickhouse.now(), sql(f"reference/{table}").rstrip()
-    known = last["fingerprint"] if _is_as_written(clickhouse, table, as_of, last) else None
-    fingerprint, csv = postgres.copy_out(query, unless=known)
-    if csv is None:
+    fingerprint, csv = postgres.copy_out(query, unless=last.get("fingerprint"))
+    if csv is None and _is_as_written(clickhouse, table, as_of, last):
         kept = {name: last[name] for name in (ROWS, "copied_at", "fingerprint")}
         return Copied(fingerprint, {**kept, "unchanged": True, **LeftOut().metadata()})
+    if csv is None:
+        fingerprint, csv = postgres.copy_out(query)
+        assert csv is not None
     left_out, found = LeftOut(), {"copied_at": as_of.isoformat(), "unchanged": False}
     try:
         rows = content(table, _typed(table, csv), left_out)
@@ -70,9 +73,7 @@ def copy(table: str, postgres: Postgres, clickhouse: ClickHouse, last: Mapping[s
 
 
 def _is_as_written(clickhouse: ClickHouse, table: str, as_of: datetime, last: Mapping[str, Any]) -> bool:
-    """Step 2. An empty copy is of no version, and made again."""
-    if "fingerprint" not in last:
-        return False
+    """Step 3. An empty copy is of no version, and made again."""
     written = datetime.fromisoformat(last["copied_at"])
     query = f"SELECT count() AS rows, min(as_of) AS oldest, max(as_of) AS newest FROM {table}"  # noqa: S608
     [found] = clickhouse.rows(query)
