@@ -162,6 +162,8 @@ def _fill_clickhouse(stores: Stores) -> None:
     ]
     row = {"organization_id": ALPHA, "sample_count": 120, "sample_share": 1.0, "source_tier": "metrics"}
     _put(stores, "device_metrics_hourly_versions", [row | one for one in hours])
+    replaced = [row | {"device_id": DESKTOP, "hour": DAY, "cpu_avg": 99.0, "cpu_max": 99.0, "sample_count": 1}]
+    _put(stores, "device_metrics_hourly_versions", replaced, DAY - HOUR)  # its run died before it deleted it
     events = [
         (0, "created", None, None),
         (61, "responded", None, None),
@@ -185,6 +187,7 @@ def _fill_clickhouse(stores: Stores) -> None:
     fact |= {"priority": "high", "status": "closed", "created_at": DAY, "first_responded_at": DAY + 61 * MINUTE}
     fact |= {"closed_at": DAY + 180 * MINUTE, "closed_assignee_id": ANA, "first_response_breached": True}
     _put(stores, "ticket_facts_versions", [{**fact, "resolution_breached": False}])
+    _put(stores, "ticket_facts_versions", [{**fact, "resolution_breached": True}], DAY - HOUR)
     quantities = {"devices": "7", "storage": "12.5", "backup": "3.25", "api_calls": "1000"}
     row = {"organization_id": ALPHA, "local_day": DAY.date(), "unit": "?", "contract_id": OTHER, "price_plan_id": ANA}
     row |= {"price_plan_version": 2, "window_start": DAY, "window_end": DAY + 24 * HOUR, "completeness": 0.5}
@@ -204,10 +207,10 @@ def _fill_clickhouse(stores: Stores) -> None:
     _put(stores, "device_heartbeats_versions", rows)
 
 
-def _put(stores: Stores, storage: str, rows: list[dict[str, Any]]) -> None:
-    """Rows of a storage, as of DAY; ids as text."""
+def _put(stores: Stores, storage: str, rows: list[dict[str, Any]], version: datetime = DAY) -> None:
+    """Rows of a storage; ids as text."""
     columns = {name: pa.array([_text(row[name]) for row in rows], _type(rows[0][name])) for name in rows[0]}
-    stores.clickhouse.insert(storage, pa.table({**columns, "as_of": pa.array([DAY] * len(rows), AS_OF)}))
+    stores.clickhouse.insert(storage, pa.table({**columns, "as_of": pa.array([version] * len(rows), AS_OF)}))
 
 
 def _text(value: Any) -> Any:

@@ -17,7 +17,7 @@ from pydantic import Field, PrivateAttr
 
 from ninjait_pipelines.paths import SQL
 from ninjait_pipelines.resources.clickhouse_schema import STORAGE, mart_columns
-from ninjait_pipelines.resources.clickhouse_versions import in_slices, state_query, with_markers
+from ninjait_pipelines.resources.clickhouse_versions import in_slices, state_query, token, with_markers
 from ninjait_pipelines.resources.store import (
     SEE_STATUS,
     OutOfSpace,
@@ -33,8 +33,10 @@ from ninjait_pipelines.resources.store import (
 T = TypeVar("T")
 # Markers of older versions that may accumulate in a slice: deleting them costs more than keeping a few.
 MAX_MARKERS = 20
-# One block, however large; it is not searched for rows of equal keys, which no version has: half the insert's cost.
-AT_ONCE = {"min_insert_block_size_rows": 1_000_000_000, "min_insert_block_size_bytes": 0, "optimize_on_insert": 0}
+# One block, which no server cuts into several or collects with others'; each name of a block is taken once. It is not
+# searched for rows of equal keys, which no version has: half the insert's cost.
+AT_ONCE: dict[str, Any] = {"min_insert_block_size_rows": 1_000_000_000, "min_insert_block_size_bytes": 0}
+AT_ONCE |= {"async_insert": 0, "insert_deduplicate": 1, "optimize_on_insert": 0}
 # Far more than clocks under NTP differ, and far less than a version in the future could do harm with.
 MAX_APART = timedelta(seconds=60)
 SEE_MESSAGE = "See ClickHouse's message above."
@@ -153,15 +155,16 @@ class ClickHouse(Store):
         with self.errors():
             client.command(statement, parameters=parameters)
 
-    def insert(self, table: str, rows: pa.Table, at_once: bool = False) -> None:
+    def insert(self, table: str, rows: pa.Table, once: str = "") -> None:
         """Inserts a table by the names of its columns, UUIDs as text.
 
-        at_once: all rows become visible together; otherwise the server writes about a million at a time.
-        Retried, even after a time-out that may have followed the write, so `table` must treat a row inserted twice as
-        one row. Raises ValueError for a column of bytes: see `check_no_bytes`.
+        once: a name under which the table takes these rows once, all of them visible together; otherwise the server
+        writes about a million at a time. Retried, even after a time-out that may have followed the write, so without a
+        name `table` must treat a row inserted twice as one row. Raises ValueError for a column of bytes: see
+        `check_no_bytes`.
         """
         check_no_bytes(rows.schema)
-        settings = AT_ONCE if at_once else None
+        settings = {**AT_ONCE, "insert_deduplication_token": once} if once else None
         if rows.num_rows:
             self.call(lambda: self.client.insert_arrow(table, rows, settings=settings))
 
@@ -197,7 +200,8 @@ class ClickHouse(Store):
         Raises StoreFailed if a version exists that lies in the future: readers see that one instead of this one.
         """
         storage = f"{table}{STORAGE}"
-        self.insert(storage, with_markers(table, mart_columns(table, rows), as_of, slices), at_once=True)
+        version = with_markers(table, mart_columns(table, rows), as_of, slices)
+        self.insert(storage, version, once=token(table, as_of, slices))
         where, parameters = in_slices(table, slices)
         # If a newer run was faster, this version stays in its slices, unseen, until their next version.
         [found] = self.rows(state_query(table, where), **parameters)

@@ -6,17 +6,21 @@ The comment of the table ends by saying what a version is of:
     Versions: by row.             rows of one sort key, of which the newest counts; none is ever taken away
     Versions: whole.              the whole mart
     Versions: by <expression>.    the rows of one value of the expression (a slice), as a day or an hour
-    ... where <condition>.        of which readers see these rows only
+    ... where <condition>.        of which readers see these rows only, and no marker, whose numbers are all 0
 
-A version of a slice, or of the whole, is written in one block with a marker for each slice: a row of no organization
-(all zeros; of organizations, one with a slug that none can have) that says which version of which slice this is. The
-view shows no markers, and no rows of a version whose slice has a newer marker: readers see the newest whole version,
-and an older run that writes late changes nothing. Rows of before 0.4.0 have none, and are seen until the next version.
+A version of a slice, or of the whole, is written once, in one block with a marker for each slice: a row of no
+organization (all zeros; of organizations, one with a slug that none can have) that says which version of which slice
+this is. The view shows no markers, and no rows of a version whose slice has a newer marker: readers see the newest
+whole version, and an older run that writes late changes nothing. Rows of before 0.4.0 have none, and are seen until the
+next version.
 
+No reader needs FINAL for that: it merges whatever was written in pieces, which costs up to forty times the read itself.
 With each query a view reads the markers of all slices: a short range at the front of the sort key. Where no slice has
-two, which is nearly always, the rest of the condition is constant, and the read is a FINAL and no more.
+two, which is nearly always, the rest of the condition is constant. Markers and rows are read from one snapshot: from
+two, a reader would see a slice twice, or not at all, while a run replaces it.
 """
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta
@@ -39,6 +43,8 @@ from ninjait_pipelines.resources.clickhouse_schema import (
 
 NOBODY = UUID(int=0)
 VERSION_OF = "version of "
+# The default since ClickHouse 26.1; before, each subquery has a snapshot of its own.
+ONE_SNAPSHOT = "enable_shared_storage_snapshot_in_query = 1"
 _DECLARED = re.compile(r" Versions: (?:by row|whole|by (?P<slice>.+?))(?: where (?P<shown>.+))?\.$")
 
 
@@ -105,6 +111,12 @@ _EMPTY: dict[pa.DataType, Any] = {
 }  # all others: 0
 
 
+def token(mart: str, as_of: datetime, slices: Sequence[date]) -> str:
+    """What a version is called: whatever is inserted under one name is inserted once."""
+    named = " ".join((mart, as_of.isoformat(), *(slice_.isoformat() for slice_ in slices)))
+    return hashlib.sha256(named.encode()).hexdigest()
+
+
 def with_markers(mart: str, rows: pa.Table, as_of: datetime, slices: Sequence[date]) -> pa.Table:
     """The rows as of a version, and a marker of each slice that says so."""
     marker = _marker_row(mart, rows.schema, as_of)
@@ -149,7 +161,7 @@ def state_query(mart: str, where: str) -> str:
         f"WHERE {marker} AND {where} GROUP BY {versions_of(mart).slice or 'tuple()'})) AS fence "
         f"SELECT fence, countIf({marker} AND as_of < fence) AS markers, "
         f"countIf(as_of < fence) - markers AS rows, max(as_of) AS newest, now64(6, 'UTC') AS now "
-        f"FROM {storage} FINAL WHERE {where}"
+        f"FROM {storage} WHERE {where}"
     )
 
 
@@ -186,21 +198,25 @@ def refresh_views(database: Database) -> list[str]:
 
 
 def _select(mart: str, storage: Table, versions: Versions) -> str:
-    names = ", ".join(column.name for column in storage.columns)
-    conditions = [versions.shown] if versions.shown else []
-    if not versions.by_row:
-        conditions += [f"NOT ({_marker(storage)})", _fence(mart, storage, versions)]
-    return f"SELECT {names} FROM {mart}{STORAGE} FINAL" + (f" WHERE {' AND '.join(conditions)}" if conditions else "")  # noqa: S608
+    columns = f"SELECT {', '.join(column.name for column in storage.columns)} FROM {mart}{STORAGE}"  # noqa: S608
+    if versions.by_row:
+        return f"{columns} FINAL" + (f" WHERE {versions.shown}" if versions.shown else "")
+    shown = versions.shown or f"NOT ({_marker(storage)})"
+    return f"{columns} WHERE {shown} AND ({_fence(mart, storage, versions)}) SETTINGS {ONE_SNAPSHOT}"
 
 
 def _fence(mart: str, storage: Table, versions: Versions) -> str:
-    """The condition that no newer version of a row's slice is there."""
+    """The condition that no newer version of a row's slice is there: from what is told once to what is told by row."""
     slice_ = versions.slice
-    markers = f"FROM {mart}{STORAGE} WHERE {_marker(storage)}" + (f" GROUP BY {slice_}" if slice_ else "")
+    markers = f"FROM {mart}{STORAGE} WHERE {_marker(storage)}"
     older = "arrayJoin(arrayPopBack(arraySort(groupUniqArray(as_of))))"
-    key, older = (f"({slice_}, as_of)", f"{slice_}, {older}") if slice_ else ("as_of", older)
-    most = f"ifNull((SELECT max(n) FROM (SELECT uniqExact(as_of) AS n {markers})), 0)"  # noqa: S608
-    return f"({most} <= 1 OR {key} NOT IN (SELECT {older} {markers}))"
+    if slice_ is None:
+        return f"(SELECT count() <= 1 {markers}) OR as_of NOT IN (SELECT {older} {markers})"
+    return (
+        f"(SELECT count() = uniqExact({slice_}) {markers}) "
+        f"OR {slice_} NOT IN (SELECT {slice_} {markers} GROUP BY {slice_} HAVING count() > 1) "
+        f"OR ({slice_}, as_of) NOT IN (SELECT {slice_}, {older} {markers} GROUP BY {slice_})"
+    )
 
 
 def _view(storage: Table) -> Table:
@@ -234,7 +250,7 @@ def _orphans(database: Database, tables: Mapping[str, Table]) -> list[str]:
     """Views of storages that are gone."""
     rows = database.rows(
         "SELECT name FROM system.tables WHERE database = currentDatabase() AND engine = 'View' "
-        "AND position(as_select, '.' || name || {storage:String} || ' FINAL') > 0",
+        "AND position(as_select, '.' || name || {storage:String}) > 0",
         storage=STORAGE,
     )
     return [row["name"] for row in rows if f"{row['name']}{STORAGE}" not in tables]

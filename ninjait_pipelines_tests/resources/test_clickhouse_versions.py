@@ -72,6 +72,14 @@ def test_every_storage_declares_its_versions_and_has_its_view() -> None:
     assert "device_heartbeats" not in sliced_marts()
 
 
+def test_only_what_is_versioned_by_row_is_read_with_final(pair: Stores) -> None:
+    """FINAL merges at every read: a device's month took forty times as long."""
+    migrate_up(pair.postgres, pair.clickhouse)
+    query = "SELECT name FROM system.tables WHERE database = currentDatabase() AND as_select LIKE '%_versions FINAL%'"
+    merged = {row["name"] for row in pair.clickhouse.rows(query)}
+    assert merged == {"device_heartbeats", "api_calls", "usage_reports"}
+
+
 def test_a_view_follows_its_storage_through_migrations_and_back(pair: Stores, folder: Path) -> None:
     """Each view repeated its storage letter by letter, and each migration of one wrote both."""
     migrate_up(pair.postgres, pair.clickhouse, folder=folder)

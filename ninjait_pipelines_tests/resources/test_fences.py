@@ -1,12 +1,15 @@
 """Versions of a slice are fenced: two runs of one slice, however their steps interleave and wherever they die."""
 
 import itertools
+import threading
 import uuid
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
+from typing import Any
 
 import pyarrow as pa
 import pytest
+from clickhouse_connect.driver.exceptions import OperationalError
 
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.resources.clickhouse import ClickHouse
@@ -161,6 +164,50 @@ def test_no_version_is_made_by_a_wrong_clock(
     )
     with pytest.raises(StoreFailed, match=r"its clock shows .*, this machine"):
         clickhouse.now()
+
+
+def test_a_version_whose_insert_is_repeated_after_it_succeeded_is_there_once(
+    clickhouse: ClickHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server had written it and the answer was lost: readers use no FINAL, and would see each row twice."""
+    insert = clickhouse.client.insert_arrow
+    lost = iter([OperationalError("timed out")])
+
+    def answerless(*arguments: Any, **keywords: Any) -> None:
+        insert(*arguments, **keywords)
+        for error in lost:
+            raise error
+
+    monkeypatch.setattr(clickhouse.client, "insert_arrow", answerless)
+    clickhouse.replace_slice("ticket_facts", facts(5, 6), clickhouse.now(), [DAY])
+    assert next(lost, None) is None
+    assert seen(clickhouse) == (5, 6)
+    stored = "SELECT count() FROM ticket_facts_versions WHERE day = {day:Date} AND organization_id = {id:UUID}"
+    assert [clickhouse.scalar(stored, day=DAY, id=id_) for id_ in (ORGANIZATION, uuid.UUID(int=0))] == [2, 1]
+
+
+def test_who_reads_while_a_slice_is_replaced_sees_each_row_once(clickhouse: ClickHouse) -> None:
+    """Rows and markers were read from two snapshots: on ClickHouse before 26.1 every fifth of these reads saw the slice
+    twice, or not at all."""
+    versions = "SELECT uniqExact(as_of), count(), uniqExact(ticket_id) FROM ticket_facts WHERE day = {day:Date}"
+    slow = " SETTINGS merge_tree_storage_snapshot_sleep_ms = 20"
+    done = threading.Event()
+    reads: list[tuple[int, int, int]] = []
+    clickhouse.replace_slice("ticket_facts", facts(2, 3), clickhouse.now(), [DAY])
+
+    def read() -> None:
+        with clickhouse.elsewhere().open() as other:
+            while not done.is_set():
+                reads.append(tuple(other.rows(versions + slow, day=DAY)[0].values()))  # type: ignore[arg-type]
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for number in range(3, 43):
+        clickhouse.replace_slice("ticket_facts", facts(number, number + 1), clickhouse.now(), [DAY])
+    done.set()
+    reader.join()
+    assert len(reads) > 20
+    assert set(reads) == {(1, 2, 2)}
 
 
 def test_markers_of_old_versions_do_not_pile_up(clickhouse: ClickHouse) -> None:

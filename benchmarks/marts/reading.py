@@ -1,0 +1,194 @@
+"""Reading: the hours of 90 days of 10,000 devices, some of them computed again, and the state of devices.
+
+The limit of each query is the same query on a table of the same rows and sort key without versions; of the state of
+devices, a table with a row per device. Counted is ClickHouse's processor time. That table is asked without the index by
+device, which came with reading without FINAL: a device's month is asked of it with the index, too.
+"""
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+import psutil
+import pyarrow as pa
+
+from benchmarks.marts.engines import started
+from benchmarks.marts.figure import Figure, figure, in_turn
+from ninjait_pipelines.resources.clickhouse import ClickHouse
+from ninjait_pipelines.resources.clickhouse_schema import mart_columns, mart_rows
+from ninjait_pipelines.resources.clickhouse_versions import token, with_markers
+
+DEVICES, HOURS, RERUNS, BEATS_A_DAY = 10_000, 90 * 24, 24, 144
+MART, PLAIN = "device_metrics_hourly", "device_metrics_hourly_plain"
+HOUR = timedelta(hours=1)
+ORGANIZATION, DEVICE = "reinterpretAsUUID(sipHash128(intDiv(n, 10)))", "reinterpretAsUUID(sipHash128(n + 1000000))"
+QUERIES = {
+    "a device's month by its id alone": (
+        "SELECT timestamp, cpu_avg, cpu_max, memory_avg FROM {} "
+        "WHERE device_id = (SELECT reinterpretAsUUID(sipHash128(toUInt64(1004321)))) "
+        "AND timestamp >= now() - INTERVAL 30 DAY ORDER BY timestamp",
+        20,
+    ),
+    "the fleet's top ten of 7 days": (
+        "SELECT device_id, avg(cpu_avg) AS mean FROM {} WHERE timestamp >= now() - INTERVAL 7 DAY "
+        "GROUP BY device_id ORDER BY mean DESC LIMIT 10",
+        1,
+    ),
+    "the last 24 hours by hour": (
+        "SELECT timestamp, avg(cpu_avg), max(cpu_max), sum(sample_count) FROM {} "
+        "WHERE timestamp >= now() - INTERVAL 24 HOUR GROUP BY timestamp ORDER BY timestamp",
+        1,
+    ),
+    "the published query of 30 days": (
+        "SELECT device_id, avg(cpu_avg) AS avg_cpu, max(cpu_max) AS peak_cpu FROM {} "
+        "WHERE timestamp >= now() - INTERVAL 30 DAY GROUP BY device_id ORDER BY peak_cpu DESC",
+        1,
+    ),
+}  # and how many of it are one measurement: a server's processor time is counted in hundredths of a second
+LIMITS = (
+    ("a table without versions", " SETTINGS use_skip_indexes = 0"),
+    ("a table without versions, with the index by device", ""),
+)
+STATES = {
+    "device_status_realtime": (
+        "SELECT organization_id, status, countMerge(device_count) FROM device_status_realtime GROUP BY ALL",
+        "SELECT organization_id, status, count() FROM device_states GROUP BY ALL",
+    ),
+    "the latest heartbeat of each device": (
+        "SELECT organization_id, device_id, newest.3 AS status, newest.1 AS at FROM device_newest_heartbeat FINAL",
+        "SELECT organization_id, device_id, status, at FROM device_states",
+    ),
+}
+
+
+def measure(rounds: int) -> list[Figure]:
+    """The mart's queries after reruns and while an hour is replaced, and the states after a day and after a week."""
+    with started() as engines:
+        clickhouse, server = engines.stores.clickhouse, engines.processes["clickhouse"]
+        first = fill(clickhouse)
+        hours = [first + number * HOUR for number in range(HOURS)]
+        reruns = hours[-30 * 24 :: 30 * 24 // RERUNS]
+        for hour in reruns:
+            clickhouse.replace_slice(MART, of_hour(clickhouse, hour), clickhouse.now(), [hour])
+        found = _queries(clickhouse, server, rounds, "after reruns")
+        version = with_markers(MART, of_hour(clickhouse, reruns[-1]), as_of := clickhouse.now(), [reruns[-1]])
+        clickhouse.insert(f"{MART}_versions", version, once=token(MART, as_of, [reruns[-1]]))
+        found += _queries(clickhouse, server, rounds, "while an hour is replaced")
+        clickhouse.command(
+            "CREATE TABLE device_states (organization_id UUID, device_id UUID, status String, "
+            "at DateTime64(3, 'UTC')) ENGINE = MergeTree ORDER BY (organization_id, device_id)"
+        )
+        clickhouse.command(
+            f"INSERT INTO device_states SELECT {ORGANIZATION}, {DEVICE}, 'online', now64(3) "  # noqa: S608
+            f"FROM (SELECT number AS n FROM numbers({DEVICES}))"
+        )
+        beat(clickhouse, range(1))
+        found += _states(clickhouse, server, rounds, "a day of heartbeats")
+        beat(clickhouse, range(1, 7))
+        return found + _states(clickhouse, server, rounds, "a week of heartbeats")
+
+
+def fill(clickhouse: ClickHouse) -> datetime:
+    """The hours of all devices, a table without versions beside the mart's; the first hour."""
+    storage = f"{MART}_versions"
+    key = "PARTITION BY toYYYYMM(timestamp) ORDER BY (organization_id, device_id, timestamp)"
+    clickhouse.command(f"CREATE TABLE {PLAIN} AS {storage} ENGINE = MergeTree {key}")
+    as_of = clickhouse.now()
+    first = as_of.replace(minute=0, second=0, microsecond=0) - HOURS * HOUR
+    for day in range(HOURS // 24):
+        clickhouse.command(
+            f"INSERT INTO {PLAIN} (organization_id, device_id, timestamp, cpu_avg, cpu_max, cpu_count, memory_avg, "  # noqa: S608
+            "memory_max, memory_count, sample_count, sample_share, source_tier, as_of) "
+            f"SELECT {ORGANIZATION}, {DEVICE}, {{start:DateTime('UTC')}} + toIntervalHour(number % 24), "
+            "rand(1) % 100, 50 + rand(2) % 50, 120, 1000 + rand(3) % 1000, 3000 + rand(4) % 100, 120, 120, 1, "
+            "'metrics', {as_of:DateTime64(6, 'UTC')} "
+            f"FROM (SELECT number, intDiv(number, 24) AS n FROM numbers({DEVICES * 24}))",
+            start=first + day * 24 * HOUR,
+            as_of=as_of,
+        )
+    clickhouse.command(f"OPTIMIZE TABLE {PLAIN} FINAL")
+    clickhouse.command(f"ALTER TABLE {storage} ATTACH PARTITION ALL FROM {PLAIN}")
+    # The markers of these rows' version, as if each hour's run had written both.
+    clickhouse.replace_slice(MART, mart_rows(MART, []), as_of, [first + number * HOUR for number in range(HOURS)])
+    return first
+
+
+def of_hour(clickhouse: ClickHouse, hour: datetime) -> pa.Table:
+    """The rows of an hour, as its rerun writes them."""
+    query = (
+        "SELECT * EXCEPT (as_of) REPLACE (toDateTime64(timestamp, 3, 'UTC') AS timestamp) "  # noqa: S608
+        f"FROM {PLAIN} AS p WHERE p.timestamp = {{hour:DateTime('UTC')}}"
+    )
+    return mart_columns(MART, clickhouse.arrow(query, hour=hour))
+
+
+def beat(clickhouse: ClickHouse, days: range) -> None:
+    """The heartbeats of these days, the last one today."""
+    for day in days:
+        clickhouse.command(
+            "INSERT INTO device_heartbeats_versions (organization_id, device_id, timestamp, message_id, status, as_of) "  # noqa: S608
+            f"SELECT {ORGANIZATION}, {DEVICE}, now64(3) - toIntervalDay({day}) - toIntervalMinute(10 * (number % "
+            f"{BEATS_A_DAY})), generateUUIDv4(), 'online', now64(6) "
+            f"FROM (SELECT number, intDiv(number, {BEATS_A_DAY}) AS n FROM numbers({DEVICES * BEATS_A_DAY}))"
+        )
+
+
+def _queries(clickhouse: ClickHouse, server: psutil.Process, rounds: int, state: str) -> list[Figure]:
+    return [
+        _figure(
+            f"{name}, {state}",
+            f"{DEVICES * HOURS:,} rows",
+            rounds,
+            server,
+            asking(clickhouse, query.format(MART), times),
+            asking(clickhouse, query.format(PLAIN) + settings, times),
+            limit,
+            times,
+            (1.5, 1.1),
+        )
+        for name, (query, times) in QUERIES.items()
+        for limit, settings in LIMITS[: 1 + (times > 1)]
+    ]
+
+
+def _states(clickhouse: ClickHouse, server: psutil.Process, rounds: int, state: str) -> list[Figure]:
+    return [
+        _figure(
+            f"{name}, {state}",
+            f"{DEVICES:,} devices",
+            rounds,
+            server,
+            asking(clickhouse, query, 10),
+            asking(clickhouse, limit, 10),
+            "a state per device",
+            10,
+            (3.0, None),
+        )
+        for name, (query, limit) in STATES.items()
+    ]
+
+
+def asking(clickhouse: ClickHouse, query: str, times: int) -> Callable[[], None]:
+    """Asks so many times."""
+
+    def ask() -> None:
+        for _ in range(times):
+            clickhouse.client.query(query)
+
+    return ask
+
+
+def _figure(
+    name: str,
+    work: str,
+    rounds: int,
+    server: psutil.Process,
+    ours: Callable[[], None],
+    limit: Callable[[], None],
+    limit_name: str,
+    times: int,
+    bounds: tuple[float, float | None],
+) -> Figure:
+    costs = in_turn(rounds, {"ours": ours, "limit": limit}, [server])
+    seconds = {which: [one.servers / times for one in found] for which, found in costs.items()}
+    bound, aim = bounds
+    return figure(name, work, seconds["ours"], limit_name, seconds["limit"], bound=bound, aim=aim)
