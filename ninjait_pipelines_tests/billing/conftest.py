@@ -4,7 +4,7 @@ Many small tests on one set of databases.
 """
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -85,7 +85,7 @@ class Platform:
         self._insert("api_calls", rows)
 
     def events(
-        self, contract: Contract, days: Iterable[date], storage: str = "100.5", completeness: float = 1.0
+        self, contract: Contract, days: Sequence[date], storage: str = "100.5", completeness: float = 1.0
     ) -> None:
         """Rows of billing_quantities as the asset would have written them; written again, the later call counts."""
         measured = {"devices": 2, "storage_gb": Decimal(storage), "backup_gb": 10, "api_calls": 12, "hours": 0}
@@ -96,6 +96,10 @@ class Platform:
         ]
         as_of = pa.array([self.stores.clickhouse.now()] * len(rows), pa.timestamp("us", "UTC"))
         table = mart_rows("billing_quantities", rows).append_column("as_of", as_of)
+        earlier = "organization_id = {id:UUID} AND local_day IN {days:Array(Date)}"
+        self.stores.clickhouse.command(
+            f"DELETE FROM billing_quantities_versions WHERE {earlier}", id=contract.organization_id, days=list(days)
+        )
         self.stores.clickhouse.insert("billing_quantities_versions", table)
 
     def _insert(self, view: str, rows: list[dict[str, object]]) -> None:
