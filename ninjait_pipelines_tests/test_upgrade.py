@@ -12,8 +12,11 @@ import pytest
 from ninjait_pipelines.migrations import migrate_up, rollback
 from ninjait_pipelines.paths import SQL
 from ninjait_pipelines.resources import Stores, open_stores
+from ninjait_pipelines.resources.clickhouse import ClickHouse
+from ninjait_pipelines.resources.clickhouse_schema import mart_rows
+from ninjait_pipelines.resources.clickhouse_versions import in_slices, sliced_marts, slices_from
 from ninjait_pipelines_tests.conftest import drop, fresh
-from ninjait_pipelines_tests.runs import add
+from ninjait_pipelines_tests.runs import Killed, add, killed
 
 # The last migration that 0.3.0 had.
 AT_0_3_0 = {"clickhouse": 10, "postgres": 4}
@@ -132,6 +135,30 @@ def test_what_is_new_is_computed_of_what_was_there(old: Stores) -> None:
     assert ticket == {"description": None, "same": True}
     hashes = old.postgres.rows("SELECT DISTINCT password_hash FROM users")
     assert hashes == [{"password_hash": "!"}], "nobody can sign in by it"
+
+
+def test_the_next_version_of_a_slice_hides_what_0_3_0_wrote_even_if_its_run_dies(old: Stores) -> None:
+    """Rows of 0.3.0 had no marker: until they were deleted, a device's hour was there twice."""
+    _fill_other_marts(old)
+    migrate_up(old.postgres, old.clickhouse)
+    for mart in sliced_marts():
+        slices = slices_from(mart, DAY)
+        where, parameters = in_slices(mart, slices)
+        rows = f"SELECT count() FROM {mart} WHERE {where}"
+        assert old.clickhouse.scalar(rows, **parameters), mart
+        with killed(ClickHouse, "_delete"), pytest.raises(Killed):
+            old.clickhouse.replace_slice(mart, mart_rows(mart, []), old.clickhouse.now(), slices)
+        assert old.clickhouse.scalar(rows, **parameters) == 0, mart
+
+
+def _fill_other_marts(stores: Stores) -> None:
+    """A row in each mart that no number of the others is about."""
+    columns = {"technician_performance": "day", "invoices": "period_starts_on", "invoice_lines": "period_starts_on"}
+    for mart, day in columns.items():
+        _put(stores, f"{mart}_versions", [{"organization_id": ALPHA, day: DAY.date()}])
+    for mart in ("users", "devices", "contracts"):
+        _put(stores, f"{mart}_versions", [{"organization_id": ALPHA, "id": OTHER}])
+    _put(stores, "organizations_versions", [{"id": ALPHA, "slug": "alpha"}])
 
 
 def _fill_postgres(stores: Stores) -> None:

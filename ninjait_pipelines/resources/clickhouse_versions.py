@@ -10,9 +10,9 @@ The comment of the table ends by saying what a version is of:
 
 A version of a slice, or of the whole, is written once, in one block with a marker for each slice: a row of no
 organization (all zeros; of organizations, one with a slug that none can have) that says which version of which slice
-this is. The view shows no markers, and no rows of a version whose slice has a newer marker: readers see the newest
-whole version, and an older run that writes late changes nothing. Rows of before 0.4.0 have none, and are seen until the
-next version.
+this is. The view shows no markers, and of a slice with several only the rows of the newest one's version: readers see
+the newest whole version, and an older run that writes late changes nothing. Rows that were written by hand have no
+marker, and are seen while their slice has at most one; migration 0023 gave one to each slice of before 0.4.0.
 
 No reader needs FINAL for that: it merges whatever was written in pieces, which costs up to forty times the read itself.
 With each query a view reads the markers of all slices: a short range at the front of the sort key. Where no slice has
@@ -206,16 +206,16 @@ def _select(mart: str, storage: Table, versions: Versions) -> str:
 
 
 def _fence(mart: str, storage: Table, versions: Versions) -> str:
-    """The condition that no newer version of a row's slice is there: from what is told once to what is told by row."""
+    """The condition that a row's version is its slice's newest; what is the same for all rows comes first."""
     slice_ = versions.slice
     markers = f"FROM {mart}{STORAGE} WHERE {_marker(storage)}"
-    older = "arrayJoin(arrayPopBack(arraySort(groupUniqArray(as_of))))"
     if slice_ is None:
-        return f"(SELECT count() <= 1 {markers}) OR as_of NOT IN (SELECT {older} {markers})"
+        return f"(SELECT count() <= 1 {markers}) OR as_of = (SELECT max(as_of) {markers})"
+    several = f"{markers} GROUP BY {slice_} HAVING count() > 1"
     return (
         f"(SELECT count() = uniqExact({slice_}) {markers}) "
-        f"OR {slice_} NOT IN (SELECT {slice_} {markers} GROUP BY {slice_} HAVING count() > 1) "
-        f"OR ({slice_}, as_of) NOT IN (SELECT {slice_}, {older} {markers} GROUP BY {slice_})"
+        f"OR {slice_} NOT IN (SELECT {slice_} {several}) "
+        f"OR ({slice_}, as_of) IN (SELECT {slice_}, max(as_of) {several})"
     )
 
 

@@ -38,7 +38,17 @@ def fleet(shared_stores: Stores) -> Fleet:
 
 def late_row(fleet: Fleet) -> None:
     """The hour is rolled up again, with more samples."""
-    fleet.hourly(ALPHA, fleet_device(fleet), [D], 121)
+    roll_up_again(fleet, 121)
+
+
+def roll_up_again(fleet: Fleet, samples: int = 120) -> None:
+    """An hour's row is replaced."""
+    device = fleet_device(fleet)
+    earlier = "device_id = {device:UUID} AND timestamp = {hour:DateTime('UTC')}"
+    fleet.stores.clickhouse.command(
+        f"DELETE FROM device_metrics_hourly_versions WHERE {earlier}", device=device, hour=D
+    )
+    fleet.hourly(ALPHA, device, [D], samples)
 
 
 def fleet_device(fleet: Fleet) -> Any:

@@ -25,11 +25,11 @@ from ninjait_pipelines_tests.archive.archived_day import (
     archive_day,
     archived_rows,
     files,
-    fleet_device,
     keys,
     late_row,
     manifest,
     rewrite_manifest,
+    roll_up_again,
 )
 from ninjait_pipelines_tests.cache.data import ALPHA, BETA, HOUR, Fleet
 from ninjait_pipelines_tests.runs import killed, passed, run
@@ -56,7 +56,7 @@ def test_the_same_data_again_is_the_same_objects(shared_stores: Stores, fleet: F
     """Rolled up again, the rows have another as_of: it is not in the objects, so that nothing changes."""
     archive_day(shared_stores)
     before, first = manifest(shared_stores), files(shared_stores)
-    fleet.hourly(ALPHA, fleet_device(fleet), [D])
+    roll_up_again(fleet)
     archive_day(shared_stores)
     after, again = manifest(shared_stores), files(shared_stores)
     assert before.pop("as_of") < after.pop("as_of")
