@@ -137,6 +137,16 @@ def test_columns_are_as_good_as_rows(stores: Stores) -> None:
     assert figures(stores) == by_columns == [(DAY, 1, 3), (DAY, 2, 5)]
 
 
+def test_columns_with_a_row_like_a_marker_are_an_error_and_change_nothing(stores: Stores) -> None:
+    """The view takes such a row for a version: all rows of the day of before it would be gone."""
+    run(stores, _by_columns, key=DAY)
+    before = figures(stores)
+    source[:] = [row(1, 4), row(2, 5) | {"organization_id": UUID(int=0)}]
+    with pytest.raises(ValueError, match="as versions of slices have it"):
+        run(stores, _by_columns, key=DAY)
+    assert figures(stores) == before
+
+
 def test_an_asset_shows_its_docstring_and_the_columns_that_the_database_has() -> None:
     spec = _figures.specs_by_key[dg.AssetKey("technician_performance")]
     assert spec.description == "Figures of the day."
