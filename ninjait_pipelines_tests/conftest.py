@@ -6,26 +6,23 @@ the other settings, for a staging system), else on those that `make servers` has
 
 import itertools
 import os
-import re
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
-import psycopg
 import pytest
 import urllib3
 from influxdb_client import InfluxDBClient, Permission, PermissionResource
-from psycopg import sql
 from tenacity import wait_none
 
 from ninjait_pipelines.paths import ROOT
 from ninjait_pipelines.resources import Stores, open_stores
-from ninjait_pipelines.resources.clickhouse import ClickHouse
 from ninjait_pipelines.settings import DESCRIPTIONS, Settings, validate
+from ninjait_pipelines_tests import databases
+from ninjait_pipelines_tests.databases import with_path
 from ninjait_pipelines_tests.orphans import ended_with_us
 
 os.environ.pop("PIPELINE_START", None)  # partitions read it when they are imported; the tests' begin on the default
@@ -100,7 +97,6 @@ OWN_ENGINES = (
 BY_MARKER = {"servers": "make test-servers", "faults": "make test-faults"}
 _not_run: Counter[str] = Counter()
 _numbers = itertools.count(1)
-_made_by: dict[str, list[str]] = {}  # database that is copied -> the statements that make its tables, in order
 _taken: set[str] = set()  # Dragonfly's databases that a test has now
 # What the environment names, for `--servers`; empty where it names no RabbitMQ.
 NAMED = {name: os.environ[name] for name in (*DESCRIPTIONS, "RABBITMQ_MANAGEMENT_URL") if name in os.environ}
@@ -210,14 +206,15 @@ def migrated(stack: dict[str, str]) -> Iterator[str]:
     from ninjait_pipelines.migrations import migrate_up
 
     name = f"migrated_{os.getpid()}"
-    place = {"DATABASE_URL": _with_path(stack["DATABASE_URL"], name), "CLICKHOUSE_DATABASE": name}
+    place = {"DATABASE_URL": with_path(stack["DATABASE_URL"], name), "CLICKHOUSE_DATABASE": name}
     try:
-        _create_databases(stack, name)
+        databases.create(stack, name)
         with open_stores(validate({**stack, **place})) as stores:
             migrate_up(stores.postgres, stores.clickhouse)
         yield name
     finally:
-        _drop_databases(stack, name)
+        databases.drop_spare(stack)
+        databases.drop(stack, name)
 
 
 @pytest.fixture
@@ -230,44 +227,14 @@ def settings(stack: dict[str, str], migrated: str, tmp_path: Path) -> Iterator[S
         drop(stack, settings)
 
 
-def _create_databases(stack: dict[str, str], name: str, like: str | None = None) -> None:
-    """In PostgreSQL and ClickHouse: empty ones, or copies of those that are called `like`, which nobody may use now."""
-    copied = sql.SQL(" TEMPLATE {}").format(sql.Identifier(like)) if like else sql.SQL("")
-    with psycopg.connect(stack["DATABASE_URL"], autocommit=True) as connection:
-        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)) + copied)
-    with open_stores(validate(stack)) as stores:
-        stores.clickhouse.command(f"CREATE DATABASE {name}")
-        if like:
-            _copy_tables(stores.clickhouse, like, name)
-
-
-def _copy_tables(clickhouse: ClickHouse, like: str, name: str) -> None:
-    """Tables and views as ClickHouse itself says that they are made, and what is recorded of migrations."""
-    if like not in _made_by:
-        query = "SELECT name, create_table_query AS made_by FROM system.tables WHERE database = {like:String}"
-        made_by = {row["name"]: row["made_by"] for row in clickhouse.rows(query, like=like)}
-        reads = {one: set(re.findall(rf"\b{like}\.(\w+)", text)) - {one} for one, text in made_by.items()}
-        _made_by[like] = [made_by[one] for one in TopologicalSorter(reads).static_order()]
-    for statement in _made_by[like]:
-        clickhouse.command(statement.replace(f"{like}.", f"{name}."))
-    clickhouse.command(f"INSERT INTO {name}.schema_migrations SELECT * FROM {like}.schema_migrations")
-
-
-def _drop_databases(stack: dict[str, str], name: str) -> None:
-    with open_stores(validate(stack)) as stores:
-        stores.clickhouse.command(f"DROP DATABASE IF EXISTS {name}")
-    with psycopg.connect(stack["DATABASE_URL"], autocommit=True) as connection:
-        connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
-
-
 def fresh(stack: dict[str, str], name: str, folder: Path, like: str | None = None) -> Settings:
-    """Settings for databases, a virtual host, an organization and an archive called `name`, all of them empty; or with
-    the tables of the databases that are called `like`."""
-    _create_databases(stack, name, like)
+    """Settings for databases, a virtual host, an organization and an archive called `name`, all of them empty; or,
+    called otherwise, with the tables of the databases that are called `like`."""
+    name = databases.take(stack, name, like)
     settings = {
         **stack,
-        "DATABASE_URL": _with_path(stack["DATABASE_URL"], name),
-        "MONGODB_URL": _with_path(stack["MONGODB_URL"], name),
+        "DATABASE_URL": with_path(stack["DATABASE_URL"], name),
+        "MONGODB_URL": with_path(stack["MONGODB_URL"], name),
         "CLICKHOUSE_DATABASE": name,
         "QUARANTINE_SPOOL": str(folder / "spool"),
     }
@@ -290,7 +257,7 @@ def make_virtual_host(stack: dict[str, str], name: str) -> str:
     user = unquote(urlsplit(stack["RABBITMQ_URL"]).username or "")
     rights = {"configure": ".*", "write": ".*", "read": ".*"}
     _manage_rabbitmq(stack, "PUT", f"permissions/{name}/{quote(user)}", rights)
-    return _with_path(stack["RABBITMQ_URL"], name)
+    return with_path(stack["RABBITMQ_URL"], name)
 
 
 def drop_virtual_host(stack: dict[str, str], name: str) -> None:
@@ -322,17 +289,12 @@ def drop_organization(stack: dict[str, str], name: str) -> None:
 
 def _empty_dragonfly(stack: dict[str, str]) -> str:
     """The first empty one of Dragonfly's databases 1 to 15: nothing of anybody else is ever emptied."""
-    for url in (_with_path(stack["DRAGONFLY_URL"], str(number)) for number in range(1, 16)):
+    for url in (with_path(stack["DRAGONFLY_URL"], str(number)) for number in range(1, 16)):
         with open_stores(validate({**stack, "DRAGONFLY_URL": url})) as stores:
             if url not in _taken and not stores.dragonfly.client.dbsize():
                 _taken.add(url)
                 return url
     raise RuntimeError("all of Dragonfly's databases 1 to 15 hold something: empty one for the tests")
-
-
-def _with_path(url: str, name: str) -> str:
-    base, _, query = url.partition("?")
-    return f"{base.rsplit('/', 1)[0]}/{name}" + (f"?{query}" if query else "")
 
 
 def _manage_rabbitmq(stack: dict[str, str], method: str, path: str, body: Any = None) -> None:
@@ -357,7 +319,7 @@ def drop(stack: dict[str, str], settings: Settings) -> None:
                 stores.archive.delete(key)
     with open_stores(validate(stack)) as stores:
         stores.mongodb.database.client.drop_database(name)
-    _drop_databases(stack, name)
+    databases.give_back(stack, name)
     if "RABBITMQ_URL" in stack:
         drop_virtual_host(stack, name)
     if "INFLUXDB_URL" in stack:

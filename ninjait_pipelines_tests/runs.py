@@ -1,6 +1,7 @@
 """How tests run assets: through Dagster, with the real stores, for a partition or a range; and how they kill a run."""
 
 import contextlib
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,6 +14,21 @@ from ninjait_pipelines.partitions import range_tags
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.resources.clickhouse import ClickHouse
 from ninjait_pipelines.resources.store import Store
+
+_idle: list[dg.DagsterInstance] = []  # empty ones, for the next run that brings none
+
+
+@contextlib.contextmanager
+def empty_instance() -> Iterator[dg.DagsterInstance]:
+    """An ephemeral instance without runs, events and files. To make one costs half of a small run: emptied, it serves
+    again. One with sensors or a daemon is a test's own."""
+    instance = _idle.pop() if _idle else dg.DagsterInstance.ephemeral()
+    try:
+        yield instance
+    finally:
+        instance.wipe()
+        shutil.rmtree(instance.storage_directory(), ignore_errors=True)
+        _idle.append(instance)
 
 
 class Killed(Exception):
@@ -34,16 +50,17 @@ def run(
     config: asset -> its config, as in the launchpad; only: names of assets, where several are computed together.
     """
     checks = [one for one in definitions if isinstance(one, dg.AssetChecksDefinition)]
-    result = dg.materialize(
-        definitions,
-        selection=dg.AssetSelection.assets(*only) | dg.AssetSelection.checks(*checks) if only else None,
-        resources=stores.all(),
-        partition_key=key,
-        tags=range_tags(*span) if span else None,
-        instance=instance,
-        run_config={"ops": {name: {"config": values} for name, values in (config or {}).items()}},
-        raise_on_error=not fails,
-    )
+    with empty_instance() if instance is None else contextlib.nullcontext(instance) as place:
+        result = dg.materialize(
+            definitions,
+            selection=dg.AssetSelection.assets(*only) | dg.AssetSelection.checks(*checks) if only else None,
+            resources=stores.all(),
+            partition_key=key,
+            tags=range_tags(*span) if span else None,
+            instance=place,
+            run_config={"ops": {name: {"config": values} for name, values in (config or {}).items()}},
+            raise_on_error=not fails,
+        )
     assert result.success is not fails
     return result
 

@@ -59,6 +59,7 @@ TOPICS = {
     "resources.test_secrets",
     "resources.test_tls",
     # what is no Python of the package: SQL, documents, the wheel, the tests themselves
+    "test_databases",
     "test_docs",
     "test_migrations_stopped",
     "test_orphans",

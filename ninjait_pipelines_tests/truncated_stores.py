@@ -19,6 +19,7 @@ from ninjait_pipelines.resources.rabbitmq.resource import RabbitMQ
 from ninjait_pipelines.settings import Settings
 from ninjait_pipelines.streams import QUEUES
 from ninjait_pipelines_tests import conftest
+from ninjait_pipelines_tests.databases import empty_clickhouse, empty_postgres
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +54,8 @@ def shared_stores(module_stores: tuple[Settings, Stores]) -> Stores:
     """The module's stores, emptied."""
     settings, stores = module_stores
     with stores.postgres.transaction() as connection:
-        connection.execute("TRUNCATE organizations, price_plans CASCADE")
-    tables = "SELECT name FROM system.tables WHERE database = currentDatabase() AND total_rows > 0"
-    for row in stores.clickhouse.rows(f"{tables} AND engine LIKE '%MergeTree' AND name NOT LIKE '%migrations%'"):
-        stores.clickhouse.command(f"TRUNCATE TABLE {row['name']}")
+        empty_postgres(connection)
+    empty_clickhouse(stores.clickhouse)
     stores.dragonfly.client.flushdb()
     for collection in stores.mongodb.database.list_collection_names():
         stores.mongodb.database[collection].delete_many({})

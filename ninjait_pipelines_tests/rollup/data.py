@@ -12,7 +12,7 @@ from ninjait_pipelines.partitions import HOURLY
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.rollup.assets import device_metrics_hours
 from ninjait_pipelines.rollup.checks import sample_shares_are_shares, samples_are_conserved
-from ninjait_pipelines_tests.runs import run
+from ninjait_pipelines_tests.runs import empty_instance, run
 
 ORGANIZATION = "00000000-0000-4000-8000-00000000000a"
 OTHER_ORGANIZATION = "00000000-0000-4000-8000-00000000000b"
@@ -66,13 +66,16 @@ def roll_up(stores: Stores, first: datetime, last: datetime | None = None) -> dg
 
 def check(stores: Stores, assets: Sequence[Any], checks: Sequence[Any], key: str | None = None) -> dict[str, Any]:
     """Runs checks alone, over what is there: name -> evaluation."""
-    result = dg.materialize(
-        [*assets, *checks],
-        selection=dg.AssetSelection.checks(*checks),
-        resources=stores.all(),
-        tags={"dagster/asset_partition_range_start": key, "dagster/asset_partition_range_end": key} if key else None,
-        raise_on_error=False,
-    )
+    tags = {"dagster/asset_partition_range_start": key, "dagster/asset_partition_range_end": key} if key else None
+    with empty_instance() as instance:
+        result = dg.materialize(
+            [*assets, *checks],
+            selection=dg.AssetSelection.checks(*checks),
+            resources=stores.all(),
+            tags=tags,
+            instance=instance,
+            raise_on_error=False,
+        )
     return {evaluation.check_name: evaluation for evaluation in result.get_asset_check_evaluations()}
 
 
