@@ -48,6 +48,8 @@ def _columns(field: str) -> Iterator[tuple[str, dict[str, tuple[str, str]]]]:
         comments = {aggregate: f"{_WORDS[aggregate]} of {field} values ({unit})" for aggregate in _WORDS}
         comments["count"] = f"Number of {field} values"
         yield tier, {f"{field}_{name}": ("Nullable(Float64)", comments[name]) for name in AGGREGATES}
+    seen = f"Time of the newest reading of {field}"
+    yield "device_sightings", {f"{field}_at": ("SimpleAggregateFunction(max, DateTime64(3, 'UTC'))", seen)}
     types = {"count": "Nullable(UInt32)"}
     hourly = {
         column: (types.get(aggregate, "Nullable(Float64)"), f"{_HOURLY[aggregate]} of {field} in the hour: {unit}")

@@ -57,6 +57,7 @@ def test_the_columns_of_a_metric_come_and_go(pair: Stores, battery: None, tmp_pa
     assert added == {
         ("metrics", "battery"): "SimpleAggregateFunction(anyLast, Nullable(Float64))",
         **windows,
+        ("device_sightings", "battery_at"): "SimpleAggregateFunction(max, DateTime64(3, 'UTC'))",
         **{(mart, name): type_ for mart in marts for name, type_ in hourly.items()},
     }
     for table, last in (("metrics", ["battery"]), ("metrics_5m", [f"battery_{name}" for name in model.AGGREGATES])):

@@ -1,7 +1,7 @@
 """The three caches. They have no partitions: each run writes the state as of its start, by ClickHouse's clock."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -10,7 +10,7 @@ import dagster as dg
 from pydantic import Field
 
 from ninjait_pipelines.cache import reads
-from ninjait_pipelines.cache.documents import Window, device_list, figures, summary, uptime_scores
+from ninjait_pipelines.cache.documents import Device, Window, device_list, figures, summary, uptime_scores
 from ninjait_pipelines.cache.leaderboard import confirmed, publish
 from ninjait_pipelines.keys import DEVICES_TTL, as_of_text, organization_devices, organization_summary
 from ninjait_pipelines.left_out import LeftOut
@@ -22,6 +22,8 @@ from ninjait_pipelines.resources.metrics_store import MetricsStore
 from ninjait_pipelines.resources.postgres import Postgres
 from ninjait_pipelines.resources.store import StoreError
 
+# Devices in one query of the metrics store; of more than MAX_ASKED, all are read at once.
+DEVICES_AT_ONCE, MAX_ASKED = 100, 1_000
 DAY_HOURS = 24
 WEEK_HOURS = 168
 # By the clock, not by their sources, which change every few seconds: one run for all three every four minutes, so that
@@ -60,66 +62,77 @@ def device_caches(
 ) -> dg.MaterializeResult:
     """api:devices:{organization_id}: the devices of each organization with status, last_seen and latest readings.
 
-    First it repairs device:{device_id}:latest from the metrics store: what drains could not write while Dragonfly was
-    down, and devices whose agents spread one reading over several messages.
+    First it repairs device:{device_id}:latest from the metrics store, where a reading is older than what drains wrote,
+    or lacks a field of it: what they could not write while Dragonfly was down, and devices whose agents spread one
+    reading over several messages.
 
     Dying half-way: some organizations have the new list, the others the old one until the next run or its expiry.
     """
     started = time.perf_counter()
     as_of, left_out = clickhouse.now(), LeftOut()
-    points = _latest_points(context, metrics_store, as_of - timedelta(minutes=config.latest_minutes), as_of)
-    repaired = dragonfly.set_many_if_newer(map(latest_reading, points))
-    organizations = reads.organizations(postgres, reads.heard_of(clickhouse, as_of))
-    revisions = {organization_devices(one.organization_id): one.revision(as_of) for one in organizations}
-    unchanged = dragonfly.renew(revisions, as_of_text(as_of), DEVICES_TTL)
+    since = as_of - timedelta(minutes=config.latest_minutes)
+    organizations = reads.organizations(postgres, reads.heard_of(clickhouse, as_of, since))
+    revisions = {one.organization_id: one.revision(as_of, since) for one in organizations}
+    unchanged = dragonfly.renew(_by_key(revisions), as_of_text(as_of), DEVICES_TTL)
     changed = [one for one in organizations if organization_devices(one.organization_id) not in unchanged]
-    documents = dict(_device_lists(dragonfly, changed, revisions, as_of, left_out))
+    devices = {one.organization_id: _whole(one, revisions, left_out) for one in changed}
+    reads.add_readings(dragonfly, [device for some in devices.values() for device in some])
+    lacking = [device for one in changed if one.heard for device in one.heard.incomplete(devices[one.organization_id])]
+    repaired = _repair(context, metrics_store, dragonfly, lacking, since, as_of)
+    if repaired is None:
+        revisions |= {UUID(device.organization_id): "" for device in lacking}
+
+    def document(id_: UUID) -> tuple[str, dict[str, Any]]:
+        return organization_devices(id_), device_list(id_, devices[id_], revisions[id_], as_of)
+
+    documents = dict(left_out.each(devices, _name, document))
     written = dragonfly.set_many_if_newer(documents.items(), DEVICES_TTL)
-    counts = {"written": written, "unchanged": len(unchanged), "latest_written": repaired}
+    counts = {"written": written, "unchanged": len(unchanged), "latest_written": repaired or 0}
     return _result(started, left_out, len(unchanged) + len(documents), **counts)
 
 
-def _device_lists(
-    dragonfly: Dragonfly,
-    organizations: Sequence[reads.Organization],
-    revisions: Mapping[str, str],
-    as_of: datetime,
-    left_out: LeftOut,
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Key and document of each organization's devices. A list that lacks a device has no revision, so that each run
-    names what it left out."""
-    devices = {}
-    incomplete = set()
-    for one in organizations:
-        before = len(left_out.reasons)
-        devices[one.organization_id] = one.devices(left_out)
-        if len(left_out.reasons) > before:
-            incomplete.add(one.organization_id)
-    reads.add_readings(dragonfly, [device for some in devices.values() for device in some])
+def _by_key(revisions: Mapping[UUID, str]) -> dict[str, str]:
+    return {organization_devices(id_): revision for id_, revision in revisions.items()}
 
-    def document(id_: UUID) -> tuple[str, dict[str, Any]]:
-        key = organization_devices(id_)
-        return key, device_list(id_, devices[id_], "" if id_ in incomplete else revisions[key], as_of)
 
-    return left_out.each(devices, _name, document)
+def _whole(organization: reads.Organization, revisions: dict[UUID, str], left_out: LeftOut) -> list[Device]:
+    """Its devices. A list that lacks one loses its revision, so that each run names what it left out."""
+    before = len(left_out.reasons)
+    devices = organization.devices(left_out)
+    if len(left_out.reasons) > before:
+        revisions[organization.organization_id] = ""
+    return devices
 
 
 def _name(organization_id: UUID) -> str:
     return f"organization {organization_id}"
 
 
-def _latest_points(
-    context: dg.AssetExecutionContext, metrics_store: MetricsStore, since: datetime, as_of: datetime
-) -> list[dict[str, Any]]:
-    """Each device's latest point, to be written unless the cache has a newer one.
+def _repair(
+    context: dg.AssetExecutionContext,
+    metrics_store: MetricsStore,
+    dragonfly: Dragonfly,
+    devices: Sequence[Device],
+    since: datetime,
+    as_of: datetime,
+) -> int | None:
+    """Caches these devices' latest values as the metrics store has them, unless the cache has newer ones.
 
-    Empty if the metrics store is down: the lists are still written, with the readings that the drains left.
+    None if the metrics store is down: the lists are still written, with the readings that the drains left.
     """
+    ids = [device.device_id for device in devices]
+    if len(ids) > MAX_ASKED:
+        batches: list[Sequence[str]] = [()]
+    else:
+        batches = [ids[first : first + DEVICES_AT_ONCE] for first in range(0, len(ids), DEVICES_AT_ONCE)]
     try:
-        return metrics_store.latest(since, as_of + MAX_CLOCK_SKEW).to_pylist()
+        tables = [metrics_store.latest(since, as_of + MAX_CLOCK_SKEW, some) for some in batches]
     except StoreError as error:
         context.log.warning("The latest readings were not compared with the metrics store: %s", error)
-        return []
+        return None
+    written = sum(dragonfly.set_many_if_newer(map(latest_reading, table.to_pylist())) for table in tables)
+    reads.add_readings(dragonfly, devices)
+    return written
 
 
 @dg.asset(**COMMON, deps=["device_metrics_hourly", "agent_heartbeats"])

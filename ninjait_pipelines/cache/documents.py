@@ -91,6 +91,19 @@ def own_reading(cached: str | None, organization_id: str) -> _Reading | None:
     return reading
 
 
+def lacks(reading: _Reading | None, read_at: str, carried: int) -> bool:
+    """Whether a cached reading is older than the device's newest one, or has nothing for a field that was sent lately.
+
+    read_at: when that was, as the beginning of an as_of; carried: the fields by their places in FIELDS, as bits.
+    """
+    if reading is None or not reading.as_of:
+        return carried > 0
+    values = msgspec.structs.astuple(reading)[-len(FIELDS) :]
+    return reading.as_of[: len(read_at)] < read_at or (
+        None in values and any(value is None and carried >> place & 1 for place, value in enumerate(values))
+    )
+
+
 def device_list(organization_id: UUID, devices: Sequence[Device], revision: str, as_of: datetime) -> dict[str, Any]:
     """The API's answer to "my devices". completeness is the share of devices whose status is known."""
     known = sum(device.status != UNKNOWN for device in devices)

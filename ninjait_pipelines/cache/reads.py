@@ -12,9 +12,10 @@ from uuid import UUID
 import msgspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ninjait_pipelines import keys
-from ninjait_pipelines.cache.documents import Device, Figures, Window, own_reading
+from ninjait_pipelines.cache.documents import Device, Figures, Window, lacks, own_reading
 from ninjait_pipelines.left_out import LeftOut
 from ninjait_pipelines.resources.clickhouse import ClickHouse, sql
 from ninjait_pipelines.resources.dragonfly import Dragonfly
@@ -44,6 +45,13 @@ class Heard(NamedTuple):
             for device, status, moment in zip(*columns, strict=True)
         }
 
+    def incomplete(self, devices: Sequence[Device]) -> list[Device]:
+        """Devices whose cached reading is not what the metrics store has of the fields that they sent lately."""
+        lately = self.devices.filter(pc.not_equal(self.devices["carried"], 0))
+        columns = (lately[name].to_pylist() for name in ("device_id", "read_at", "carried"))
+        sent = {device: (read_at, carried) for device, read_at, carried in zip(*columns, strict=True)}
+        return [device for device in devices if lacks(device.readings, *sent.get(device.device_id, ("", 0)))]
+
 
 class Organization(NamedTuple):
     """An active organization, its devices as PostgreSQL wrote them, and what was heard of them lately."""
@@ -61,11 +69,11 @@ class Organization(NamedTuple):
                 device.status, device.last_seen = one
         return found
 
-    def revision(self, as_of: datetime) -> str:
+    def revision(self, as_of: datetime, latest_since: datetime) -> str:
         """Equal as long as the list of devices is; none ("") while a drain may still cache a recorded reading."""
         if self.heard and self.heard.recorded_at > as_of - SETTLING:
             return ""
-        return revision_of(as_of, self.registered, self.heard.revision if self.heard else 0)
+        return revision_of(as_of, as_of - latest_since, self.registered, self.heard.revision if self.heard else 0)
 
 
 def revision_of(as_of: datetime, *parts: object) -> str:
@@ -82,9 +90,10 @@ def organizations(postgres: Postgres, heard: Mapping[str, Heard]) -> list[Organi
     ]
 
 
-def heard_of(clickhouse: ClickHouse, now: datetime) -> dict[str, Heard]:
-    """What was recorded of devices, by organization."""
-    rows = clickhouse.arrow(sql("cache/statuses"), since=now - HEARD_OF, as_of=now)
+def heard_of(clickhouse: ClickHouse, now: datetime, latest_since: datetime | None = None) -> dict[str, Heard]:
+    """What was recorded of devices, by organization; latest_since: from when on a field counts as sent lately."""
+    times = {"since": now - HEARD_OF, "as_of": now, "latest_since": latest_since or now}
+    rows = clickhouse.arrow(sql("cache/statuses"), **times)
     return {rows["organization_id"][start].as_py(): _of_organization(rows[start:end]) for start, end in _runs(rows)}
 
 

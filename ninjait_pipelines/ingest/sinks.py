@@ -19,7 +19,16 @@ from ninjait_pipelines.ingest.decode.model import NOBODY, Columns, Decoded, Reje
 from ninjait_pipelines.ingest.series import NAME_OF, TOO_MANY, Named, Series
 from ninjait_pipelines.late_days import note_events
 from ninjait_pipelines.metrics.latest import latest_reading
-from ninjait_pipelines.metrics.model import COUNTER_GAP, COUNTERS, POINTS, RETENTION, RETENTION_GRACE, VOLUMES, Tier
+from ninjait_pipelines.metrics.model import (
+    COUNTER_GAP,
+    COUNTERS,
+    FIELDS,
+    POINTS,
+    RETENTION,
+    RETENTION_GRACE,
+    VOLUMES,
+    Tier,
+)
 from ninjait_pipelines.metrics.windows import late_rows
 from ninjait_pipelines.resources.clickhouse import ClickHouse, sql
 from ninjait_pipelines.resources.clickhouse_schema import mart_rows
@@ -53,10 +62,10 @@ _TOUCHED = pa.schema(
 )
 # What devices name, and whose number is limited.
 _NAMED: dict[Named, pa.Schema] = {"counters": COUNTERS, "volumes": VOLUMES}
-_SEEN = ("cpu", "memory", "disk_used")
+_OF_VOLUMES = {"disk_used": "used", "disk_total": "total", "disk_free": "free"}
 _LAST_SEEN = pa.schema(
     [("organization_id", pa.string()), ("device_id", pa.string()), ("last_seen", _MILLISECONDS)]
-    + [(f"{name}_at", _MILLISECONDS) for name in _SEEN]
+    + [(f"{name}_at", _MILLISECONDS) for name in FIELDS]
 )
 
 
@@ -371,14 +380,14 @@ def touched_hours(points: pa.Table, counters: pa.Table, volumes: pa.Table, run_i
 
 
 def last_seen(points: pa.Table, counters: pa.Table, volumes: pa.Table, decoded: Iterable[Decoded]) -> pa.Table:
-    """The newest time per device, as rows of device_sightings: of any reading, and of those that every device should
-    have (volumes count as disk). A device of which nothing was understood has a row without times.
+    """The newest time per device, as rows of device_sightings: of any reading, and of each field (volumes have those of
+    disks). A device of which nothing was understood has a row without times.
     """
     nothing, never = pa.scalar(None, _MILLISECONDS), pa.scalar(0, _MILLISECONDS)
     key, times = _LAST_SEEN.names[:2], _LAST_SEEN.names[2:]
     ids = {(one.organization_id, one.device_id) for part in decoded for one in part.left_out} - {(NOBODY, NOBODY)}
     parts = [pa.table([pa.array([pair[at] for pair in ids], pa.string()) for at in (0, 1)], key)]
-    for table, fields in ((points, {name: name for name in _SEEN}), (counters, {}), (volumes, {"disk_used": "used"})):
+    for table, fields in ((points, {name: name for name in FIELDS}), (counters, {}), (volumes, _OF_VOLUMES)):
         time = pc.cast(table["time"], _MILLISECONDS, safe=False)
         part = table.select(key).append_column("last_seen", time)
         for ours, name in fields.items():

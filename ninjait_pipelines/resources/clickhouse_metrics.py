@@ -47,6 +47,7 @@ COVERED = f"sum(ifNull(covered, if({_MAX_COUNT} > 0, {_MAX_COUNT}, samples) * {A
 TABLES = (*Tier, "interface_counters", "volumes")
 # ClickHouse sorts UUIDs by their second half; InfluxDB, like people, by their text.
 KEY = "toString(organization_id) AS organization, toString(device_id) AS device"
+OF_DEVICES = "AND device_id IN {device_ids:Array(UUID)}"
 BETWEEN = "time >= {start:DateTime64(6, 'UTC')} AND time < {stop:DateTime64(6, 'UTC')}"
 
 
@@ -99,7 +100,7 @@ class ClickHouseMetrics(ClickHouse, MetricsStore):
         return []
 
     def read(self, start: datetime, stop: datetime, device_ids: list[str] | None = None) -> pa.Table:
-        devices = "AND device_id IN {device_ids:Array(UUID)}" if device_ids else ""
+        devices = OF_DEVICES if device_ids else ""
         query = f"""
             SELECT {KEY}, time, {", ".join(FIELDS)}
             FROM {Tier.RAW} FINAL
@@ -108,28 +109,30 @@ class ClickHouseMetrics(ClickHouse, MetricsStore):
         """  # noqa: S608
         return self._table(query, POINTS, start=start, stop=stop, device_ids=device_ids)
 
-    def latest(self, start: datetime, stop: datetime) -> pa.Table:
+    def latest(self, start: datetime, stop: datetime, device_ids: Sequence[str] = ()) -> pa.Table:
+        devices = OF_DEVICES if device_ids else ""
         columns = ", ".join(f"argMax({field}, time)" for field in FIELDS)
         query = f"""
             SELECT {KEY}, max(time) AS newest, {columns}
             FROM {Tier.RAW} FINAL
-            WHERE {BETWEEN}
+            WHERE {BETWEEN} {devices}
             GROUP BY organization_id, device_id
             ORDER BY organization, device
         """  # noqa: S608
-        found = self._table(query, POINTS, start=start, stop=stop)
-        return with_disks(found, self._last_of_volumes(start, stop))
+        found = self._table(query, POINTS, start=start, stop=stop, device_ids=list(device_ids))
+        return with_disks(found, self._last_of_volumes(start, stop, device_ids))
 
-    def _last_of_volumes(self, start: datetime, stop: datetime) -> pa.Table:
+    def _last_of_volumes(self, start: datetime, stop: datetime, device_ids: Sequence[str]) -> pa.Table:
         """One row per volume (schema VOLUMES) with its last values."""
+        devices = OF_DEVICES if device_ids else ""
         query = f"""
             SELECT {KEY}, source, disk, volume, max(time) AS newest,
                 argMax(used, time), argMax(total, time), argMax(free, time)
             FROM volumes FINAL
-            WHERE {BETWEEN}
+            WHERE {BETWEEN} {devices}
             GROUP BY organization_id, device_id, source, disk, volume
         """  # noqa: S608
-        return self._table(query, VOLUMES, start=start, stop=stop)
+        return self._table(query, VOLUMES, start=start, stop=stop, device_ids=list(device_ids))
 
     def aggregate(self, tier: Tier, start: datetime, stop: datetime, every: timedelta) -> pa.Table:
         check_window(start, stop, every)

@@ -81,8 +81,9 @@ class MetricsStore(Store):
         devices, or of at most a hundred."""
 
     @abstractmethod
-    def latest(self, start: datetime, stop: datetime) -> pa.Table:
-        """One row per device (schema POINTS) with the last value of each field in the window, in order of the key.
+    def latest(self, start: datetime, stop: datetime, device_ids: Sequence[str] = ()) -> pa.Table:
+        """One row per device (schema POINTS) with the last value of each field in the window, in order of the key: of
+        these devices, or of all.
 
         `time` is the newest point's. Counters are not included.
         """

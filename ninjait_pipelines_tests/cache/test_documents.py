@@ -17,6 +17,7 @@ from ninjait_pipelines.cache.documents import (
     Window,
     device_list,
     figures,
+    lacks,
     own_reading,
     summary,
     uptime_scores,
@@ -96,6 +97,33 @@ def test_a_list_has_each_device_with_its_own_readings() -> None:
 @pytest.mark.parametrize("cached", [None, "", "x", "[1]", "7", "null", '{"organization_id": 1}', "{"])
 def test_what_is_no_reading_is_none(cached: str | None) -> None:
     assert own_reading(cached, str(ORG)) is None
+
+
+LATELY, EARLIER = "2026-03-01T00:00:01.000", "2026-03-01T00:00:00.999"
+MEMORY, UPTIME = 0b10, 0b100000
+
+
+@pytest.mark.parametrize(
+    ("cached", "read_at", "carried", "lacking"),
+    [
+        (None, "", 0, False),
+        (None, LATELY, MEMORY, True),
+        ({"memory": 1.0}, LATELY, MEMORY, False),
+        ({"memory": 1.0}, LATELY, MEMORY | UPTIME, True),
+        ({"memory": 1.0}, EARLIER, MEMORY, False),
+        ({"memory": None}, EARLIER, 0, False),
+        ({"memory": 1.0, "as_of": f"{EARLIER}500+00:00"}, LATELY, MEMORY, True),
+        ({"memory": 1.0, "as_of": f"{LATELY}999+00:00"}, LATELY, MEMORY, False),
+        ({"memory": 1.0, "as_of": None}, LATELY, MEMORY, True),
+        (dict.fromkeys(FIELDS, 1.0), LATELY, 0b111111111, False),
+    ],
+)
+def test_a_reading_lacks_what_was_sent_since_or_lately(
+    cached: dict[str, Any] | None, read_at: str, carried: int, lacking: bool
+) -> None:
+    about = {"organization_id": str(ORG), "as_of": f"{LATELY}000+00:00"}
+    reading = own_reading(json.dumps(about | cached), str(ORG)) if cached else None
+    assert lacks(reading, read_at, carried) is lacking
 
 
 def test_an_organization_without_devices_is_complete() -> None:

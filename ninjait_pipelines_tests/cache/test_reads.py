@@ -1,12 +1,15 @@
 """What the caches are built from, read from real stores."""
 
+import re
 from collections import Counter
 from datetime import datetime, timedelta
 
 from ninjait_pipelines import keys
 from ninjait_pipelines.cache import assets, reads
 from ninjait_pipelines.left_out import LeftOut
+from ninjait_pipelines.metrics.model import FIELDS
 from ninjait_pipelines.resources import Stores
+from ninjait_pipelines.resources.clickhouse import sql
 from ninjait_pipelines_tests.cache.caches import H, cached, sighting
 from ninjait_pipelines_tests.cache.data import ALPHA, BETA, EMPTY, HOUR, Fleet
 from ninjait_pipelines_tests.runs import run
@@ -44,6 +47,13 @@ def test_devices_without_heartbeats_are_known_by_their_readings(shared_stores: S
     rows = shared_stores.clickhouse.rows("SELECT * EXCEPT (device_count, last_update) FROM device_status_realtime")
     expected = Counter("offline" if row[2] == "unknown" else row[2] for row in STATUSES.values())
     assert {row["status"]: row["devices"] for row in rows} == expected
+
+
+def test_the_fields_sent_lately_are_bits_in_the_order_of_fields() -> None:
+    """A metric more has a column more in this query."""
+    text = sql("cache/statuses")
+    columns = re.sub(r"\s", "", text[text.index("[\n") + 1 : text.index("]\n        FROM device_sightings")])
+    assert columns.split(",") == [f"{name}_at" for name in FIELDS]
 
 
 def test_only_an_object_counts_as_a_document(shared_stores: Stores) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from ninjait_pipelines import keys
+from ninjait_pipelines.cache import assets
 from ninjait_pipelines.cache.assets import device_caches
 from ninjait_pipelines.ingest import drain as drain_module
 from ninjait_pipelines.ingest.drain import DrainSummary
@@ -40,7 +41,7 @@ from ninjait_pipelines_tests.ingest.samples import (
     telegraf,
 )
 from ninjait_pipelines_tests.resources.dragonfly_server import Server
-from ninjait_pipelines_tests.runs import run
+from ninjait_pipelines_tests.runs import changed, run
 
 # Samples are as old as the suite, which may run for longer than the quarter of an hour that the caches look back on.
 LOOK_BACK = {"device_caches": {"latest_minutes": 180}}
@@ -194,6 +195,55 @@ def test_the_repair_keeps_newer_values_and_joins_readings_that_came_apart(fleet:
     assert second["as_of"] == (NOW - timedelta(seconds=80)).isoformat(timespec="microseconds")
 
 
+def asked(stores: Stores) -> tuple[Stores, list[list[str]]]:
+    """The stores, and the devices that the metrics store is asked for, query by query."""
+    queries: list[list[str]] = []
+    latest_ = type(stores.metrics_store).latest
+
+    def latest(self: Any, start: Any, stop: Any, device_ids: Any = ()) -> Any:
+        queries.append(list(device_ids))
+        return latest_(self, start, stop, device_ids)
+
+    return replace(stores, metrics_store=changed(stores.metrics_store, latest=latest)), queries
+
+
+@AT_ONCE
+@pytest.mark.parametrize("pieces", [("network_in", "memory"), ("memory", "network_in"), ("uptime", "cpu")])
+def test_only_devices_that_lack_something_are_asked_for(fleet: Stores, pieces: tuple[str, str]) -> None:
+    """The pieces of one reading, in two messages: the later one replaces the other in the cache."""
+    whole = metrics(sample(30, cpu=5))
+    parts = [metrics({"timestamp": sample(40)["timestamp"], name: 7}, device_id=SECOND_DEVICE) for name in pieces]
+    for body in (whole, *parts):
+        fleet.message_queue.publish([outgoing("agent.metrics", body)])
+        drained(fleet)
+    watched, queries = asked(fleet)
+    for _ in range(2):
+        run(watched, device_caches, config=LOOK_BACK)
+        found = json.loads(str(fleet.dragonfly.client.get(keys.device_latest(SECOND_DEVICE))))
+        assert [found[name] for name in pieces] == [7, 7]
+    assert queries == [[SECOND_DEVICE]], "not once it is whole"
+    fleet.dragonfly.client.delete(keys.device_latest(DEVICE))
+    run(watched, device_caches, config=LOOK_BACK)
+    assert queries[1:] == [[DEVICE]]
+    assert json.loads(str(fleet.dragonfly.client.get(keys.device_latest(DEVICE))))["cpu"] == 5
+
+
+@AT_ONCE
+def test_of_very_many_devices_all_are_read_at_once(fleet: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(assets, "DEVICES_AT_ONCE", 1)
+    devices = (DEVICE, SECOND_DEVICE)
+    fleet.message_queue.publish([outgoing("agent.metrics", metrics(sample(30), device_id=one)) for one in devices])
+    drained(fleet)
+    watched, queries = asked(fleet)
+    for limit, expected in ((2, [[DEVICE], [SECOND_DEVICE]]), (1, [[]])):
+        monkeypatch.setattr(assets, "MAX_ASKED", limit)
+        fleet.dragonfly.client.flushdb()
+        queries.clear()
+        run(watched, device_caches, config=LOOK_BACK)
+        assert sorted(queries) == sorted(expected)
+        assert fleet.dragonfly.client.exists(*map(keys.device_latest, devices)) == 2
+
+
 @AT_ONCE
 def test_device_lists_are_written_without_the_metrics_store(fleet: Stores, settings: Settings) -> None:
     with proxied(settings, metrics_url(settings)) as (through, proxy), open_stores(through) as cut_off:
@@ -274,7 +324,7 @@ def test_a_refresh_that_read_before_a_drain_wrote_takes_nothing_away(fleet: Stor
     class Behind(type(store)):  # type: ignore[misc]
         """The same store, as it was."""
 
-        def latest(self, start: Any, stop: Any) -> Any:
+        def latest(self, start: Any, stop: Any, device_ids: Any = ()) -> Any:
             return read_before
 
     with Behind(**store.model_dump()).open() as behind:

@@ -414,6 +414,7 @@ class MetricsContract:
             (other, start + SECOND, 9.0, None),
         ]
         assert {row["uptime"] for row in rows} == {None}
+        assert store.latest(start, start + HOUR, [other, new_id()]).to_pylist() == rows[1:]
 
     def test_counters_become_increases(self, store: MetricsStore) -> None:
         """A baseline before the window, two interfaces at one instant, a reboot, a gap; beside points."""
@@ -612,6 +613,7 @@ class MetricsContract:
         store.write_volumes(volumes(readings))
         (row,) = store.latest(start, start + HOUR).to_pylist()
         assert (row["cpu"], row["disk_used"], row["disk_total"], row["disk_free"]) == (1.0, 6.0, 25.0, 19.0)
+        assert store.latest(start, start + HOUR, [device]).to_pylist() == [row]
 
     @few_examples
     @given(history=steps, hours=st.integers(1, 7), every=st.sampled_from([FIVE_MINUTES, HOUR]))

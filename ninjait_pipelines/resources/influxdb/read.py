@@ -203,6 +203,7 @@ def readings(
     start: datetime,
     stop: datetime,
     function: str = "",
+    device_ids: Sequence[str] = (),
 ) -> Iterator[pa.Table]:
     """All rows of a measurement whose tags include third-party text; those of a device are together.
 
@@ -210,7 +211,7 @@ def readings(
     """
     text_tags = [name for name in schema.names if name in TEXT_TAGS]
     fields = [field.name for field in schema if pa.types.is_floating(field.type)]
-    for part in tables(server, bucket, measurement, fields, start, stop, function, tags=(*TAGS, *text_tags)):
+    for part in tables(server, bucket, measurement, fields, start, stop, function, device_ids, (*TAGS, *text_tags)):
         for name in text_tags:
             text = percent_decode(pc.cast(part[name], pa.string()).combine_chunks())
             part = part.set_column(part.schema.get_field_index(name), name, text)

@@ -176,11 +176,12 @@ class InfluxDB(MetricsStore):
         rows = self.call(lambda: self._rows(["samples", *FIELDS], start, stop, device_ids=device_ids or []))
         return _sorted(_ours(rows), [*TAGS, "time"])
 
-    def latest(self, start: datetime, stop: datetime) -> pa.Table:
+    def latest(self, start: datetime, stop: datetime, device_ids: Sequence[str] = ()) -> pa.Table:
         # A single `last` returns the time of its value, several together do not.
-        newest = self.call(lambda: self._rows(["samples"], start, stop, "last"))
-        values = self.call(lambda: self._rows([*FIELDS], start, stop, "last"))
-        volumes = self.call(lambda: list(self._readings(VOLUME_MEASUREMENT, VOLUMES, start, stop, "last")))
+        newest = self.call(lambda: self._rows(["samples"], start, stop, "last", device_ids))
+        values = self.call(lambda: self._rows([*FIELDS], start, stop, "last", device_ids))
+        readings = partial(self._readings, VOLUME_MEASUREMENT, VOLUMES, start, stop, "last", device_ids)
+        volumes = self.call(lambda: list(readings()))
         rows = _sorted(newest.join(values.drop_columns("time"), [*TAGS]), TAGS)
         return with_disks(rows, pa.concat_tables([VOLUMES.empty_table(), *volumes]))
 
@@ -250,9 +251,15 @@ class InfluxDB(MetricsStore):
         return self._readings(VOLUME_MEASUREMENT, VOLUMES, start, stop)
 
     def _readings(
-        self, measurement: str, schema: pa.Schema, start: datetime, stop: datetime, function: str = ""
+        self,
+        measurement: str,
+        schema: pa.Schema,
+        start: datetime,
+        stop: datetime,
+        function: str = "",
+        device_ids: Sequence[str] = (),
     ) -> Iterator[pa.Table]:
-        return read.readings(self.server, self.bucket, measurement, schema, start, stop, function)
+        return read.readings(self.server, self.bucket, measurement, schema, start, stop, function, device_ids)
 
     # --- deleting ---
 
