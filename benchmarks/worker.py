@@ -170,7 +170,9 @@ def decoding(stores: Stores) -> dict[str, Any]:
     drain = make_drain(stores, "benchmark", sink)
     registry, samples, progress = load_sender_registry(stores.postgres), 0, Progress()
     with drain_module.tuned_interpreter(), stores.message_queue.consume(QUEUE, drain_module.PREFETCH) as consumer:
-        while messages := drain_module._receive(consumer, 10**9, drain_module.BATCH_BYTES, IDLE_SECONDS):
+        while messages := drain_module._receive(
+            consumer, drain_module.BATCH_MESSAGES, drain_module.BATCH_BYTES, IDLE_SECONDS
+        ):
             now = datetime.now(UTC)
             batch, registry = drain._decode_all(messages, registry, now)
             sink.write([decoded for _, decoded in batch], "benchmark", now)

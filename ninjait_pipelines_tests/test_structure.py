@@ -1,6 +1,7 @@
 """Which module may import which (the stages are the data's way: nothing runs back up), and which test file is whose."""
 
 import ast
+import functools
 import graphlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,8 @@ EXEMPT = {
     "resources.message_queue",
     "resources.metrics_store",
 }
+# Calls of `setattr` in tests
+MAX_REPLACED = 66
 # Test files that are of no single module.
 TOPICS = {
     # one way through many modules, or one promise of many
@@ -110,8 +113,14 @@ def _module_of(name: str) -> str | None:
     return next(".".join(parts[:end]) for end in range(len(parts), -1, -1) if ".".join(parts[:end]) in MODULES)
 
 
-GRAPH = {name: {found for one in _imported(path) if (found := _module_of(one))} for name, path in MODULES.items()}
-EDGES = sorted((name, other) for name, others in GRAPH.items() for other in others)
+@functools.cache  # not while tests are collected: each worker would wait for it
+def graph() -> dict[str, set[str]]:
+    """Module -> the modules of ours that it imports."""
+    return {name: {found for one in _imported(path) if (found := _module_of(one))} for name, path in MODULES.items()}
+
+
+def edges() -> list[tuple[str, str]]:
+    return sorted((name, other) for name, others in graph().items() for other in others)
 
 
 def _room(module: str) -> str:
@@ -121,37 +130,37 @@ def _room(module: str) -> str:
 def test_modules_are_found() -> None:
     """An empty graph would pass every other test here."""
     assert {_room(name) for name in MODULES} > set(STAGES)
-    assert ("archive.assets", "partitions") in EDGES
+    assert ("archive.assets", "partitions") in edges()
 
 
 def test_no_modules_import_each_other() -> None:
     try:
-        graphlib.TopologicalSorter(GRAPH).prepare()
+        graphlib.TopologicalSorter(graph()).prepare()
     except graphlib.CycleError as error:
         pytest.fail(" -> ".join(error.args[1]))
 
 
 def test_the_product_does_not_need_the_local_stack() -> None:
     """Embedded engines, fleets and the demo are not in the image; commands import them when they are typed."""
-    assert [edge for edge in EDGES if _room(edge[1]) == "local" and _room(edge[0]) not in ("local", "cli")] == []
+    assert [edge for edge in edges() if _room(edge[1]) == "local" and _room(edge[0]) not in ("local", "cli")] == []
 
 
 def test_stores_know_no_stage() -> None:
-    assert [edge for edge in EDGES if _room(edge[0]) == "resources" and _room(edge[1]) in STAGES] == []
+    assert [edge for edge in edges() if _room(edge[0]) == "resources" and _room(edge[1]) in STAGES] == []
 
 
 def test_metrics_know_no_store_and_no_stage() -> None:
-    assert [edge for edge in EDGES if _room(edge[0]) == "metrics" and _room(edge[1]) not in METRICS_MAY_IMPORT] == []
+    assert [edge for edge in edges() if _room(edge[0]) == "metrics" and _room(edge[1]) not in METRICS_MAY_IMPORT] == []
 
 
 def test_no_common_room_knows_a_stage() -> None:
     """Only what puts everything together does."""
     outside = {*STAGES, "resources", "local", "cli", "build", "definitions"}
-    assert [edge for edge in EDGES if _room(edge[0]) not in outside and _room(edge[1]) in STAGES] == []
+    assert [edge for edge in edges() if _room(edge[0]) not in outside and _room(edge[1]) in STAGES] == []
 
 
 def test_a_stage_knows_only_the_assets_of_earlier_stages() -> None:
-    crossing = [(one, other) for one, other in EDGES if {_room(one), _room(other)} <= {*STAGES}]
+    crossing = [(one, other) for one, other in edges() if {_room(one), _room(other)} <= {*STAGES}]
     crossing = [(one, other) for one, other in crossing if _room(one) != _room(other)]
     later = [edge for edge in crossing if STAGES.index(_room(edge[0])) < STAGES.index(_room(edge[1]))]
     inside = {(_room(one), ".".join(other.split(".")[:2])) for one, other in crossing}
@@ -192,6 +201,19 @@ def test_no_test_file_imports_another_one() -> None:
     ]
     assert len(files) > 100
     assert wrong == []
+
+
+def test_tests_hand_faults_in() -> None:
+    """A test that replaces a function or constant of a module passes where the product no longer uses it. What is left
+    are clocks, third parties' functions, and what a command or asset makes for itself; there should be fewer of them,
+    not more: a parameter, a field, or a store of a changed class (`runs.changed`) does it in the open."""
+    calls = [
+        node
+        for path in TESTS.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] == "setattr"
+    ]
+    assert 10 < len(calls) <= MAX_REPLACED
 
 
 TESTS = ROOT / f"{PACKAGE}_tests"

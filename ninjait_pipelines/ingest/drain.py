@@ -30,7 +30,7 @@ import math
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -131,6 +131,10 @@ class Drain:
     clock: Callable[[], datetime]
     log: logging.Logger
     room: Room = field(default_factory=Room, init=False)
+    batch_messages: int = BATCH_MESSAGES
+    prefetch: int = PREFETCH
+    dead_letters_at_once: int = DEAD_LETTERS_AT_ONCE
+    isolation_groups: Mapping[int, tuple[int, int]] = field(default_factory=lambda: ISOLATION_GROUPS)
     store_wait_seconds: float = STORE_WAIT_SECONDS
     sleep: Callable[[float], None] = time.sleep
     when_available: StoreWait = field(init=False)
@@ -156,14 +160,14 @@ class Drain:
         batch_bytes = FIRST_BATCH_BYTES
         with (
             tuned_interpreter(),
-            self.message_queue.consume(self.sink.queue, PREFETCH, max_messages) as consumer,
+            self.message_queue.consume(self.sink.queue, self.prefetch, max_messages) as consumer,
             self._sparing(consumer),
             Stages(self._write, self._record_batch, lambda: self._keep_waiting(consumer)) as stages,
         ):
             while True:
                 if self.when_available.began or (self.clock() - started).total_seconds() >= max_seconds:
                     consumer.stop()
-                room = max_messages - summary.messages - stages.messages
+                room = min(max_messages - summary.messages - stages.messages, self.batch_messages)
                 messages = _receive(consumer, room, batch_bytes, 0 if stages.under_way else idle_seconds)
                 batch_bytes = min(2 * batch_bytes, BATCH_BYTES)
                 if not messages and not stages.under_way:
@@ -299,7 +303,7 @@ class Drain:
         """
         failures: list[tuple[Message, Exception]] = []
         store_failures: list[tuple[Message, StoreError]] = []
-        todo = deque(_groups(redelivered))
+        todo = deque(_groups(redelivered, self.isolation_groups))
         while todo:
             group = todo.popleft()
             self.isolated[:] = group if len(group) == 1 else []
@@ -360,7 +364,9 @@ class Drain:
         Dying between any two of these: they are still dead letters, and moving them again replaces the same documents.
         """
         moved = 0
-        while moved < limit and (letters := self.message_queue.dead_letters(self.sink.queue, DEAD_LETTERS_AT_ONCE)):
+        while moved < limit and (
+            letters := self.message_queue.dead_letters(self.sink.queue, self.dead_letters_at_once)
+        ):
             batch = [(message, decode_nothing(message, "dead_letter", reason)) for message, reason in letters]
             not_kept = hold_messages(self.mongodb, batch, self.run_id, self.clock(), self.log, self.room)
             rows = ledger_rows(batch, self.run_id, outcome="dead_lettered", not_kept=not_kept)
@@ -385,11 +391,13 @@ def tuned_interpreter() -> Iterator[None]:
         sys.setswitchinterval(seconds)
 
 
-def _groups(redelivered: Sequence[Message]) -> Iterator[Sequence[Message]]:
+def _groups(
+    redelivered: Sequence[Message], groups: Mapping[int, tuple[int, int]] = ISOLATION_GROUPS
+) -> Iterator[Sequence[Message]]:
     """Messages delivered least often first; on every other delivery in reverse order."""
     for count in sorted({message.deliveries for message in redelivered}):
         alike = [message for message in redelivered if message.deliveries == count][:: 1 if count % 2 else -1]
-        min_size, max_groups = ISOLATION_GROUPS.get(count, LATER_ISOLATION_GROUPS)
+        min_size, max_groups = groups.get(count, LATER_ISOLATION_GROUPS)
         size = max(min_size, math.ceil(len(alike) / max_groups))
         for first in range(0, len(alike), size):
             yield from _parts(alike[first : first + size])
@@ -420,7 +428,6 @@ def _is_unregistered(decoded: Decoded) -> bool:
 
 def _receive(consumer: Consumer, limit: int, max_bytes: int, idle_seconds: float) -> list[Message]:
     """A batch of what is there, bounded in messages and bytes; empty if nothing arrives within `idle_seconds`."""
-    limit = min(limit, BATCH_MESSAGES)
     batch: list[Message] = []
     size = 0
     while len(batch) < limit and size < max_bytes:

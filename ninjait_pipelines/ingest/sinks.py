@@ -90,6 +90,7 @@ class MetricsSink:
     """Samples of devices: each to the tier of its age; the hours that they touch; each device's latest values."""
 
     queue = "agent.metrics"
+    max_ids = MAX_IDS
 
     def __init__(
         self, metrics_store: MetricsStore, dragonfly: Dragonfly, clickhouse: ClickHouse, log: logging.Logger
@@ -203,8 +204,8 @@ class MetricsSink:
         if not late:
             return decoded
         written: set[tuple[str, UUID]] = set()
-        for first in range(0, len(late), MAX_IDS):
-            some = late[first : first + MAX_IDS]
+        for first in range(0, len(late), self.max_ids):
+            some = late[first : first + self.max_ids]
             rows = self._clickhouse.rows(sql("ingest/already_written"), queue=self.queue, message_ids=some)
             written |= {(str(row["organization_id"]), row["message_id"]) for row in rows}
         return [

@@ -28,10 +28,12 @@ class Stages:
         write: Callable[[Batch, datetime], Record],
         record: Callable[[Batch, datetime, Record], set[Hour]],
         meanwhile: Callable[[], None] = lambda: None,
+        meanwhile_seconds: float = KEEP_ALIVE_SECONDS,
     ) -> None:
         self._write = write
         self._record = record
         self._meanwhile = meanwhile
+        self._meanwhile_seconds = meanwhile_seconds
         self._writer = ThreadPoolExecutor(1, "write")
         self._recorder = ThreadPoolExecutor(1, "record")
         self._written: Future[Record] | None = None  # of the batch put last
@@ -65,7 +67,7 @@ class Stages:
     def take(self) -> tuple[Batch, set[Hour]]:
         """The oldest batch, once it has been recorded; calls `meanwhile` every few seconds until then."""
         batch, recorded = self.under_way.popleft()
-        while not wait([recorded], KEEP_ALIVE_SECONDS).done:
+        while not wait([recorded], self._meanwhile_seconds).done:
             self._meanwhile()
         return batch, recorded.result()
 

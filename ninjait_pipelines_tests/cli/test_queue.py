@@ -31,18 +31,17 @@ def test_publish_a_file_and_standard_input(ninjait: Any, fleet: Stores, tmp_path
     assert (drained(fleet).points_written, drained(fleet, "platform.logs").points_written) == (2, 1)
 
 
-def test_publish_stops_at_the_first_line_that_is_not_json_and_says_how_many_went(
-    ninjait: Any, fleet: Stores, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(commands, "BATCH", 2)
-    bad = lines(metrics(sample(1)), metrics(sample(2)), metrics(sample(3)), b"cpu=5", metrics(sample(4)))
+def test_publish_stops_at_the_first_line_that_is_not_json_and_says_how_many_went(ninjait: Any, fleet: Stores) -> None:
+    """In its second batch."""
+    good = commands.BATCH + 1
+    bad = lines(*(metrics(sample(1 + n)) for n in range(good)), b"cpu=5", metrics(sample(good + 1)))
     result = ninjait("publish", "agent.metrics", stdin=bad)
     assert result.exit_code == 1
-    assert "confirmed 3 messages" in result.stdout
-    assert "line 4 is not JSON" in result.stderr
-    assert drained(fleet).messages == 3
+    assert f"confirmed {good} messages" in result.stdout
+    assert f"line {good + 1} is not JSON" in result.stderr
+    assert drained(fleet).messages == good
     assert ninjait("publish", "agent.metrics", "--raw", stdin=bad).exit_code == 0
-    assert drained(fleet).points_written == 4
+    assert drained(fleet).points_written == good + 1
     assert [document["reasons"][0]["reason"] for document in query.select(fleet.mongodb)] == ["not_json"]
 
 

@@ -225,14 +225,14 @@ STEPS: dict[str, Callable[[Stores], tuple[Any, str, str | None]]] = {
 def _drain(
     settings: dict[str, str], run_id: str, die_after: str | None, slow: float, limit: int, patience: float, began: Any
 ) -> None:
-    drain_module.BATCH_MESSAGES, drain_module.PREFETCH = BATCH_MESSAGES, 4 * BATCH_MESSAGES
     with open_stores(validate(settings)) as stores:
         _after(drain_module.DrainSummary, "add", None, lambda: (began.set(), time.sleep(slow)))
         if die_after:
             _after(*STEPS[die_after](stores), lambda: os.kill(os.getpid(), signal.SIGKILL))
         try:
             broker = stores.message_queue.model_copy(update={"timeout_seconds": patience})
-            make_drain(stores, run_id=run_id, message_queue=broker).run(max_messages=limit, idle_seconds=1)
+            few = {"batch_messages": BATCH_MESSAGES, "prefetch": 4 * BATCH_MESSAGES}
+            make_drain(stores, run_id=run_id, message_queue=broker, **few).run(max_messages=limit, idle_seconds=1)
         except StoreError as error:
             print(f"{run_id}: {error}")
             raise SystemExit(1) from None

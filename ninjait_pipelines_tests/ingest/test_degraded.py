@@ -16,7 +16,6 @@ import pytest
 from ninjait_pipelines import keys
 from ninjait_pipelines.cache import assets
 from ninjait_pipelines.cache.assets import device_caches
-from ninjait_pipelines.ingest import drain as drain_module
 from ninjait_pipelines.ingest.drain import DrainSummary
 from ninjait_pipelines.ingest.sinks import MetricsSink
 from ninjait_pipelines.resources import Stores, open_stores
@@ -77,24 +76,21 @@ def cached_in(fleet: Stores, dragonfly: Dragonfly) -> MetricsSink:
 
 
 @AT_ONCE
-def test_a_dragonfly_that_hangs_costs_one_time_out_a_drain_and_then_one_try_a_pause(
-    fleet: Stores, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(drain_module, "BATCH_MESSAGES", 10)
+def test_a_dragonfly_that_hangs_costs_one_time_out_a_drain_and_then_one_try_a_pause(fleet: Stores) -> None:
     bodies = [outgoing("agent.metrics", metrics(sample(n))) for n in range(1, 101)]
     fleet.message_queue.publish(bodies)
     with mute() as (url, accepted), Dragonfly(url=url, timeout_seconds=1).open() as dragonfly:
         sink = cached_in(fleet, dragonfly)
         started = time.monotonic()
-        assert drained(fleet, sink=sink).messages == 100
+        assert drained(fleet, batch_messages=10, sink=sink).messages == 100
         assert 1 <= time.monotonic() - started < 4
         assert len(accepted) == 1
         fleet.message_queue.publish(bodies[:30])
-        drained(fleet, sink=sink)
+        drained(fleet, batch_messages=10, sink=sink)
         assert len(accepted) == 1
         dragonfly._breaker.reset_timeout = 0
         fleet.message_queue.publish(bodies[:10])
-        drained(fleet, sink=sink)
+        drained(fleet, batch_messages=10, sink=sink)
         assert len(accepted) == 2
     assert fleet.clickhouse.scalar("SELECT count() FROM message_ledger") == 140
 
@@ -127,29 +123,25 @@ def latest(dragonfly: Dragonfly) -> dict[str, Any]:
 
 
 @AT_ONCE
-def test_a_dragonfly_that_died_during_a_drain_is_repaired_from_the_store(
-    fleet: Stores, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_dragonfly_that_died_during_a_drain_is_repaired_from_the_store(fleet: Stores, tmp_path: Path) -> None:
     """It dies after the second of four batches, comes back empty, and has afterwards what it would have had."""
-    monkeypatch.setattr(drain_module, "BATCH_MESSAGES", 5)
     devices = (DEVICE, SECOND_DEVICE)
     bodies = [metrics(sample(60 - n, cpu=n, memory=n * 1.5), device_id=devices[n % 2]) for n in range(20)]
     fleet.message_queue.publish([outgoing("agent.metrics", body) for body in bodies])
     server = Server(tmp_path / "dragonfly")
     try:
         with Dragonfly(url=server.url, timeout_seconds=1).open() as dragonfly:
-            sink = cached_in(fleet, dragonfly)
-            write, batches = sink.write, iter(range(1, 100))
+            batches = iter(range(1, 100))
 
-            def dying(*arguments: Any) -> Any:
-                hours = write(*arguments)
-                if next(batches) == 2:
-                    server.stop()
-                return hours
+            class Dying(MetricsSink):
+                def write(self, *arguments: Any) -> Any:
+                    record = super().write(*arguments)
+                    if next(batches) == 2:
+                        server.stop()
+                    return record
 
-            with monkeypatch.context() as patch:
-                patch.setattr(sink, "write", dying)
-                assert drained(fleet, sink=sink).points_written == 20
+            sink = Dying(fleet.metrics_store, dragonfly, fleet.clickhouse, LOG)
+            assert drained(fleet, batch_messages=5, sink=sink).points_written == 20
             (tmp_path / "dragonfly" / "appendonly.aof").unlink()
             server.start()
             assert latest(dragonfly) == {}
@@ -163,7 +155,7 @@ def test_a_dragonfly_that_died_during_a_drain_is_repaired_from_the_store(
         server.stop()
     empty(fleet)
     fleet.message_queue.publish([outgoing("agent.metrics", body) for body in bodies])
-    drained(fleet)
+    drained(fleet, batch_messages=5)
     assert repaired == latest(fleet.dragonfly)
     assert [json.loads(text)["cpu"] for text in repaired.values()] in ([18, 19], [19, 18])
 

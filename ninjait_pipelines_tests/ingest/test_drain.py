@@ -51,6 +51,7 @@ from ninjait_pipelines_tests.ingest.samples import (
     telegraf,
 )
 from ninjait_pipelines_tests.resources.queue_contract import eventually
+from ninjait_pipelines_tests.runs import changed
 from ninjait_pipelines_tests.truncated_stores import rabbitmq_channel
 
 UNKNOWN = str(uuid.UUID(int=99))
@@ -154,24 +155,22 @@ def test_a_device_that_is_registered_while_a_drain_runs_is_known(fleet: Stores) 
     assert (summary.messages, summary.messages_quarantined) == (2, 0)
 
 
-def test_bounds_in_messages_and_seconds(fleet: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drain_module, "BATCH_MESSAGES", 4)
+def test_bounds_in_messages_and_seconds(fleet: Stores) -> None:
     publish(fleet, *(metrics(sample(n)) for n in range(1, 21)))
-    assert make_drain(fleet).run(max_messages=6, idle_seconds=idle_seconds(fleet)).messages == 6
+    assert make_drain(fleet, batch_messages=4).run(max_messages=6, idle_seconds=idle_seconds(fleet)).messages == 6
     times = iter(NOW + timedelta(seconds=10 * n) for n in range(100))
-    bounded = make_drain(fleet, clock=lambda: next(times))
+    bounded = make_drain(fleet, batch_messages=4, clock=lambda: next(times))
     taken = bounded.run(max_seconds=45, idle_seconds=idle_seconds(fleet)).messages
     assert 8 <= taken <= 14  # RabbitMQ has sent ahead what it may
     assert eventually(lambda: outstanding(fleet) == (14 - taken, 0))
-    assert run(fleet).messages == 14 - taken
-    assert run(fleet).messages == 0
+    assert run(fleet, batch_messages=4).messages == 14 - taken
+    assert run(fleet, batch_messages=4).messages == 0
 
 
-def test_what_a_drain_leaves_at_its_bound_was_never_delivered(fleet: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_drain_leaves_at_its_bound_was_never_delivered(fleet: Stores) -> None:
     """Given back it would count as delivered, and after some bounded drains be isolated."""
-    monkeypatch.setattr(drain_module, "BATCH_MESSAGES", 4)
     publish(fleet, *(metrics(sample(n)) for n in range(1, 61)))
-    taken = make_drain(fleet).run(max_messages=40, idle_seconds=idle_seconds(fleet)).messages
+    taken = make_drain(fleet, batch_messages=4).run(max_messages=40, idle_seconds=idle_seconds(fleet)).messages
     assert taken == 40
     with fleet.message_queue.consume("agent.metrics", 60) as consumer:
         left = consumer.receive(60, 2)
@@ -202,36 +201,34 @@ def test_a_message_that_kills_each_drain_takes_few_others_along(fleet: Stores, c
 
 @pytest.mark.parametrize(("outages", "limit"), [(2, 16), (3, 32)])
 def test_many_that_came_often_because_a_store_was_away_go_through_in_few_groups(
-    fleet: Stores, monkeypatch: pytest.MonkeyPatch, outages: int, limit: int
+    fleet: Stores, outages: int, limit: int
 ) -> None:
     """One by one they took minutes, and the next outage made dead letters of them."""
-    monkeypatch.setattr(drain_module, "ISOLATION_GROUPS", {3: (2, 16), 4: (2, 32)})
+
+    groups_of = {3: (2, 16), 4: (2, 32)}
 
     def away(decoded: Sequence[Decoded]) -> None:
         raise StoreUnavailable("InfluxDB", "http://h", "silent", "Wait.")
 
     publish(fleet, *(metrics(sample(n)) for n in range(1, 141)))
     for _ in range(outages):
-        fails(fleet, StoreUnavailable, 140, sink=Broken(sink_of(fleet, "agent.metrics"), away))  # type: ignore[arg-type]
+        broken = Broken(sink_of(fleet, "agent.metrics"), away)  # type: ignore[arg-type]
+        fails(fleet, StoreUnavailable, 140, sink=broken, isolation_groups=groups_of)
     groups: list[int] = []
     counting = Broken(sink_of(fleet, "agent.metrics"), lambda decoded: groups.append(len(decoded)))  # type: ignore[arg-type]
-    assert run(fleet, sink=counting).messages == sum(groups) == 140
+    assert run(fleet, isolation_groups=groups_of, sink=counting).messages == sum(groups) == 140
     assert 4 < len(groups) <= limit
     assert ledger(fleet) == {"written": 140}
 
 
-def test_two_drains_at_once_share_the_queue_and_the_ledger_balances(
-    fleet: Stores, settings: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(drain_module, "BATCH_MESSAGES", 20)
-    monkeypatch.setattr(drain_module, "PREFETCH", 40)
+def test_two_drains_at_once_share_the_queue_and_the_ledger_balances(fleet: Stores, settings: Any) -> None:
     bodies = [metrics(sample(n, cpu=n % 100), sample(n + 0.5, cpu=103 if n % 7 == 0 else 1)) for n in range(1, 201)]
     publish(fleet, *bodies)
     summaries: list[DrainSummary] = []
 
     def work(name: str) -> None:
         with open_stores(settings) as stores:
-            summaries.append(run(stores, run_id=name))
+            summaries.append(run(stores, batch_messages=20, prefetch=40, run_id=name))
 
     threads = [threading.Thread(target=work, args=(name,)) for name in ("left", "right")]
     for thread in threads:
@@ -346,18 +343,17 @@ def empty_broker(stores: Stores) -> None:
         stores.dragonfly.client.flushdb()
 
 
-def test_dead_letters_move_to_quarantine_once_even_when_the_drain_dies_between(
-    fleet: Stores, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def dying(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def test_dead_letters_move_to_quarantine_once_even_when_the_drain_dies_between(fleet: Stores) -> None:
     publish(fleet, *(metrics(sample(n)) for n in range(1, 31)))
     with fleet.message_queue.consume("agent.metrics", 50) as consumer:
         for message in consumer.receive(50, 0.1):
             consumer.reject(message, "tried it")
-    with monkeypatch.context() as patch:
-        broker = type(fleet.message_queue)
-        patch.setattr(broker, "discard_dead_letters", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
-            run(fleet)
+    with changed(fleet.message_queue, discard_dead_letters=dying).open() as broker, pytest.raises(KeyboardInterrupt):
+        run(fleet, message_queue=broker)
     assert eventually(lambda: outstanding(fleet) == (0, 30))
     assert run(fleet).dead_letters == 30
     assert ledger(fleet) == {"dead_lettered": 30}
@@ -366,14 +362,13 @@ def test_dead_letters_move_to_quarantine_once_even_when_the_drain_dies_between(
     assert outstanding(fleet) == (0, 0)
 
 
-def test_dead_letters_leave_time_for_the_queue(fleet: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drain_module, "DEAD_LETTERS_AT_ONCE", 2)
+def test_dead_letters_leave_time_for_the_queue(fleet: Stores) -> None:
     publish(fleet, *(metrics(sample(n)) for n in range(1, 10)))
     with fleet.message_queue.consume("agent.metrics", 50) as consumer:
         for message in consumer.receive(50, 0.1)[:8]:
             consumer.reject(message, "tried it")
     times = iter(NOW + timedelta(seconds=n) for n in range(1_000))
-    drain = make_drain(fleet, clock=lambda: next(times))
+    drain = make_drain(fleet, dead_letters_at_once=2, clock=lambda: next(times))
     summary = drain.run(max_seconds=12, idle_seconds=idle_seconds(fleet))
     assert 2 <= summary.dead_letters < 8
     assert summary.messages == 1

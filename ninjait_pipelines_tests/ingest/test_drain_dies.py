@@ -1,19 +1,17 @@
 """A drain that is killed between any two steps, or loses a store under way: nothing is lost, nothing counts twice."""
 
 import signal
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from ninjait_pipelines.ingest import drain as drain_module
-from ninjait_pipelines.ingest import sinks
 from ninjait_pipelines.ingest.series import MAX_NAMES
 from ninjait_pipelines.resources import Stores, open_stores
+from ninjait_pipelines.resources.clickhouse import ClickHouse
 from ninjait_pipelines.resources.store import StoreUnavailable
 from ninjait_pipelines.settings import Settings
-from ninjait_pipelines_tests.ingest.conftest import idle_seconds, make_drain, metrics_url
+from ninjait_pipelines_tests.ingest.conftest import idle_seconds, make_drain, metrics_url, sink_of
 from ninjait_pipelines_tests.ingest.deaths import (
     HELD,
     STEPS,
@@ -26,6 +24,7 @@ from ninjait_pipelines_tests.ingest.deaths import (
     publish_everything,
     waiting,
 )
+from ninjait_pipelines_tests.ingest.drains import Broken
 from ninjait_pipelines_tests.ingest.samples import (
     EVENTS,
     NOW,
@@ -90,9 +89,8 @@ def test_events_are_rows_once_although_the_drain_died_before_its_acknowledgement
 
 @pytest.mark.parametrize("at", ["write", "ledger"])
 def test_a_store_that_stops_in_the_middle_stops_the_drain_and_loses_nothing(
-    fleet: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch, at: str
+    fleet: Stores, settings: Settings, at: str
 ) -> None:
-    monkeypatch.setattr(drain_module, "BATCH_MESSAGES", 10)
     fleet.message_queue.publish(
         [outgoing("agent.metrics", metrics(sample(n), sample(n, cpu=-2))) for n in range(1, 41)]
     )
@@ -100,26 +98,27 @@ def test_a_store_that_stops_in_the_middle_stops_the_drain_and_loses_nothing(
     with proxied(settings, store) as (through, proxy), open_stores(through) as stores:
         calls = iter(range(100))
 
-        def cutting(step: Callable[..., Any]) -> Callable[..., Any]:
-            def wrapped(*args: Any, **kwargs: Any) -> Any:
-                if next(calls) == 1:
-                    proxy.refuse()
-                return step(*args, **kwargs)
+        def cut(*_: object) -> None:
+            if next(calls) == 1:
+                proxy.refuse()
 
-            return wrapped
+        class CutAtTheLedger(ClickHouse):
+            def insert(self, table: str, *arguments: Any, **options: Any) -> None:
+                if table == "message_deliveries":
+                    cut()
+                super().insert(table, *arguments, **options)
 
-        with monkeypatch.context() as patch:
-            target, function = {
-                "write": (sinks.MetricsSink, "write"),
-                "ledger": (drain_module, "ledger_rows"),
+        with CutAtTheLedger(**stores.clickhouse.model_dump()).open() as clickhouse:
+            broken = {
+                "write": {"sink": Broken(sink_of(stores, "agent.metrics"), cut)},  # type: ignore[arg-type]
+                "ledger": {"clickhouse": clickhouse},
             }[at]
-            patch.setattr(target, function, cutting(getattr(target, function)))
             with pytest.raises(StoreUnavailable):
-                make_drain(stores).run(idle_seconds=idle_seconds(stores))
+                make_drain(stores, batch_messages=10, **broken).run(idle_seconds=idle_seconds(stores))
     # the first batch was perhaps not recorded yet, as the second one met the store that was gone
     assert waiting(fleet, "agent.metrics", 30, 40)
     assert fleet.message_queue.depth("agent.metrics").dead == 0
-    assert make_drain(fleet).run(idle_seconds=idle_seconds(fleet)).messages in (30, 40)
+    assert make_drain(fleet, batch_messages=10).run(idle_seconds=idle_seconds(fleet)).messages in (30, 40)
     assert len(fleet.metrics_store.read(NOW - timedelta(hours=2), NOW + timedelta(hours=1))) == 40
     assert fleet.mongodb.database[HELD].count_documents({}) == 40
     rows = fleet.clickhouse.rows("SELECT outcome, count() AS n FROM message_ledger GROUP BY outcome")

@@ -1,7 +1,7 @@
 """Outages are not the messages' fault: whatever a store does, good messages become no dead letters and end written."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -15,7 +15,6 @@ from ninjait_pipelines.ingest.assets import agent_metrics
 from ninjait_pipelines.ingest.decode.model import Decoded
 from ninjait_pipelines.ingest.quarantine import reasons
 from ninjait_pipelines.resources import Stores, open_stores
-from ninjait_pipelines.resources.message_queue import MessageQueue
 from ninjait_pipelines.resources.store import OutOfSpace, StoreError, StoreFailed, StoreUnavailable
 from ninjait_pipelines.settings import Settings, validate
 from ninjait_pipelines_tests.ingest.conftest import idle_seconds, make_drain, metrics_url, sink_of
@@ -23,6 +22,7 @@ from ninjait_pipelines_tests.ingest.drains import Broken, Faulty, held, ledger, 
 from ninjait_pipelines_tests.ingest.samples import EVENTS, OTHER_ORG, metrics, outgoing, sample
 from ninjait_pipelines_tests.resources.http_proxy import Answer, HttpProxy
 from ninjait_pipelines_tests.resources.queue_contract import eventually
+from ninjait_pipelines_tests.runs import changed
 
 pytestmark = pytest.mark.usefixtures("retries_at_once")
 NO_SPACE = b"Code: 243. DB::Exception: Cannot reserve 1.00 MiB, not enough space. (NOT_ENOUGH_SPACE) (version 25.8)"
@@ -90,20 +90,19 @@ def test_the_store_of_log_entries_takes_no_writes(fleet: Stores) -> None:
 
 
 @pytest.mark.parametrize("of", ["metrics store", "ClickHouse"])
-def test_eight_drains_that_fail_under_way_make_no_dead_letters(
-    fleet: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch, of: str
-) -> None:
+def test_eight_drains_that_fail_under_way_make_no_dead_letters(fleet: Stores, settings: Settings, of: str) -> None:
     """The small write before a drain may pass where the large one does not: then all that came was given back, and at
     the sixth time it became dead letters."""
     published(fleet, 30)
     name = metrics_url(settings) if of == "metrics store" else "CLICKHOUSE_URL"
-    with monkeypatch.context() as patch:
-        for store in (fleet.metrics_store, fleet.clickhouse):
-            patch.setattr(type(store), "probe", lambda _: None)
-        with failing(settings, name) as (stores, _):
-            for _ in range(8):
-                with pytest.raises(StoreUnavailable):
-                    drain(stores)
+    with failing(settings, name) as (stores, _), ExitStack() as opened:
+        passing = {
+            one: opened.enter_context(changed(getattr(stores, one), probe=lambda _: None).open())
+            for one in ("metrics_store", "clickhouse")
+        }
+        for _ in range(8):
+            with pytest.raises(StoreUnavailable):
+                drain(replace(stores, **passing))
     all_written(fleet, 30)
 
 
@@ -113,13 +112,11 @@ def test_a_store_that_fails_under_way_is_waited_for(
     """With the messages in hand: nothing is given back, and nothing more is received than had been sent."""
     # An outage that lasts, as a store's own tries make it: with none between them it is over before it is seen.
     monkeypatch.setattr("ninjait_pipelines.resources.store.wait_exponential_jitter", wait_exponential_jitter)
-    monkeypatch.setattr("ninjait_pipelines.ingest.drain.BATCH_MESSAGES", 10)
-    monkeypatch.setattr("ninjait_pipelines.ingest.drain.PREFETCH", 40)
     published(fleet, 80)
     name, waits = metrics_url(settings), []
     with failing(settings, name) as (stores, proxy):
         refuse, proxy.instead = proxy.instead, lambda method, path: None
-        slow = make_drain(stores, store_wait_seconds=60, sleep=waits.append)
+        slow = make_drain(stores, batch_messages=10, prefetch=40, store_wait_seconds=60, sleep=waits.append)
 
         def fails_from_now_on(decoded: Sequence[Decoded]) -> None:
             if not waits:
@@ -128,15 +125,15 @@ def test_a_store_that_fails_under_way_is_waited_for(
                 proxy.instead = lambda method, path: None
 
         first = Broken(sink_of(stores, "agent.metrics"), fails_from_now_on)  # type: ignore[arg-type]
-        done = make_drain(stores, sink=first, store_wait_seconds=60, sleep=slow.sleep).run(
-            idle_seconds=idle_seconds(stores)
-        )
+        done = make_drain(
+            stores, batch_messages=10, prefetch=40, sink=first, store_wait_seconds=60, sleep=slow.sleep
+        ).run(idle_seconds=idle_seconds(stores))
     assert len(waits) == 3
     assert 10 <= done.messages <= 60
     with fleet.message_queue.consume("agent.metrics", 100) as consumer:
         assert {message.deliveries for message in consumer.receive(100, 2)} == {1}
     assert eventually(lambda: outstanding(fleet) == (80 - done.messages, 0))
-    assert drain(fleet).messages == 80 - done.messages
+    assert drain(fleet, batch_messages=10, prefetch=40).messages == 80 - done.messages
     assert ledger(fleet) == {"written": 80}
 
 
@@ -219,11 +216,9 @@ def test_one_message_that_a_store_always_fails_for_is_found_out(
 
 @pytest.mark.parametrize("others_go_through", [True, False])
 def test_a_message_that_takes_its_store_down_is_found_out_and_an_outage_is_not(
-    fleet: Stores, monkeypatch: pytest.MonkeyPatch, others_go_through: bool
+    fleet: Stores, others_go_through: bool
 ) -> None:
     """It was spared for ever, and the store went down every few minutes. In an outage nothing else goes through."""
-    monkeypatch.setattr(MessageQueue, "max_spares", 1)
-
     clickhouse = Faulty(fleet.clickhouse)
 
     def away() -> None:
@@ -237,14 +232,15 @@ def test_a_message_that_takes_its_store_down_is_found_out_and_an_outage_is_not(
     fleet.message_queue.publish([outgoing("agent.metrics", metrics(sample(cpu=13)))])
     sink = Broken(sink_of(fleet, "agent.metrics"), takes_it_down)  # type: ignore[arg-type]
     good = 0
-    for number in range(14):
-        if outstanding(fleet)[1]:
-            break
-        fleet.message_queue.publish([outgoing("agent.metrics", metrics(sample(100 + number)))])
-        good += 1
-        with suppress(StoreUnavailable):
-            drain(fleet, sink=sink, clickhouse=clickhouse)
-        clickhouse.probe = lambda: None
+    with changed(fleet.message_queue, max_spares=1).open() as broker:
+        for number in range(14):
+            if outstanding(fleet)[1]:
+                break
+            fleet.message_queue.publish([outgoing("agent.metrics", metrics(sample(100 + number)))])
+            good += 1
+            with suppress(StoreUnavailable):
+                drain(fleet, sink=sink, clickhouse=clickhouse, message_queue=broker)
+            clickhouse.probe = lambda: None
     if others_go_through:
         assert eventually(lambda: outstanding(fleet)[1] == 1)
         drain(fleet)

@@ -163,14 +163,15 @@ def test_what_full_resolution_has_is_left_to_the_next_tier_once_no_windows_are_m
     assert late["samples"].to_pylist() == [1]
 
 
-def test_many_late_messages_are_asked_for_in_several_queries(fleet: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_late_messages_are_asked_for_in_several_queries(fleet: Stores) -> None:
     """The ids of a batch in one parameter were more than ClickHouse takes."""
-    monkeypatch.setattr(sinks, "MAX_IDS", 3)
+    sink: Any = sink_of(fleet, "agent.metrics")
+    sink.max_ids = 3
     bodies = [metrics(sample(timestamp=(NOW - timedelta(days=8, minutes=n)).isoformat(), cpu=n)) for n in range(7)]
     publish(fleet, *bodies[:5])
-    run(fleet)
+    run(fleet, sink=sink)
     publish(fleet, *bodies)
-    run(fleet)
+    run(fleet, sink=sink)
     start = (NOW - timedelta(days=8, hours=1)).replace(minute=0, second=0)
     late = fleet.metrics_store.aggregate(Tier.FIVE_MINUTES, start, start + timedelta(hours=3), timedelta(hours=1))
     assert sum(late["samples"].to_pylist()) == 7

@@ -98,15 +98,14 @@ def test_what_was_written_after_a_failed_record_is_not_recorded_before_it() -> N
     assert recorded == [0]
 
 
-def test_messages_are_kept_while_their_store_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ninjait_pipelines.ingest.stages.KEEP_ALIVE_SECONDS", 0.01)
+def test_messages_are_kept_while_their_store_is_slow() -> None:
     kept = threading.Event()
 
     def write(*_: Any) -> Any:
         assert kept.wait(5), "nobody kept them from being redelivered"
         return set
 
-    with Stages(write, lambda *_: set(), kept.set) as stages:
+    with Stages(write, lambda *_: set(), kept.set, meanwhile_seconds=0.01) as stages:
         stages.put([], NOW)
         assert stages.take() == ([], set())
 

@@ -10,7 +10,7 @@ from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.resources.clickhouse import ClickHouse
 from ninjait_pipelines.resources.store import StoreUnavailable
 from ninjait_pipelines.rollup import assets
-from ninjait_pipelines.rollup.hours import HourExpired, SamplesLost
+from ninjait_pipelines.rollup.hours import HOURS_AT_ONCE, HourExpired, SamplesLost
 from ninjait_pipelines_tests.rollup.data import (
     CHECKS,
     HOUR,
@@ -59,26 +59,18 @@ def test_the_tiers_compose(shared_stores: Stores) -> None:
 
 
 @pytest.mark.parametrize(("call", "after"), [(2, False), (2, True), (3, False)])
-@pytest.mark.usefixtures("_an_hour_at_once")
 def test_killed_half_way_and_again_it_is_as_if_it_had_not_been(shared_stores: Stores, call: int, after: bool) -> None:
     """An hour whose roll-up died must never look rolled up: nobody would complete it."""
-    shared_stores.metrics_store.write(points(H))
-    shared_stores.metrics_store.write(points(H + HOUR, 100))
-    # The inserts: the first hour, the second, the record of both.
+    hours = [H + n * HOUR for n in range(HOURS_AT_ONCE + 1)]
+    for number, hour in enumerate(hours):
+        shared_stores.metrics_store.write(points(hour, 120 - number))
+    # The inserts: the first hours, the last one, the record of all.
     with pytest.raises(Killed), killed(ClickHouse, "insert", call, after):
-        assets.roll_up(
-            [H, H + HOUR], shared_stores.metrics_store, shared_stores.clickhouse, shared_stores.clickhouse.now()
-        )
+        assets.roll_up(hours, shared_stores.metrics_store, shared_stores.clickhouse, shared_stores.clickhouse.now())
     assert shared_stores.clickhouse.scalar("SELECT count() FROM rolled_up_hours") == 0
-    roll_up(shared_stores, H, H + HOUR)
-    assert [row["sample_count"] for row in hourly(shared_stores)] == [120, 100]
-    assert shared_stores.clickhouse.scalar("SELECT count() FROM rolled_up_hours FINAL") == 2
-
-
-@pytest.fixture
-def _an_hour_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that dying between two batches needs two hours only."""
-    monkeypatch.setattr("ninjait_pipelines.rollup.hours.HOURS_AT_ONCE", 1)
+    roll_up(shared_stores, hours[0], hours[-1])
+    assert [row["sample_count"] for row in hourly(shared_stores)] == [120 - n for n in range(len(hours))]
+    assert shared_stores.clickhouse.scalar("SELECT count() FROM rolled_up_hours FINAL") == len(hours)
 
 
 def test_a_late_sample_beyond_full_resolution_is_added_to_its_hour(shared_stores: Stores) -> None:

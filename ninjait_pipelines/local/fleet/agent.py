@@ -251,6 +251,7 @@ def run(
     stop: threading.Event,
     report: Report,
     clock: Callable[[], datetime],
+    heartbeat_every: timedelta = HEARTBEAT_EVERY,
 ) -> None:
     """Reads and delivers every `interval` until `stop` is set, then reports the device offline.
 
@@ -264,7 +265,7 @@ def run(
         messages = [agent.metrics(clock())]
         if monotonic() >= next_heartbeat:
             messages.insert(0, agent.heartbeat(clock()))
-            next_heartbeat += HEARTBEAT_EVERY.total_seconds()
+            next_heartbeat += heartbeat_every.total_seconds()
         keep_and_deliver(spool, queue, messages, report)
         due = max(due + interval.total_seconds(), monotonic())
     keep_and_deliver(spool, queue, [agent.heartbeat(clock(), "offline")], report)

@@ -181,6 +181,7 @@ class Postgres(Engine):
     program = "postgres"
     # "fast": ends the sessions, writes a checkpoint and leaves; SIGTERM would wait for every client to go
     stop_signal = signal.SIGINT
+    orphan_seconds = ORPHAN_SECONDS
 
     def prepare(self) -> None:
         version = self.folder / "PG_VERSION"
@@ -210,7 +211,7 @@ class Postgres(Engine):
         would not start. It goes only when no process works in the folder any more; the server's own start is the
         judge of the rest."""
         lock = self.folder / "postmaster.pid"
-        deadline = time.monotonic() + ORPHAN_SECONDS
+        deadline = time.monotonic() + self.orphan_seconds
         while lock.exists() and time.monotonic() < deadline:
             if not any(works_in(process, self.folder) for process in psutil.process_iter()):
                 lock.unlink()

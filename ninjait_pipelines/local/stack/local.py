@@ -57,6 +57,8 @@ class Place(msgspec.Struct, frozen=True, omit_defaults=True):
 class LocalStack:
     """Real engines on loopback, with all their data under `home`. Every command may be repeated."""
 
+    start_seconds = START_SECONDS
+
     def __init__(self, home: Path, servers: Path | None = None) -> None:
         self.home = home.resolve()
         self.servers = servers.resolve() if servers else None
@@ -199,7 +201,7 @@ class LocalStack:
             )
 
     def _wait_until_ready(self, engine: Engine, alive: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + self.start_seconds
         while time.monotonic() < deadline:
             with contextlib.suppress(OSError):
                 if engine.ready():
@@ -207,7 +209,7 @@ class LocalStack:
             if not alive():
                 raise StackError(f"{engine.name} stopped at once: {self._last_line(engine.name)}")
             time.sleep(POLL_SECONDS)
-        reason = f"{engine.name} does not answer after {START_SECONDS:.0f} s: {self._last_line(engine.name)}"
+        reason = f"{engine.name} does not answer after {self.start_seconds:.0f} s: {self._last_line(engine.name)}"
         raise StackError(f"{reason}. If it hangs: ninjait down, then ninjait up")
 
     def _stop_all(self, report: Report | None) -> None:

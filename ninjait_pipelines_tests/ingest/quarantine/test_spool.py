@@ -15,7 +15,6 @@ import pytest
 from pymongo.collection import Collection
 from pymongo.errors import BulkWriteError
 
-from ninjait_pipelines.ingest import drain as drain_module
 from ninjait_pipelines.ingest.quarantine import query
 from ninjait_pipelines.ingest.quarantine.documents import PIECES, body_of
 from ninjait_pipelines.ingest.quarantine.hold import move_spooled
@@ -221,8 +220,7 @@ def test_what_mongodb_may_take_back_goes_to_the_spool(fleet: Stores, monkeypatch
 
 
 @AT_ONCE
-def test_two_drains_and_two_movers_at_once(fleet: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drain_module, "BATCH_MESSAGES", 5)
+def test_two_drains_and_two_movers_at_once(fleet: Stores, settings: Settings) -> None:
     fleet.message_queue.publish(
         [outgoing("agent.metrics", metrics(sample(n), sample(n, cpu=-2))) for n in range(1, 101)]
     )
@@ -231,7 +229,7 @@ def test_two_drains_and_two_movers_at_once(fleet: Stores, settings: Settings, mo
 
     def work(name: str) -> None:
         with without_mongodb(settings) as stores:
-            drain_now(stores, run_id=name)
+            drain_now(stores, batch_messages=5, run_id=name)
 
     def move() -> None:
         with open_stores(settings) as stores:
@@ -250,7 +248,7 @@ def test_two_drains_and_two_movers_at_once(fleet: Stores, settings: Settings, mo
     done.set()
     for thread in movers:
         thread.join()
-    drain_now(fleet)
+    drain_now(fleet, batch_messages=5)
     assert errors == []
     assert Spool(fleet.mongodb).waiting() == (0, 0)
     assert len(held(fleet)) == 100
@@ -298,11 +296,8 @@ def test_the_spool_of_another_database_is_left_alone(fleet: Stores, settings: Se
 
 
 @AT_ONCE
-def test_a_mongodb_that_is_away_costs_one_time_out_a_drain(
-    fleet: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_mongodb_that_is_away_costs_one_time_out_a_drain(fleet: Stores, settings: Settings) -> None:
     """Of ten batches and four lots of dead letters."""
-    monkeypatch.setattr(drain_module, "BATCH_MESSAGES", 10)
     fleet.message_queue.publish([outgoing("agent.metrics", b"x" * n) for n in range(1, 101)])
     with fleet.message_queue.consume("agent.metrics", 100) as consumer:
         for message in consumer.receive(100, 0.1):
@@ -310,7 +305,7 @@ def test_a_mongodb_that_is_away_costs_one_time_out_a_drain(
     fleet.message_queue.publish([outgoing("agent.metrics", b"y" * n) for n in range(1, 101)])
     with without_mongodb(settings) as stores:
         started = time.monotonic()
-        summary = drain_now(stores)
+        summary = drain_now(stores, batch_messages=10)
         seconds = time.monotonic() - started
     assert (summary.messages, summary.dead_letters) == (100, 100)
     assert len(Spool(fleet.mongodb).files()) == 14
@@ -382,29 +377,23 @@ def ledger_outcomes(stores: Stores) -> list[tuple[str, int]]:
     return [(row["outcome"], row["n"]) for row in rows]
 
 
-def test_a_mongodb_that_stops_answering_costs_one_time_out_a_drain(
-    fleet: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_mongodb_that_stops_answering_costs_one_time_out_a_drain(fleet: Stores, settings: Settings) -> None:
     """Its connections stay open and say nothing: not refused, so only a time-out tells."""
-    monkeypatch.setattr(drain_module, "BATCH_MESSAGES", 10)
     with through_proxy(settings) as (stores, proxy):
         stores.mongodb.database["quarantine"].find_one({})
         proxy.pause()
         fleet.message_queue.publish([outgoing("agent.metrics", b"x" * n) for n in range(1, 101)])
         started = time.monotonic()
-        assert drain_now(stores).messages == 100
+        assert drain_now(stores, batch_messages=10).messages == 100
         assert time.monotonic() - started < 8  # one time-out of an answer is 3 seconds here
         proxy.resume()
     assert Spool(fleet.mongodb).waiting()[0] == 100
-    assert drain_now(fleet).messages == 0
+    assert drain_now(fleet, batch_messages=10).messages == 0
     assert fleet.mongodb.database["quarantine"].count_documents({}) == 100
 
 
-def test_mongodb_that_hangs_in_the_middle_of_a_drain(
-    fleet: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_mongodb_that_hangs_in_the_middle_of_a_drain(fleet: Stores, settings: Settings) -> None:
     """What it was given last it may have taken, though it never said so: that is held once all the same."""
-    monkeypatch.setattr(drain_module, "BATCH_MESSAGES", 10)
     fleet.message_queue.publish([outgoing("agent.metrics", b"x" * n) for n in range(1, 51)])
     with through_proxy(settings) as (stores, proxy):
         inserts = iter(range(100))
@@ -416,21 +405,21 @@ def test_mongodb_that_hangs_in_the_middle_of_a_drain(
                 super().insert_new(collection, documents)
 
         started = time.monotonic()
-        assert drain_now(stores, mongodb=HangsAtTheThirdBatch(**stores.mongodb.model_dump())).messages == 50
+        assert (
+            drain_now(stores, batch_messages=10, mongodb=HangsAtTheThirdBatch(**stores.mongodb.model_dump())).messages
+            == 50
+        )
         assert time.monotonic() - started < 15
         proxy.resume()  # the request that was given up reaches MongoDB now
         assert Spool(fleet.mongodb).waiting()[0] == 30
-        drain_now(fleet)
+        drain_now(fleet, batch_messages=10)
         time.sleep(0.2)
     assert fleet.mongodb.database["quarantine"].count_documents({}) == 50
     assert ledger_outcomes(fleet) == [("quarantined", 50)]
 
 
-def test_mongodb_goes_between_the_quarantine_and_the_ledger(
-    fleet: Stores, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_mongodb_goes_between_the_quarantine_and_the_ledger(fleet: Stores, settings: Settings) -> None:
     """What was held before it went is not spooled as well, and what comes after is."""
-    monkeypatch.setattr(drain_module, "BATCH_MESSAGES", 1)
     fleet.message_queue.publish([outgoing("agent.metrics", b"one"), outgoing("agent.metrics", b"two")])
     with through_proxy(settings) as (stores, proxy):
 
@@ -441,7 +430,7 @@ def test_mongodb_goes_between_the_quarantine_and_the_ledger(
                 return super().insert(table, *arguments, **options)
 
         with MongoDBGoesBeforeTheLedger(**stores.clickhouse.model_dump()).open() as clickhouse:
-            assert drain_now(stores, clickhouse=clickhouse).messages_quarantined == 2
+            assert drain_now(stores, batch_messages=1, clickhouse=clickhouse).messages_quarantined == 2
     assert fleet.mongodb.database["quarantine"].count_documents({}) == 1
     assert Spool(fleet.mongodb).waiting()[0] == 1
     assert ledger_outcomes(fleet) == [("quarantined", 2)]

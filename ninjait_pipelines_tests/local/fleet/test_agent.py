@@ -18,7 +18,6 @@ import pytest
 from ninjait_pipelines.ingest.decode.message import decode
 from ninjait_pipelines.ingest.decode.model import Period, SenderRegistry
 from ninjait_pipelines.ingest.decode.volumes import Place, place_of
-from ninjait_pipelines.local.fleet import agent as agent_module
 from ninjait_pipelines.local.fleet.agent import (
     MIB,
     Agent,
@@ -224,10 +223,8 @@ def test_a_full_disk_does_not_stop_an_agent_that_delivered_a_part(tmp_path: Path
     assert taken == [reading(number) for number in range(600)]
 
 
-def test_a_clock_that_is_set_back_silences_no_heartbeat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clock_that_is_set_back_silences_no_heartbeat(tmp_path: Path) -> None:
     """The clock was set back by three hours, and the device seemed offline for three hours."""
-    monkeypatch.setattr(agent_module, "HEARTBEAT_EVERY", timedelta(seconds=0.2))
-    monkeypatch.setattr(agent_module, "FIRST_READING_AFTER", timedelta())
     times = itertools.chain([now()] * 3, itertools.repeat(now() - timedelta(hours=3)))
     stop, taken = threading.Event(), []
 
@@ -242,8 +239,8 @@ def test_a_clock_that_is_set_back_silences_no_heartbeat(tmp_path: Path, monkeypa
     enough.start()
     with Spool(tmp_path) as spool:
         agent = Agent(ORGANIZATION, DEVICE)
-        every = timedelta(seconds=0.1)
-        run(agent, spool, Broker(), every, stop, lambda _: None, lambda: next(times))  # type: ignore[arg-type]
+        often = {"interval": timedelta(seconds=0.1), "heartbeat_every": timedelta(seconds=0.2)}
+        run(agent, spool, Broker(), stop=stop, report=lambda _: None, clock=lambda: next(times), **often)  # type: ignore[arg-type]
     enough.cancel()
     assert sum(message.queue == "agent.heartbeats" for message in taken) == 5, "four, and the last one: offline"
 

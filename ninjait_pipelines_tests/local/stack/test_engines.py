@@ -125,10 +125,10 @@ def test_a_folder_of_postgres_appears_whole_and_what_a_killed_one_left_goes(tmp_
 
 
 @pytest.mark.engines
-def test_a_dead_lock_goes_and_a_living_one_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dead_lock_goes_and_a_living_one_stays(tmp_path: Path) -> None:
     """After a reboot the number in the lock is anybody's, and PostgreSQL would not start."""
-    monkeypatch.setattr("ninjait_pipelines.local.stack.engines.ORPHAN_SECONDS", 0.2)
     engine = Postgres(tmp_path / "postgres", 5432, SECRET)
+    engine.orphan_seconds = 0.2
     engine.folder.mkdir()
     (engine.folder / "PG_VERSION").write_text(f"{MAJOR_VERSION}\n")
     (lock := engine.folder / "postmaster.pid").write_text("1")

@@ -190,15 +190,15 @@ def test_a_folder_with_any_name_holds_the_whole_stack(tmp_path: Path) -> None:
         stack.delete()
 
 
-def test_a_hung_engine_is_not_taken_for_a_running_one(own_stack: LocalStack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hung_engine_is_not_taken_for_a_running_one(own_stack: LocalStack) -> None:
     """A stopped process still accepts connections: `up` said that all was well, and `status` advised `up`."""
     own_stack.up()
     hung = psutil.Process(pids(own_stack)["mongodb"])
     hung.suspend()
-    with monkeypatch.context() as patch:
-        patch.setattr("ninjait_pipelines.local.stack.local.START_SECONDS", 2)
-        with pytest.raises(StackError, match=r"mongodb does not answer .*If it hangs: ninjait down, then ninjait up"):
-            own_stack.up()
+    impatient = LocalStack(own_stack.home)
+    impatient.start_seconds = 2
+    with pytest.raises(StackError, match=r"mongodb does not answer .*If it hangs: ninjait down, then ninjait up"):
+        impatient.up()
     hung.resume()
     own_stack.up()
 

@@ -57,7 +57,12 @@ class QueueTally(msgspec.Struct):
 Tally = dict[str, QueueTally]
 
 
-def publish(queue: MessageQueue, messages: Iterable[Published], progress: Callable[[int], None] | None = None) -> Tally:
+def publish(
+    queue: MessageQueue,
+    messages: Iterable[Published],
+    progress: Callable[[int], None] | None = None,
+    at_once: int = PUBLISHED_AT_ONCE,
+) -> Tally:
     """Publishes in order and returns what the broker has confirmed, by queue.
 
     progress: called with the number of messages so far.
@@ -66,7 +71,7 @@ def publish(queue: MessageQueue, messages: Iterable[Published], progress: Callab
     tally: Tally = {}
     stream = iter(messages)
     total = 0
-    while batch := list(itertools.islice(stream, PUBLISHED_AT_ONCE)):
+    while batch := list(itertools.islice(stream, at_once)):
         queue.publish(published.message for published in batch)
         for published in batch:
             tally.setdefault(published.message.queue, QueueTally()).add(published)

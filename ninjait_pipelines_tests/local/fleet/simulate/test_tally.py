@@ -19,7 +19,6 @@ from ninjait_pipelines.local.fleet.simulate import (
     read_fleet,
     simulate,
 )
-from ninjait_pipelines.local.fleet.simulate import tally as tally_module
 from ninjait_pipelines.messages import Outgoing
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.resources.store import StoreUnavailable
@@ -69,9 +68,8 @@ def expected(tally: Tally) -> dict[tuple[str, str], int]:
     return {key: count for key, count in counts.items() if count}
 
 
-def test_messages_are_counted_once_the_broker_has_confirmed_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_messages_are_counted_once_the_broker_has_confirmed_them() -> None:
     """Of a batch that the broker refuses nothing is counted, and what was confirmed before it was reported."""
-    monkeypatch.setattr(tally_module, "PUBLISHED_AT_ONCE", 2)
     ready = [
         Published(Outgoing("platform.logs", "log.info", b"{}", str(number)), outcome, outcome, points, bad)
         for number, (outcome, points, bad) in enumerate(
@@ -80,7 +78,7 @@ def test_messages_are_counted_once_the_broker_has_confirmed_them(monkeypatch: py
     ]
     taken: list[Outgoing] = []
     confirmed: list[int] = []
-    counted = publish(Broker(taken), [*ready, ready[0]], confirmed.append)
+    counted = publish(Broker(taken), [*ready, ready[0]], confirmed.append, at_once=2)
     assert (len(taken), confirmed) == (5, [2, 4, 5])
     assert counted == {
         "platform.logs": QueueTally(
@@ -90,7 +88,7 @@ def test_messages_are_counted_once_the_broker_has_confirmed_them(monkeypatch: py
     }  # fmt: skip
     confirmed.clear()
     with pytest.raises(StoreUnavailable):
-        publish(Broker([], room=3), ready, confirmed.append)
+        publish(Broker([], room=3), ready, confirmed.append, at_once=2)
     assert confirmed == [2]
 
 
