@@ -1,4 +1,4 @@
-"""What is written from declarations: sql/clickhouse/schema.json, and tables of docs/contracts.md that need no words.
+"""What is written from declarations: sql/clickhouse/schema.json, docs/schemas, and tables of docs/contracts.md.
 
 `make generated` writes them, on a ClickHouse of its own; tests compare.
 """
@@ -11,8 +11,12 @@ from pathlib import Path
 
 import annotated_types
 import dagster as dg
+import msgspec
 from pydantic.fields import FieldInfo
 
+from ninjait_pipelines.billing.rating.agreement import Agreement
+from ninjait_pipelines.billing.rating.document import Document
+from ninjait_pipelines.billing.rating.usage import Usage
 from ninjait_pipelines.cache.assets import DeviceCachesConfig
 from ninjait_pipelines.contract import choice, decimal_text
 from ninjait_pipelines.ingest.assets import DrainConfig
@@ -25,6 +29,7 @@ from ninjait_pipelines.settings import Between, Thresholds
 from ninjait_pipelines.streams import STREAMS, Stream
 
 PAGE = ROOT / "docs" / "contracts.md"
+SCHEMAS = {"agreement": Agreement, "usage": Usage, "invoice": Document}
 CONFIGS: dict[type[dg.Config], str] = {
     DrainConfig: "every drain",
     DrainChecksConfig: "every drain's checks",
@@ -115,6 +120,15 @@ def _tables(rest: str) -> Iterator[str]:
         yield f"| `{name}` | {snapshot()[name].comment} |"
 
 
+def schema_file(name: str) -> Path:
+    return ROOT / "docs" / "schemas" / f"{name}.json"
+
+
+def schema(name: str) -> str:
+    """The JSON Schema of what `ninjait billing rate` reads or prints."""
+    return msgspec.json.format(msgspec.json.encode(msgspec.json.schema(SCHEMAS[name]), order="sorted")).decode() + "\n"
+
+
 def write() -> None:
     """Writes all of it."""
     from ninjait_pipelines.local.stack.engines import ClickHouse as Engine
@@ -134,6 +148,9 @@ def write() -> None:
             server.stop()
     snapshot.cache_clear()
     PAGE.write_text(page(PAGE.read_text()))
+    for name in SCHEMAS:
+        schema_file(name).parent.mkdir(exist_ok=True)
+        schema_file(name).write_text(schema(name))
 
 
 if __name__ == "__main__":

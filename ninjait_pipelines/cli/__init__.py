@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from ninjait_pipelines.cli import bench, demo, fleet, migrate, queue, sql, stack, status
+from ninjait_pipelines.cli import bench, billing, demo, fleet, migrate, queue, sql, stack, status
 from ninjait_pipelines.cli.output import say
 from ninjait_pipelines.cli.quarantine import commands as quarantine
 from ninjait_pipelines.errors import UserError
@@ -17,7 +17,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (demo, stack, status, migrate, fleet, queue, quarantine, sql, bench):
+for module in (demo, stack, status, migrate, fleet, queue, quarantine, sql, billing, bench):
     module.register(app)
 
 

@@ -1,0 +1,262 @@
+"""The document of an agreement and period: lines, tax and totals, rounded once each, as JSON with one byte sequence."""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import date, datetime
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
+
+import msgspec
+import rfc8785
+
+from ninjait_pipelines.billing.local_time import month_window, next_month
+from ninjait_pipelines.billing.rating.agreement import Agreement, Party, Refused, TaxCode, decoded
+from ninjait_pipelines.billing.rating.charges import Charge, Measured, charges
+from ninjait_pipelines.billing.rating.usage import Usage
+
+SCHEMA = "ninjait.invoice.v1"
+QUANTITY_PLACES = 6
+UNITS = {
+    "device": "device-months",
+    "storage": "GB-months",
+    "backup": "GB-months",
+    "api_calls": "calls",
+    "flat": "months",
+    "one_off": "units",
+}
+
+
+class Line(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A line: of which product and days, how much at which price, and its amount, rounded once.
+
+    kind: `charge`, `minimum` (what an item lacks of its minimum), or `correction` of a period that is closed: the
+    difference to what was billed for these days before. `parts` are (quantity, unit price) of tiers.
+    """
+
+    kind: str
+    product: str
+    item: str
+    description: str
+    from_: date = msgspec.field(name="from")
+    to: date
+    quantity: Decimal
+    unit: str
+    basis: str
+    price_version: int
+    price_model: str
+    unit_price: Decimal | None
+    parts: tuple[tuple[Decimal, Decimal], ...]
+    discount_percent: Decimal
+    completeness: Decimal
+    tax_category: str
+    tax_rate: Decimal
+    amount: Decimal
+    corrects: str | None = None
+
+    @property
+    def key(self) -> tuple[str, str, date, int]:
+        """What is charged: the same in the issued document and whenever it is computed again."""
+        return (self.item, "minimum" if "minimum" in self.kind else "charge", self.from_, self.price_version)
+
+
+class Tax(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The tax of one category and rate, on the sum of its lines."""
+
+    category: str
+    rate: Decimal
+    taxable: Decimal
+    amount: Decimal
+
+
+class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An invoice. Money has the currency's decimal places; net + tax = total."""
+
+    schema: str = SCHEMA
+    status: str = "draft"
+    number: str | None = None
+    issued_at: datetime | None = None
+    due_on: date | None = None
+    agreement_id: str
+    organization_id: str
+    purchase_order: str | None
+    bill_to: Party | None
+    currency: str
+    time_zone: str
+    period_from: date
+    period_to: date
+    period_start: datetime
+    period_end: datetime
+    lines: tuple[Line, ...]
+    tax: tuple[Tax, ...]
+    net: Decimal
+    tax_total: Decimal
+    total: Decimal
+
+
+def draft(agreement: Agreement, usage: Usage, month: date, issued: Sequence[Document] = ()) -> Document:
+    """The document of an agreement's month (its first day).
+
+    Items in arrears are charged for the month itself, those in advance for the next one (and, in the agreement's first
+    month, for both). For every period of an issued document, what its usage costs today, at the prices that were
+    published when it was issued, less what was billed for it since, is a correction. Raises Refused.
+    """
+    measured = Measured(agreement, usage)
+    lines = [line(agreement, charge) for charge in _due(measured, month)]
+    lines += corrections(measured, month, issued)
+    lines = sorted((one for one in lines if one.amount or one.kind == "charge"), key=_order)
+    taxes = tax(lines, agreement.exponent)
+    net = sum((one.amount for one in lines), rounded(Fraction(0), agreement.exponent))
+    tax_total = sum((one.amount for one in taxes), rounded(Fraction(0), agreement.exponent))
+    start, end = month_window(month, agreement.time_zone)
+    return Document(
+        agreement_id=agreement.id,
+        organization_id=agreement.organization_id,
+        purchase_order=agreement.purchase_order,
+        bill_to=agreement.bill_to,
+        currency=agreement.currency,
+        time_zone=agreement.time_zone,
+        period_from=month,
+        period_to=next_month(month),
+        period_start=start,
+        period_end=end,
+        lines=tuple(lines),
+        tax=tuple(taxes),
+        net=net,
+        tax_total=tax_total,
+        total=net + tax_total,
+    )
+
+
+def _due(measured: Measured, month: date, known_at: datetime | None = None) -> Iterator[Charge]:
+    """What a month's document charges, without corrections."""
+    agreement = measured.agreement
+    for advance, period in ((False, month), (True, month), (True, next_month(month))):
+        if advance and period == month and agreement.term.from_ < month:
+            continue  # the document before has it
+        for product in sorted({item.product for item in agreement.items}):
+            items = [item for item in agreement.items if item.product == product]
+            billed = [item for item in items if (item.billed == "advance") == advance]
+            yield from charges(measured, period, billed, known_at)
+
+
+def corrections(measured: Measured, month: date, issued: Sequence[Document]) -> Iterator[Line]:
+    """What the periods of issued documents cost by now, less what was billed for them: on a later document, once."""
+    agreement = measured.agreement
+    own = sorted((one for one in issued if one.agreement_id == agreement.id), key=lambda one: one.period_from)
+    for document in own:
+        if document.period_from >= month:
+            raise Refused(f"issued: the document of {document.period_from} is not of a month before {month}")
+        now = {
+            one.key: one
+            for one in (line(agreement, due) for due in _due(measured, document.period_from, document.issued_at))
+        }
+        billed: dict[tuple[str, str, date, int], list[Line]] = {}
+        for one in own:
+            for known in one.lines:
+                if known.kind == "correction" and known.corrects != reference(document):
+                    continue
+                if known.kind != "correction" and one is not document:
+                    continue
+                billed.setdefault(known.key, []).append(known)
+        for key in sorted(now.keys() | billed.keys()):
+            yield from _difference(document, now.get(key), billed.get(key, []), agreement.exponent)
+
+
+def _difference(document: Document, now: Line | None, billed: Sequence[Line], exponent: int) -> Iterator[Line]:
+    zero = rounded(Fraction(0), exponent)
+    amount = (now.amount if now else zero) - sum((one.amount for one in billed), zero)
+    if not amount:
+        return
+    model = now or billed[0]
+    quantity = (now.quantity if now else Decimal(0)) - sum((one.quantity for one in billed), Decimal(0))
+    yield msgspec.structs.replace(
+        model,
+        kind="correction",
+        description=f"Correction of {reference(document)}: {model.description}",
+        quantity=quantity,
+        parts=(),
+        amount=amount,
+        corrects=reference(document),
+    )
+
+
+def reference(document: Document) -> str:
+    """How a correction names what it corrects: by number, and by period where there is none."""
+    return document.number or f"{document.period_from:%Y-%m}"
+
+
+def line(agreement: Agreement, charge: Charge) -> Line:
+    """A charge, rounded: the amount to the currency's smallest unit, half up; quantities to a millionth, for people."""
+    item, version = charge.item, charge.version
+    code: TaxCode = item.tax or agreement.tax
+    tiered = version.model in ("graduated", "volume")
+    return Line(
+        kind=charge.kind,
+        product=item.product,
+        item=item.key,
+        description=item.description or item.product,
+        from_=charge.first,
+        to=charge.end,
+        quantity=plain(rounded(charge.quantity, QUANTITY_PLACES)),
+        unit=UNITS[item.kind],
+        basis=item.measured_by,
+        price_version=version.version,
+        price_model=version.model,
+        unit_price=None if tiered or charge.kind == "minimum" else plain(version.amount or Decimal(0)),
+        parts=tuple(
+            (plain(rounded(quantity, QUANTITY_PLACES)), plain(price))
+            for price, quantity in sorted(charge.parts.items())
+        )
+        if tiered
+        else (),
+        discount_percent=plain(charge.discount),
+        completeness=plain(rounded(charge.known, QUANTITY_PLACES)),
+        tax_category=code.category,
+        tax_rate=plain(code.rate),
+        amount=rounded(charge.amount, agreement.exponent),
+    )
+
+
+def tax(lines: Iterable[Line], exponent: int) -> list[Tax]:
+    """The tax of each category and rate, on the sum of its lines' amounts, rounded once (EN 16931, BR-CO-17)."""
+    sums: dict[tuple[str, Decimal], Decimal] = {}
+    for one in lines:
+        code = (one.tax_category, one.tax_rate)
+        sums[code] = sums.get(code, Decimal(0)) + one.amount
+    return [
+        Tax(category, rate, taxable, rounded(Fraction(taxable) * Fraction(rate) / 100, exponent))
+        for (category, rate), taxable in sorted(sums.items())
+    ]
+
+
+def canonical(document: Document) -> bytes:
+    """The document's bytes (RFC 8785); decimals are strings."""
+    return rfc8785.dumps(msgspec.to_builtins(document))
+
+
+def sha256(document: Document) -> str:
+    """The hash of the canonical bytes, in hexadecimal."""
+    return hashlib.sha256(canonical(document)).hexdigest()
+
+
+def document(data: bytes) -> Document:
+    """A document from its JSON. Raises Refused."""
+    found: Document = decoded(data, Document, "the issued document")
+    return found
+
+
+def _order(one: Line) -> tuple[Any, ...]:
+    return (one.corrects or "", one.product, one.from_, one.item, one.kind)
+
+
+def rounded(value: Fraction, places: int) -> Decimal:
+    """Rounded half up, away from zero: a credit is the mirror of what it credits."""
+    scaled = abs(value) * 10**places
+    units = int(scaled) + (scaled - int(scaled) >= Fraction(1, 2))
+    return Decimal(units if value >= 0 else -units).scaleb(-places)
+
+
+def plain(value: Decimal) -> Decimal:
+    """Without trailing zeros, and never in powers of ten."""
+    return Decimal(f"{value.normalize():f}")

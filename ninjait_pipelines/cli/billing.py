@@ -1,0 +1,61 @@
+"""`ninjait billing`: what an agreement costs, from files and without any store."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ninjait_pipelines.cli.output import fail, print_json, safe
+
+Month = Annotated[str, typer.Option(help="The month, in the agreement's time zone.", metavar="YYYY-MM")]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands to `ninjait`."""
+    billing = typer.Typer(help="What agreements cost.", no_args_is_help=True, rich_markup_mode="markdown")
+    billing.command()(rate)
+    app.add_typer(billing, name="billing")
+
+
+def rate(
+    agreement: Annotated[Path, typer.Option(help="The agreement, as docs/schemas/agreement.json describes it.")],
+    period: Month,
+    usage: Annotated[list[Path] | None, typer.Option(help="Usage (docs/schemas/usage.json); may be repeated.")] = None,
+    issued: Annotated[list[Path] | None, typer.Option(help="A document issued before; may be repeated.")] = None,
+    reconcile: Annotated[bool, typer.Option("--reconcile", help="Print what does not fit together instead.")] = False,
+) -> None:
+    """Price an agreement against usage, and print the month's document as JSON: one line, always the same bytes.
+
+    Example: ninjait billing rate --agreement agreement.json --usage usage.json --period 2026-02
+    """
+    from ninjait_pipelines.billing.rating import agreement as agreements
+    from ninjait_pipelines.billing.rating import document, reconciliation
+    from ninjait_pipelines.billing.rating import usage as usages
+
+    month = _month(period)
+    agreed = agreements.agreement(_read(agreement))
+    used = usages.usage(map(_read, usage or ()))
+    if reconcile:
+        print_json(reconciliation.reconciliation(agreed, used, month))
+        return
+    before = [document.document(_read(file)) for file in issued or ()]
+    text = document.canonical(document.draft(agreed, used, month, before)).decode()
+    typer.echo(safe(text) if sys.stdout.isatty() else text)
+
+
+def _month(text: str) -> date:
+    try:
+        return datetime.strptime(text, "%Y-%m").replace(tzinfo=UTC).date()
+    except ValueError:
+        fail(f"--period {text!r} is no month; write it as 2026-02")
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        fail(f"{file} cannot be read: {error.strerror}")

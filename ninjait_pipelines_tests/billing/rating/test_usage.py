@@ -1,0 +1,83 @@
+"""Usage in local days, whatever its clocks and however it is cut."""
+
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from fractions import Fraction
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from ninjait_pipelines.billing.rating.agreement import Refused
+from ninjait_pipelines.billing.rating.usage import Measurement, device_days, volumes_by_day
+from ninjait_pipelines_tests.billing.rating.agreements import agreed, bill, item, used
+
+WEEK = timedelta(days=7)
+
+
+def measured(*values: tuple[str, str, str]) -> list[Measurement]:
+    return [
+        Measurement(timestamp=datetime.fromisoformat(at), gb=Decimal(gb), source=source) for at, gb, source in values
+    ]
+
+
+@pytest.mark.parametrize(("day", "hours"), [("2026-03-29", 23), ("2026-10-25", 25), ("2026-03-30", 24)])
+def test_a_day_is_as_long_as_its_clocks_say(day: str, hours: int) -> None:
+    """100 GB for the last hour of the day."""
+    midnight = datetime.combine(
+        date.fromisoformat(day) + timedelta(days=1), datetime.min.time(), ZoneInfo("Europe/Berlin")
+    )
+    last_hour = midnight.astimezone(UTC) - timedelta(hours=1)
+    found = volumes_by_day(
+        measured((last_hour.isoformat(), "100", "")), [date.fromisoformat(day)], "Europe/Berlin", WEEK
+    )
+    assert found[date.fromisoformat(day)] == (Fraction(100, hours), Fraction(1, hours))
+
+
+def test_sources_add_up_and_a_silent_one_is_missing() -> None:
+    """a holds 10 GB all day, b 20 GB, last heard of a day ago: half of what is expected is known."""
+    values = measured(("2026-03-01T00:00:00Z", "10", "a"), ("2026-02-27T00:00:00Z", "20", "b"))
+    (found,) = volumes_by_day(values, [date(2026, 3, 1)], "UTC", timedelta(days=1)).values()
+    assert found == (Fraction(10), Fraction(1, 2))
+
+
+def test_what_a_source_adds_later_is_not_missing_before() -> None:
+    values = measured(("2026-03-01T00:00:00Z", "10", "a"), ("2026-03-01T12:00:00Z", "20", "b"))
+    (found,) = volumes_by_day(values, [date(2026, 3, 1)], "UTC", WEEK).values()
+    assert found == (Fraction(20), Fraction(1))
+
+
+def test_two_terms_of_a_device_do_not_overlap() -> None:
+    twice = used(devices=[{"device_id": "d", "to": "2026-03-11"}, {"device_id": "d", "from": "2026-03-10"}])
+    with pytest.raises(Refused, match="'d' has two terms on 2026-03-10"):
+        device_days(twice, ZoneInfo("UTC"))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"storage": [{"timestamp": "2026-03-01T00:00:00Z", "gb": "-1"}]}, "storage.gb: -1"),
+        ({"storage": [{"timestamp": "2026-03-01T00:00:00", "gb": "1"}]}, "no time zone"),
+        ({"api_call_counts": [{"day": "2026-03-01", "count": -1}]}, "-1 on 2026-03-01"),
+        ({"api_call_counts": [{"day": "2026-03-01", "count": 1}, {"day": "2026-03-01", "count": 2}]}, "1 and 2"),
+        ({"devices": [{"device_id": "d", "frm": "2026-03-01"}]}, "frm"),
+        ({"devices": [{"device_id": "d", "from": "yesterday"}]}, "not as its schema says"),
+        ({"devices": [{"device_id": "d", "from": "2026-02-30"}]}, "2026-02-30"),
+        ({"devices": [{"device_id": "d", "from": "2026-02-03T10:00:00"}]}, "no time zone"),
+    ],
+)
+def test_refused(given: dict[str, object], message: str) -> None:
+    with pytest.raises(Refused, match=message):
+        bill(agreed(item("device", "1")), "2026-03", **given)
+
+
+def test_devices_that_an_item_does_not_count() -> None:
+    devices = [
+        {"device_id": "1", "class": "server", "site": "north", "tags": ["gold"]},
+        {"device_id": "2", "class": "server", "site": "north", "tags": ["gold", "spare"]},
+        {"device_id": "3", "class": "laptop", "site": "north", "tags": ["gold"]},
+        {"device_id": "4", "class": "server", "site": "south", "tags": ["gold"]},
+        {"device_id": "5", "class": "server", "site": "north", "tags": []},
+        {"device_id": "6", "class": "server", "site": "north", "tags": ["gold"], "billable": False},
+    ]
+    rule = {"classes": ["server"], "sites": ["north"], "tags": ["gold"], "without_tags": ["spare", "co-managed"]}
+    assert str(bill(agreed(item("device", "1", filter=rule)), "2026-03", devices=devices).total) == "1.00"
