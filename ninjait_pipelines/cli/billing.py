@@ -38,6 +38,8 @@ def rate(
 
     month = _month(period)
     agreed = agreements.agreement(_read(agreement))
+    if month < agreed.term.from_.replace(day=1):
+        fail(f"--period {period!r} is before the agreement's term, which begins on {agreed.term.from_}")
     used = usages.usage(map(_read, usage or ()))
     if reconcile:
         print_json(reconciliation.reconciliation(agreed, used, month))
@@ -49,9 +51,12 @@ def rate(
 
 def _month(text: str) -> date:
     try:
-        return datetime.strptime(text, "%Y-%m").replace(tzinfo=UTC).date()
+        month = datetime.strptime(text, "%Y-%m").replace(tzinfo=UTC).date()
     except ValueError:
         fail(f"--period {text!r} is no month; write it as 2026-02")
+    if not 1970 <= month.year < 3000:
+        fail(f"--period {text!r} is not from 1970-01 to 2999-12")
+    return month
 
 
 def _read(file: Path) -> bytes:

@@ -25,7 +25,8 @@ _BASES_OF = {
     "backup": ("average", "last_day", "peak"),
 }
 Text = Annotated[str, msgspec.Meta(min_length=1, max_length=500)]
-Status = Annotated[str, msgspec.Meta(pattern="^[1-5]([0-9]{2}|xx)$")]
+Version = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
+Status = Annotated[str, msgspec.Meta(pattern="^[1-5]([0-9]{2}|xx)$", max_length=3)]
 # Beyond these, an amount is a mistake of typing and not a price.
 MAX_NUMBER, MAX_PLACES = Decimal(10) ** 15, 18
 
@@ -74,7 +75,7 @@ class Price(Given, frozen=True, kw_only=True):
     the price of the tier in which the quantity lies.
     """
 
-    version: int
+    version: Version
     from_: date = msgspec.field(name="from")
     model: Literal["flat", "per_unit", "graduated", "volume", "package"] = "per_unit"
     amount: Decimal | None = None
@@ -100,9 +101,10 @@ class DeviceFilter(Given, frozen=True, kw_only=True):
 
 
 class TaxCode(Given, frozen=True, kw_only=True):
-    """Category (UNCL5305: S standard, Z zero, E exempt, AE reverse charge, O out of scope ...) and rate in percent."""
+    """Category (UNCL5305 as in EN 16931: S standard, Z zero, E exempt, AE reverse charge, O out of scope ...) and rate,
+    in percent."""
 
-    category: Annotated[str, msgspec.Meta(pattern="^[A-Z]{1,3}$")] = "O"
+    category: Literal["S", "Z", "E", "AE", "K", "G", "O", "L", "M", "B"] = "O"
     rate: Decimal = Decimal(0)
 
 
@@ -144,11 +146,14 @@ class Item(Term, frozen=True, kw_only=True):
         return self.basis or {"device": "registered", "storage": "average", "backup": "average"}.get(self.kind, "")
 
     def price_on(self, day: date, known_at: datetime | None) -> Price:
-        """The price version in use on a day, of those published by `known_at` (None: all). Raises Refused."""
-        known = [price for price in self.prices if price.from_ <= day and _published(price, known_at)]
-        if not known:
+        """The price version in use on a day, of those published by `known_at` (None: all). An item that was agreed
+        later than that has the price that was published first. Raises Refused."""
+        in_use = [price for price in self.prices if price.from_ <= day]
+        if not in_use:
             raise Refused(f"item {self.key!r}: no price is in use on {day}; add a version from that day on or earlier")
-        return max(known, key=lambda price: (price.from_, price.version))
+        if known := [price for price in in_use if _published(price, known_at)]:
+            return max(known, key=lambda price: (price.from_, price.version))
+        return self.price_on(day, min(at for price in in_use if isinstance(at := price.published_at, datetime)))
 
     def discount_on(self, day: date) -> Decimal:
         return next((discount.percent for discount in self.discounts if discount.holds(day)), Decimal(0))
@@ -189,7 +194,8 @@ def agreement(data: bytes) -> Agreement:
         _check_item(f"item {item.key!r}", item, found.term)
     for product in sorted({item.product for item in found.items}):
         own = sorted((item for item in found.items if item.product == product), key=lambda item: item.from_)
-        _check_apart(f"product {product!r}", own)
+        if own[0].kind != "one_off":
+            _check_apart(f"product {product!r}", own)
         if len({item.kind for item in own}) > 1:
             raise Refused(f"product {product!r}: its items are of several kinds; give each kind a product of its own")
     return found
@@ -199,8 +205,23 @@ def decoded(data: bytes, type_: Any, what: str) -> Any:
     """JSON of a type. Raises Refused, which says where in the JSON something else stands."""
     try:
         return msgspec.json.decode(data, type=type_)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
-        raise Refused(f"{what} is not as its schema says: {error}") from error
+    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, RecursionError) as error:
+        reason = " ".join(f"{error}{_value_at(data, str(error))}".splitlines())
+        raise Refused(f"{what} is not as its schema says: {reason}") from error
+
+
+def _value_at(data: bytes, message: str) -> str:
+    """The value at the path with which a message ends, such as `$.items[0].from`; nothing if it has none."""
+    path = re.search(r"at `\$([^`]*)`$", message)
+    if not path:
+        return ""
+    try:
+        value = msgspec.json.decode(data)
+    except (msgspec.DecodeError, RecursionError):
+        return ""
+    for name, number in re.findall(r"\.(\w+)|\[(\d+)\]", path[1]):
+        value = value[name] if name else value[int(number)]
+    return f": {value!r:.60}" if isinstance(value, str | int | float | None) else ""
 
 
 def _published(price: Price, known_at: datetime | None) -> bool:
@@ -219,6 +240,8 @@ def _check_currency(code: str) -> None:
 
 def _check_zone(name: str) -> None:
     try:
+        if name in ("localtime", "posixrules"):
+            raise ValueError("a name for the zone of each computer")
         ZoneInfo(name)
     except (KeyError, ValueError, OSError) as error:
         raise Refused(f"time_zone: {name!r} is no time zone; give an IANA name such as Europe/Berlin") from error
@@ -226,12 +249,16 @@ def _check_zone(name: str) -> None:
 
 def _check_item(where: str, item: Item, term: Term) -> None:
     _check_term(where, item)
-    if not item.overlaps(term):
+    if not (term.holds(item.from_) if item.kind == "one_off" else item.overlaps(term)):
         raise Refused(
             f"{where}: from {item.from_} to {item.to} is outside the agreement's term, {term.from_} to {term.to}"
         )
     for name in ("quantity", "included", "minimum_quantity", "minimum_amount"):
         check_number(f"{where}.{name}", getattr(item, name))
+    if item.quantity != 1 and item.kind not in ("flat", "one_off"):
+        raise Refused(f"{where}.quantity: {item.quantity}; of kind {item.kind!r} it is measured, so leave it out")
+    if item.filter != DeviceFilter() and item.kind != "device":
+        raise Refused(f"{where}.filter: it is for kind 'device', not for kind {item.kind!r}")
     bases = _BASES_OF.get(item.kind, ())
     if item.basis and item.basis not in bases:
         can = f"one of {', '.join(bases)}" if bases else "none"

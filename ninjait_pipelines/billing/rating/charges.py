@@ -4,12 +4,13 @@ Devices and volumes are levels: a day's level costs its share of the period, and
 term in two changes nothing. Calls are a flow: they fill included units, tiers and packages in the order of their days.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
-from itertools import groupby
-from typing import NamedTuple
+from itertools import accumulate, groupby
+from typing import Literal, NamedTuple
 
 from ninjait_pipelines.billing.local_time import DAY, next_month
 from ninjait_pipelines.billing.rating.agreement import Agreement, Item, Price
@@ -53,7 +54,7 @@ class Charge(NamedTuple):
     quantity: Fraction
     parts: dict[Decimal, Fraction]
     known: Fraction = Fraction(1)
-    kind: str = "charge"
+    kind: Literal["charge", "minimum"] = "charge"
     short: Fraction = Fraction(0)
 
     @property
@@ -77,22 +78,33 @@ class Measured:
         """The terms that the item counts."""
         return eligible(self.terms, item.filter)
 
-    def device_level(self, item: Item) -> Callable[[Iterable[date]], int]:
-        """How many devices hold, or report where the basis says so, on any of some days."""
-        terms, reporting = self.devices(item), item.measured_by == "reporting"
+    def device_levels(self, item: Item, days: Sequence[date]) -> dict[date, int]:
+        """How many devices hold, or report where the basis says so, on each of some days, given in order. No two terms
+        of a device overlap."""
+        terms = self.devices(item)
+        if item.measured_by == "reporting":
+            reported = ((term, self.reported.get(term.device.device_id, ())) for term in terms)
+            return Counter(day for term, heard in reported for day in heard if term.holds(day))
+        changes: Counter[date] = Counter()
+        for term in terms:
+            changes[max(term.first, days[0])] += 1
+            changes[max(term.end, days[0])] -= 1
+        span = [days[0] + number * DAY for number in range((days[-1] - days[0]).days + 1)]
+        return dict(zip(span, accumulate(changes[day] for day in span), strict=True))
 
-        def level(days: Iterable[date]) -> int:
-            days = list(days)
-            return len(
-                {
-                    term.device.device_id
-                    for term in terms
+    def devices_of(self, item: Item, days: Sequence[date]) -> int:
+        """How many devices count on any of some days."""
+        reporting = item.measured_by == "reporting"
+        return len(
+            {
+                term.device.device_id
+                for term in self.devices(item)
+                if any(
+                    term.holds(day) and (not reporting or day in self.reported.get(term.device.device_id, ()))
                     for day in days
-                    if term.holds(day) and (not reporting or day in self.reported.get(term.device.device_id, ()))
-                }
-            )
-
-        return level
+                )
+            }
+        )
 
     def volumes(self, item: Item, days: Sequence[date]) -> dict[date, Level]:
         measured = self.usage.storage if item.kind == "storage" else self.usage.backup
@@ -161,8 +173,8 @@ def _levels(measured: Measured, item: Item, days: Sequence[date], product_days: 
         calls = measured.calls(item)
         return {day: Level(Fraction(calls.get(day, 0))) for day in days}
     if item.kind == "device":
-        of = measured.device_level(item)
-        found = {day: Level(Fraction(of([day]))) for day in product_days}
+        of = measured.device_levels(item, product_days)
+        found = {day: Level(Fraction(of[day])) for day in product_days}
     else:
         found = measured.volumes(item, product_days)
     if item.measured_by == "last_day":
@@ -177,26 +189,32 @@ def _whole_level(measured: Measured, item: Item, product_days: Sequence[date]) -
     """The level that a whole period is charged for: every device that counts on any of its days."""
     if item.kind == "flat":
         return Fraction(item.quantity)
-    level = measured.device_level(item)
     if item.measured_by == "last_day":
-        return Fraction(level(product_days[-1:]))
+        return Fraction(measured.devices_of(item, product_days[-1:]))
     if item.measured_by == "peak":
-        return Fraction(max(level([day]) for day in product_days))
-    return Fraction(level(product_days))
+        levels = measured.device_levels(item, product_days)
+        return Fraction(max(levels[day] for day in product_days))
+    return Fraction(measured.devices_of(item, product_days))
 
 
 def _beyond_included_levels(slots: Sequence[Slot]) -> list[Slot]:
     """What is charged of each level: first each day's included units are taken off, then what other days leave of
     theirs, in the order of the days."""
     unused = sum(
-        (one.share * max(Fraction(0), Fraction(one.item.included) - one.quantity) for one in slots), Fraction(0)
+        (
+            one.share * max(Fraction(0), Fraction(one.item.included) - one.quantity)
+            for one in slots
+            if one.item.included
+        ),
+        Fraction(0),
     )
     charged = []
     for one in slots:
         over = max(Fraction(0), one.quantity - Fraction(one.item.included))
-        covered = min(over, unused / one.share)
-        unused -= covered * one.share
-        charged.append(one._replace(quantity=max(over - covered, Fraction(one.item.minimum_quantity))))
+        if unused:
+            covered = min(over, unused / one.share)
+            over, unused = over - covered, unused - covered * one.share
+        charged.append(one._replace(quantity=max(over, Fraction(one.item.minimum_quantity))))
     return charged
 
 
@@ -220,8 +238,15 @@ def _at_least(slots: list[Slot]) -> list[Slot]:
 
 def _charge_levels(slots: Sequence[Slot]) -> list[Charge]:
     return _in_segments(
-        [_charge(one, one.quantity * one.share, price(one.version, one.quantity), one.share) for one in slots]
+        _charge(one, one.quantity * one.share, price(one.version, one.quantity), one.share) for one in _runs(slots)
     )
+
+
+def _runs(slots: Iterable[Slot]) -> Iterator[Slot]:
+    """Neighbouring days of one item at one price and level, together: they are priced once."""
+    for _, days in groupby(slots, lambda one: (one.item.key, one.version, one.discount, one.quantity, one.known)):
+        first, *more = days
+        yield first._replace(end=(more or [first])[-1].end, share=first.share * (1 + len(more)))
 
 
 def _charge_flow(slots: Sequence[Slot]) -> list[Charge]:

@@ -5,17 +5,27 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import date, datetime
 from decimal import Decimal
 from fractions import Fraction
-from typing import Any
+from itertools import pairwise
+from typing import Any, Literal
 
 import msgspec
 import rfc8785
 
 from ninjait_pipelines.billing.local_time import month_window, next_month
-from ninjait_pipelines.billing.rating.agreement import Agreement, Party, Refused, TaxCode, decoded
+from ninjait_pipelines.billing.rating.agreement import (
+    MAX_NUMBER,
+    Agreement,
+    Party,
+    Refused,
+    TaxCode,
+    Version,
+    check_number,
+    decoded,
+)
 from ninjait_pipelines.billing.rating.charges import Charge, Measured, charges
 from ninjait_pipelines.billing.rating.usage import Usage
 
-SCHEMA = "ninjait.invoice.v1"
+SCHEMA: Literal["ninjait.invoice.v1"] = "ninjait.invoice.v1"
 QUANTITY_PLACES = 6
 UNITS = {
     "device": "device-months",
@@ -34,7 +44,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     difference to what was billed for these days before. `parts` are (quantity, unit price) of tiers.
     """
 
-    kind: str
+    kind: Literal["charge", "minimum", "correction"]
     product: str
     item: str
     description: str
@@ -43,7 +53,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     quantity: Decimal
     unit: str
     basis: str
-    price_version: int
+    price_version: Version
     price_model: str
     unit_price: Decimal | None
     parts: tuple[tuple[Decimal, Decimal], ...]
@@ -55,9 +65,10 @@ class Line(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     corrects: str | None = None
 
     @property
-    def key(self) -> tuple[str, str, date, int]:
-        """What is charged: the same in the issued document and whenever it is computed again."""
-        return (self.item, "minimum" if "minimum" in self.kind else "charge", self.from_, self.price_version)
+    def key(self) -> tuple[str, date, int]:
+        """What is charged, with what it lacks of its minimum: the same in the issued document and whenever it is
+        computed again."""
+        return (self.item, self.from_, self.price_version)
 
 
 class Tax(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -72,7 +83,7 @@ class Tax(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An invoice. Money has the currency's decimal places; net + tax = total."""
 
-    schema: str = SCHEMA
+    schema: Literal["ninjait.invoice.v1"] = SCHEMA
     status: str = "draft"
     number: str | None = None
     issued_at: datetime | None = None
@@ -134,6 +145,8 @@ def _due(measured: Measured, month: date, known_at: datetime | None = None) -> I
     for advance, period in ((False, month), (True, month), (True, next_month(month))):
         if advance and period == month and agreement.term.from_ < month:
             continue  # the document before has it
+        if period > month and agreement.term.from_ >= period:
+            continue  # the document of the first month will have it
         for product in sorted({item.product for item in agreement.items}):
             items = [item for item in agreement.items if item.product == product]
             billed = [item for item in items if (item.billed == "advance") == advance]
@@ -143,35 +156,44 @@ def _due(measured: Measured, month: date, known_at: datetime | None = None) -> I
 def corrections(measured: Measured, month: date, issued: Sequence[Document]) -> Iterator[Line]:
     """What the periods of issued documents cost by now, less what was billed for them: on a later document, once."""
     agreement = measured.agreement
-    own = sorted((one for one in issued if one.agreement_id == agreement.id), key=lambda one: one.period_from)
+    own = sorted({one for one in issued if one.agreement_id == agreement.id}, key=lambda one: one.period_from)
+    _check_issued(agreement, own, month)
     for document in own:
-        if document.period_from >= month:
-            raise Refused(f"issued: the document of {document.period_from} is not of a month before {month}")
-        now = {
-            one.key: one
-            for one in (line(agreement, due) for due in _due(measured, document.period_from, document.issued_at))
-        }
-        billed: dict[tuple[str, str, date, int], list[Line]] = {}
-        for one in own:
-            for known in one.lines:
-                if known.kind == "correction" and known.corrects != reference(document):
-                    continue
-                if known.kind != "correction" and one is not document:
-                    continue
-                billed.setdefault(known.key, []).append(known)
-        for key in sorted(now.keys() | billed.keys()):
-            yield from _difference(document, now.get(key), billed.get(key, []), agreement.exponent)
+        now = [line(agreement, due) for due in _due(measured, document.period_from, document.issued_at)]
+        billed = [
+            known
+            for one in own
+            for known in one.lines
+            if (known.corrects == reference(document) if known.kind == "correction" else one is document)
+        ]
+        for key in sorted({one.key for one in (*now, *billed)}):
+            now_of, billed_of = ([one for one in lines if one.key == key] for lines in (now, billed))
+            yield from _difference(document, now_of, billed_of, agreement.exponent)
 
 
-def _difference(document: Document, now: Line | None, billed: Sequence[Line], exponent: int) -> Iterator[Line]:
+def _check_issued(agreement: Agreement, own: Sequence[Document], month: date) -> None:
+    for one in own:
+        if one.period_from >= month:
+            raise Refused(f"issued: the document of {one.period_from} is not of a month before {month}")
+        if one.currency != agreement.currency:
+            raise Refused(f"issued: the document of {one.period_from} is in {one.currency}, not {agreement.currency}")
+    for one, other in pairwise(own):
+        if one.period_from == other.period_from:
+            raise Refused(f"issued: there are two documents of {one.period_from}; leave out the one that is void")
+
+
+def _difference(document: Document, now: Sequence[Line], billed: Sequence[Line], exponent: int) -> Iterator[Line]:
     zero = rounded(Fraction(0), exponent)
-    amount = (now.amount if now else zero) - sum((one.amount for one in billed), zero)
+    amount = sum((one.amount for one in now), zero) - sum((one.amount for one in billed), zero)
     if not amount:
         return
-    model = now or billed[0]
-    quantity = (now.quantity if now else Decimal(0)) - sum((one.quantity for one in billed), Decimal(0))
+    model = (*now, *billed)[0]
+    taxed = (*billed, *now)[0]  # at the rate of then
+    quantity = sum((one.quantity for one in now), Decimal(0)) - sum((one.quantity for one in billed), Decimal(0))
     yield msgspec.structs.replace(
         model,
+        tax_category=taxed.tax_category,
+        tax_rate=taxed.tax_rate,
         kind="correction",
         description=f"Correction of {reference(document)}: {model.description}",
         quantity=quantity,
@@ -189,6 +211,8 @@ def reference(document: Document) -> str:
 def line(agreement: Agreement, charge: Charge) -> Line:
     """A charge, rounded: the amount to the currency's smallest unit, half up; quantities to a millionth, for people."""
     item, version = charge.item, charge.version
+    if charge.amount >= MAX_NUMBER:
+        raise Refused(f"item {item.key!r} from {charge.first}: it costs {float(charge.amount):.3g}, not below 10^15")
     code: TaxCode = item.tax or agreement.tax
     tiered = version.model in ("graduated", "volume")
     return Line(
@@ -243,6 +267,17 @@ def sha256(document: Document) -> str:
 def document(data: bytes) -> Document:
     """A document from its JSON. Raises Refused."""
     found: Document = decoded(data, Document, "the issued document")
+    if found.period_from.day != 1 or not 1970 <= found.period_from.year < 3000:
+        raise Refused(f"the issued document's period_from: {found.period_from}; it must be the first day of a month")
+    if found.issued_at is not None and found.issued_at.tzinfo is None:
+        raise Refused(
+            f"the issued document's issued_at: {found.issued_at} has no time zone; end it with Z or an offset"
+        )
+    for one in found.lines:
+        for name in ("quantity", "unit_price", "discount_percent", "completeness", "tax_rate", "amount"):
+            value = getattr(one, name)
+            if value is not None:
+                check_number(f"the issued document's line {one.item!r}, {name}", value.copy_abs())
     return found
 
 
@@ -259,4 +294,5 @@ def rounded(value: Fraction, places: int) -> Decimal:
 
 def plain(value: Decimal) -> Decimal:
     """Without trailing zeros, and never in powers of ten."""
-    return Decimal(f"{value.normalize():f}")
+    text = f"{value:f}"
+    return Decimal(text.rstrip("0").rstrip(".") if "." in text else text)

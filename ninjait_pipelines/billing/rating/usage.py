@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
+from functools import lru_cache
 from itertools import pairwise
 from typing import Annotated, NamedTuple
 from zoneinfo import ZoneInfo
@@ -17,6 +18,7 @@ import msgspec
 from ninjait_pipelines.billing.local_time import day_window
 from ninjait_pipelines.billing.rating.agreement import (
     DATE,
+    MAX_NUMBER,
     DeviceFilter,
     Given,
     Item,
@@ -59,7 +61,7 @@ class Call(Given, frozen=True, kw_only=True):
 
     id: Text
     timestamp: datetime
-    status_code: int = 200
+    status_code: Annotated[int, msgspec.Meta(ge=100, le=599)] = 200
 
 
 class CallCount(Given, frozen=True, kw_only=True):
@@ -118,8 +120,8 @@ def usage(files: Iterable[bytes]) -> Usage:
             check_number(f"{name}.gb", one.gb)
     counts: dict[date, int] = {}
     for one in together["api_call_counts"]:
-        if one.count < 0:
-            raise Refused(f"api_call_counts: {one.count} on {one.day}; it must be 0 or more")
+        if not 0 <= one.count < MAX_NUMBER:
+            raise Refused(f"api_call_counts: {one.count} on {one.day}; it must be from 0 to below 10^15")
         if counts.setdefault(one.day, one.count) != one.count:
             raise Refused(f"api_call_counts: {one.day} has {counts[one.day]} and {one.count}; give each day once")
     return Usage(**together)
@@ -136,6 +138,11 @@ def device_days(found: Usage, zone: ZoneInfo) -> list[DeviceDays]:
         for device in set(found.devices)
     ]
     terms.sort(key=lambda term: (term.device.device_id, term.first, term.end, term.device.organization_id or ""))
+    for one in terms:
+        if one.end < one.first:
+            raise Refused(
+                f"devices: {one.device.device_id!r} has a term from {one.first} to {one.end}; it must not end before"
+            )
     for one, other in pairwise(terms):
         if one.device.device_id == other.device.device_id and other.first < one.end:
             raise Refused(
@@ -176,7 +183,7 @@ def calls_by_day(found: Usage, item: Item, zone: ZoneInfo) -> dict[date, int]:
         first[call.id] = min(first.get(call.id, call.timestamp), call.timestamp)
     days = {one.day: one.count for one in found.api_call_counts}
     for at in first.values():
-        day = at.astimezone(zone).date()
+        day = _day_of(at, zone)
         days[day] = days.get(day, 0) + 1
     return days
 
@@ -191,15 +198,17 @@ def volumes_by_day(
     found = {}
     for day in days:
         start, end = day_window(day, time_zone)
+        end = max(end, start + MICROSECOND)  # a day that the zone skips has the level of its midnight
         gb, known, expected = Fraction(0), 0, 0
         for of_source in spans.values():
             # The first source of all is expected from the beginning, others from their first measurement on.
             since = start if of_source[0][0] == min(starts) else max(start, of_source[0][0])
             expected += max(0, (end - since) // MICROSECOND)
             for begins, ends, value in of_source:
-                lasts = max(0, (min(end, ends) - max(start, begins)) // MICROSECOND)
-                gb += Fraction(value) * lasts
-                known += lasts
+                if begins < end and start < ends:
+                    lasts = (min(end, ends) - max(start, begins)) // MICROSECOND
+                    gb += Fraction(value) * lasts
+                    known += lasts
         found[day] = Level(gb / ((end - start) // MICROSECOND), Fraction(known, expected or 1))
     return found
 
@@ -214,10 +223,14 @@ def _spans(measured: Iterable[Measurement], carried: timedelta) -> dict[str, lis
     for source, values in sorted(of_source.items()):
         instants = sorted(values)
         nexts = [*instants[1:], datetime.max.replace(tzinfo=instants[0].tzinfo)]
-        spans[source] = [(at, min(until, at + carried), values[at]) for at, until in zip(instants, nexts, strict=True)]
+        spans[source] = [
+            (at, at + carried if until - at > carried else until, values[at])
+            for at, until in zip(instants, nexts, strict=True)
+        ]
     return spans
 
 
+@lru_cache(maxsize=100_000)
 def local_day(moment: str, zone: ZoneInfo, where: str) -> date:
     """A local day as it is given, or that of an instant. Raises Refused."""
     try:
@@ -228,4 +241,12 @@ def local_day(moment: str, zone: ZoneInfo, where: str) -> date:
         raise Refused(f"{where}: {moment!r} is neither a day nor an instant ({error})") from error
     if at.tzinfo is None:
         raise Refused(f"{where}: {moment!r} has no time zone; end it with Z or an offset, or give a local day")
-    return at.astimezone(zone).date()
+    return _day_of(at, zone)
+
+
+def _day_of(at: datetime, zone: ZoneInfo) -> date:
+    """An instant's local day. In years 1 and 9999, which stand for `always`, it may lie beyond the calendar."""
+    try:
+        return at.astimezone(zone).date()
+    except OverflowError:
+        return date.min if at.year == 1 else date.max

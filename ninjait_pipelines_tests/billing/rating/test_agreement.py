@@ -25,6 +25,8 @@ def tiered(*bounds: str | None) -> dict[str, Any]:
         ([FEE], {"time_zone": "Europe/Berln"}, "time_zone: 'Europe/Berln'"),
         ([FEE], {"time_zone": "../../etc/passwd"}, "time_zone"),
         ([FEE], {"time_zone": ""}, "time_zone: ''"),
+        ([FEE], {"time_zone": "localtime"}, "time_zone: 'localtime'"),
+        ([FEE], {"tax": {"category": "QQ"}}, "'QQ'"),
         ([FEE], {"term": {"from": "2026-02-01", "to": "2026-02-01"}}, "term: from 2026-02-01 to 2026-02-01 is empty"),
         ([FEE], {"tax": {"category": "S", "rate": "101"}}, "tax.rate: 101"),
         ([FEE], {"tax": {"category": "AE", "rate": "19"}}, "category AE has the rate 0"),
@@ -36,6 +38,12 @@ def tiered(*bounds: str | None) -> dict[str, Any]:
         ([item("flat", "NaN")], {}, "amount: NaN"),
         ([item("flat", "1e15")], {}, "amount: 1E"),
         ([item("flat", "1", included="-3")], {}, "included: -3"),
+        ([item("flat", "1,5")], {}, r"\$.items\[0\].prices\[0\].amount`: '1,5'"),
+        ([item("flat", "1", price={"version": 2**53})], {}, "version`: 9007199254740992"),
+        ([item("device", "1", quantity="5")], {}, "quantity: 5"),
+        ([item("api_calls", "1", filter={"classes": ["server"]})], {}, "filter: it is for kind 'device'"),
+        ([item("api_calls", "1", not_billed_statuses=["5xx\n"])], {}, "5xx"),
+        ([item("one_off", "1", **{"from": "2019-12-31"})], {}, "outside the agreement's term"),
         ([item("flat", "1", basis="peak")], {}, "basis: 'peak'"),
         ([item("device", "1", basis="average")], {}, "basis: 'average'"),
         ([item("api_calls", "1", proration="full")], {}, "proration"),
@@ -59,9 +67,14 @@ def test_refused(items: list[dict[str, Any]], more: dict[str, Any], message: str
         agreed(*items, **more)
 
 
-def test_what_is_no_json_is_refused() -> None:
-    with pytest.raises(Refused, match="the agreement is not as its schema says"):
-        agreement(b"{")
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"{", b'{"id":"\xff"}', b"\xef\xbb\xbf{}", b'{"id":' + b"[" * 100_000, b'{"a\\nb": 1}', b'{"id": 1} 2'],
+)
+def test_what_is_no_agreement_is_refused_in_one_line(data: bytes) -> None:
+    with pytest.raises(Refused, match="the agreement is not as its schema says") as refused:
+        agreement(data)
+    assert len(str(refused.value).splitlines()) == 1
 
 
 def test_of_two_versions_from_one_day_the_later_counts() -> None:

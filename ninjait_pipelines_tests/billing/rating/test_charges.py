@@ -10,13 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ninjait_pipelines.billing.local_time import DAY
 from ninjait_pipelines.billing.rating.agreement import Agreement
 from ninjait_pipelines.billing.rating.charges import Measured, charges
 from ninjait_pipelines.billing.rating.document import canonical, draft
 from ninjait_pipelines.billing.rating.usage import usage
 from ninjait_pipelines_tests.billing.rating.agreements import agreed, priced, used
 
-MARCH = date(2026, 3, 1)
+MARCH, APRIL = date(2026, 3, 1), date(2026, 4, 1)
 MODELS: list[dict[str, Any]] = [
     {"model": "flat", "amount": "7"},
     {"model": "per_unit", "amount": "3"},
@@ -26,7 +27,7 @@ MODELS: list[dict[str, Any]] = [
 ]
 Terms = list[tuple[int, int]]
 day_numbers = st.integers(0, 31)
-device_terms = st.lists(st.tuples(day_numbers, day_numbers), max_size=12)
+device_terms = st.lists(st.tuples(day_numbers, day_numbers).map(lambda term: (min(term), max(term))), max_size=12)
 call_counts = st.dictionaries(st.integers(0, 30), st.integers(0, 8), max_size=10)
 
 
@@ -119,3 +120,18 @@ def test_included_units_are_pooled_and_never_cost_less_than_nothing(terms: Terms
 def test_calls_beyond_the_included_ones_cost_their_price(calls: dict[int, int], included: int) -> None:
     item = {"product": "p", "kind": "api_calls", "included": str(included), "prices": [priced("2")]}
     assert cost(agreed(item), everything([], calls)) == 2 * max(0, sum(calls.values()) - included)
+
+
+@settings(max_examples=100, deadline=None)
+@given(terms=device_terms, reports=st.dictionaries(st.integers(0, 11), st.sets(day_numbers)), first=st.integers(0, 30))
+def test_devices_are_counted_as_if_one_by_one(terms: Terms, reports: dict[int, set[int]], first: int) -> None:
+    given = everything(terms, {}) | {
+        "reports": [{"device_id": f"d{number}", "at": [day(at) for at in heard]} for number, heard in reports.items()]
+    }
+    for basis in ("registered", "reporting"):
+        agreement = agreed({"product": "p", "kind": "device", "basis": basis, "prices": [priced("1")]})
+        levels = Measured(agreement, used(**given)).device_levels(agreement.items[0], [MARCH + first * DAY, APRIL])
+        for number in range(first, 31):
+            holding = [device for device, (begins, ends) in enumerate(terms) if begins <= number < ends]
+            expected = [one for one in holding if basis == "registered" or number in reports.get(one, ())]
+            assert levels[MARCH + number * DAY] == len(expected)

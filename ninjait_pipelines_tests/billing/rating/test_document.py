@@ -275,3 +275,81 @@ def test_a_document_of_this_month_corrects_nothing() -> None:
     terms = agreed(item("flat", "1"))
     with pytest.raises(Refused, match="2026-03-01"):
         bill(terms, "2026-03", bill(terms, "2026-03"))
+
+
+def test_a_corrected_minimum_is_not_corrected_again() -> None:
+    """One device at 31.00 and 50.00 at least; then two: 62.00, which is 12.00 more."""
+    terms = agreed(item("device", "31", minimum_amount="50", to="2026-04-01"))
+    march = issue(bill(terms, "2026-03", devices=devices(1)), "1", datetime(2026, 4, 4, tzinfo=UTC))
+    april = issue(bill(terms, "2026-04", march, devices=devices(2)), "2", datetime(2026, 5, 4, tzinfo=UTC))
+    assert amounts(april) == ["12.00"]
+    assert amounts(bill(terms, "2026-05", march, april, devices=devices(2))) == []
+
+
+def test_two_corrections_in_a_row_and_documents_given_twice() -> None:
+    """20 days at 1.00, then 10, then 15."""
+    terms = agreed(item("device", "31"))
+    until = [[{"device_id": "d", "from": "2026-03-01", "to": f"2026-03-{day}"}] for day in (21, 11, 16)]
+    march = issue(bill(terms, "2026-03", devices=until[0]), "1", datetime(2026, 4, 4, tzinfo=UTC))
+    april = issue(bill(terms, "2026-04", march, devices=until[1]), "2", datetime(2026, 5, 4, tzinfo=UTC))
+    may = bill(terms, "2026-05", april, march, april, devices=until[2])
+    assert [str(one.total) for one in (march, april, may)] == ["20.00", "-10.00", "5.00"]
+
+
+def test_a_correction_is_taxed_at_the_rate_of_then() -> None:
+    """10.00 back at 19 %, although 7 % is the rate now."""
+    before, now = (agreed(item("device", "31"), tax={"category": "S", "rate": rate}) for rate in ("19", "7"))
+    march = bill(before, "2026-03", devices=devices(1, **{"from": "2026-03-12"}, to="2026-04-01"))
+    april = bill(now, "2026-04", march, devices=devices(1, **{"from": "2026-03-22"}, to="2026-04-01"))
+    assert (str(april.net), str(april.total)) == ("-10.00", "-11.90")
+
+
+def test_issued_documents_that_do_not_fit_are_refused() -> None:
+    terms = agreed(item("flat", "1"))
+    march = bill(terms, "2026-03")
+    with pytest.raises(Refused, match="two documents of 2026-03-01"):
+        bill(terms, "2026-04", march, msgspec.structs.replace(march, number="9"))
+    with pytest.raises(Refused, match="is in EUR, not JPY"):
+        bill(agreed(item("flat", "1"), currency="JPY"), "2026-04", march)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (b'"amount":"1.00"', b'"amount":"NaN"', "line 'flat@2020-01-01', amount: NaN"),
+        (b'"period_from":"2026-03-01"', b'"period_from":"2026-03-15"', "period_from: 2026-03-15"),
+        (b'"issued_at":null', b'"issued_at":"2026-04-01T00:00:00"', "issued_at: 2026-04-01 00:00:00 has no time zone"),
+        (b"ninjait.invoice.v1", b"ninjait.invoice.v9", "'ninjait.invoice.v9'"),
+        (b'"kind":"charge"', b'"kind":"charged"', "'charged'"),
+    ],
+)
+def test_a_document_that_is_not_one_is_refused(old: bytes, new: bytes, message: str) -> None:
+    issued = canonical(bill(agreed(item("flat", "1")), "2026-03"))
+    assert old in issued
+    with pytest.raises(Refused, match=message):
+        document(issued.replace(old, new))
+
+
+def test_nothing_is_due_in_advance_before_the_agreement() -> None:
+    since = {"from": "2026-03-01"}
+    terms = agreed(item("flat", "100", billed="advance", **since), term=since)
+    assert [str(bill(terms, month).total) for month in ("2026-02", "2026-03")] == ["0.00", "200.00"]
+
+
+def test_an_item_that_was_agreed_after_a_document_is_billed_on_the_next() -> None:
+    """From 11 May, in advance: 21/31 of 31.00 for May, 31.00 for June."""
+    fee = item("flat", "31", price={"published_at": "2026-05-10T00:00:00Z"}, billed="advance", **{"from": "2026-05-11"})
+    april = issue(bill(agreed(), "2026-04"), "1", datetime(2026, 5, 3, tzinfo=UTC))
+    assert amounts(bill(agreed(fee), "2026-05", april)) == ["31.00", "21.00"]
+
+
+def test_two_one_offs_of_a_product_in_a_month() -> None:
+    visits = [item("one_off", "99", **{"from": f"2026-03-{day}"}) for day in ("03", "17")]
+    assert amounts(bill(agreed(*visits), "2026-03")) == ["99.00", "99.00"]
+
+
+def test_a_price_is_shown_with_all_its_places_and_an_amount_beyond_reason_refused() -> None:
+    amount = "123456789012345.123456789012345678"
+    assert str(bill(agreed(item("flat", amount)), "2026-03").lines[0].unit_price) == amount
+    with pytest.raises(Refused, match=r"costs 1e\+15"):
+        bill(agreed(item("flat", "500000000000000", quantity="2")), "2026-03")

@@ -9,9 +9,10 @@ import pytest
 
 from ninjait_pipelines.billing.rating.agreement import Refused
 from ninjait_pipelines.billing.rating.usage import Measurement, device_days, volumes_by_day
-from ninjait_pipelines_tests.billing.rating.agreements import agreed, bill, item, used
+from ninjait_pipelines_tests.billing.rating.agreements import agreed, bill, item, priced, used
 
 WEEK = timedelta(days=7)
+EARLY = {"from": "2011-01-01"}
 
 
 def measured(*values: tuple[str, str, str]) -> list[Measurement]:
@@ -59,6 +60,9 @@ def test_two_terms_of_a_device_do_not_overlap() -> None:
         ({"storage": [{"timestamp": "2026-03-01T00:00:00", "gb": "1"}]}, "no time zone"),
         ({"api_call_counts": [{"day": "2026-03-01", "count": -1}]}, "-1 on 2026-03-01"),
         ({"api_call_counts": [{"day": "2026-03-01", "count": 1}, {"day": "2026-03-01", "count": 2}]}, "1 and 2"),
+        ({"api_call_counts": [{"day": "2026-03-01", "count": 10**15}]}, "1000000000000000 on 2026-03-01"),
+        ({"api_calls": [{"id": "a", "timestamp": "2026-03-01T00:00:00Z", "status_code": 99}]}, "status_code`: 99"),
+        ({"devices": [{"device_id": "d", "from": "2026-03-02", "to": "2026-03-01"}]}, "from 2026-03-02 to 2026-03-01"),
         ({"devices": [{"device_id": "d", "frm": "2026-03-01"}]}, "frm"),
         ({"devices": [{"device_id": "d", "from": "yesterday"}]}, "not as its schema says"),
         ({"devices": [{"device_id": "d", "from": "2026-02-30"}]}, "2026-02-30"),
@@ -81,3 +85,27 @@ def test_devices_that_an_item_does_not_count() -> None:
     ]
     rule = {"classes": ["server"], "sites": ["north"], "tags": ["gold"], "without_tags": ["spare", "co-managed"]}
     assert str(bill(agreed(item("device", "1", filter=rule)), "2026-03", devices=devices).total) == "1.00"
+
+
+@pytest.mark.parametrize("zone", ["America/New_York", "Asia/Tokyo"])
+@pytest.mark.parametrize("at", ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z"])
+def test_the_ends_of_the_calendar_are_in_no_month(zone: str, at: str) -> None:
+    given = {
+        "devices": [{"device_id": "d", "from": "0001-01-01T00:00:00Z", "to": "9999-12-31T23:59:59Z"}],
+        "reports": [{"device_id": "d", "at": [at]}],
+        "api_calls": [{"id": "a", "timestamp": at}],
+        "storage": [{"timestamp": at, "gb": "1"}],
+    }
+    items = [item("device", "31"), item("api_calls", "1"), item("storage", "1")]
+    assert str(bill(agreed(*items, time_zone=zone), "2026-03", **given).total) == "31.00"
+
+
+def test_a_day_that_the_zone_skips_has_the_volume_of_its_midnight() -> None:
+    """Samoa had no 30 December 2011: 100 GB in December at 0.31 are 31.00."""
+    terms = agreed(
+        {**item("storage", carried_forward_days=40, **{"from": "2011-01-01"}), "prices": [priced("0.31") | EARLY]},
+        time_zone="Pacific/Apia",
+        term=EARLY,
+    )
+    found = bill(terms, "2011-12", storage=[{"timestamp": "2011-11-30T00:00:00Z", "gb": "100"}])
+    assert (str(found.total), str(found.lines[0].completeness)) == ("31.00", "1")
