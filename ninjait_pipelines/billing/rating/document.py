@@ -180,6 +180,10 @@ def _check_issued(agreement: Agreement, own: Sequence[Document], month: date) ->
     for one, other in pairwise(own):
         if one.period_from == other.period_from:
             raise Refused(f"issued: there are two documents of {one.period_from}; leave out the one that is void")
+    names = [reference(one) for one in own]
+    for name in names:
+        if names.count(name) > 1:
+            raise Refused(f"issued: {name!r} is the number of two documents")
 
 
 def _difference(document: Document, now: Sequence[Line], billed: Sequence[Line], exponent: int) -> Iterator[Line]:

@@ -309,6 +309,8 @@ def test_issued_documents_that_do_not_fit_are_refused() -> None:
     march = bill(terms, "2026-03")
     with pytest.raises(Refused, match="two documents of 2026-03-01"):
         bill(terms, "2026-04", march, msgspec.structs.replace(march, number="9"))
+    with pytest.raises(Refused, match="'9' is the number of two documents"):
+        bill(terms, "2026-05", *(msgspec.structs.replace(one, number="9") for one in (march, bill(terms, "2026-04"))))
     with pytest.raises(Refused, match="is in EUR, not JPY"):
         bill(agreed(item("flat", "1"), currency="JPY"), "2026-04", march)
 
