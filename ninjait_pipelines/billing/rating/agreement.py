@@ -267,6 +267,8 @@ def _check_item(where: str, item: Item, term: Term) -> None:
         raise Refused(f"{where}.carried_forward_days: {item.carried_forward_days}; it must be 0 to 366")
     if item.proration == "full" and item.kind not in ("device", "flat"):
         raise Refused(f"{where}.proration: 'full' is for devices and flat fees, not for kind {item.kind!r}")
+    if item.billed == "advance" and item.kind != "flat" and item.measured_by != "registered":
+        raise Refused(f"{where}.billed: 'advance' is for fees and registered devices; what is used is not known before")
     if item.tax:
         _check_tax(f"{where}.tax", item.tax)
     for discount in item.discounts:

@@ -156,7 +156,7 @@ def _due(measured: Measured, month: date, known_at: datetime | None = None) -> I
 def corrections(measured: Measured, month: date, issued: Sequence[Document]) -> Iterator[Line]:
     """What the periods of issued documents cost by now, less what was billed for them: on a later document, once."""
     agreement = measured.agreement
-    own = sorted({one for one in issued if one.agreement_id == agreement.id}, key=lambda one: one.period_from)
+    own = sorted(set(issued), key=lambda one: one.period_from)
     _check_issued(agreement, own, month)
     for document in own:
         now = [line(agreement, due) for due in _due(measured, document.period_from, document.issued_at)]
@@ -173,6 +173,10 @@ def corrections(measured: Measured, month: date, issued: Sequence[Document]) -> 
 
 def _check_issued(agreement: Agreement, own: Sequence[Document], month: date) -> None:
     for one in own:
+        if one.agreement_id != agreement.id:
+            raise Refused(
+                f"issued: a document is of agreement {one.agreement_id!r}, not {agreement.id!r}; leave it out"
+            )
         if one.period_from >= month:
             raise Refused(f"issued: the document of {one.period_from} is not of a month before {month}")
         if one.currency != agreement.currency:

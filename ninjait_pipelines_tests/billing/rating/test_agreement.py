@@ -47,6 +47,8 @@ def tiered(*bounds: str | None) -> dict[str, Any]:
         ([item("flat", "1", basis="peak")], {}, "basis: 'peak'"),
         ([item("device", "1", basis="average")], {}, "basis: 'average'"),
         ([item("api_calls", "1", proration="full")], {}, "proration"),
+        ([item("api_calls", "1", billed="advance")], {}, "billed: 'advance'"),
+        ([item("device", "1", billed="advance", basis="peak")], {}, "billed: 'advance'"),
         ([item("flat", "1", to="2019-01-01")], {}, "is empty"),
         ([item("flat", "1", to="2019-01-01", **{"from": "2018-01-01"})], {}, "outside the agreement's term"),
         ([{**FEE, "prices": []}], {}, "prices: there is none"),

@@ -355,3 +355,8 @@ def test_a_price_is_shown_with_all_its_places_and_an_amount_beyond_reason_refuse
     assert str(bill(agreed(item("flat", amount)), "2026-03").lines[0].unit_price) == amount
     with pytest.raises(Refused, match=r"costs 1e\+15"):
         bill(agreed(item("flat", "500000000000000", quantity="2")), "2026-03")
+
+
+def test_another_agreements_document_is_refused() -> None:
+    with pytest.raises(Refused, match="agreement 'A-2', not 'A-1'"):
+        bill(agreed(item("flat", "1")), "2026-03", bill(agreed(item("flat", "1"), id="A-2"), "2026-02"))
