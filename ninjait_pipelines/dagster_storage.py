@@ -16,8 +16,7 @@ from dagster_postgres import DagsterPostgresStorage
 KEPT = 3
 # A connection is not used beyond this age: one that a firewall forgot while it was idle would hang.
 MAX_AGE_SECONDS = 60
-# Methods of the storages that ask whether a table, a column or an index is there yet. `dagster instance migrate` adds
-# what is missing; processes that run meanwhile go on without it until they are started again.
+# Methods of the storages that ask whether a table, a column or an index is there yet: until they say yes.
 ASKED_ONCE = (
     "has_asset_key_col",
     "has_backfill_id_column",
@@ -61,19 +60,22 @@ class PooledPostgresStorage(DagsterPostgresStorage):
 
 
 def _asked_once(url: str, method: Callable[..., bool]) -> Callable[..., bool]:
-    """The method, which asks the database at its first call in this process only."""
+    """The method, which asks the database no more in this process once it has said yes.
+
+    A no is asked again: another process, or `dagster instance migrate`, may be adding what is missing.
+    """
 
     def answer(*arguments: Any) -> bool:
         names = tuple(argument for argument in arguments if isinstance(argument, str))  # the other is a connection
         key = (url, method.__qualname__, *names)
-        if key not in _answers:
-            _answers[key] = method(*arguments)
-        return _answers[key]
+        if key not in _found and method(*arguments):
+            _found.add(key)
+        return key in _found
 
     return answer
 
 
-_answers: dict[tuple[str, ...], bool] = {}
+_found: set[tuple[str, ...]] = set()
 
 
 @cache

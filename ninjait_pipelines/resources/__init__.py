@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
 from typing import Any
 
+from ninjait_pipelines import without_pandas
 from ninjait_pipelines.resources.archive.resource import Archive
 from ninjait_pipelines.resources.clickhouse import ClickHouse
 from ninjait_pipelines.resources.clickhouse_metrics import ClickHouseMetrics
@@ -19,6 +20,8 @@ from ninjait_pipelines.resources.mongodb import MongoDB
 from ninjait_pipelines.resources.postgres import Postgres
 from ninjait_pipelines.resources.store import Store
 from ninjait_pipelines.settings import Settings
+
+without_pandas.decide()
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from ninjait_pipelines.settings import THRESHOLDS
 roll_up_hour = dg.define_asset_job(
     "roll_up_hour",
     selection=dg.AssetSelection.assets(*ROLLUP),
-    tags=AUTOMATION,
+    tags=AUTOMATION | {"dagster/priority": "7"},  # before what automation has queued
     description="Rolls up the hour that ended last.",
 )
 roll_up_late_hours = dg.define_asset_job(
