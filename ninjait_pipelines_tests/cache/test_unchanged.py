@@ -5,12 +5,14 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from redis.commands.core import Script
 
 from ninjait_pipelines import keys
 from ninjait_pipelines.cache import assets
 from ninjait_pipelines.cache.checks import left_nothing_out
+from ninjait_pipelines.metrics.model import FIELDS, POINTS
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines_tests.cache.caches import ASSETS, H, cached, device, reading
 from ninjait_pipelines_tests.cache.data import ALPHA, BETA, EMPTY, HOUR, Fleet
@@ -118,6 +120,23 @@ def test_a_dragonfly_that_lost_its_data_has_all_of_it_after_a_run(shared_stores:
         run(at(shared_stores, 5), asset)
     assert all_of(shared_stores, [*LISTS, *SUMMARIES]) == before
     assert shared_stores.dragonfly.client.zcard(keys.UPTIME_LEADERBOARD) == 4
+
+
+def test_a_longer_look_back_repairs_lists_that_did_not_change(shared_stores: Stores, fleet: Fleet) -> None:
+    """Dragonfly lost its data; a run has made the list again, without the reading of a device that is silent now."""
+    silent, hour_ago = device(ALPHA, "two"), shared_stores.clickhouse.now() - HOUR
+    columns = {"organization_id": [str(ALPHA)], "device_id": [silent]}
+    point = {"time": [hour_ago], **{name: [None] for name in FIELDS}, "cpu": [3.0]}
+    shared_stores.metrics_store.write(pa.table(columns | point).select(POINTS.names).cast(POINTS))
+    moment = pa.array([hour_ago], pa.timestamp("ms", "UTC"))
+    shared_stores.clickhouse.insert("device_sightings", pa.table(columns | {"last_seen": moment, "cpu_at": moment}))
+    for minutes in (1, 5):
+        run(at(shared_stores, minutes), assets.device_caches)
+    assert cached(shared_stores, LISTS[0])["devices"][2]["readings"] is None
+    run(at(shared_stores, 9), assets.device_caches, config={"device_caches": {"latest_minutes": 300}})
+    assert cached(shared_stores, LISTS[0])["devices"][2]["readings"]["cpu"] == 3.0
+    run(at(shared_stores, 13), assets.device_caches)
+    assert cached(shared_stores, LISTS[0])["devices"][2]["readings"]["cpu"] == 3.0, "it is in the cache now"
 
 
 def test_killed_after_renewing_and_again(shared_stores: Stores, fleet: Fleet) -> None:
