@@ -9,7 +9,7 @@ import subprocess
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
-from decimal import Decimal
+from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 from typing import Any
 
@@ -179,7 +179,8 @@ def test_the_invoice_of_plan_standard(platform: Platform) -> None:
         bill = invoice(contract, month, used, 0)
         amounts = {line.kind: line.amount for line in bill.lines}
         [row] = [row for row in platform.ask(4) if row["organization_id"] == str(organization)]
-        cents = {name: value.quantize(Decimal("0.01")) for name, value in row.items() if isinstance(value, Decimal)}
+        values = {name: value for name, value in row.items() if isinstance(value, Decimal)}
+        cents = {name: value.quantize(Decimal("0.01"), ROUND_HALF_UP) for name, value in values.items()}
         assert cents["device_cost"] == amounts["devices"]
         assert cents["api_cost"] == amounts["api_calls"]
         assert cents["storage_cost"] == amounts["storage"]
