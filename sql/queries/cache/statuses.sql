@@ -32,7 +32,7 @@ FROM (
         UNION ALL
         SELECT
             organization_id, device_id, (toDateTime64(0, 3, 'UTC'), toUUID('00000000-0000-0000-0000-000000000000'), ''),
-            last_seen, sent_at, array(COLUMNS('_at$') EXCEPT (sent_at))
+            last_seen, sent_at, array(COLUMNS('_at$') EXCEPT (sent_at, understood_at))
         FROM device_sightings
     )
     GROUP BY organization_id, device_id
