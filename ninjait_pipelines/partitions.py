@@ -6,7 +6,7 @@ from datetime import UTC, datetime, time, timedelta
 
 import dagster as dg
 
-from ninjait_pipelines.dagster_compat import partition_evaluation
+from ninjait_pipelines.dagster_compat import partition_evaluations
 from ninjait_pipelines.settings import pipeline_start
 
 # Backfill policies and mappings to partitions that do not exist yet are beta in the Dagster that requirements.txt pins.
@@ -64,8 +64,7 @@ def per_partition(
         results[key] = examine(window.start, window.end)
     if context.has_partition_key:
         return results[context.partition_key]
-    for key, result in results.items():
-        evaluation = partition_evaluation(context.instance, spec, key, result)
+    for evaluation in partition_evaluations(context.instance, spec, results):
         context.op_execution_context.log_event(evaluation)  # type: ignore[arg-type]
     failed = {key: result for key, result in results.items() if not result.passed}
     worst = max(failed.values(), key=lambda result: result.severity == dg.AssetCheckSeverity.ERROR, default=None)

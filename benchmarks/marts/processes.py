@@ -27,7 +27,7 @@ from benchmarks.marts.engines import Engines, started
 from benchmarks.marts.figure import Figure, cost, figure, in_turn
 from benchmarks.rollup import write
 from ninjait_pipelines.build import build_defs
-from ninjait_pipelines.dagster_compat import partition_evaluation
+from ninjait_pipelines.dagster_compat import partition_evaluations
 from ninjait_pipelines.local.fleet.seed import seed
 from ninjait_pipelines.metrics.model import HOUR
 from ninjait_pipelines.partitions import HOURLY
@@ -223,8 +223,8 @@ def _copy_hours(instance: dg.DagsterInstance) -> None:
             _copy(model, keys)
         for asset in HOURS:
             instance.report_runless_asset_event(dg.AssetMaterialization(asset, partition=key))
-        passed = partition_evaluation(instance, spec, key, dg.AssetCheckResult(passed=True))
-        instance.report_runless_asset_event(passed)
+        for passed in partition_evaluations(instance, spec, {key: dg.AssetCheckResult(passed=True)}):
+            instance.report_runless_asset_event(passed)
 
 
 def _copy(model: str, keys: list[str]) -> None:

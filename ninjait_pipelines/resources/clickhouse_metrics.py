@@ -14,6 +14,7 @@ from ninjait_pipelines.metrics.model import (
     COUNTER_GAP,
     COUNTERS,
     FIELDS,
+    HOUR,
     POINTS,
     VOLUMES,
     WINDOWS,
@@ -199,6 +200,18 @@ class ClickHouseMetrics(ClickHouse, MetricsStore):
         with self.client.query_arrow_stream(query, parameters=parameters, use_strings=True) as parts:
             for part in parts:
                 yield pa.Table.from_batches([part]).rename_columns(schema.names).cast(schema)
+
+    def count_samples(self, tier: Tier, start: datetime, stop: datetime) -> dict[datetime, int]:
+        check_window(start, stop, HOUR)
+        counts = {f"{tier} FINAL": "count()" if tier is Tier.RAW else "toUInt64(sum(samples))"}
+        if tier is Tier.RAW:
+            counts |= dict.fromkeys(("interface_counters", "volumes"), "uniqExact(organization_id, device_id, time)")
+        each = " UNION ALL ".join(
+            f"SELECT toStartOfHour(time, 'UTC') AS hour, {count} AS n FROM {table} WHERE {BETWEEN} GROUP BY hour"  # noqa: S608
+            for table, count in counts.items()
+        )
+        rows = self.rows(f"SELECT hour, sum(n) AS samples FROM ({each}) GROUP BY hour", start=start, stop=stop)  # noqa: S608
+        return {row["hour"]: row["samples"] for row in rows}
 
     def delete(self, device_ids: Sequence[str]) -> None:
         """Rewrites the parts that contain these devices, so that nothing of them stays on disk either."""

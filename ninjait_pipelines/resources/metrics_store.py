@@ -104,5 +104,12 @@ class MetricsStore(Store):
         yield [self.aggregate(Tier.RAW, start, stop, every) for every in widths]
 
     @abstractmethod
+    def count_samples(self, tier: Tier, start: datetime, stop: datetime) -> dict[datetime, int]:
+        """The samples of each hour that has any: what `samples` of `aggregate` sums up to, without aggregating.
+
+        In full resolution these are its points, and the instants of each device's counters and of its volumes.
+        """
+
+    @abstractmethod
     def delete(self, device_ids: Sequence[str]) -> None:
         """Deletes all data of these devices in all tiers; returns when none of it can be read any more."""

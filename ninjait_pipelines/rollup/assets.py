@@ -28,6 +28,7 @@ from ninjait_pipelines.rollup.hours import (
     batches,
     fewer,
     hourly_rows,
+    hours_at_once,
     per_hour,
     source_tier,
     still_whole,
@@ -138,12 +139,18 @@ class RollUp:
     def from_one_read(self, hours: list[datetime]) -> None:
         """Rolls up hours that full resolution takes points for, oldest first, a few at a time."""
         before = samples_by_hour(self._clickhouse, hours) if hours else {}
-        for together in batches(hours, lambda _: None):
-            again = together
-            for _ in range(MAX_ROUNDS):
-                again = [hour for some in batches(again, lambda _: None) for hour in self._round(some, before)]
-                if not again:
-                    break
+        at_once = None
+        for stretch in batches(hours, lambda _: None, len(hours)):
+            while stretch:
+                [again, *_] = batches(stretch, lambda _: None, at_once)
+                stretch = stretch[len(again) :]
+                last = again[-1]
+                for _ in range(MAX_ROUNDS):
+                    some = batches(again, lambda _: None, at_once)
+                    again = [hour for together in some for hour in self._round(together, before)]
+                    if not again:
+                        break
+                at_once = hours_at_once(self.filled[Tier.ONE_HOUR][last].rows)
 
     def _round(self, hours: list[datetime], before: dict[datetime, int]) -> list[datetime]:
         """Returns the hours that other runs filled meanwhile.

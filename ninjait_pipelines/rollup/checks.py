@@ -11,10 +11,14 @@ from ninjait_pipelines.partitions import HOURLY, per_partition
 from ninjait_pipelines.resources.clickhouse import ClickHouse, sql
 from ninjait_pipelines.resources.metrics_store import MetricsStore
 from ninjait_pipelines.rollup.assets import HOURLY_ROWS, samples_by_hour
-from ninjait_pipelines.rollup.hours import batches, per_hour, source_tier
+from ninjait_pipelines.rollup.hours import batches, hours_at_once, source_tier
 
 # Longer than a drain takes from its first point in the store until it notes the hours that it touched.
 TOUCHED_AFTER_SECONDS = 5.0
+# A metrics store counts a large fleet's samples of so many hours in a fraction of its time-out.
+HOURS_COUNTED_AT_ONCE = 24
+# What a device sends in an hour: the ledger is asked for as many hours at once as are rolled up at once.
+SAMPLES_PER_ROW = 120
 
 
 @dg.asset_check(asset=HOURLY_ROWS, partitions_def=HOURLY, blocking=True)
@@ -65,14 +69,13 @@ def hour_is_accounted_for(
     now = clickhouse.now()
     hours = hours_of(context)
     unsettled = _Unsettled(clickhouse, hours, now)
-    in_tiers: dict[datetime, dict[Tier, int]] = {}
-    in_ledger: dict[datetime, dict[str, int]] = {}
     # The store is read last because it is written first: it has all that the others have, unless it lost something.
     rolled_up = samples_by_hour(clickhouse, hours)
-    for together in batches(hours, lambda hour: tier_of(hour, now)):
-        if tier_of(together[0], now) is Tier.RAW:
-            in_ledger |= dict(_recorded(clickhouse, together))
-            in_tiers |= _stored_in_tiers(metrics_store, clickhouse, together, now)
+    compared_hours = [hour for hour in hours if tier_of(hour, now) is Tier.RAW]
+    at_once = hours_at_once(max(rolled_up.values(), default=0) // SAMPLES_PER_ROW)
+    few = batches(compared_hours, lambda _: None, at_once)
+    in_ledger = {hour: row for together in few for hour, row in _recorded(clickhouse, together)}
+    in_tiers = _stored_in_tiers(metrics_store, clickhouse, compared_hours, now)
     unsettled.ask()
 
     def examine(hour: datetime, _: datetime) -> dg.AssetCheckResult:
@@ -99,8 +102,7 @@ def hour_is_accounted_for(
 
 def _stored(metrics_store: MetricsStore, tier: Tier, hours: list[datetime]) -> dict[datetime, int]:
     """The number of samples in a tier for each of these consecutive hours that has any."""
-    windows = metrics_store.aggregate(tier, hours[0], hours[-1] + HOUR, HOUR)
-    return {hour: samples for hour, (_, samples) in per_hour(windows["time"], windows["samples"]).items()}
+    return metrics_store.count_samples(tier, hours[0], hours[-1] + HOUR)
 
 
 def _stored_in_tiers(
@@ -113,7 +115,7 @@ def _stored_in_tiers(
     query = "SELECT DISTINCT hour, tier FROM rolled_up_tiers WHERE hour IN {hours:Array(DateTime('UTC'))}"
     filled = {(row["hour"], row["tier"]) for row in clickhouse.rows(query, hours=hours)}
     found: dict[datetime, dict[Tier, int]] = {hour: {} for hour in hours}
-    for together in batches(hours, lambda hour: source_tier(hour, now)):
+    for together in batches(hours, lambda hour: source_tier(hour, now), HOURS_COUNTED_AT_ONCE):
         source, *lower = list(Tier)[list(Tier).index(source_tier(together[0], now)) :]
         for tier in (source, *lower):
             stored = _stored(metrics_store, tier, together)

@@ -24,6 +24,8 @@ from ninjait_pipelines.metrics.model import (
 
 # One query for two hours costs InfluxDB a tenth less than two queries; three hours save hardly more.
 HOURS_AT_ONCE = 2
+# More hours of few devices cost hardly more than one: as many go together as have the rows of two hours of 10,000.
+ROWS_AT_ONCE, MAX_HOURS_AT_ONCE = 20_000, 12
 
 
 class HourExpired(Exception):
@@ -103,12 +105,20 @@ def _mean(windows: pa.Table, field: str) -> pa.ChunkedArray:
     return pc.divide(windows[f"{field}_sum"], pc.if_else(pc.greater(count, 0.0), count, pa.scalar(None, pa.float64())))
 
 
-def batches(hours: Sequence[datetime], kind: Callable[[datetime], object]) -> Iterator[list[datetime]]:
-    """Consecutive hours of one kind, at most HOURS_AT_ONCE per group: each group is read by one query."""
+def batches(
+    hours: Sequence[datetime], kind: Callable[[datetime], object], at_once: int | None = None
+) -> Iterator[list[datetime]]:
+    """Consecutive hours of one kind, at most `at_once` (or HOURS_AT_ONCE) per group: each is read by one query."""
+    at_once = at_once or HOURS_AT_ONCE
     for _, alike in itertools.groupby(enumerate(hours), lambda pair: (kind(pair[1]), pair[1] - pair[0] * HOUR)):
         together = [hour for _, hour in alike]
-        for first in range(0, len(together), HOURS_AT_ONCE):
-            yield together[first : first + HOURS_AT_ONCE]
+        for first in range(0, len(together), at_once):
+            yield together[first : first + at_once]
+
+
+def hours_at_once(rows: int) -> int:
+    """How many hours to roll up together, after one that had so many rows."""
+    return max(HOURS_AT_ONCE, min(ROWS_AT_ONCE // max(rows, 1), MAX_HOURS_AT_ONCE))
 
 
 def per_hour(times: pa.ChunkedArray, samples: pa.ChunkedArray) -> dict[datetime, tuple[int, int]]:

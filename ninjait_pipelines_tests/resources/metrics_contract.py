@@ -17,7 +17,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ninjait_pipelines.metrics.model import AGGREGATES, COUNTER_GAP, COUNTERS, FIELDS, POINTS, VOLUMES, WINDOWS, Tier
+from ninjait_pipelines.metrics.model import (
+    AGGREGATES,
+    COUNTER_GAP,
+    COUNTERS,
+    FIELDS,
+    POINTS,
+    VOLUMES,
+    WIDTH,
+    WINDOWS,
+    Tier,
+)
 from ninjait_pipelines.metrics.windows import late_windows
 from ninjait_pipelines.resources.metrics_store import MetricsStore
 
@@ -631,6 +641,43 @@ class MetricsContract:
             start += hours * HOUR
         got |= by_key(store.aggregate(Tier.RAW, start, start + 42 * HOUR, every), readings[0][0])  # nothing more
         assert got == windows_of(increases_of(readings), every)
+
+    @few_examples
+    @given(history=histories, read_at=steps)
+    def test_samples_are_counted_as_they_are_aggregated(
+        self,
+        store: MetricsStore,
+        history: list[tuple[int, int, dict[str, float]]],
+        read_at: list[tuple[int, int, int, int, bool]],
+    ) -> None:
+        """What roll-ups are checked by: points, and each device's instants of counters and of volumes, by hour."""
+        start, stop = yesterday() - DAY, yesterday() + DAY
+        samples, readings = samples_of(history, start), readings_of(read_at, start)
+        disks = [
+            (organization, device, "collectd", "", interface, moment, 1.0, None, None)
+            for organization, device, interface, moment, *_ in readings[::2]
+        ]
+        for _ in range(2):
+            store.write(points(samples))
+            store.write_counters(counters(readings))
+            store.write_volumes(volumes(disks))
+        for tier in Tier:
+            windows = store.aggregate(tier, start, stop, HOUR)
+            aggregated = defaultdict[datetime, int](int)
+            for time, number in zip(windows["time"].to_pylist(), windows["samples"].to_pylist(), strict=True):
+                aggregated[time] += int(number)
+            assert store.count_samples(tier, start, stop) == aggregated
+            if tier is not Tier.ONE_HOUR:
+                below = list(Tier)[list(Tier).index(tier) + 1]
+                store.write_aggregates(below, store.aggregate(tier, start, stop, WIDTH[below]))
+
+    def test_samples_are_counted_in_whole_hours(self, store: MetricsStore) -> None:
+        start = yesterday()
+        store.write(points((new_id(), new_id(), start + n * HOUR, {"cpu": 1.0}) for n in range(4)))
+        assert store.count_samples(Tier.RAW, start + HOUR, start + 3 * HOUR) == {start + n * HOUR: 1 for n in (1, 2)}
+        for wrong in (start + SECOND, start.replace(tzinfo=None)):
+            with pytest.raises(ValueError, match="start="):
+                store.count_samples(Tier.RAW, wrong, start + 3 * HOUR)
 
     def test_organizations_are_apart_even_with_one_device_id(self, store: MetricsStore) -> None:
         start, device = yesterday(), new_id()

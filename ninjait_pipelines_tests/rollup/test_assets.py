@@ -1,6 +1,7 @@
 """The three roll-up assets on real stores: twice, killed half-way, with tiers that expire."""
 
 from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -99,6 +100,26 @@ def test_an_expired_tier_reads_as_empty_and_deletes_nothing(shared_stores: Store
     with pytest.raises(HourExpired):
         assets.roll_up([H], shared_stores.metrics_store, shared_stores.clickhouse, H + timedelta(days=800))
     assert hourly(shared_stores) == rows
+
+
+def test_hours_of_few_devices_are_read_together(shared_stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A range of two days took 24 reads, writes and records of each kind; ten devices' fit into a few."""
+    store, spans = shared_stores.metrics_store, list[int]()
+    read = type(store).first_tiers
+
+    def counted(self: Any, start: datetime, stop: datetime, widths: Any) -> Any:
+        spans.append((stop - start) // HOUR)
+        return read(self, start, stop, widths)
+
+    monkeypatch.setattr(type(store), "first_tiers", counted)
+    hours = [H - n * HOUR for n in range(30, 0, -1) if n != 7]
+    store.write(points(hours[0]))
+    store.write(points(hours[-1]))
+    run = assets.RollUp(store, shared_stores.clickhouse)
+    run.from_one_read(hours)
+    assert spans == [2, 12, 9, 6]
+    assert [one.hour for one in run.finish()] == hours
+    assert [row["timestamp"] for row in hourly(shared_stores)] == [hours[0], hours[-1]]
 
 
 def test_a_failed_read_is_no_empty_read(shared_stores: Stores) -> None:

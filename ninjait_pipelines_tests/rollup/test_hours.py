@@ -17,6 +17,7 @@ from ninjait_pipelines.rollup.hours import (
     condense,
     fewer,
     hourly_rows,
+    hours_at_once,
     source_tier,
     still_whole,
 )
@@ -187,3 +188,7 @@ def test_ranges_have_every_late_hour_once_and_no_other(numbers: set[int], longes
 def test_fewer_names_the_hours_that_lost_samples() -> None:
     assert fewer({NOW: 120}, {}, [NOW]) == ["2026-11-21 12:00 UTC: 0 samples, not 120"]
     assert fewer({NOW: 120}, {NOW: 121}, [NOW, NOW + HOUR]) == []
+
+
+def test_as_many_hours_go_together_as_make_the_rows_of_two_large_ones() -> None:
+    assert [hours_at_once(rows) for rows in (0, 20, 2_000, 9_000, 10_000, 50_000)] == [12, 12, 10, 2, 2, 2]

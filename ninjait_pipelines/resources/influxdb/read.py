@@ -6,6 +6,7 @@ replacing the brackets between them, and Arrow's compiled reader parses that.
 """
 
 import io
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -210,12 +211,37 @@ def readings(
     A tag that earlier versions did not write is read as empty.
     """
     text_tags = [name for name in schema.names if name in TEXT_TAGS]
-    fields = [field.name for field in schema if pa.types.is_floating(field.type)]
-    for part in tables(server, bucket, measurement, fields, start, stop, function, device_ids, (*TAGS, *text_tags)):
+    names = _fields(schema)
+    for part in tables(server, bucket, measurement, names, start, stop, function, device_ids, (*TAGS, *text_tags)):
         for name in text_tags:
             text = percent_decode(pc.cast(part[name], pa.string()).combine_chunks())
             part = part.set_column(part.schema.get_field_index(name), name, text)
         yield part.select(schema.names).cast(schema)
+
+
+def sums_by_hour(server: Server, bucket: str, measurement: str, start: datetime, stop: datetime) -> Counter[datetime]:
+    """The sum of `samples` of all devices, for each hour that has any: a row per hour."""
+    where = f"time >= {_nanoseconds(start)} AND time < {_nanoseconds(stop)}"
+    query = f"SELECT sum(samples::float) FROM {measurement} WHERE {where} GROUP BY time(1h) fill(none)"  # noqa: S608
+    rows = (row for _, part in series(server, query, bucket) for row in part)
+    return Counter({EPOCH + timedelta(microseconds=at or 0): int(samples or 0) for at, samples in rows})
+
+
+def instants_by_hour(
+    server: Server, bucket: str, measurement: str, schema: pa.Schema, start: datetime, stop: datetime
+) -> Counter[datetime]:
+    """The instants at which each device has readings, whatever its interfaces or volumes, counted by hour."""
+    found = Counter[datetime]()
+    key = pa.schema([schema.field(name) for name in (*TAGS, "time")])
+    for part in tables(server, bucket, measurement, _fields(schema), start, stop):
+        instants = part.select(key.names).cast(key).group_by(key.names, use_threads=False).aggregate([])
+        hours = pc.value_counts(pc.floor_temporal(instants["time"], unit="hour"))
+        found.update({one["values"].as_py(): one["counts"].as_py() for one in hours})
+    return found
+
+
+def _fields(schema: pa.Schema) -> list[str]:
+    return [field.name for field in schema if pa.types.is_floating(field.type)]
 
 
 def _nanoseconds(moment: datetime) -> int:

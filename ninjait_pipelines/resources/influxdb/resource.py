@@ -28,6 +28,7 @@ from ninjait_pipelines.metrics.model import (
     COUNTER_GAP,
     COUNTERS,
     FIELDS,
+    HOUR,
     POINTS,
     RETENTION,
     RETENTION_GRACE,
@@ -260,6 +261,16 @@ class InfluxDB(MetricsStore):
         device_ids: Sequence[str] = (),
     ) -> Iterator[pa.Table]:
         return read.readings(self.server, self.bucket, measurement, schema, start, stop, function, device_ids)
+
+    def count_samples(self, tier: Tier, start: datetime, stop: datetime) -> dict[datetime, int]:
+        check_window(start, stop, HOUR)
+        # `samples` of a point is 1: its sum is formed by the server, which reads no other field for it.
+        found = self.call(lambda: read.sums_by_hour(self.server, self.bucket_of(tier), MEASUREMENT, start, stop))
+        if tier is Tier.RAW:
+            for measurement, schema in ((COUNTER_MEASUREMENT, COUNTERS), (VOLUME_MEASUREMENT, VOLUMES)):
+                instants = partial(read.instants_by_hour, self.server, self.bucket, measurement, schema, start, stop)
+                found += self.call(instants)
+        return dict(found)
 
     # --- deleting ---
 
