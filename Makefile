@@ -55,7 +55,7 @@ bench: $(READY) ## ingest against Telegraf and others, and the roll-up, on real 
 	@$(RUN) ninjait_pipelines.cli bench
 	@$(RUN) benchmarks.rollup
 
-bench-marts: $(READY) ## what comes after ingest, each piece of work beside its limit; at most 15 minutes
+bench-marts: $(READY) ## what comes after ingest, each piece of work beside its limit; half an hour
 	@$(RUN) benchmarks.marts
 
 bench-peers: ## Telegraf into .servers, which make servers builds as well

@@ -163,7 +163,7 @@ class _Measured:
 
 def _caches(engines: Engines, fleet: Fleet, rounds: int) -> list[Figure]:
     stores, of = engines.stores, f"{len(fleet.devices):,} devices"
-    size = "" if len(fleet.organizations) == ORGANIZATIONS else f"-{len(fleet.devices)}"
+    row = partial(figure, size=len(fleet.devices))
     functions: list[Any] = [assets.device_caches, assets.organization_summaries, assets.uptime_leaderboard]
     bodies = [asset.op.compute_fn.decorated_fn for asset in functions]  # without Dagster, which a run pays for
     sources = stores.clickhouse, stores.postgres, stores.dragonfly
@@ -191,13 +191,13 @@ def _caches(engines: Engines, fleet: Fleet, rounds: int) -> list[Figure]:
     day = {"limit_name": "its query alone", "limit": found["day"], "bound": 1.2}
     week, after = day | {"limit": found["week"]}, "... after a roll-up, as one run of fifteen is"
     return [
-        figure(f"device-caches{size}", f"device lists, {of}, nothing changed", found["nothing"], **sets),
-        figure(f"device-caches-one{size}", f"... {DEVICES_EACH} devices of one organization", found["one"], **sets),
-        figure(f"device-caches-all{size}", "... all devices", found["everything"], **sets),
-        figure(f"summaries{size}", f"organization summaries, {of}, no roll-up since", found["summaries"], **day),
-        figure(f"summaries-hour{size}", after, found["summaries after"], **day),
-        figure(f"leaderboard{size}", f"leaderboard, {of}, no roll-up since", found["leaderboard"], **week),
-        figure(f"leaderboard-hour{size}", after, found["leaderboard after"], **week),
+        row("device-caches", f"device lists, {of}, nothing changed", found["nothing"], **sets),
+        row("device-caches-one", f"... {DEVICES_EACH} devices of one organization", found["one"], **sets),
+        row("device-caches-all", "... all devices", found["everything"], **sets),
+        row("summaries", f"organization summaries, {of}, no roll-up since", found["summaries"], **day),
+        row("summaries-hour", after, found["summaries after"], **day),
+        row("leaderboard", f"leaderboard, {of}, no roll-up since", found["leaderboard"], **week),
+        row("leaderboard-hour", after, found["leaderboard after"], **week),
     ]
 
 
@@ -233,5 +233,5 @@ def _status(engines: Engines, history: str, rounds: int) -> list[Figure]:
 
     found = _Measured(engines, rounds)({"view": calls(STATUS), "state": calls(STATE)})
     work = f"device_status_realtime, ten times, 10,000 devices, {history} of heartbeats"
-    name = "device-status" if history == "a week" else "device-status-tenth"
-    return [figure(name, work, found["view"], "a state per device", found["state"], bound=3)]
+    beats = HEARTBEATS if history == "a week" else HEARTBEATS // 10
+    return [figure("device-status", work, found["view"], "a state per device", found["state"], bound=3, size=beats)]

@@ -16,7 +16,7 @@ class Figure(msgspec.Struct, frozen=True):
 
     `limit` is the median of the limit or peer of the same run, and `ratio` is ours divided by it. Bound and aim are of
     the ratio, or of ours where there is no limit. Less is better, unless `at_least`. What was measured at several sizes
-    (devices, rows) has several rows of one name, and is a line of the chart.
+    (devices, rows) has several rows of one name, and is a bar of the chart.
     """
 
     name: str

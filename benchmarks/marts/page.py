@@ -1,5 +1,6 @@
 """What was measured after ingest, as a table for a person, and as a page and a chart for docs."""
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -31,7 +32,7 @@ def write_docs(figures: Sequence[Figure], rounds: int) -> None:
     """The table between its marks in docs/performance.md, and the chart beside it."""
     programs = [f"{name} {servers.version(servers.SERVERS, name)}" for name in PROGRAMS]
     run = about(programs, PACKAGES) | {"rounds": str(rounds)}
-    write_page(BEGIN, run, HEADERS, [_cells(one) for one in figures], "Cost against size", CHART)
+    write_page(BEGIN, run, HEADERS, [_cells(one) for one in figures], "How cost grows with size", CHART)
     draw(figures, CHART)
 
 
@@ -54,33 +55,35 @@ def _number(value: float | None, unit: str = "") -> str:
 
 
 def draw(figures: Iterable[Figure], file: Path) -> None:
-    """A line per work that was measured at several sizes: its cost at each, as a multiple of that at the smallest.
-
-    Dotted: what grows as its size does.
-    """
+    """A bar per work that was measured at several sizes: the power of its size with which its cost grows from the
+    smallest to the largest, 0 for none and 1 for as fast as its size."""
     import matplotlib as mpl
 
     mpl.use("svg")
     import matplotlib.pyplot as plt
 
-    lines: dict[str, dict[int, float]] = defaultdict(dict)
+    costs: dict[str, dict[int, float]] = defaultdict(dict)
     for one in figures:
         if one.size:
-            lines[one.name][one.size] = one.ours
+            costs[one.name][one.size] = one.ours
+    found = [(_growth(of), name) for name, of in costs.items() if len(of) > 1]
     with mpl.rc_context({"svg.hashsalt": "growth", "svg.fonttype": "none", "font.size": 9}):
-        figure, axes = plt.subplots(figsize=(9, 5), layout="constrained")
-        most = 1.0
-        for name, costs in sorted(lines.items()):
-            if len(costs) > 1:
-                least = min(costs)
-                sizes = [size / least for size in sorted(costs)]
-                most = max(most, *sizes)
-                grown = [costs[size] / costs[least] for size in sorted(costs)]
-                axes.plot(sizes, grown, marker="o", label=f"{name} ({grown[-1]:.2g}x at {sizes[-1]:.0f}x)")
-        axes.plot([1, most], [1, most], linestyle=":", color="black", label="as its size")
-        axes.set(xscale="log", yscale="log", xlabel="size, as a multiple of the smallest", ylabel="cost, likewise")
-        axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
-        for side in ("top", "right"):
+        figure, axes = plt.subplots(figsize=(9, 0.28 * len(found) + 1.2), layout="constrained")
+        for place, ((power, label), name) in enumerate(sorted(found, reverse=True)):
+            axes.barh(place, max(power, 0.0), color="#90a4ae", height=0.6)
+            axes.annotate(f"{name}: {label}", (0, place), xytext=(4, 0), textcoords="offset points", va="center")
+        axes.axvline(1, linestyle=":", color="black")
+        axes.set_xlim(0, 1.1)
+        axes.set_xticks([0, 0.5, 1], ["not at all", "as the square root", "as its size"])
+        axes.set_yticks([])
+        for side in ("top", "right", "left"):
             axes.spines[side].set_visible(False)
         figure.savefig(file, format="svg", metadata={"Date": None})
         plt.close(figure)
+
+
+def _growth(costs: dict[int, float]) -> tuple[float, str]:
+    """The power, and the same in numbers."""
+    least, most = min(costs), max(costs)
+    size, cost = most / least, costs[most] / costs[least]
+    return math.log(cost) / math.log(size), f"{cost:.2g}x at {size:.2g}x"

@@ -1,8 +1,8 @@
-"""Reading: the hours of 90 days of a fleet, some of them computed again, and the state of devices.
+"""Reading: the hours of 90 days of a fleet, some of them computed again.
 
-The limit of each query is the same query on a table of the same rows and sort key without versions; of the state of
-devices, a table with a row per device. Counted is ClickHouse's processor time. That table is asked without the index by
-device, which came with reading without FINAL: a device's month is asked of it with the index, too.
+The limit of each query is the same query on a table of the same rows and sort key without versions. Counted is
+ClickHouse's processor time. That table is asked without the index by device, which came with reading without FINAL: a
+device's month is asked of it with the index, too.
 """
 
 from collections.abc import Callable, Iterable
@@ -19,7 +19,7 @@ from ninjait_pipelines.resources.clickhouse import ClickHouse
 from ninjait_pipelines.resources.clickhouse_schema import mart_columns, mart_rows
 from ninjait_pipelines.resources.clickhouse_versions import token, with_markers
 
-SIZES, HOURS, RERUNS, BEATS_A_DAY = (1_000, 10_000), 90 * 24, 24, 144
+SIZES, HOURS, RERUNS = (1_000, 10_000), 90 * 24, 24
 MART, PLAIN = "device_metrics_hourly", "device_metrics_hourly_plain"
 HOUR = timedelta(hours=1)
 ORGANIZATION, DEVICE = "reinterpretAsUUID(sipHash128(intDiv(n, 10)))", "reinterpretAsUUID(sipHash128(n + 1000000))"
@@ -50,20 +50,10 @@ LIMITS = (
     ("a table without versions", " SETTINGS use_skip_indexes = 0"),
     ("a table without versions, with the index by device", ""),
 )
-STATES = {
-    "device_status_realtime": (
-        "SELECT organization_id, status, countMerge(device_count) FROM device_status_realtime GROUP BY ALL",
-        "SELECT organization_id, status, count() FROM device_states GROUP BY ALL",
-    ),
-    "the latest heartbeat of each device": (
-        "SELECT organization_id, device_id, newest.3 AS status, newest.1 AS at FROM device_newest_heartbeat FINAL",
-        "SELECT organization_id, device_id, status, at FROM device_states",
-    ),
-}
 
 
 def measure(rounds: int) -> list[Figure]:
-    """The mart's queries after reruns and while an hour is replaced, and the states after a day and after a week.
+    """The mart's queries after reruns, and while an hour is replaced.
 
     Of the smaller fleet, for the chart, some; a query costs some ten milliseconds whatever it reads, so that its ratios
     say nothing, and have no bound.
@@ -85,19 +75,7 @@ def _of(devices: int, rounds: int) -> list[Figure]:
             return found
         version = with_markers(MART, of_hour(clickhouse, reruns[-1]), as_of := clickhouse.now(), [reruns[-1]])
         clickhouse.insert(f"{MART}_versions", version, once=token(MART, as_of, [reruns[-1]]))
-        found += measured(_queries("while an hour is replaced"))
-        clickhouse.command(
-            "CREATE TABLE device_states (organization_id UUID, device_id UUID, status String, "
-            "at DateTime64(3, 'UTC')) ENGINE = MergeTree ORDER BY (organization_id, device_id)"
-        )
-        clickhouse.command(
-            f"INSERT INTO device_states SELECT {ORGANIZATION}, {DEVICE}, 'online', now64(3) "  # noqa: S608
-            f"FROM (SELECT number AS n FROM numbers({devices}))"
-        )
-        beat(clickhouse, devices, range(1))
-        found += measured(_states("a day of heartbeats"))
-        beat(clickhouse, devices, range(1, 7))
-        return found + measured(_states("a week of heartbeats"))
+        return found + measured(_queries("while an hour is replaced"))
 
 
 def fill(clickhouse: ClickHouse, devices: int) -> datetime:
@@ -134,17 +112,6 @@ def of_hour(clickhouse: ClickHouse, hour: datetime) -> pa.Table:
     return mart_columns(MART, clickhouse.arrow(query, hour=hour))
 
 
-def beat(clickhouse: ClickHouse, devices: int, days: range) -> None:
-    """The heartbeats of these days, the last one today."""
-    for day in days:
-        clickhouse.command(
-            "INSERT INTO device_heartbeats_versions (organization_id, device_id, timestamp, message_id, status, as_of) "  # noqa: S608
-            f"SELECT {ORGANIZATION}, {DEVICE}, now64(3) - toIntervalDay({day}) - toIntervalMinute(10 * (number % "
-            f"{BEATS_A_DAY})), generateUUIDv4(), 'online', now64(6) "
-            f"FROM (SELECT number, intDiv(number, {BEATS_A_DAY}) AS n FROM numbers({devices * BEATS_A_DAY}))"
-        )
-
-
 class Contest(NamedTuple):
     """A query of ours and its limit; `times` of them are one measurement of the largest fleet."""
 
@@ -162,13 +129,6 @@ def _queries(state: str) -> list[Contest]:
         Contest(f"{name}, {state}", query.format(MART), query.format(PLAIN) + settings, limit, times, 1.5, 1.1)
         for name, (query, times) in QUERIES.items()
         for limit, settings in LIMITS[: 1 + (times > 1)]
-    ]
-
-
-def _states(state: str) -> list[Contest]:
-    return [
-        Contest(f"{name}, {state}", query, limit, "a state per device", 10, 3.0, None)
-        for name, (query, limit) in STATES.items()
     ]
 
 

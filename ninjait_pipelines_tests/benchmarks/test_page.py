@@ -34,10 +34,10 @@ def test_the_table_replaces_what_was_between_its_marks(written: str) -> None:
 
 
 @pytest.mark.usefixtures("written")
-def test_only_what_has_several_sizes_is_a_line_of_the_chart() -> None:
+def test_only_what_has_several_sizes_is_a_bar_of_the_chart() -> None:
     chart = page.CHART.read_text()
-    assert "archive (12x at 10x)" in chart
-    assert "read (" not in chart
+    assert "archive: 12x at 10x" in chart
+    assert "read: " not in chart
 
 
 def test_a_page_without_the_mark_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
