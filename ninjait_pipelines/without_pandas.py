@@ -1,5 +1,5 @@
 """Arrow without pandas: where pandas is installed (chDB, the local ClickHouse, needs it), Arrow imports it at the first
-`pa.array`, which took every run 0.6 s of processor time.
+`pa.array`, which every run would pay for.
 
 Arrow looks for it once. What it is asked for afterwards (`to_pandas`) it imports as ever.
 """

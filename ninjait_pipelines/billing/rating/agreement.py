@@ -17,8 +17,6 @@ from iso4217 import Currency
 
 from ninjait_pipelines.errors import UserError
 
-KINDS = ("device", "api_calls", "storage", "backup", "flat", "one_off")
-BASES = ("registered", "reporting", "last_day", "peak", "average")
 _BASES_OF = {
     "device": ("registered", "reporting", "last_day", "peak"),
     "storage": ("average", "last_day", "peak"),

@@ -65,7 +65,7 @@ class Charge(NamedTuple):
 
 
 class Measured:
-    """Usage as an agreement sees it, each kind computed when it is first asked for."""
+    """Usage as an agreement sees it: in its time zone, of its organization."""
 
     def __init__(self, agreement: Agreement, usage: Usage) -> None:
         self.agreement, self.usage, self.zone = agreement, usage, agreement.zone

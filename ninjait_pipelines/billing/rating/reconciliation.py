@@ -44,10 +44,11 @@ def _silent(measured: Measured, month: date) -> Iterator[Finding]:
     for item in agreement.items:
         if item.kind != "device" or item.measured_by != "registered":
             continue
+        item_days = segments(item, term, month)
         days: dict[str, int] = {}
         for one in measured.devices(item):
             heard = measured.reported.get(one.device.device_id, set())
-            silent = sum(one.holds(day) and day not in heard for day in segments(item, term, month))
+            silent = sum(one.holds(day) and day not in heard for day in item_days)
             days[one.device.device_id] = days.get(one.device.device_id, 0) + silent
         total = sum(days.values())
         cost = _cost(measured, item, month) - _cost(measured, msgspec.structs.replace(item, basis="reporting"), month)

@@ -194,7 +194,7 @@ def volumes_by_day(
     """Each day's GB, weighted by time. A measurement holds until its source's next one, but no longer than `carried`;
     then nothing is known of the source: its GB are missing from the sum, and `known` says for how much of the day."""
     spans = _spans(measured, carried)
-    starts = [of_source[0][0] for of_source in spans.values()]
+    first = min((of_source[0][0] for of_source in spans.values()), default=None)
     found = {}
     for day in days:
         start, end = day_window(day, time_zone)
@@ -202,7 +202,7 @@ def volumes_by_day(
         gb, known, expected = Fraction(0), 0, 0
         for of_source in spans.values():
             # The first source of all is expected from the beginning, others from their first measurement on.
-            since = start if of_source[0][0] == min(starts) else max(start, of_source[0][0])
+            since = start if of_source[0][0] == first else max(start, of_source[0][0])
             expected += max(0, (end - since) // MICROSECOND)
             for begins, ends, value in of_source:
                 if begins < end and start < ends:
