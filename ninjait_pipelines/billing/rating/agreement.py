@@ -38,7 +38,7 @@ class Given(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 class Party(Given, frozen=True, kw_only=True):
-    """Who pays."""
+    """Who sells, or who pays."""
 
     name: Text
     address: tuple[str, ...] = ()

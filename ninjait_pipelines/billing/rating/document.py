@@ -41,7 +41,8 @@ class Line(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """A line: of which product and days, how much at which price, and its amount, rounded once.
 
     kind: `charge`, `minimum` (what an item lacks of its minimum), or `correction` of a period that is closed: the
-    difference to what was billed for these days before. `parts` are (quantity, unit price) of tiers.
+    difference to what was billed for these days before. `parts` are (quantity, unit price) of tiers, (packages, price of
+    one), or (share of the month, price) where it does not depend on the quantity.
     """
 
     kind: Literal["charge", "minimum", "correction"]
@@ -81,13 +82,22 @@ class Tax(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An invoice. Money has the currency's decimal places; net + tax = total."""
+    """An invoice, or the credit note of one. Money has the currency's decimal places; net + tax = total.
+
+    credits: the number of the invoice that a credit note is for; its amounts are negative. notes: paragraphs for its
+    reader, such as the reason of a credit note.
+    """
 
     schema: Literal["ninjait.invoice.v1"] = SCHEMA
-    status: str = "draft"
+    kind: Literal["invoice", "credit_note"] = "invoice"
+    status: Literal["draft", "issued", "void"] = "draft"
     number: str | None = None
     issued_at: datetime | None = None
     due_on: date | None = None
+    payment_terms: str | None = None
+    credits: str | None = None
+    notes: tuple[str, ...] = ()
+    seller: Party | None = None
     agreement_id: str
     organization_id: str
     purchase_order: str | None
@@ -223,6 +233,7 @@ def line(agreement: Agreement, charge: Charge) -> Line:
         raise Refused(f"item {item.key!r} from {charge.first}: it costs {float(charge.amount):.3g}, not below 10^15")
     code: TaxCode = item.tax or agreement.tax
     tiered = version.model in ("graduated", "volume")
+    in_parts = charge.kind == "charge" and version.model != "per_unit"
     return Line(
         kind=charge.kind,
         product=item.product,
@@ -240,7 +251,7 @@ def line(agreement: Agreement, charge: Charge) -> Line:
             (plain(rounded(quantity, QUANTITY_PLACES)), plain(price))
             for price, quantity in sorted(charge.parts.items())
         )
-        if tiered
+        if in_parts
         else (),
         discount_percent=plain(charge.discount),
         completeness=plain(rounded(charge.known, QUANTITY_PLACES)),

@@ -6,7 +6,7 @@ from decimal import Decimal
 import msgspec
 import pytest
 
-from ninjait_pipelines.billing.rating.agreement import Refused
+from ninjait_pipelines.billing.rating.agreement import Party, Refused
 from ninjait_pipelines.billing.rating.document import Document, canonical, document, sha256
 from ninjait_pipelines_tests.billing.rating.agreements import agreed, bill, days, devices, item, priced
 
@@ -257,7 +257,9 @@ def test_volumes_are_weighted_by_time() -> None:
 def test_packages_are_charged_once_begun() -> None:
     terms = agreed(item("api_calls", "2", price={"model": "package", "size": "1000"}))
     counts = [{"day": "2026-04-01", "count": 600}, {"day": "2026-04-02", "count": 401}]
-    assert str(bill(terms, "2026-04", api_call_counts=counts).total) == "4.00"
+    found = bill(terms, "2026-04", api_call_counts=counts)
+    assert str(found.total) == "4.00"
+    assert found.lines[0].parts == ((Decimal(2), Decimal(2)),), "two packages, not 1,001 calls, at 2.00"
 
 
 def test_full_proration_is_not_charged_again_when_the_item_is_renewed() -> None:
@@ -268,7 +270,10 @@ def test_full_proration_is_not_charged_again_when_the_item_is_renewed() -> None:
 
 def test_a_document_reads_back_as_it_was_written() -> None:
     found = bill(agreed(item("device", "5"), bill_to={"name": "Müller GmbH"}), "2026-02", devices=devices(3))
+    seller = Party(name="Provider", address=("Way 1",), tax_id="DE123456788")
+    credit = msgspec.structs.replace(found, kind="credit_note", credits="1", seller=seller, notes=("Goodwill",))
     assert document(canonical(found)) == found
+    assert document(canonical(credit)) == credit
 
 
 def test_a_document_of_this_month_corrects_nothing() -> None:
