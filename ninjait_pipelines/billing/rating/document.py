@@ -41,8 +41,8 @@ class Line(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """A line: of which product and days, how much at which price, and its amount, rounded once.
 
     kind: `charge`, `minimum` (what an item lacks of its minimum), or `correction` of a period that is closed: the
-    difference to what was billed for these days before. `parts` are (quantity, unit price) of tiers, (packages, price of
-    one), or (share of the month, price) where it does not depend on the quantity.
+    difference to what was billed for these days before. `parts` are (quantity, unit price) of tiers, (packages,
+    price of one), or (share of the month, price) where it does not depend on the quantity.
     """
 
     kind: Literal["charge", "minimum", "correction"]
