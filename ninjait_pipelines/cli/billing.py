@@ -44,7 +44,7 @@ def rate(
     if reconcile:
         print_json(reconciliation.reconciliation(agreed, used, month))
         return
-    before = [document.document(_read(file)) for file in issued or ()]
+    before = [document.Issued(document.document(_read(file))) for file in issued or ()]
     text = document.canonical(document.draft(agreed, used, month, before)).decode()
     typer.echo(safe(text) if sys.stdout.isatty() else text)
 

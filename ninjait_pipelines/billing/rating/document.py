@@ -1,12 +1,12 @@
 """The document of an agreement and period: lines, tax and totals, rounded once each, as JSON with one byte sequence."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import date, datetime
 from decimal import Decimal
 from fractions import Fraction
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 import rfc8785
@@ -40,12 +40,13 @@ UNITS = {
 class Line(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A line: of which product and days, how much at which price, and its amount, rounded once.
 
-    kind: `charge`, `minimum` (what an item lacks of its minimum), or `correction` of a period that is closed: the
-    difference to what was billed for these days before. `parts` are (quantity, unit price) of tiers, (packages,
-    price of one), or (share of the month, price) where it does not depend on the quantity.
+    kind: `charge`, `minimum` (what an item lacks of its minimum), `correction` of a period that is closed: the
+    difference to what was billed for these days before, or `credit`, of the invoice's line `credits_line`. `corrects`
+    is the number of the invoice whose period a correction or credit is of. `parts` are (quantity, unit price) of tiers,
+    (packages, price of one), or (share of the month, price) where it does not depend on the quantity.
     """
 
-    kind: Literal["charge", "minimum", "correction"]
+    kind: Literal["charge", "minimum", "correction", "credit"]
     product: str
     item: str
     description: str
@@ -64,6 +65,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     tax_rate: Decimal
     amount: Decimal
     corrects: str | None = None
+    credits_line: int | None = None
 
     @property
     def key(self) -> tuple[str, date, int]:
@@ -115,20 +117,31 @@ class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     total: Decimal
 
 
-def draft(agreement: Agreement, usage: Usage, month: date, issued: Sequence[Document] = ()) -> Document:
+class Issued(NamedTuple):
+    """A document that was issued, and the agreement as it was then; None: as it is now.
+
+    changed: whether its usage may have changed since. If it cannot have, its period is not computed again.
+    """
+
+    document: Document
+    agreement: Agreement | None = None
+    changed: bool = True
+
+
+def draft(agreement: Agreement, usage: Usage, month: date, issued: Sequence[Issued] = ()) -> Document:
     """The document of an agreement's month (its first day).
 
     Items in arrears are charged for the month itself, those in advance for the next one (and, in the agreement's first
-    month, for both). For every period of an issued document, what its usage costs today, at the prices that were
-    published when it was issued, less what was billed for it since, is a correction. Raises Refused.
+    month, for both). issued: the agreement's other documents, credit notes included, without those that are void. For
+    each invoice of an earlier month, what its usage costs today, at the prices that were published when it was issued,
+    less what was billed for it since, is a correction. Raises Refused.
     """
     measured = Measured(agreement, usage)
     lines = [line(agreement, charge) for charge in _due(measured, month)]
     lines += corrections(measured, month, issued)
     lines = sorted((one for one in lines if one.amount or one.kind == "charge"), key=_order)
     taxes = tax(lines, agreement.exponent)
-    net = sum((one.amount for one in lines), rounded(Fraction(0), agreement.exponent))
-    tax_total = sum((one.amount for one in taxes), rounded(Fraction(0), agreement.exponent))
+    net, tax_total = sum_of(lines, agreement.exponent), sum_of(taxes, agreement.exponent)
     start, end = month_window(month, agreement.time_zone)
     return Document(
         agreement_id=agreement.id,
@@ -149,76 +162,114 @@ def draft(agreement: Agreement, usage: Usage, month: date, issued: Sequence[Docu
     )
 
 
-def _due(measured: Measured, month: date, known_at: datetime | None = None) -> Iterator[Charge]:
+def sum_of(parts: Iterable[Line | Tax], exponent: int) -> Decimal:
+    """The sum of their amounts, with the currency's decimal places."""
+    return sum((one.amount for one in parts), rounded(Fraction(0), exponent))
+
+
+def _due(measured: Measured, month: date) -> Iterator[Charge]:
     """What a month's document charges, without corrections."""
-    agreement = measured.agreement
-    for advance, period in ((False, month), (True, month), (True, next_month(month))):
-        if advance and period == month and agreement.term.from_ < month:
-            continue  # the document before has it
-        if period > month and agreement.term.from_ >= period:
-            continue  # the document of the first month will have it
-        for product in sorted({item.product for item in agreement.items}):
-            items = [item for item in agreement.items if item.product == product]
-            billed = [item for item in items if (item.billed == "advance") == advance]
-            yield from charges(measured, period, billed, known_at)
+    yield from _in_arrears(measured, month)
+    yield from _in_advance(measured, month)
 
 
-def corrections(measured: Measured, month: date, issued: Sequence[Document]) -> Iterator[Line]:
-    """What the periods of issued documents cost by now, less what was billed for them: on a later document, once."""
+def _in_arrears(measured: Measured, month: date, known_at: datetime | None = None) -> Iterator[Charge]:
+    return _of_products(measured, month, "arrears", known_at)
+
+
+def _in_advance(measured: Measured, month: date, known_at: datetime | None = None) -> Iterator[Charge]:
+    term = measured.agreement.term
+    if term.from_ >= month:  # otherwise the document before has it
+        yield from _of_products(measured, month, "advance", known_at)
+    if term.from_ < next_month(month):  # otherwise the document of the first month will have it
+        yield from _of_products(measured, next_month(month), "advance", known_at)
+
+
+def _of_products(measured: Measured, period: date, billed: str, known_at: datetime | None) -> Iterator[Charge]:
+    items = measured.agreement.items
+    for product in sorted({item.product for item in items}):
+        own = [item for item in items if item.product == product and item.billed == billed]
+        yield from charges(measured, period, own, known_at)
+
+
+def corrections(measured: Measured, month: date, issued: Collection[Issued]) -> Iterator[Line]:
+    """What the periods of issued invoices cost by now, less what was billed for them: on a later document, once.
+
+    Usage is charged under the agreement of then. Of what is billed in advance, the terms may have been changed since:
+    there it is the agreement of now, at the prices of then.
+    """
     agreement = measured.agreement
-    own = sorted(set(issued), key=lambda one: one.period_from)
-    _check_issued(agreement, own, month)
-    for document in own:
-        now = [line(agreement, due) for due in _due(measured, document.period_from, document.issued_at)]
-        billed = [
-            known
-            for one in own
-            for known in one.lines
-            if (known.corrects == reference(document) if known.kind == "correction" else one is document)
+    of_each = {one.document: one for one in issued}
+    documents = [*of_each]
+    _check_issued(agreement, documents, month)
+    for one in sorted(of_each.values(), key=lambda one: one.document.period_from):
+        invoice = one.document
+        if invoice.kind == "credit_note" or invoice.period_from >= month or not one.changed:
+            continue
+        then = Measured(one.agreement, measured.usage) if one.agreement else measured
+        due = [
+            *_in_arrears(then, invoice.period_from, invoice.issued_at),
+            *_in_advance(measured, invoice.period_from, invoice.issued_at),
         ]
-        for key in sorted({one.key for one in (*now, *billed)}):
-            now_of, billed_of = ([one for one in lines if one.key == key] for lines in (now, billed))
-            yield from _difference(document, now_of, billed_of, agreement.exponent)
+        yield from _differences(invoice, [line(agreement, charge) for charge in due], documents, agreement.exponent)
 
 
-def _check_issued(agreement: Agreement, own: Sequence[Document], month: date) -> None:
-    for one in own:
+def _check_issued(agreement: Agreement, documents: Sequence[Document], month: date) -> None:
+    for one in documents:
         if one.agreement_id != agreement.id:
             raise Refused(
                 f"issued: a document is of agreement {one.agreement_id!r}, not {agreement.id!r}; leave it out"
             )
-        if one.period_from >= month:
+        if one.kind == "invoice" and one.period_from == month:
             raise Refused(f"issued: the document of {one.period_from} is not of a month before {month}")
         if one.currency != agreement.currency:
             raise Refused(f"issued: the document of {one.period_from} is in {one.currency}, not {agreement.currency}")
-    for one, other in pairwise(own):
+    invoices = sorted((one for one in documents if one.kind == "invoice"), key=lambda one: one.period_from)
+    for one, other in pairwise(invoices):
         if one.period_from == other.period_from:
             raise Refused(f"issued: there are two documents of {one.period_from}; leave out the one that is void")
-    names = [reference(one) for one in own]
+    names = [reference(one) for one in documents]
     for name in names:
         if names.count(name) > 1:
             raise Refused(f"issued: {name!r} is the number of two documents")
 
 
-def _difference(document: Document, now: Sequence[Line], billed: Sequence[Line], exponent: int) -> Iterator[Line]:
-    zero = rounded(Fraction(0), exponent)
-    amount = sum((one.amount for one in now), zero) - sum((one.amount for one in billed), zero)
-    if not amount:
-        return
-    model = (*now, *billed)[0]
-    taxed = (*billed, *now)[0]  # at the rate of then
-    quantity = sum((one.quantity for one in now), Decimal(0)) - sum((one.quantity for one in billed), Decimal(0))
-    yield msgspec.structs.replace(
-        model,
-        tax_category=taxed.tax_category,
-        tax_rate=taxed.tax_rate,
-        kind="correction",
-        description=f"Correction of {reference(document)}: {model.description}",
-        quantity=quantity,
-        parts=(),
-        amount=amount,
-        corrects=reference(document),
-    )
+def _differences(
+    invoice: Document, now: Sequence[Line], documents: Sequence[Document], exponent: int
+) -> Iterator[Line]:
+    """By what is charged: what it costs now, less what was billed for it.
+
+    What a credit note gave back is neither charged again nor given back a second time.
+    """
+    name = reference(invoice)
+    later = [one for document in documents for one in document.lines if one.corrects == name]
+    billed = [one for one in invoice.lines if one.kind != "correction"]
+    billed += [one for one in later if one.kind == "correction"]
+    credited = [one for one in later if one.kind == "credit"]
+    for key in sorted({one.key for one in (*now, *billed)}):
+        now_of, billed_of, credited_of = ([one for one in lines if one.key == key] for lines in (now, billed, credited))
+        amount = sum_of(now_of, exponent) - sum_of(billed_of, exponent)
+        quantity = _quantity(now_of) - _quantity(billed_of)
+        if amount < 0 and credited_of:
+            amount = min(amount - sum_of(credited_of, exponent), rounded(Fraction(0), exponent))
+            quantity = min(quantity - _quantity(credited_of), Decimal(0))
+        if amount:
+            taxed = (*billed_of, *now_of)[0]  # at the rate of then
+            yield msgspec.structs.replace(
+                (*now_of, *billed_of)[0],
+                tax_category=taxed.tax_category,
+                tax_rate=taxed.tax_rate,
+                kind="correction",
+                description=f"Correction of {name}: {(*now_of, *billed_of)[0].description}",
+                quantity=quantity,
+                parts=(),
+                amount=amount,
+                corrects=name,
+            )
+
+
+def _quantity(lines: Iterable[Line]) -> Decimal:
+    return sum((one.quantity for one in lines), Decimal(0))
 
 
 def reference(document: Document) -> str:

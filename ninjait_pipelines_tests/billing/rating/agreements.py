@@ -5,7 +5,7 @@ from datetime import date, timedelta
 from typing import Any
 
 from ninjait_pipelines.billing.rating.agreement import Agreement, agreement
-from ninjait_pipelines.billing.rating.document import Document, draft
+from ninjait_pipelines.billing.rating.document import Document, Issued, draft
 from ninjait_pipelines.billing.rating.usage import Usage, usage
 
 
@@ -42,7 +42,7 @@ def devices(count: int, prefix: str = "d", **more: Any) -> list[dict[str, Any]]:
 
 def bill(terms: Agreement, month: str, *issued: Document, **given: Any) -> Document:
     """The month's draft."""
-    return draft(terms, used(**given), date.fromisoformat(f"{month}-01"), issued)
+    return draft(terms, used(**given), date.fromisoformat(f"{month}-01"), [Issued(one) for one in issued])
 
 
 def days(first: str, count: int) -> list[str]:

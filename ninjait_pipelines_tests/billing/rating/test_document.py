@@ -1,14 +1,14 @@
 """Cases from people who bill for usage: amounts computed by hand, with the sum beside them."""
 
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 
 import msgspec
 import pytest
 
 from ninjait_pipelines.billing.rating.agreement import Party, Refused
-from ninjait_pipelines.billing.rating.document import Document, canonical, document, sha256
-from ninjait_pipelines_tests.billing.rating.agreements import agreed, bill, days, devices, item, priced
+from ninjait_pipelines.billing.rating.document import Document, Issued, canonical, document, draft, sha256
+from ninjait_pipelines_tests.billing.rating.agreements import agreed, bill, days, devices, item, priced, used
 
 TIERS = {"tiers": [{"up_to": "100", "price": "5"}, {"price": "4"}]}
 
@@ -307,6 +307,29 @@ def test_a_correction_is_taxed_at_the_rate_of_then() -> None:
     march = bill(before, "2026-03", devices=devices(1, **{"from": "2026-03-12"}, to="2026-04-01"))
     april = bill(now, "2026-04", march, devices=devices(1, **{"from": "2026-03-22"}, to="2026-04-01"))
     assert (str(april.net), str(april.total)) == ("-10.00", "-11.90")
+
+
+def test_what_is_late_is_charged_under_the_agreement_of_then() -> None:
+    """May was agreed at 5.00 a device; since then that item was ended in April, and 9.00 agreed on."""
+    before = agreed(item("device", "5"))
+    now = agreed(item("device", "5", to="2026-04-01"), item("device", "9", **{"from": "2026-04-01"}))
+    until = {"to": "2026-06-01"}
+    may = issue(bill(before, "2026-05", devices=devices(2, **until)), "1", datetime(2026, 6, 4, tzinfo=UTC))
+    usage = used(devices=devices(3, **until))
+    july = draft(now, usage, date(2026, 7, 1), [Issued(may, before)])
+    assert [str(line.amount) for line in july.lines if line.kind == "correction"] == ["5.00"]
+    assert draft(now, usage, date(2026, 7, 1), [Issued(may, before, changed=False)]).total == 0
+
+
+def test_a_correction_on_a_later_document_is_not_repeated_on_an_earlier_one() -> None:
+    """July was issued before June, and corrected May: June need not."""
+    terms = agreed(item("device", "5"))
+    until = {"to": "2026-06-01"}
+    may = issue(bill(terms, "2026-05", devices=devices(2, **until)), "1", datetime(2026, 6, 4, tzinfo=UTC))
+    late = {"devices": devices(3, **until)}
+    assert str(bill(terms, "2026-06", may, **late).total) == "5.00"
+    july = issue(bill(terms, "2026-07", may, **late), "2", datetime(2026, 8, 4, tzinfo=UTC))
+    assert bill(terms, "2026-06", may, july, **late).total == 0
 
 
 def test_issued_documents_that_do_not_fit_are_refused() -> None:
