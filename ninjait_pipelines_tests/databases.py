@@ -21,7 +21,19 @@ from ninjait_pipelines.resources.store import StoreError
 from ninjait_pipelines.settings import validate
 
 # What migrations write, not tests
-OF_MIGRATIONS = ("schema_migrations", "installation", "time_zones")
+OF_MIGRATIONS = (
+    *("schema_migrations", "installation", "time_zones", "billing.currencies"),
+    *("billing.plan_items", "billing.plans", "billing.price_versions", "billing.prices", "billing.products"),
+)
+# What tests add to the plan `standard` and its products; published prices cannot be deleted otherwise.
+_ADDED = """
+    SET LOCAL session_replication_role = replica;
+    DELETE FROM billing.plan_items WHERE plan_id NOT IN (SELECT id FROM billing.plans WHERE name = 'standard');
+    DELETE FROM billing.plans WHERE name != 'standard';
+    DELETE FROM billing.price_versions WHERE price_id NOT IN (SELECT id FROM billing.prices WHERE name = 'standard');
+    DELETE FROM billing.prices WHERE name != 'standard';
+    DELETE FROM billing.products WHERE name NOT IN ('base_fee', 'devices', 'storage', 'backup', 'api_calls');
+"""
 _CATALOGS = ("attribute", "attrdef", "constraint", "enum", "extension", "policy", "proc", "rewrite", "trigger", "type")
 _made_by: dict[str, list[str]] = {}  # databases that are copied -> the statements that make ClickHouse's tables
 _numbers = itertools.count(1)
@@ -95,13 +107,15 @@ def with_path(url: str, name: str) -> str:
 def empty_postgres(connection: psycopg.Connection[Any]) -> None:
     """Deletes all rows but those of migrations, and lets sequences begin anew."""
     tables = connection.execute(
-        "SELECT oid::regclass::text FROM pg_class WHERE relkind = 'r' AND relname != ALL(%s) AND pg_relation_size(oid) "
-        "> 0 AND relnamespace::regnamespace::text !~ '^pg_' AND relnamespace::regnamespace::text != %s",
+        "SELECT oid::regclass::text FROM pg_class WHERE relkind = 'r' AND oid::regclass::text != ALL(%s) "
+        "AND pg_relation_size(oid) > 0 AND relnamespace::regnamespace::text !~ '^pg_' "
+        "AND relnamespace::regnamespace::text != %s",
         [list(OF_MIGRATIONS), "information_schema"],
     ).fetchall()
     if tables:
         names = ", ".join(str(next(iter(row.values() if isinstance(row, dict) else row))) for row in tables)
         connection.execute(f"TRUNCATE {names} RESTART IDENTITY CASCADE".encode())
+    connection.execute(_ADDED)
 
 
 def empty_clickhouse(clickhouse: ClickHouse) -> None:

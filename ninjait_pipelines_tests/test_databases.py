@@ -40,8 +40,8 @@ def identity(stores: Stores) -> str:
 def rows(stores: Stores) -> tuple[int, int]:
     """How many rows PostgreSQL and ClickHouse have, without those of migrations."""
     tables = stores.postgres.rows(
-        "SELECT format('%%I.%%I', schemaname, tablename) AS name FROM pg_tables "
-        "WHERE schemaname IN ('public', 'audit', 'billing') AND tablename != ALL(%(kept)s)",
+        "SELECT oid::regclass::text AS name FROM pg_class WHERE relkind = 'r' "
+        "AND relnamespace::regnamespace::text IN ('public', 'audit', 'billing') AND oid::regclass::text != ALL(%(kept)s)",
         {"kept": list(OF_MIGRATIONS)},
     )
     in_postgres = sum(stores.postgres.rows(f"SELECT count(*) AS n FROM {one['name']}")[0]["n"] for one in tables)

@@ -1,4 +1,4 @@
-"""`ninjait billing`: what an agreement costs, from files and without any store."""
+"""`ninjait billing`: what an agreement costs, from files and without any store; and agreements entered from files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from ninjait_pipelines.cli.output import fail, print_json, safe
+from ninjait_pipelines.cli.output import fail, opened_stores, print_json, safe
 
 Month = Annotated[str, typer.Option(help="The month, in the agreement's time zone.", metavar="YYYY-MM")]
 
@@ -18,6 +18,7 @@ def register(app: typer.Typer) -> None:
     """Adds the commands to `ninjait`."""
     billing = typer.Typer(help="What agreements cost.", no_args_is_help=True, rich_markup_mode="markdown")
     billing.command()(rate)
+    billing.command()(enter)
     app.add_typer(billing, name="billing")
 
 
@@ -47,6 +48,25 @@ def rate(
     before = [document.Issued(document.document(_read(file))) for file in issued or ()]
     text = document.canonical(document.draft(agreed, used, month, before)).decode()
     typer.echo(safe(text) if sys.stdout.isatty() else text)
+
+
+def enter(
+    agreement: Annotated[Path, typer.Option(help="The agreement, as docs/schemas/agreement.json describes it.")],
+) -> None:
+    """Enter an agreement into PostgreSQL, with its products and prices; prints its id.
+
+    Its organization_id is that of the organization; an id that is no UUID gives one that follows from both.
+    Needs the rights of the role that migrates: the pipeline's may not change what is agreed.
+
+    Example: ninjait billing enter --agreement agreement.json
+    """
+    from ninjait_pipelines.billing import agreements
+    from ninjait_pipelines.billing.rating.agreement import agreement as read
+
+    agreed = read(_read(agreement))
+    with opened_stores() as stores, stores.postgres.transaction() as connection:
+        id_ = agreements.enter(connection, agreed)
+    typer.echo(str(id_))
 
 
 def _month(text: str) -> date:

@@ -2,13 +2,16 @@
 
 import json
 import re
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
 import rfc8785
 
+from ninjait_pipelines.billing.agreements import agreements_in_force
 from ninjait_pipelines.paths import ROOT
+from ninjait_pipelines.resources import Stores
 from ninjait_pipelines_tests.cli.forked import in_a_pipe
 from ninjait_pipelines_tests.generated import SCHEMAS, schema, schema_file
 
@@ -84,3 +87,16 @@ def test_an_error_is_one_line(tmp_path: Path, agreement: str | None, period: str
 @pytest.mark.parametrize("name", SCHEMAS)
 def test_the_schemas_are_those_of_the_code(name: str) -> None:
     assert schema_file(name).read_text() == schema(name), "make generated"
+
+
+def test_an_agreement_is_entered_by_its_file(ninjait: Any, fleet: Stores, files: dict[str, Path]) -> None:
+    organization = str(fleet.postgres.rows("SELECT id FROM organizations LIMIT 1")[0]["id"])
+    files["agreement"].write_text(files["agreement"].read_text().replace('"acme"', f'"{organization}"'))
+    done = ninjait("billing", "enter", "--agreement", str(files["agreement"]))
+    assert done.exit_code == 0, done.output
+    [found] = agreements_in_force(fleet.postgres, date(2026, 6, 1), date(2026, 7, 1))
+    assert (found.id, found.organization_id) == (done.stdout.strip(), organization)
+    assert {item.product for item in found.items} == {"servers", "calls", "platform"}
+    again = ninjait("billing", "enter", "--agreement", str(files["agreement"]))
+    assert again.exit_code == 1
+    assert "already exists" in str(again.exception)

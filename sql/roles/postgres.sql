@@ -47,7 +47,7 @@ BEGIN
     LOOP
         EXECUTE format('ALTER TABLE %I.%I OWNER TO ninjait_owner', what.schema, what.name);
     END LOOP;
-    FOR what IN SELECT oid::regprocedure AS name FROM pg_proc WHERE pronamespace = to_regnamespace('audit') LOOP
+    FOR what IN SELECT oid::regprocedure AS name FROM pg_proc WHERE pronamespace IN (to_regnamespace('audit'), to_regnamespace('billing')) LOOP
         EXECUTE format('ALTER FUNCTION %s OWNER TO ninjait_owner', what.name);
     END LOOP;
 END
@@ -72,16 +72,23 @@ $users$;
 DO $schemas$
 DECLARE
     schema text;
+    name text;
 BEGIN
     FOR schema IN SELECT nspname FROM pg_namespace WHERE nspname IN ('billing', 'audit') LOOP
         EXECUTE format('GRANT USAGE ON SCHEMA %I TO ninjait_pipelines, ninjait_reader', schema);
         EXECUTE format('GRANT SELECT ON ALL TABLES IN SCHEMA %I TO ninjait_pipelines, ninjait_reader', schema);
     END LOOP;
-    -- The only tables that the pipeline writes to. A new database has them from a migration, which grants the same.
+    -- The only tables that the pipeline writes to: what is agreed is not among them. A new database has them from
+    -- migrations, which grant the same.
     IF EXISTS (SELECT FROM pg_namespace WHERE nspname = 'billing') THEN
-        GRANT INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA billing TO ninjait_pipelines;
+        REVOKE INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA billing FROM ninjait_pipelines;
         ALTER DEFAULT PRIVILEGES FOR ROLE ninjait_owner IN SCHEMA billing
-            GRANT INSERT, UPDATE, DELETE ON TABLES TO ninjait_pipelines;
+            REVOKE INSERT, UPDATE, DELETE ON TABLES FROM ninjait_pipelines;
+        FOREACH name IN ARRAY ARRAY['invoices', 'invoice_lines'] LOOP
+            IF to_regclass('billing.' || name) IS NOT NULL THEN
+                EXECUTE format('GRANT INSERT, UPDATE, DELETE ON billing.%I TO ninjait_pipelines', name);
+            END IF;
+        END LOOP;
     END IF;
     -- Deletes nothing younger than a year, whatever it is asked for.
     IF to_regproc('audit.delete_expired') IS NOT NULL THEN

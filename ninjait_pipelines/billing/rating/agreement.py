@@ -131,7 +131,7 @@ class Item(Term, frozen=True, kw_only=True):
     billed: Literal["arrears", "advance"] = "arrears"
     discounts: tuple[Discount, ...] = ()
     tax: TaxCode | None = None
-    not_billed_statuses: tuple[Status, ...] = ("5xx", "401", "403")
+    not_billed_statuses: tuple[Status, ...] = ("401", "403", "5xx")
     carried_forward_days: int = 7
 
     @property

@@ -5,16 +5,19 @@ which is read back from the rows, so that a second run, however much later, find
 Nothing happens after that day's beginning in UTC.
 """
 
+import hashlib
 import random
 import uuid
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import msgspec
 from psycopg import Connection, sql
 from psycopg.types.json import Jsonb
+from psycopg.types.range import DateRange
 
 from ninjait_pipelines.local.fleet import seed_data as data
 from ninjait_pipelines.local.fleet.seed_data import ENVIRONMENTS, Shape
@@ -31,6 +34,11 @@ TABLES = (
     "users",
     "devices",
     "contracts",
+    "billing.prices",
+    "billing.price_versions",
+    "billing.parties",
+    "billing.agreements",
+    "billing.agreement_items",
     "sla_targets",
     "tickets",
     "ticket_history",
@@ -39,6 +47,11 @@ TABLES = (
     "script_executions",
     "audit.audit_logs",
 )
+# Shared by organizations; published prices stay when an environment goes.
+SHARED = ("organizations", "price_plans")
+PUBLISHED = ("billing.prices", "billing.price_versions")
+# Product -> its kind. Their ids are those of sql/postgres/0012_agreements.sql.
+PRODUCTS = {"base_fee": "flat", "devices": "device", "storage": "storage", "backup": "backup", "api_calls": "api_calls"}
 WRITTEN_BY_THE_PIPELINE = ("billing.invoices", "billing.invoice_lines")
 
 Row = dict[str, Any]
@@ -74,13 +87,14 @@ def seed(postgres: Postgres, environment: str, today: date) -> Seeded:
 
 def clean(postgres: Postgres, environment: str) -> int:
     """Deletes the environment's organizations with all that belongs to them, and its price plans; returns the rows.
+    Prices stay, as published ones do.
 
     That includes what came later (an agent's device, an invoice): it cannot be without its organization. Other
     organizations stay untouched.
     """
     organizations = [identifier(environment, "organization", shape.slug) for shape in ENVIRONMENTS[environment]]
     plans = [identifier(environment, "plan", plan) for plan in _plans(environment)]
-    owned = [table for table in (*TABLES, *WRITTEN_BY_THE_PIPELINE) if table not in ("organizations", "price_plans")]
+    owned = [table for table in (*TABLES, *WRITTEN_BY_THE_PIPELINE) if table not in (*SHARED, *PUBLISHED)]
     deletions = [(table, "organization_id", organizations) for table in reversed(owned)]
     deletions += [("organizations", "id", organizations), ("price_plans", "id", plans)]
     with postgres.transaction() as connection:
@@ -94,7 +108,11 @@ def identifier(*parts: object) -> uuid.UUID:
 
 def build(environment: str, today: date) -> dict[str, list[Row]]:
     """All rows of an environment by table. Pure."""
-    rows: dict[str, list[Row]] = {table: [] for table in TABLES} | {"price_plans": [*_price_plans(environment, today)]}
+    plans = [*_price_plans(environment, today)]
+    prices = [row for plan in plans for row in _prices(plan)]
+    rows: dict[str, list[Row]] = {table: [] for table in TABLES} | {"price_plans": plans}
+    rows["billing.prices"] = [price for price, _ in prices]
+    rows["billing.price_versions"] = [version for _, version in prices]
     for shape in ENVIRONMENTS[environment]:
         _Organization(environment, shape, today, rows).build()
     return rows
@@ -125,6 +143,30 @@ def _price_plans(environment: str, today: date) -> Iterator[Row]:
                 **dict(zip(data.PRICES, prices.split(), strict=True)),
                 "published_at": datetime(today.year - 3 + version, 1, 1, tzinfo=UTC),
             }
+
+
+def _prices(plan: Row) -> Iterator[tuple[Row, Row]]:
+    """The price of each product of a plan's version, and that price's only version."""
+    name, version = plan["name"], plan["version"]
+    amounts = dict(
+        zip(PRODUCTS, (plan[column] for column in data.PRICES if column != "api_calls_included"), strict=True)
+    )
+    for product, amount in amounts.items():
+        per_unit = Decimal(amount) / (1000 if product == "api_calls" else 1)
+        price = {"id": _price(plan["id"], version, product), "product_id": _product(product)}
+        used = {"price_id": price["id"], "version": version, "used_from": date(1970, 1, 1)}
+        yield (
+            {**price, "name": f"{name} {version} {plan['id']}", "currency": plan["currency"]},
+            {**used, "published_at": plan["published_at"], "amount": per_unit.normalize()},
+        )
+
+
+def _price(plan: uuid.UUID, version: int, product: str) -> uuid.UUID:
+    return uuid.uuid5(plan, f"{version}/{product}")
+
+
+def _product(name: str) -> uuid.UUID:
+    return uuid.UUID(hashlib.md5(f"product {name}".encode(), usedforsecurity=False).hexdigest())
 
 
 class _Organization:
@@ -199,6 +241,25 @@ class _Organization:
                 "ends_on": starts[index + 1] if ended else None,
             }
             self.add("contracts", index, contract)
+        self.add_agreement(starts)
+
+    def add_agreement(self, starts: list[date]) -> None:
+        """The contracts as one agreement, whose items follow one another."""
+        shape, (category, rate, tax_id) = self.shape, self.shape.tax
+        party = self.add("billing.parties", 0, {"name": shape.name, "address": [*shape.address], "tax_id": tax_id})
+        currency = data.PLANS[shape.contracts[0][0]][0]
+        term = {"currency": currency, "time_zone": shape.time_zone, "term": DateRange(starts[0], None)}
+        tax = {"tax_category": category, "tax_rate": rate}
+        agreement = self.add("billing.agreements", 0, {"bill_to": party["id"], **term, **tax})
+        for (plan, version, _), first, end in zip(shape.contracts, starts, [*starts[1:], None], strict=True):
+            included = int(data.PLANS[plan][version].split()[data.PRICES.index("api_calls_included")])
+            for product, kind in PRODUCTS.items():
+                keys = {"agreement_id": agreement["id"], "currency": currency, "product_id": _product(product)}
+                price = _price(identifier(self.environment, "plan", plan), version, product)
+                item = {**keys, "kind": kind, "price_id": price, "term": DateRange(first, end)}
+                item |= {"basis": shape.basis if kind == "device" else None}
+                item |= {"included": included if kind == "api_calls" else 0}
+                self.add("billing.agreement_items", (product, first), item)
 
     def add_sla_targets(self) -> None:
         for priority in self.shape.targets:

@@ -7,7 +7,8 @@ class Shape(NamedTuple):
     """One organization; `devices` are its servers, workstations and laptops.
 
     `contracts` are "plan version first-day" in order of time: the first local day is "long ago", "1st" of the last
-    month, or the last such day of a month that is over ("12th", "17th").
+    month, or the last such day of a month that is over ("12th", "17th"). `tax` is category, rate and number; `basis` is
+    that of its devices.
     """
 
     slug: str
@@ -18,6 +19,9 @@ class Shape(NamedTuple):
     customers: int
     tickets: int
     contracts: tuple[tuple[str, int, str], ...]
+    address: tuple[str, ...]
+    tax: tuple[str, str, str | None] = ("O", "0", None)
+    basis: str = "reporting"
     targets: tuple[str, ...] = ("low", "normal", "high", "urgent")
 
 
@@ -30,6 +34,9 @@ AORAKI = Shape(
     customers=4,
     tickets=32,
     contracts=(("Essential", 1, "long ago"), ("Essential", 2, "1st")),
+    address=("12 Quay Street", "Auckland 1010", "New Zealand"),
+    tax=("S", "15", "GST 49-091-850"),
+    basis="registered",  # also the silent ones
     targets=("normal", "high", "urgent"),  # nothing is promised for low priority
 )
 HAVELLAND = Shape(
@@ -41,6 +48,8 @@ HAVELLAND = Shape(
     customers=6,
     tickets=48,
     contracts=(("Professional", 1, "long ago"), ("Professional", 2, "17th")),
+    address=("Lindenstraße 8", "14467 Potsdam", "Germany"),
+    tax=("S", "19", "DE 136695976"),
 )
 REDWOOD = Shape(
     slug="redwood",
@@ -51,11 +60,31 @@ REDWOOD = Shape(
     customers=10,
     tickets=72,
     contracts=(("Business", 2, "long ago"), ("Enterprise", 1, "12th")),  # another plan in the middle of a month
+    address=("400 Marine Way", "Eureka, CA 95501", "USA"),
 )
 NORTH = Shape(
-    "north", "North Test", "Asia/Kolkata", (1, 1, 1), 2, 1, 12, (("Basic", 1, "long ago"), ("Basic", 2, "17th"))
+    "north",
+    "North Test",
+    "Asia/Kolkata",
+    (1, 1, 1),
+    2,
+    1,
+    12,
+    (("Basic", 1, "long ago"), ("Basic", 2, "17th")),
+    ("Kochi",),
 )
-SOUTH = Shape("south", "South Test", "America/New_York", (1, 1, 0), 2, 1, 10, (("Plus", 1, "long ago"),), ("high",))
+SOUTH = Shape(
+    slug="south",
+    name="South Test",
+    time_zone="America/New_York",
+    devices=(1, 1, 0),
+    technicians=2,
+    customers=1,
+    tickets=10,
+    contracts=(("Plus", 1, "long ago"),),
+    address=("Albany",),
+    targets=("high",),
+)
 
 ENVIRONMENTS = {"demo": (AORAKI, HAVELLAND, REDWOOD), "testing": (NORTH, SOUTH)}
 

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from ninjait_pipelines.local.fleet.seed import DAYS, TABLES, build, clean, seed
+from ninjait_pipelines.local.fleet.seed import DAYS, PUBLISHED, TABLES, build, clean, seed
 from ninjait_pipelines.local.fleet.seed_data import ENVIRONMENTS
 from ninjait_pipelines.resources import Stores
 
@@ -17,7 +17,13 @@ AWKWARD_DAYS = (date(2026, 3, 1), date(2026, 3, 31), date(2028, 2, 29), date(202
 
 
 def content(stores: Stores) -> dict[str, list[Any]]:
-    return {table: stores.postgres.rows(f"SELECT * FROM {table} ORDER BY 1, 2, 3") for table in TABLES}
+    """All rows but the prices of the plan `standard`."""
+    standard = {
+        "billing.prices": "WHERE name != 'standard'",
+        "billing.price_versions": "WHERE price_id NOT IN (SELECT id FROM billing.prices WHERE name = 'standard')",
+    }
+    query = "SELECT * FROM {} {} ORDER BY 1, 2, 3"
+    return {table: stores.postgres.rows(query.format(table, standard.get(table, ""))) for table in TABLES}
 
 
 def histories(rows: dict[str, list[Any]]) -> dict[Any, list[Any]]:
@@ -54,8 +60,14 @@ def test_clean_removes_one_environment_with_what_was_added_to_it_and_nothing_els
             "INSERT INTO devices SELECT gen_random_uuid(), %s, 'mine', 'server', 'Linux', now(), NULL",
             [demo.organizations["redwood"]],
         )
-    assert clean(shared_stores.postgres, "demo") == sum(demo.rows.values()) + 1
-    assert content(shared_stores) == before
+    gone = sum(count for table, count in demo.rows.items() if table not in PUBLISHED)
+    assert clean(shared_stores.postgres, "demo") == gone + 1
+    after = content(shared_stores)
+    assert {table: after[table] for table in TABLES if table not in PUBLISHED} == {
+        table: before[table] for table in TABLES if table not in PUBLISHED
+    }, "published prices stay"
+    seed(shared_stores.postgres, "demo", TODAY)
+    clean(shared_stores.postgres, "demo")
     assert clean(shared_stores.postgres, "demo") == 0
     assert seed(shared_stores.postgres, "testing", TODAY).added == 0
     assert set(testing.organizations) == {"north", "south"}
