@@ -41,7 +41,8 @@ def rows(stores: Stores) -> tuple[int, int]:
     """How many rows PostgreSQL and ClickHouse have, without those of migrations."""
     tables = stores.postgres.rows(
         "SELECT oid::regclass::text AS name FROM pg_class WHERE relkind = 'r' "
-        "AND relnamespace::regnamespace::text IN ('public', 'audit', 'billing') AND oid::regclass::text != ALL(%(kept)s)",
+        "AND relnamespace::regnamespace::text IN ('public', 'audit', 'billing') "
+        "AND oid::regclass::text != ALL(%(kept)s)",
         {"kept": list(OF_MIGRATIONS)},
     )
     in_postgres = sum(stores.postgres.rows(f"SELECT count(*) AS n FROM {one['name']}")[0]["n"] for one in tables)
