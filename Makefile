@@ -4,9 +4,12 @@
 PYTHON ?= $(firstword $(foreach v,python3 python3.14 python3.13 python3.12 python3.11,$(shell $(v) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(v))))
 READY := .venv/.ready
 RUN := .venv/bin/python -m
+# Where a shell sets it, every worker of pytest rewrites each test's assertions again: twice the time to collect.
+unexport PYTHONDONTWRITEBYTECODE
 # Three on two cores: many tests wait for an engine or a time-out. A file's tests share databases; the files that conftest.py
 # names come first.
-IN_PARALLEL := -n 3 --dist loadfile --no-loadscope-reorder
+BY_FILE := --dist loadfile --no-loadscope-reorder
+IN_PARALLEL := -n 3 $(BY_FILE)
 # What an older ClickHouse may do in another way
 ON_OLDER := test_migrations.py test_migrations_stopped.py cli/test_migrate.py resources/test_store.py resources/test_clickhouse.py resources/test_clickhouse_metrics.py \
 	ingest/test_ledger.py ingest/test_repaired_ids.py ingest/test_drain.py ingest/test_sinks.py rollup archive
@@ -29,7 +32,7 @@ test: $(READY) ## all tests that need no servers, on real engines from wheels
 	@$(RUN) pytest $(IN_PARALLEL)
 
 test-fast: $(READY) ## the pure tests, which start no engine: half a minute
-	@$(RUN) pytest $(IN_PARALLEL) -m "not engines and not servers and not faults"
+	@$(RUN) pytest -n 2 $(BY_FILE) --hypothesis-profile fast -m "not engines and not servers and not faults"
 
 # What can go another way on RabbitMQ, InfluxDB and S3. On those of `make servers`, or of RABBITMQ_URL, INFLUXDB_URL, ...
 test-servers: $(READY) ## the contracts, the whole graph and the faults, on RabbitMQ, InfluxDB and S3, and older ClickHouses

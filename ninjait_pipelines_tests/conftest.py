@@ -15,6 +15,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 import pytest
 import urllib3
+from hypothesis import settings as hypothesis_settings
 from influxdb_client import InfluxDBClient, Permission, PermissionResource
 from tenacity import wait_none
 
@@ -27,6 +28,7 @@ from ninjait_pipelines_tests.orphans import ended_with_us
 
 os.environ.pop("PIPELINE_START", None)  # partitions read it when they are imported; the tests' begin on the default
 os.environ.setdefault("NINJAIT_TESTS_NOW", str(int(time.time())))  # read by the workers that pytest-xdist starts
+hypothesis_settings.register_profile("fast", max_examples=10)  # of 100: make test-fast
 SERVERS = ROOT / ".servers"
 TESTS = Path(__file__).parent
 # The files that take longest, on real servers or without, first.
@@ -93,6 +95,7 @@ OWN_ENGINES = (
     "test_audit",
     "test_orphans",
     "test_wheel",
+    "test_without_pandas",
 )
 BY_MARKER = {"servers": "make test-servers", "faults": "make test-faults"}
 _not_run: Counter[str] = Counter()

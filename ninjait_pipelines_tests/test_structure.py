@@ -94,9 +94,14 @@ def _modules() -> dict[str, Path]:
 MODULES = _modules()
 
 
-def _imported(path: Path) -> Iterator[str]:
+@functools.cache
+def _imported(path: Path) -> tuple[str, ...]:
     """Everything that a file imports, at its top or in a function: modules, and names in them."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    return tuple(_imports(ast.parse(path.read_text()), path))
+
+
+def _imports(tree: ast.AST, path: Path) -> Iterator[str]:
+    for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom):
             assert not node.level, f"{path}: relative import"
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
@@ -210,7 +215,8 @@ def test_tests_hand_faults_in() -> None:
     calls = [
         node
         for path in TESTS.rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text()))
+        if "setattr" in (text := path.read_text())
+        for node in ast.walk(ast.parse(text))
         if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] == "setattr"
     ]
     assert 10 < len(calls) <= MAX_REPLACED

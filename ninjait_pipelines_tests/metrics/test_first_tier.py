@@ -5,11 +5,12 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ninjait_pipelines.metrics.coverage import MINUTES
 from ninjait_pipelines.metrics.first_tier import _longer, by_devices
+from ninjait_pipelines_tests.examples import examples
 
 Key = tuple[str, str, int]
 Span = tuple[int, int]
@@ -60,7 +61,7 @@ def both(of: dict[Key, tuple[float, float]]) -> pa.Table:
 COUNTS = [pa.field("count", pa.float64()), pa.field("count_other", pa.float64())]
 
 
-@settings(deadline=None)  # the first example loads polars
+@examples(100)  # the first example loads polars
 @given(hours, minutes | bursts, minutes | bursts)
 def test_the_agent_that_covers_more_of_an_hour_counts(
     of: dict[Key, tuple[float, float]], points: list[tuple[Key, int, int]], counters: list[tuple[Key, int, int]]
@@ -97,7 +98,7 @@ def parts(devices: list[str], size: int, coded: bool) -> list[pa.Table]:
     return [one.set_column(0, "device_id", one["device_id"].dictionary_encode()) for one in found] if coded else found
 
 
-@settings(deadline=None)
+@examples(100)
 @given(streams)
 def test_each_device_comes_once_with_all_its_rows(given_streams: list[tuple[list[str], int, bool]]) -> None:
     seen: set[str] = set()

@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ninjait_pipelines.metrics.model import AGGREGATES, FIELDS, POINTS, SAMPLE, WINDOWS
@@ -24,6 +24,7 @@ from ninjait_pipelines.metrics.windows import (
     merge_windows,
     stamped_fields,
 )
+from ninjait_pipelines_tests.examples import examples
 
 START = datetime(2026, 11, 1, tzinfo=UTC)
 SECOND, FIVE_MINUTES, HOUR = timedelta(seconds=1), timedelta(minutes=5), timedelta(hours=1)
@@ -107,21 +108,21 @@ def same(found: pa.Table, expected: Sequence[Row]) -> None:
     assert repr(rows) == repr([{name: row[name] for name in WINDOWS.names} for row in expected])
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(points, st.sampled_from([FIVE_MINUTES, HOUR]))
 def test_points_as_windows(rows: list[Row], every: timedelta) -> None:
     schema = POINTS.append(pa.field("samples", pa.float64()))
     same(aggregate_points(pa.Table.from_pylist(rows, schema=schema), every), together(windows_of(rows), every))
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(points)
 def test_windows_as_wider_ones(rows: list[Row]) -> None:
     windows = together(windows_of(rows), FIVE_MINUTES)
     same(aggregate_windows(pa.Table.from_pylist(windows, schema=WINDOWS), HOUR), together(windows, HOUR))
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(points, points)
 def test_windows_of_several_kinds_are_merged(some: list[Row], more: list[Row]) -> None:
     one, other = (together(windows_of(rows), HOUR) for rows in (some, more))

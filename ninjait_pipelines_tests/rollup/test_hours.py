@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ninjait_pipelines.metrics.model import AGGREGATES, FIELDS, WINDOWS, Tier
@@ -21,6 +21,7 @@ from ninjait_pipelines.rollup.hours import (
     source_tier,
     still_whole,
 )
+from ninjait_pipelines_tests.examples import examples
 from ninjait_pipelines_tests.rollup.data import points
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -101,7 +102,7 @@ windows_of_an_hour = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=50, deadline=None)
+@examples(50)
 @given(st.lists(windows_of_an_hour, max_size=5))
 def test_rows_are_what_plain_python_makes_of_the_windows(windows: list[dict[str, Any]]) -> None:
     """To the last bit: a mart that is made again from the same windows must be the same."""

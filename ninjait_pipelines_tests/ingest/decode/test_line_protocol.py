@@ -5,12 +5,13 @@ import time
 from typing import Any
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from influxdb_client import Point
 
 from ninjait_pipelines.ingest.decode.line_protocol import parts, value_of
 from ninjait_pipelines.ingest.decode.telegraf import LINE_PROTOCOL
+from ninjait_pipelines_tests.examples import examples
 from ninjait_pipelines_tests.ingest.decode.decoding import (
     MIB,
     NANOSECONDS,
@@ -86,7 +87,7 @@ VALUES = (
 )
 
 
-@settings(max_examples=500, deadline=None)
+@examples(500)
 @given(
     NAMES,
     st.dictionaries(NAMES, NAMES, max_size=3),

@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ninjait_pipelines.ingest.decode.line_protocol_fast import decode_good_lines
@@ -15,6 +15,7 @@ from ninjait_pipelines.ingest.decode.telegraf import LINE_PROTOCOL
 from ninjait_pipelines.ingest.decode.third_party import MAX_BYTES, MAX_ENTRIES
 from ninjait_pipelines.messages import Message
 from ninjait_pipelines.metrics.model import FIELDS
+from ninjait_pipelines_tests.examples import examples
 from ninjait_pipelines_tests.ingest.decode.decoding import LINE_TEXTS, MIB, PERIOD, decoded, gauges, volumes
 from ninjait_pipelines_tests.ingest.decode.fuzz import check
 from ninjait_pipelines_tests.ingest.samples import (
@@ -71,7 +72,7 @@ def mutated_bodies(draw: st.DrawFn) -> bytes:
     return (text or " ").encode()
 
 
-@settings(max_examples=600, deadline=None)
+@examples(600)
 @given(mutated_bodies() | LINE_TEXTS.map(str.encode), st.sampled_from(["", f".{ORG}"]))
 def test_a_plain_line_is_read_as_the_whole_grammar_reads_it(body: bytes, organization: str) -> None:
     """`check` reads what the fast path takes by the grammar too, and compares them to the last bit."""

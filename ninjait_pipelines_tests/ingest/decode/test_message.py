@@ -9,13 +9,14 @@ from datetime import UTC, datetime
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ninjait_pipelines.ingest.decode.model import Decoded
 from ninjait_pipelines.ingest.decode.third_party import MEBIBYTE
 from ninjait_pipelines.messages import Message
 from ninjait_pipelines.streams import CONTRACTS
+from ninjait_pipelines_tests.examples import examples
 from ninjait_pipelines_tests.ingest.decode.decoding import LINE_TEXTS, decoded, rejected_of
 from ninjait_pipelines_tests.ingest.decode.fuzz import KEYS, KINDS, OURS, Decoders, check, mutated, seeds
 from ninjait_pipelines_tests.ingest.samples import (
@@ -68,7 +69,7 @@ def damaged(draw: st.DrawFn) -> bytes:
     return bytes(body)
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(
     QUEUES,
     st.sampled_from(KEYS) | st.text(max_size=20),
@@ -81,20 +82,20 @@ def test_no_bytes_whatever_raise(queue: str, key: str, kind: str, body: bytes) -
     assert result.rejections or result.points == 0
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(damaged())
 def test_metrics_of_any_values_are_accounted_for_and_both_paths_agree(body: bytes) -> None:
     result = check(message("agent.metrics", body, routing_key=f"metrics.{ORG}", message_id=None))
     assert bool(result.rejections) == (result.points_rejected > 0 or result.whole)
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(st.sampled_from(list(EVENTS)), st.data())
 def test_an_event_of_any_values_is_a_row_or_refused(queue: str, data: st.DataObject) -> None:
     check(message(queue, EVENTS[queue] | {data.draw(st.sampled_from(list(EVENTS[queue]))): data.draw(VALUES)}))
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(st.integers(0, 2**64))
 def test_what_the_fuzzer_makes_of_good_messages_is_accounted_for(seed: int) -> None:
     rng = random.Random(seed)
@@ -168,7 +169,7 @@ ALL_PARTS = st.sampled_from(["ours", "telegraf", "collectd"]).flatmap(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(ALL_PARTS)
 def test_of_every_part_becomes_what_was_meant(parts: tuple[str, list[str]]) -> None:
     kind, fates = parts[0], ["points", *parts[1]]  # a message in which nothing is good is refused whole
@@ -228,7 +229,7 @@ LISTS = st.builds(
 COLLECTD_TEXTS = st.lists(LISTS | JSON_VALUES, max_size=4).map(json.dumps)
 
 
-@settings(max_examples=600, deadline=None)
+@examples(600)
 @given(
     st.sampled_from(["metrics.telegraf", f"metrics.collectd.{ORG}", f"metrics.{ORG}", "metrics.telegraf.x"]),
     st.sampled_from(["text/plain", "application/json", "", "x"]),

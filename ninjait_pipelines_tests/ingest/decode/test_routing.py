@@ -3,11 +3,12 @@
 import uuid
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ninjait_pipelines.ingest.decode.routing import organization_of
 from ninjait_pipelines.messages import Message
+from ninjait_pipelines_tests.examples import examples
 from ninjait_pipelines_tests.ingest.decode.decoding import decoded, gauges, reasons
 from ninjait_pipelines_tests.ingest.samples import (
     DEVICE,
@@ -96,7 +97,7 @@ OURS = st.builds(
 BODIES = LINES.map("\n".join).map(str.encode) | LISTS.map(encoded) | OURS.map(encoded)
 
 
-@settings(max_examples=400, deadline=None)
+@examples(400)
 @given(
     st.sampled_from(["metrics.{}", "metrics.telegraf.{}", "metrics.collectd.{}", "metrics.telegraf.{}.x"]),
     st.sampled_from([ORG, OTHER_ORG, ORG.upper(), "", "telegraf", "collectd", str(uuid.UUID(int=9))]),

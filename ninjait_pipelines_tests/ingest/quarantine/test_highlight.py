@@ -4,7 +4,7 @@ import json
 import uuid
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ninjait_pipelines.ingest.decode.message import decode_nothing
@@ -14,6 +14,7 @@ from ninjait_pipelines.ingest.quarantine.highlight import locate_errors
 from ninjait_pipelines.ingest.quarantine.reasons import entries, read
 from ninjait_pipelines.ingest.quarantine.replay import rebuild_message
 from ninjait_pipelines.messages import Message
+from ninjait_pipelines_tests.examples import examples
 from ninjait_pipelines_tests.ingest.quarantine.helpers import (
     document_of,
     with_body,
@@ -128,7 +129,7 @@ def test_a_dead_letter_points_at_nothing() -> None:
     assert locate_errors(document, one.body)[1] == [None]
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(BODIES, KEYS)
 def test_whatever_was_held_is_shown_and_changed_or_not_without_an_accident(body: bytes, key: str) -> None:
     one = message(METRICS, body, routing_key=key)

@@ -4,13 +4,14 @@ import uuid
 from typing import Any
 
 import bson
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ninjait_pipelines.ingest.quarantine import query, reasons
 from ninjait_pipelines.ingest.quarantine.query import summarize_selection
 from ninjait_pipelines.ingest.sensors import held_for_known_hosts
 from ninjait_pipelines.resources import Stores
+from ninjait_pipelines_tests.examples import examples
 from ninjait_pipelines_tests.ingest.conftest import drained
 from ninjait_pipelines_tests.ingest.quarantine.helpers import KIB, hold
 from ninjait_pipelines_tests.ingest.samples import (
@@ -55,7 +56,7 @@ def test_what_is_kept_of_a_message_does_not_grow_with_what_is_wrong_in_it(fleet:
     assert counts["negative"] == counts["boolean_as_number"] == (1, 1_000)
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(REFUSALS)
 def test_of_whatever_is_refused_the_counts_and_the_samples_stay_exact(refusals: list[Any]) -> None:
     stored = {"reasons": reasons.stored(reasons.kinds(refusals))}

@@ -4,12 +4,13 @@ import struct
 from datetime import UTC, datetime
 
 import pyarrow as pa
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from influxdb_client import Point
 
 from ninjait_pipelines.metrics.model import FIELDS
 from ninjait_pipelines.resources.influxdb.line_protocol import lines, percent_decode, percent_encode
+from ninjait_pipelines_tests.examples import examples
 from ninjait_pipelines_tests.resources.influxdb.helpers import NASTY
 
 
@@ -22,7 +23,7 @@ NAMED_FLOATS = st.dictionaries(st.sampled_from(list(FIELDS)), st.floats(-1e308, 
 ROWS = st.tuples(TEXTS, TEXTS, NAMED_FLOATS)
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(st.lists(ROWS, max_size=5), st.integers(0, 2**60))
 def test_lines_say_what_the_client_s_own_points_say(rows: list[tuple[str, str, dict[str, float]]], time: int) -> None:
     """Tags and time letter by letter; fields by their bits, for the client writes other digits of the same number.
