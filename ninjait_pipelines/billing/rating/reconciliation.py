@@ -94,10 +94,9 @@ def _silent_days(measured: Measured, item: Item, month: date) -> Iterator[Findin
 def _never_heard(measured: Measured, item: Item, month: date) -> Iterator[Finding]:
     """Devices that count as of one day, and were heard of on no day of the month."""
     all_days = _days(measured.agreement, item, month)
-    days = _device_days(measured, item, all_days)
-    for device_id in [*days]:
-        if measured.reported.get(device_id, set()) & set(all_days):
-            del days[device_id]
+    heard = {device_id for device_id, reported in measured.reported.items() if reported & set(all_days)}
+    counted = _device_days(measured, item, all_days)
+    days = {device_id: count for device_id, count in counted.items() if device_id not in heard}
     if days:
         others = tuple(one for one in measured.usage.devices if one.device_id not in days)
         without = Measured(measured.agreement, msgspec.structs.replace(measured.usage, devices=others))
@@ -118,7 +117,9 @@ def _deactivated(measured: Measured, month: date, at: datetime | None) -> Iterat
         cost = _cost(measured, item, month, alone=True)
         cost -= _cost(stopped, item, month, alone=True) if stopped else 0
         heard = True if item.measured_by == "reporting" else None
-        days = _device_days(measured, item, after, heard) if item.kind == "device" else {None: len(after)}
+        days: dict[str | None, int] = {None: len(after)}
+        if item.kind == "device":
+            days = _device_days(measured, item, after, heard)
         yield from _shared("deactivated_but_billed", agreement, item, days, cost)
 
 
