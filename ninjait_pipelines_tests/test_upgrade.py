@@ -25,6 +25,8 @@ NOW = datetime.now(UTC).replace(microsecond=0)
 DAY = datetime.combine(NOW.date() - timedelta(days=3), datetime.min.time(), UTC)
 HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
 AS_OF = pa.timestamp("us", "UTC")
+# 0.3.0 had nothing like them.
+NEW_MARTS = {"device_days", "usage_days"}
 
 # What was asked of 0.3.0, and what is asked now.
 NUMBERS = {
@@ -141,7 +143,7 @@ def test_the_next_version_of_a_slice_hides_what_0_3_0_wrote_even_if_its_run_dies
     """Rows of 0.3.0 had no marker: until they were deleted, a device's hour was there twice."""
     _fill_other_marts(old)
     migrate_up(old.postgres, old.clickhouse)
-    for mart in sliced_marts():
+    for mart in set(sliced_marts()) - NEW_MARTS:
         slices = slices_from(mart, DAY)
         where, parameters = in_slices(mart, slices)
         rows = f"SELECT count() FROM {mart} WHERE {where}"

@@ -11,8 +11,10 @@ from zoneinfo import ZoneInfo
 import dagster as dg
 
 from ninjait_pipelines import automation, partitions
+from ninjait_pipelines.billing.agreements import agreements_in_force
 from ninjait_pipelines.billing.invoice import KINDS, Contract, Invoice, costs_of_day, invoice, term_within
 from ninjait_pipelines.billing.local_time import DAY, day_window, hours_of, next_month
+from ninjait_pipelines.billing.measure import store_days
 from ninjait_pipelines.billing.write import head_row, line_rows, save_invoices
 from ninjait_pipelines.left_out import LeftOut
 from ninjait_pipelines.marts import Rows, Window, computed, mart
@@ -62,7 +64,12 @@ CONTRACTS_CHANGED = (
     automation_condition=automation.fill_missing(ignoring=DRAINS | REFERENCE) | FOLLOW_UPSTREAM | CONTRACTS_CHANGED,
 )
 def billing_events(
-    window: Window, postgres: Postgres, clickhouse: ClickHouse, left_out: LeftOut, metadata: dict[str, Any]
+    window: Window,
+    as_of: datetime,
+    postgres: Postgres,
+    clickhouse: ClickHouse,
+    left_out: LeftOut,
+    metadata: dict[str, Any],
 ) -> Rows:
     """Billable quantities of every organization with a contract. The partition is the label of the local day:
     2026-03-01 is 1 March in Auckland and in Denver. Grain: organization and local day; of billing_quantities, which
@@ -70,6 +77,8 @@ def billing_events(
     # A day in the west ends up to 12 hours after the UTC day of its name: until then its completeness is below 1, and
     # each further hour that is rolled up computes it again. For API calls and usage reports that come after the day was
     # over everywhere, the sensor late_billing_days does.
+    agreements = agreements_in_force(postgres, window.day, window.day + DAY, left_out)
+    store_days(clickhouse, agreements, window.day, window.day + DAY, as_of)
     events = list(events_of_day(postgres, clickhouse, window.day, left_out))
     metadata["complete_rows"] = sum(event["completeness"] == 1 for event in events)
     return events

@@ -38,6 +38,12 @@ def hours_of(start: datetime, end: datetime) -> list[datetime]:
     return [first + i * HOUR for i in range(-(-(end - first) // HOUR))]
 
 
+def overlapped_hours(start: datetime, end: datetime) -> list[datetime]:
+    """The UTC hours that a window overlaps; in a zone of half hours midnight cuts the first and the last of a day."""
+    first = start.replace(minute=0, second=0, microsecond=0)
+    return [first + i * HOUR for i in range(-(-(end - first) // HOUR))]
+
+
 def _first_instant(day: date, zone: ZoneInfo) -> datetime:
     # fold=0: of a midnight that comes twice, the first; of one that is skipped, the instant of the change.
     return datetime.combine(day, time(), zone).astimezone(UTC)

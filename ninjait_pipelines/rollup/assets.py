@@ -24,12 +24,14 @@ from ninjait_pipelines.resources.clickhouse import ClickHouse, sql
 from ninjait_pipelines.resources.metrics_store import MetricsStore
 from ninjait_pipelines.resources.store import StoreError, StoreFailed
 from ninjait_pipelines.rollup.hours import (
+    SAMPLE_TIMES,
     SamplesLost,
     batches,
     fewer,
     hourly_rows,
     hours_at_once,
     per_hour,
+    sample_times,
     source_tier,
     still_whole,
 )
@@ -167,7 +169,7 @@ class RollUp:
         started, as_of = time.perf_counter(), self._clickhouse.now()
         _record_tier_runs(self._clickhouse, hours, (Tier.FIVE_MINUTES, as_of, NEVER))
         # Repeated as a whole if the store is away: writing windows again changes nothing.
-        five, windows, of_hour = self._store.call(lambda: _fill_first_tier(self._store, hours))
+        five, windows, of_hour, times = self._store.call(lambda: _fill_first_tier(self._store, hours))
         filled_at = self._clickhouse.now()
         ends, starts = (Tier.FIVE_MINUTES, as_of, filled_at), (Tier.ONE_HOUR, filled_at, NEVER)
         _record_tier_runs(self._clickhouse, hours, ends, starts)
@@ -176,16 +178,16 @@ class RollUp:
         seconds = (time.perf_counter() - started) / len(hours)
         for tier, written in ((Tier.FIVE_MINUTES, five), (Tier.ONE_HOUR, one)):
             self.filled[tier] |= {hour: Filled(hour, written.get(hour, 0), seconds) for hour in hours}
-        self._replace(hours, of_hour, before, as_of, seconds)
+        self._replace(hours, hourly_rows(of_hour, Tier.RAW, times), before, as_of, seconds)
         disturbed = {*_disturbed(self._clickhouse, hours, Tier.FIVE_MINUTES, as_of)}
         return sorted(disturbed.union(_disturbed(self._clickhouse, hours, Tier.ONE_HOUR, filled_at)))
 
     def _replace(
-        self, hours: list[datetime], windows: pa.Table, before: dict[datetime, int], as_of: datetime, seconds: float
+        self, hours: list[datetime], rows: pa.Table, before: dict[datetime, int], as_of: datetime, seconds: float
     ) -> None:
         if not self._failure:
             try:
-                found = _replace_rows(hours, windows, Tier.RAW, before, self._store, self._clickhouse, as_of, seconds)
+                found = _replace_rows(hours, rows, Tier.RAW, before, self._store, self._clickhouse, as_of, seconds)
                 self._rolled_up |= {one.hour: one for one in found}
             except (SamplesLost, StoreError) as error:
                 self._failure = error
@@ -197,17 +199,21 @@ class RollUp:
         return _record(self._clickhouse, list(self._rolled_up.values()))
 
 
-def _fill_first_tier(store: MetricsStore, hours: list[datetime]) -> tuple[Counter[datetime], pa.Table, pa.Table]:
-    """Writes the 5-minute tier. Returns its rows per hour, the windows of the 1-hour tier, made from it, and those that
-    rows are made of, from the samples themselves: the same but for the rounding of sums."""
+def _fill_first_tier(
+    store: MetricsStore, hours: list[datetime]
+) -> tuple[Counter[datetime], pa.Table, pa.Table, pa.Table]:
+    """Writes the 5-minute tier. Returns its rows per hour, the windows of the 1-hour tier, made from it, those that
+    rows are made of, from the samples themselves: the same but for the rounding of sums; and when samples came."""
     written = Counter[datetime]()
-    of_tier, of_samples = [WINDOWS.empty_table()], [WINDOWS.empty_table()]
+    of_tier, of_samples, times = [WINDOWS.empty_table()], [WINDOWS.empty_table()], [SAMPLE_TIMES.empty_table()]
     widths = [WIDTH[Tier.FIVE_MINUTES], HOUR]
     for five, hour in store.first_tiers(hours[0], hours[-1] + HOUR, widths):
         written.update(_write(store, Tier.FIVE_MINUTES, five))
         of_tier.append(aggregate_windows(five, HOUR))
         of_samples.append(hour)
-    return written, merge_windows(pa.concat_tables(of_tier)), merge_windows(pa.concat_tables(of_samples))
+        times.append(sample_times(five))
+    hourly = (merge_windows(pa.concat_tables(of)) for of in (of_tier, of_samples))
+    return written, *hourly, pa.concat_tables(times)
 
 
 def _write(store: MetricsStore, tier: Tier, windows: pa.Table) -> dict[datetime, int]:
@@ -309,15 +315,28 @@ def roll_up(
     for together in batches(hours, lambda hour: source_tier(hour, as_of)):
         started = time.perf_counter()
         tier = source_tier(together[0], as_of)
-        windows = metrics_store.aggregate(tier, together[0], together[-1] + HOUR, HOUR)
+        rows = _rows_of(tier, together[0], together[-1] + HOUR, metrics_store, clickhouse)
         seconds = (time.perf_counter() - started) / len(together)
-        done += _replace_rows(together, windows, tier, before, metrics_store, clickhouse, as_of, seconds)
+        done += _replace_rows(together, rows, tier, before, metrics_store, clickhouse, as_of, seconds)
     return _record(clickhouse, done)
+
+
+def _rows_of(
+    tier: Tier, start: datetime, stop: datetime, metrics_store: MetricsStore, clickhouse: ClickHouse
+) -> pa.Table:
+    """The rows of some hours, made from a tier. The 1-hour tier does not say when samples came: the rows say what they
+    said before."""
+    windows = metrics_store.aggregate(tier, start, stop, HOUR)
+    if tier is Tier.ONE_HOUR:
+        times = clickhouse.arrow(sql("rollup/sample_times"), start=start, stop=stop).cast(SAMPLE_TIMES)
+    else:
+        times = sample_times(metrics_store.aggregate(tier, start, stop, WIDTH[Tier.FIVE_MINUTES]))
+    return hourly_rows(windows, tier, times)
 
 
 def _replace_rows(
     hours: list[datetime],
-    windows: pa.Table,
+    rows: pa.Table,
     tier: Tier,
     before: dict[datetime, int],
     metrics_store: MetricsStore,
@@ -326,7 +345,6 @@ def _replace_rows(
     seconds: float,
 ) -> list[RolledUp]:
     started = time.perf_counter()
-    rows = hourly_rows(windows, tier)
     found = per_hour(rows["timestamp"], rows["sample_count"])
     _refuse_loss(before, {hour: found[hour][1] for hour in found}, hours, f"{metrics_store.title} ({tier})")
     replace(clickhouse, HOURLY_ROWS, rows, as_of, hours)

@@ -24,6 +24,13 @@ from ninjait_pipelines.metrics.model import (
 
 # One query for two hours costs InfluxDB a tenth less than two queries; three hours save hardly more.
 HOURS_AT_ONCE = 2
+KEY = ["organization_id", "device_id"]
+SAMPLE_TIMES = pa.schema(
+    [
+        *(pa.field(name, pa.string()) for name in KEY),
+        *(pa.field(name, pa.timestamp("s", "UTC")) for name in ("timestamp", "first_sample", "last_sample")),
+    ]
+)
 # More hours of few devices cost hardly more than one: as many go together as have the rows of two hours of 10,000.
 ROWS_AT_ONCE, MAX_HOURS_AT_ONCE = 20_000, 12
 
@@ -62,10 +69,20 @@ def source_tier(hour: datetime, now: datetime) -> Tier:
     return tier
 
 
-def hourly_rows(windows: pa.Table, tier: Tier) -> pa.Table:
+def sample_times(windows: pa.Table) -> pa.Table:
+    """When the first and the last sample of each device's hour came (first_sample, last_sample), to five minutes: from
+    windows of that width, or of single samples."""
+    at = pc.floor_temporal(windows["time"], 5, unit="minute")
+    keyed = windows.select(KEY).append_column("timestamp", pc.floor_temporal(at, unit="hour")).append_column("at", at)
+    found = keyed.group_by([*KEY, "timestamp"], use_threads=False).aggregate([("at", "min"), ("at", "max")])
+    return found.rename_columns([*KEY, "timestamp", "first_sample", "last_sample"]).cast(SAMPLE_TIMES)
+
+
+def hourly_rows(windows: pa.Table, tier: Tier, times: pa.Table | None = None) -> pa.Table:
     """The rows of device_metrics_hourly, without as_of, from windows of one hour (schema WINDOWS).
 
-    Means are sum / count of the samples that carry the field; a field that none carries is null.
+    times: when samples came (schema SAMPLE_TIMES), as far as known; the rest is null. Means are sum / count of the
+    samples that carry the field; a field that none carries is null.
     """
     columns = {
         "organization_id": windows["organization_id"],
@@ -82,7 +99,10 @@ def hourly_rows(windows: pa.Table, tier: Tier) -> pa.Table:
         "several_senders": pc.greater(windows["several_senders"], 0.0),
         "source_tier": pa.array([str(tier)] * windows.num_rows, pa.string()),
     }
-    return pa.table(columns)
+    if times is None:
+        nothing = pa.nulls(windows.num_rows, pa.timestamp("s", "UTC"))
+        return pa.table(columns | {"first_sample": nothing, "last_sample": nothing})
+    return pa.table(columns).join(times, [*KEY, "timestamp"], join_type="left outer", use_threads=False)
 
 
 def _hourly(windows: pa.Table, field: str, aggregate: Aggregate) -> pa.ChunkedArray:

@@ -59,7 +59,16 @@ class Platform:
     def samples(self, organization: uuid.UUID, device: int, hours: Iterable[datetime]) -> None:
         """One row of device_metrics_hourly in each of these hours."""
         names = ("cpu_avg", "cpu_max", "memory_avg", "memory_max", "disk_usage", "network_in", "network_out", "uptime")
-        names += ("cpu_count", "memory_count", "memory_total", "disk_total", "disk_free", "several_senders")
+        names += (
+            "cpu_count",
+            "memory_count",
+            "memory_total",
+            "disk_total",
+            "disk_free",
+            "several_senders",
+            "first_sample",
+        )
+        names += ("last_sample",)
         row = {"organization_id": organization, "device_id": uuid.uuid5(organization, str(device))}
         row |= {**dict.fromkeys(names), "sample_count": 120, "sample_share": 1.0, "source_tier": "metrics"}
         self._insert("device_metrics_hourly", [{**row, "timestamp": hour} for hour in hours])

@@ -1,5 +1,6 @@
 """Billable quantities on real stores: the right hours, the right contract, again and again the same."""
 
+import itertools
 import uuid
 from datetime import date, timedelta
 from decimal import Decimal
@@ -153,10 +154,12 @@ def test_killed_half_way_and_run_again(platform: Platform) -> None:
     run(platform.stores, assets.billing_events, key=day.isoformat())
     with platform.stores.postgres.transaction() as connection:
         connection.execute("DELETE FROM contracts WHERE id = %s", (contract,))
-    for after in (False, True):  # before anything is written; before what was replaced is deleted
-        with killed(ClickHouse, "insert", after=after), pytest.raises(Killed):
+    # device_days, usage_days and billing_quantities are written in this order: before each, and before what it replaced is
+    # deleted.
+    for call, after in itertools.product((1, 2, 3), (False, True)):
+        with killed(ClickHouse, "insert", call, after), pytest.raises(Killed):
             run(platform.stores, assets.billing_events, key=day.isoformat())
-        assert len(content(platform.stores, "billing_quantities")) == (8 if after else 12)
+        assert len(content(platform.stores, "billing_quantities")) == (8 if call == 3 and after else 12)
     run(platform.stores, assets.billing_events, key=day.isoformat())
     rows = content(platform.stores, "billing_quantities")
     assert len(rows) == 8

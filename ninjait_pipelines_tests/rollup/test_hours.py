@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ninjait_pipelines.metrics.model import AGGREGATES, FIELDS, WINDOWS, Tier
-from ninjait_pipelines.metrics.windows import aggregate_windows, late_windows
+from ninjait_pipelines.metrics.windows import aggregate_windows, late_windows, merge_windows
 from ninjait_pipelines.rollup.hours import (
     HourExpired,
     LateRange,
@@ -18,6 +18,7 @@ from ninjait_pipelines.rollup.hours import (
     fewer,
     hourly_rows,
     hours_at_once,
+    sample_times,
     source_tier,
     still_whole,
 )
@@ -149,6 +150,8 @@ def _row(of: dict[str, Any]) -> dict[str, Any]:
         "sample_count": int(of["samples"]),
         "sample_share": min(of["covered"] / 60, 1.0),
         "several_senders": of["several_senders"] > 0,
+        "first_sample": None,
+        "last_sample": None,
         "source_tier": "metrics",
     }
 
@@ -162,6 +165,18 @@ def test_windows_of_earlier_versions_count_half_a_minute_a_sample() -> None:
             column = pa.array([count])
             spread = spread.set_column(spread.schema.get_field_index(f"{name}_count"), f"{name}_count", column)
         assert aggregate_windows(spread, HOUR)["covered"].to_pylist() == [covered]
+
+
+def test_the_first_and_the_last_sample_of_an_hour_are_known_to_five_minutes() -> None:
+    """Midnight cuts an hour in a zone of half hours: which side a device reported on decides which day is billed."""
+    late = late_windows(points(NOW + timedelta(minutes=44, seconds=59), 1, timedelta(seconds=1)))
+    regular = aggregate_windows(late_windows(points(NOW + timedelta(minutes=13), 3)), timedelta(minutes=5))
+    windows = pa.concat_tables([late, regular])
+    times = sample_times(windows)
+    [row] = hourly_rows(merge_windows(aggregate_windows(windows, HOUR)), Tier.FIVE_MINUTES, times).to_pylist()
+    assert row["first_sample"] == NOW + timedelta(minutes=10)
+    assert row["last_sample"] == NOW + timedelta(minutes=40)
+    assert (row["timestamp"], row["sample_count"]) == (NOW, 4)
 
 
 def test_a_disk_of_which_only_the_free_space_is_sent_has_its_use() -> None:

@@ -22,6 +22,7 @@ from ninjait_pipelines.billing.rating.usage import (
     calls_by_day,
     device_days,
     eligible,
+    hours_known,
     reported_days,
     volumes_by_day,
 )
@@ -73,6 +74,7 @@ class Measured:
         mine = agreement.organization_id
         self.terms = [term for term in self.all_terms if (term.device.organization_id or mine) == mine]
         self.reported = reported_days(usage, self.zone)
+        self.hours_known = hours_known(usage)
 
     def devices(self, item: Item) -> list[DeviceDays]:
         """The terms that the item counts."""
@@ -107,9 +109,15 @@ class Measured:
         )
 
     def volumes(self, item: Item, days: Sequence[date]) -> dict[date, Level]:
-        measured = self.usage.storage if item.kind == "storage" else self.usage.backup
+        of_storage = item.kind == "storage"
+        measured = self.usage.storage if of_storage else self.usage.backup
         carried = timedelta(days=item.carried_forward_days)
-        return volumes_by_day(measured, days, self.agreement.time_zone, carried)
+        known = {
+            one.day: one.level
+            for one in (self.usage.storage_days if of_storage else self.usage.backup_days)
+            if one.carried_forward_days == item.carried_forward_days
+        }
+        return volumes_by_day(measured, days, self.agreement.time_zone, carried) | known
 
     def calls(self, item: Item) -> dict[date, int]:
         return calls_by_day(self.usage, item, self.zone)
@@ -171,10 +179,11 @@ def _levels(measured: Measured, item: Item, days: Sequence[date], product_days: 
         return dict.fromkeys(days, Level(Fraction(item.quantity)))
     if item.kind == "api_calls":
         calls = measured.calls(item)
-        return {day: Level(Fraction(calls.get(day, 0))) for day in days}
+        return {day: Level(Fraction(calls.get(day, 0)), measured.hours_known.get(day, Fraction(1))) for day in days}
     if item.kind == "device":
         of = measured.device_levels(item, product_days)
-        found = {day: Level(Fraction(of[day])) for day in product_days}
+        known = measured.hours_known if item.measured_by == "reporting" else {}
+        found = {day: Level(Fraction(of[day]), known.get(day, Fraction(1))) for day in product_days}
     else:
         found = measured.volumes(item, product_days)
     if item.measured_by == "last_day":

@@ -10,7 +10,7 @@ from decimal import Decimal
 from fractions import Fraction
 from functools import lru_cache
 from itertools import pairwise
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple, Protocol, TypeVar
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -19,16 +19,21 @@ from ninjait_pipelines.billing.local_time import day_window
 from ninjait_pipelines.billing.rating.agreement import (
     DATE,
     MAX_NUMBER,
+    MAX_PLACES,
     DeviceFilter,
     Given,
     Item,
     Refused,
+    Status,
     Text,
     check_number,
     decoded,
 )
 
 MICROSECOND = timedelta(microseconds=1)
+# The longest local day has 25 hours today; a zone may move by a day.
+MAX_HOURS = 50
+MAX_DAY = MAX_HOURS * 3_600_000
 # A local day, or an instant with its offset.
 Moment = Annotated[str, msgspec.Meta(pattern=r"^\d{4}-\d{2}-\d{2}([T ].+)?$")]
 
@@ -65,10 +70,12 @@ class Call(Given, frozen=True, kw_only=True):
 
 
 class CallCount(Given, frozen=True, kw_only=True):
-    """Billed calls of a local day, counted elsewhere."""
+    """Billed calls of a local day, counted elsewhere: by the rule of items that do not bill these statuses, or, without
+    it, for all items."""
 
     day: date
     count: int
+    not_billed_statuses: tuple[Status, ...] | None = None
 
 
 class Measurement(Given, frozen=True, kw_only=True):
@@ -77,6 +84,30 @@ class Measurement(Given, frozen=True, kw_only=True):
     timestamp: datetime
     gb: Decimal
     source: str = ""
+
+
+class VolumeDay(Given, frozen=True, kw_only=True):
+    """GB of a local day, weighted by time elsewhere: exact, for items that carry a silent reporter forward for so many
+    days. It stands for all measurements of the day."""
+
+    day: date
+    gb_milliseconds: Decimal
+    known_milliseconds: int
+    day_milliseconds: int
+    carried_forward_days: int = 7
+
+    @property
+    def level(self) -> "Level":
+        length = self.day_milliseconds or 1
+        return Level(Fraction(self.gb_milliseconds) / length, Fraction(self.known_milliseconds, length))
+
+
+class HoursKnown(Given, frozen=True, kw_only=True):
+    """For how many of a local day's hours the reports and calls are in; for a day that is not named, for all."""
+
+    day: date
+    hours: int
+    of: int
 
 
 class Usage(Given, frozen=True, kw_only=True):
@@ -88,6 +119,17 @@ class Usage(Given, frozen=True, kw_only=True):
     api_call_counts: tuple[CallCount, ...] = ()
     storage: tuple[Measurement, ...] = ()
     backup: tuple[Measurement, ...] = ()
+    storage_days: tuple[VolumeDay, ...] = ()
+    backup_days: tuple[VolumeDay, ...] = ()
+    hours_known: tuple[HoursKnown, ...] = ()
+
+
+class _OfDay(Protocol):
+    @property
+    def day(self) -> date: ...
+
+
+T = TypeVar("T", bound=_OfDay)
 
 
 class DeviceDays(NamedTuple):
@@ -118,13 +160,47 @@ def usage(files: Iterable[bytes]) -> Usage:
     for name in ("storage", "backup"):
         for one in together[name]:
             check_number(f"{name}.gb", one.gb)
-    counts: dict[date, int] = {}
     for one in together["api_call_counts"]:
         if not 0 <= one.count < MAX_NUMBER:
             raise Refused(f"api_call_counts: {one.count} on {one.day}; it must be from 0 to below 10^15")
-        if counts.setdefault(one.day, one.count) != one.count:
-            raise Refused(f"api_call_counts: {one.day} has {counts[one.day]} and {one.count}; give each day once")
+    for name in ("storage_days", "backup_days"):
+        for one in together[name]:
+            _check_volume_day(name, one)
+    for one in together["hours_known"]:
+        if not 0 <= one.hours <= one.of <= MAX_HOURS:
+            raise Refused(
+                f"hours_known: {one.hours} of {one.of} on {one.day}; of at most {MAX_HOURS} hours, and no more"
+            )
+    for name in ("api_call_counts", "storage_days", "backup_days", "hours_known"):
+        together[name] = _each_day_once(name, together[name])
     return Usage(**together)
+
+
+def _check_volume_day(name: str, one: VolumeDay) -> None:
+    gb = one.gb_milliseconds
+    if not gb.is_finite() or not 0 <= gb < MAX_NUMBER * MAX_DAY or int(gb.as_tuple().exponent) < -MAX_PLACES:
+        raise Refused(f"{name}.gb_milliseconds: {gb} on {one.day}; it must be GB times the milliseconds of a day")
+    if not 0 <= one.known_milliseconds <= one.day_milliseconds <= MAX_DAY:
+        raise Refused(
+            f"{name}: {one.known_milliseconds} of {one.day_milliseconds} milliseconds known on {one.day}; "
+            f"it must be at most the day's, and the day at most {MAX_DAY}"
+        )
+
+
+def _each_day_once(name: str, given: Iterable[T]) -> tuple[T, ...]:
+    """Without what is given twice. Raises Refused where a day has two values under one rule."""
+    found: dict[tuple[Any, ...], T] = {}
+    for one in given:
+        rule = getattr(one, "not_billed_statuses", None)
+        key = (one.day, getattr(one, "carried_forward_days", None), frozenset(rule) if rule is not None else None)
+        if (other := found.setdefault(key, one)) != one:
+            raise Refused(f"{name}: {one.day} has {_values(other)} and {_values(one)}; give each day once")
+    return tuple(found.values())
+
+
+def _values(one: Any) -> str:
+    """What there is beside the day, for people."""
+    return ", ".join(str(getattr(one, name)) for name in one.__struct_fields__[1:] if getattr(one, name) is not None)
 
 
 def device_days(found: Usage, zone: ZoneInfo) -> list[DeviceDays]:
@@ -181,11 +257,18 @@ def calls_by_day(found: Usage, item: Item, zone: ZoneInfo) -> dict[date, int]:
         if status in item.not_billed_statuses or f"{status[:1]}xx" in item.not_billed_statuses:
             continue
         first[call.id] = min(first.get(call.id, call.timestamp), call.timestamp)
-    days = {one.day: one.count for one in found.api_call_counts}
+    days: dict[date, int] = defaultdict(int)
+    for one in found.api_call_counts:
+        if one.not_billed_statuses is None or set(one.not_billed_statuses) == set(item.not_billed_statuses):
+            days[one.day] += one.count
     for at in first.values():
-        day = _day_of(at, zone)
-        days[day] = days.get(day, 0) + 1
+        days[_day_of(at, zone)] += 1
     return days
+
+
+def hours_known(found: Usage) -> dict[date, Fraction]:
+    """The share of each day for which reports and calls are in, of days for which it is given."""
+    return {one.day: Fraction(one.hours, one.of or 1) for one in found.hours_known}
 
 
 def volumes_by_day(

@@ -109,3 +109,59 @@ def test_a_day_that_the_zone_skips_has_the_volume_of_its_midnight() -> None:
     )
     found = bill(terms, "2011-12", storage=[{"timestamp": "2011-11-30T00:00:00Z", "gb": "100"}])
     assert (str(found.total), str(found.lines[0].completeness)) == ("31.00", "1")
+
+
+def test_volumes_that_were_measured_elsewhere_stand_for_the_measurements_of_their_day() -> None:
+    """Exact, of the item's own rule; of other days the measurements count."""
+    terms = agreed(item("storage", "31", carried_forward_days=2))
+    day = {"gb_milliseconds": "86400000", "known_milliseconds": 43_200_000, "day_milliseconds": 86_400_000}
+    known = [
+        {"day": "2026-03-01", "carried_forward_days": 2, **day},
+        {"day": "2026-03-02", "carried_forward_days": 3, **day},
+    ]
+    [line] = bill(terms, "2026-03", storage_days=known).lines
+    assert (line.quantity, line.amount) == (Decimal("0.032258"), Decimal("1.00"))
+    assert line.completeness == Decimal("0.016129")  # half of a day of 31
+    first = {"timestamp": "2026-03-01T00:00:00Z", "gb": "10"}
+    [line] = bill(terms, "2026-03", storage_days=known, storage=[first]).lines
+    assert line.amount == Decimal("11.00")
+
+
+def test_calls_that_were_counted_by_a_rule_are_of_the_items_with_it() -> None:
+    counts = [
+        {"day": "2026-03-01", "count": 2, "not_billed_statuses": ["5xx", "403", "401"]},
+        {"day": "2026-03-01", "count": 30, "not_billed_statuses": []},
+        {"day": "2026-03-01", "count": 400},
+    ]
+    every = {**item("api_calls", "1", not_billed_statuses=[]), "product": "every"}
+    lines = bill(agreed(item("api_calls", "1"), every), "2026-03", api_call_counts=counts * 2).lines
+    assert {line.product: line.amount for line in lines} == {"api_calls": 402, "every": 430}
+
+
+def test_hours_that_are_not_in_yet_make_reports_and_calls_incomplete() -> None:
+    """Not what is registered, nor volumes, which know it themselves."""
+    reporting = {**item("device", "31", basis="reporting"), "product": "reporting"}
+    terms = agreed(item("device", "31"), reporting, item("api_calls", "1"))
+    given = {"devices": [{"device_id": "d"}], "hours_known": [{"day": "2026-03-01", "hours": 6, "of": 24}]}
+    lines = {line.product: line.completeness for line in bill(terms, "2026-03", **given).lines}
+    rest = Decimal("0.975806")  # 30.25 of 31
+    assert lines == {"device": 1, "reporting": rest, "api_calls": rest}
+
+
+DAY_OF_VOLUME = {"day": "2026-03-01", "gb_milliseconds": "1", "known_milliseconds": 1, "day_milliseconds": 86_400_000}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"storage_days": [{**DAY_OF_VOLUME, "gb_milliseconds": "-1"}]}, "storage_days.gb_milliseconds: -1"),
+        ({"backup_days": [{**DAY_OF_VOLUME, "known_milliseconds": 86_400_001}]}, "86400001 of 86400000 milliseconds"),
+        ({"storage_days": [{**DAY_OF_VOLUME, "day_milliseconds": 10**10}]}, "10000000000 milliseconds"),
+        ({"storage_days": [DAY_OF_VOLUME, {**DAY_OF_VOLUME, "gb_milliseconds": "2"}]}, "2026-03-01 has 1, .* and 2, "),
+        ({"hours_known": [{"day": "2026-03-01", "hours": 25, "of": 24}]}, "25 of 24 on 2026-03-01"),
+        ({"hours_known": [{"day": "2026-03-01", "hours": n, "of": 24} for n in (1, 2)]}, "1, 24 and 2, 24"),
+    ],
+)
+def test_refused_days_that_were_measured_elsewhere(given: dict[str, object], message: str) -> None:
+    with pytest.raises(Refused, match=message):
+        bill(agreed(item("storage", "1")), "2026-03", **given)

@@ -1,1 +1,0 @@
-"""The paper of a document: what its reader sees, as HTML and as PDF."""
