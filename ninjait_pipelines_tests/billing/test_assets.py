@@ -154,8 +154,8 @@ def test_killed_half_way_and_run_again(platform: Platform) -> None:
     run(platform.stores, assets.billing_events, key=day.isoformat())
     with platform.stores.postgres.transaction() as connection:
         connection.execute("DELETE FROM contracts WHERE id = %s", (contract,))
-    # device_days, usage_days and billing_quantities are written in this order: before each, and before what it replaced is
-    # deleted.
+    # device_days, usage_days and billing_quantities are written in this order: before each, and before what it replaced
+    # is deleted.
     for call, after in itertools.product((1, 2, 3), (False, True)):
         with killed(ClickHouse, "insert", call, after), pytest.raises(Killed):
             run(platform.stores, assets.billing_events, key=day.isoformat())
