@@ -26,6 +26,7 @@ def test_the_wheel_has_all_sql_and_no_tests(wheel: Path) -> None:
     sql = {f"ninjait_pipelines/{path.relative_to(ROOT)}" for path in (ROOT / "sql").rglob("*.*")}
     assert any(name.endswith("schema.json") for name in sql)
     assert sql <= names
+    assert {f"ninjait_pipelines/billing/paper/paper.{kind}" for kind in ("html", "typ")} <= names
     assert not [name for name in names if "tests" in name]
 
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import sys
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from ninjait_pipelines.cli.output import fail, opened_stores, print_json, safe
 
+if TYPE_CHECKING:
+    from ninjait_pipelines.billing.rating.document import Document
+
+Format = Annotated[Literal["json", "html", "pdf"], typer.Option("--format", help="What is written.")]
 Month = Annotated[str, typer.Option(help="The month, in the agreement's time zone.", metavar="YYYY-MM")]
 
 
@@ -28,10 +32,15 @@ def rate(
     usage: Annotated[list[Path] | None, typer.Option(help="Usage (docs/schemas/usage.json); may be repeated.")] = None,
     issued: Annotated[list[Path] | None, typer.Option(help="A document issued before; may be repeated.")] = None,
     reconcile: Annotated[bool, typer.Option("--reconcile", help="Print what does not fit together instead.")] = False,
+    format_: Format = "json",
+    locale: Annotated[str, typer.Option(help="Language and formats of HTML and PDF: en, de, ja, de-CH ...")] = "en",
+    output: Annotated[Path | None, typer.Option(help="A file to write instead of standard output.")] = None,
 ) -> None:
-    """Price an agreement against usage, and print the month's document as JSON: one line, always the same bytes.
+    """Price an agreement against usage, and print the month's document: JSON in one line, or as its reader sees it, in
+    HTML or PDF. The same input always gives the same bytes.
 
-    Example: ninjait billing rate --agreement agreement.json --usage usage.json --period 2026-02
+    Example: ninjait billing rate --agreement agreement.json --usage usage.json --period 2026-02 --format pdf --output
+    february.pdf
     """
     from ninjait_pipelines.billing.rating import agreement as agreements
     from ninjait_pipelines.billing.rating import document, reconciliation
@@ -42,12 +51,38 @@ def rate(
     if month < agreed.term.from_.replace(day=1):
         fail(f"--period {period!r} is before the agreement's term, which begins on {agreed.term.from_}")
     used = usages.usage(map(_read, usage or ()))
+    if reconcile and (format_ != "json" or output):
+        fail("--reconcile prints JSON to standard output; leave out --format and --output")
     if reconcile:
         print_json(reconciliation.reconciliation(agreed, used, month))
         return
     before = [document.Issued(document.document(_read(file))) for file in issued or ()]
-    text = document.canonical(document.draft(agreed, used, month, before)).decode()
-    typer.echo(safe(text) if sys.stdout.isatty() else text)
+    _write(_formatted(document.draft(agreed, used, month, before), format_, locale), output)
+
+
+def _formatted(found: Document, format_: str, locale: str) -> bytes:
+    if format_ == "json":
+        from ninjait_pipelines.billing.rating.document import canonical
+
+        return canonical(found) + b"\n"
+    from ninjait_pipelines.billing.paper import render
+
+    return render.pdf(found, locale) if format_ == "pdf" else render.html(found, locale).encode()
+
+
+def _write(data: bytes, output: Path | None) -> None:
+    """To a file, unchanged to a pipe, or to a terminal without what could move its cursor."""
+    if output:
+        try:
+            output.write_bytes(data)
+        except OSError as error:
+            fail(f"{output} cannot be written: {error.strerror}")
+    elif not sys.stdout.isatty():
+        sys.stdout.buffer.write(data)
+    elif data.startswith(b"%PDF"):
+        fail("a terminal cannot show a PDF; give --output FILE")
+    else:
+        typer.echo(safe(data.decode(), "\n"), nl=False)
 
 
 def enter(

@@ -12,7 +12,7 @@ import rfc8785
 from ninjait_pipelines.billing.agreements import agreements_in_force
 from ninjait_pipelines.paths import ROOT
 from ninjait_pipelines.resources import Stores
-from ninjait_pipelines_tests.cli.forked import in_a_pipe
+from ninjait_pipelines_tests.cli.forked import in_a_pipe, on_a_terminal
 from ninjait_pipelines_tests.generated import SCHEMAS, schema, schema_file
 
 EXAMPLES = re.findall(r"```json (\w+)\n(.*?)```", (ROOT / "docs" / "billing.md").read_text(), re.S)
@@ -27,9 +27,13 @@ def files(tmp_path: Path) -> dict[str, Path]:
     return found
 
 
-def rate(files: dict[str, Path], *more: str, month: str = "2026-06") -> Any:
-    given = ("--agreement", str(files["agreement"]), "--usage", str(files["usage"]), "--period", month)
-    return in_a_pipe("billing", "rate", *given, *more, env={})
+def given(files: dict[str, Path], month: str = "2026-06") -> tuple[str, ...]:
+    inputs = ("--agreement", str(files["agreement"]), "--usage", str(files["usage"]))
+    return ("billing", "rate", *inputs, "--period", month)
+
+
+def rate(files: dict[str, Path], *more: str, month: str = "2026-06", **env: str) -> Any:
+    return in_a_pipe(*given(files, month), *more, env=env)
 
 
 def test_the_example_of_the_page_costs_what_the_page_says(files: dict[str, Path]) -> None:
@@ -62,6 +66,45 @@ def test_what_does_not_fit_together_is_listed(files: dict[str, Path]) -> None:
         "days": 27,
         "amount": "28.00",
     } in found
+
+
+@pytest.mark.parametrize("format_", ["json", "html", "pdf"])
+def test_the_document_is_written_to_a_file_the_same_on_each_machine(
+    files: dict[str, Path], tmp_path: Path, format_: str
+) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    assert rate(files, "--format", format_, "--output", str(here), TZ="UTC").returncode == 0
+    elsewhere = {"TZ": "Asia/Tokyo", "LANG": "de_DE.UTF-8", "LC_ALL": "de_DE.UTF-8"}
+    assert rate(files, "--format", format_, "--output", str(there), **elsewhere).returncode == 0
+    assert here.read_bytes() == there.read_bytes()
+    assert here.read_bytes().startswith(
+        {"json": b'{"agreement_id"', "html": b"<!DOCTYPE html>", "pdf": b"%PDF-"}[format_]
+    )
+
+
+def test_the_document_is_printed_in_the_reader_s_language(files: dict[str, Path]) -> None:
+    page = rate(files, "--format", "html", "--locale", "de").stdout
+    assert "ENTWURF" in page
+    assert "176,32\xa0€" in page
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--format", "html", "--locale", "xx"), "locale: 'xx' is not known"),
+        (("--format", "pdf", "--output", "/no/such/folder/x.pdf"), "/no/such/folder/x.pdf cannot be written"),
+        (("--reconcile", "--format", "pdf"), "--reconcile prints JSON"),
+    ],
+)
+def test_what_cannot_be_written_is_one_line(files: dict[str, Path], options: tuple[str, ...], message: str) -> None:
+    done = rate(files, *options)
+    assert (done.returncode, done.stdout, len(done.stderr.strip().splitlines())) == (1, "", 1)
+    assert message in done.stderr
+
+
+def test_a_terminal_gets_no_pdf(files: dict[str, Path]) -> None:
+    shown = on_a_terminal(*given(files), "--format", "pdf", env={})
+    assert shown == "ninjait: a terminal cannot show a PDF; give --output FILE\n"
 
 
 @pytest.mark.parametrize(
