@@ -7,7 +7,7 @@ import copy
 import unicodedata
 from collections.abc import Iterator
 from datetime import date, timedelta
-from decimal import ROUND_FLOOR, Decimal
+from decimal import ROUND_FLOOR, Decimal, localcontext
 from fractions import Fraction
 from itertools import groupby
 from typing import Any, Literal, NamedTuple
@@ -19,9 +19,10 @@ from babel.dates import format_date, format_interval
 from babel.numbers import NumberPattern, format_decimal, format_percent
 
 from ninjait_pipelines.billing.paper.words import WORDS
-from ninjait_pipelines.billing.rating.agreement import MAX_PLACES, Party, Refused
+from ninjait_pipelines.billing.rating.agreement import MAX_NUMBER, MAX_PLACES, Party, Refused
 from ninjait_pipelines.billing.rating.document import Document, Line, Tax, rounded, sum_of
 
+MAX_DIGITS = MAX_NUMBER.adjusted() + MAX_PLACES
 _COLUMNS = ("line", "description", "days", "quantity", "unit_price", "tax_rate", "amount")
 _TAX_COLUMNS = ("tax_category", "tax_rate", "taxable", "tax")
 # They turn the order of what follows, so a name could turn the figures beside it.
@@ -70,7 +71,8 @@ class Content(msgspec.Struct, frozen=True, kw_only=True):
 
 def content(document: Document, locale: str = "en") -> Content:
     """The text of a document. locale: such as `de` or `de-CH`; raises Refused for one that is not known."""
-    found = _Writer(document, _locale(locale)).content()
+    with localcontext(prec=2 * MAX_DIGITS):  # of the usual 28 digits a price may have more, and Babel would raise
+        found = _Writer(document, _locale(locale)).content()
     return msgspec.convert(_clean(msgspec.to_builtins(found)), Content)
 
 
@@ -259,7 +261,7 @@ class _Writer:
         return line.kind == "charge" or rounded(exact, self.formats.places) == line.amount
 
     def _unit(self, unit: str, quantity: Decimal) -> str:
-        one = self.formats.locale.plural_form(abs(quantity)) == "one"
+        one = Locale(self.language).plural_form(abs(quantity)) == "one"
         return self.words.get(f"unit.{unit}.one" if one else "", self.words.get(f"unit.{unit}", unit))
 
     def _tax(self, tax: Tax) -> tuple[str, ...]:

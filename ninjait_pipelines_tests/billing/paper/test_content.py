@@ -189,10 +189,18 @@ def test_numbers_and_dates_are_the_reader_s(locale: str, price: str, day: str, d
     assert formats.days(date(2026, 12, 15), date(2027, 1, 15)) == days
 
 
+def test_figures_of_any_size_keep_every_digit() -> None:
+    """33 digits: with Python's usual 28 Babel raised InvalidOperation, and there was no paper."""
+    price = "123456789012345.123456789012345678"
+    (row,) = content(bill(agreed(product("f", "flat", "Fee", price)), "2026-06")).rows
+    assert (row.factors[0][2], row.amount) == ("123,456,789,012,345.123456789012345678", "123,456,789,012,345.12")
+
+
 def test_a_language_without_words_has_the_english_ones() -> None:
     found = content(invoice(), "fr")
     assert (found.language, found.title) == ("en", "Invoice")
     assert dict(found.facts)["Date"] == "4 juillet 2026"
+    assert found.rows[4].factors == (("1,5", "device-months", "30,00"),), "an English plural; in French 1.5 is singular"
 
 
 @pytest.mark.parametrize("locale", ["", "xx", "english", "../de", "d\x00"])
