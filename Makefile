@@ -6,7 +6,7 @@ READY := .venv/.ready
 RUN := .venv/bin/python -m
 # Where a shell sets it, every worker of pytest rewrites each test's assertions again: twice the time to collect.
 unexport PYTHONDONTWRITEBYTECODE
-# Three on two cores: many tests wait for an engine or a time-out. A file's tests share databases; the files that conftest.py
+# Several on each core: many tests wait for an engine or a time-out. A file's tests share databases; the files that conftest.py
 # names come first.
 BY_FILE := --dist loadfile --no-loadscope-reorder
 IN_PARALLEL := -n 3 $(BY_FILE)
@@ -29,7 +29,7 @@ servers: ## real RabbitMQ, InfluxDB and S3 into .servers, and older ClickHouses;
 	@"$(or $(PYTHON),python3)" servers/engines.py
 
 test: $(READY) ## all tests that need no servers, on real engines from wheels
-	@$(RUN) pytest $(IN_PARALLEL)
+	@$(RUN) pytest -n 4 $(BY_FILE)
 
 test-fast: $(READY) ## the pure tests, which start no engine: half a minute
 	@$(RUN) pytest -n 2 $(BY_FILE) --hypothesis-profile fast -m "not engines and not servers and not faults"
