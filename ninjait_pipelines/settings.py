@@ -209,6 +209,9 @@ class Thresholds(BaseModel):
     compared_days: Annotated[int, Between(14, 366)] = Field(
         35, description="days back for which days and weeks are compared with their source every morning"
     )
+    invoice_grace_days: Annotated[int, Between(0, 60)] = Field(
+        3, description="days after the end of a month before its documents are issued: what is late comes in"
+    )
     outage_lookback_hours: Annotated[int, Between(1, 168)] = Field(
         6,
         description="hours before a dead letter was quarantined in which a drain that failed because of a store "

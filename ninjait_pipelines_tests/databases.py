@@ -27,7 +27,6 @@ OF_MIGRATIONS = (
 )
 # What tests add to the plan `standard` and its products; published prices cannot be deleted otherwise.
 _ADDED = """
-    SET LOCAL session_replication_role = replica;
     DELETE FROM billing.plan_items WHERE plan_id NOT IN (SELECT id FROM billing.plans WHERE name = 'standard');
     DELETE FROM billing.plans WHERE name != 'standard';
     DELETE FROM billing.price_versions WHERE price_id NOT IN (SELECT id FROM billing.prices WHERE name = 'standard');
@@ -112,10 +111,13 @@ def empty_postgres(connection: psycopg.Connection[Any]) -> None:
         "AND relnamespace::regnamespace::text != %s",
         [list(OF_MIGRATIONS), "information_schema"],
     ).fetchall()
+    # What refuses to be emptied, such as issued documents, does so by triggers.
+    connection.execute("SET session_replication_role = replica")
     if tables:
         names = ", ".join(str(next(iter(row.values() if isinstance(row, dict) else row))) for row in tables)
         connection.execute(f"TRUNCATE {names} RESTART IDENTITY CASCADE".encode())
     connection.execute(_ADDED)
+    connection.execute("RESET session_replication_role")
 
 
 def empty_clickhouse(clickhouse: ClickHouse) -> None:

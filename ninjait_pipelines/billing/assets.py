@@ -1,9 +1,8 @@
-"""The billing assets: billable quantities by local day, invoices by local month."""
+"""The asset of measured days: billable quantities by local day."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from decimal import Decimal
-from functools import partial
 from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
@@ -12,14 +11,12 @@ import dagster as dg
 
 from ninjait_pipelines import automation, partitions
 from ninjait_pipelines.billing.agreements import agreements_in_force
-from ninjait_pipelines.billing.invoice import KINDS, Contract, Invoice, costs_of_day, invoice, term_within
-from ninjait_pipelines.billing.local_time import DAY, day_window, hours_of, next_month
+from ninjait_pipelines.billing.invoice import KINDS, Contract, costs_of_day
+from ninjait_pipelines.billing.local_time import DAY, day_window, hours_of
 from ninjait_pipelines.billing.measure import store_days
-from ninjait_pipelines.billing.write import head_row, line_rows, save_invoices
 from ninjait_pipelines.left_out import LeftOut
-from ninjait_pipelines.marts import Rows, Window, computed, mart
+from ninjait_pipelines.marts import Rows, Window, mart
 from ninjait_pipelines.resources.clickhouse import ClickHouse, sql
-from ninjait_pipelines.resources.clickhouse_schema import column_schema, mart_rows
 from ninjait_pipelines.resources.postgres import Postgres, check_times
 
 # So many organizations a query: their ids and windows go along as parameters, and a server limits the size of those.
@@ -84,37 +81,7 @@ def billing_events(
     return events
 
 
-@computed(
-    group_name="billing",
-    kinds={"clickhouse", "postgres", "python"},
-    partitions_def=partitions.MONTHLY,
-    deps=[
-        dg.AssetDep(billing_events, partition_mapping=partitions.INCLUDES_CURRENT_PERIOD),
-        "contracts",
-        "organizations",
-    ],
-    metadata={"dagster/column_schema": column_schema("invoices")},
-    automation_condition=(
-        automation.fill_missing(CORRECTED, wait_for_missing=False) | FOLLOW_UPSTREAM | CONTRACTS_CHANGED
-    ),
-)
-def invoices(
-    window: Window,
-    as_of: datetime,
-    postgres: Postgres,
-    clickhouse: ClickHouse,
-    left_out: LeftOut,
-    metadata: dict[str, Any],
-) -> int:
-    """Invoices of the local month, as drafts: days_covered of days_in_period says how much of it is in yet.
-    PostgreSQL's billing.invoices is the system of record, ClickHouse has a copy. Grain: contract and month."""
-    drafts = invoices_of_month(postgres, clickhouse, window.day, left_out)
-    save_invoices(postgres, clickhouse, window.day, drafts, as_of)
-    metadata["lines"] = sum(len(draft.lines) for draft in drafts)
-    return len(drafts)
-
-
-all_assets = [billing_events, invoices]
+all_assets = [billing_events]
 
 
 def contracts_in_force(
@@ -186,45 +153,3 @@ def _measure(
         last64=last,
     )
     return {row["organization_id"]: row for row in rows}
-
-
-def invoices_of_month(
-    postgres: Postgres, clickhouse: ClickHouse, month: date, left_out: LeftOut | None = None
-) -> list[Invoice]:
-    """The drafts of every contract that is in force on a day of the local month; month: its first day."""
-    left_out = left_out or LeftOut()
-    in_force = contracts_in_force(postgres, month, next_month(month), left_out)
-    drafts: list[Invoice] = []
-    for batch in (in_force[i : i + BATCH] for i in range(0, len(in_force), BATCH)):
-        used = _usage(clickhouse, batch, month)
-        draw_up = partial(_draft, month, used)
-        drafts += left_out.each(batch, lambda contract: f"organization {contract.organization_id}", draw_up)
-    return drafts
-
-
-def _draft(month: date, used: Mapping[UUID, tuple[dict[str, Decimal], int]], contract: Contract) -> Invoice:
-    draft = invoice(contract, month, *used.get(contract.id, ({}, 0)))
-    # An amount that no column holds.
-    mart_rows("invoices", [head_row(draft)])
-    mart_rows("invoice_lines", line_rows(draft))
-    return draft
-
-
-def _usage(
-    clickhouse: ClickHouse, batch: Sequence[Contract], month: date
-) -> dict[UUID, tuple[dict[str, Decimal], int]]:
-    terms = [term_within(contract, month) for contract in batch]
-    rows = clickhouse.rows(
-        sql("billing/usage"),
-        contracts=[str(contract.id) for contract in batch],
-        organizations=[str(contract.organization_id) for contract in batch],
-        firsts=[first for first, _ in terms],
-        ends=[end for _, end in terms],
-        month=month,
-        next_month=next_month(month),
-    )
-    usage: dict[UUID, tuple[dict[str, Decimal], int]] = {}
-    for row in rows:
-        quantities, days = usage.get(row["contract_id"], ({}, row["days_covered"]))
-        usage[row["contract_id"]] = ({**quantities, row["kind"]: row["quantity"]}, min(days, row["days_covered"]))
-    return usage

@@ -1,13 +1,8 @@
-"""Checks of the billing assets, by day and by month: no organization left out, and the same cents everywhere."""
-
-from collections.abc import Mapping
-from datetime import date
-from decimal import Decimal
-from uuid import UUID
+"""Checks of measured days: no organization left out, and what is stored is what is measured."""
 
 import dagster as dg
 
-from ninjait_pipelines.billing.assets import billing_events, contracts_in_force, events_of_day, invoices
+from ninjait_pipelines.billing.assets import billing_events, contracts_in_force, events_of_day
 from ninjait_pipelines.billing.invoice import KINDS
 from ninjait_pipelines.billing.local_time import DAY
 from ninjait_pipelines.left_out import nothing_is_left_out
@@ -16,9 +11,6 @@ from ninjait_pipelines.resources.clickhouse import ClickHouse, sql
 from ninjait_pipelines.resources.postgres import Postgres
 
 billing_events_left_nothing_out = nothing_is_left_out(billing_events)
-invoices_left_nothing_out = nothing_is_left_out(invoices)
-# Invoice id -> (total, sum of its lines), in one store.
-Totals = Mapping[UUID, tuple[Decimal, Decimal]]
 
 
 @check(billing_events, blocking=True)
@@ -60,55 +52,9 @@ def every_organization_has_a_contract(window: Window, postgres: Postgres) -> dg.
     )
 
 
-@check(invoices, blocking=True)
-def lines_add_up(window: Window, postgres: Postgres, clickhouse: ClickHouse) -> dg.AssetCheckResult:
-    """The lines of every invoice add up to its total, to the cent, in each store."""
-    stores = {
-        "PostgreSQL": totals_in_postgres(postgres, window.day),
-        "ClickHouse": totals_in_clickhouse(clickhouse, window.day),
-    }
-    wrong = [
-        f"{name} {id_}: lines {lines}, total {total}"
-        for name, totals in stores.items()
-        for id_, (total, lines) in totals.items()
-        if total != lines
-    ]
-    counted = {f"invoices_{name.lower()}": len(totals) for name, totals in stores.items()}
-    return none_of(wrong, "invoices do not add up", metadata=counted)
-
-
-@check(invoices, blocking=True)
-def stores_agree(window: Window, postgres: Postgres, clickhouse: ClickHouse) -> dg.AssetCheckResult:
-    """PostgreSQL and ClickHouse have the same invoices, equal to the cent."""
-    # Invoice by invoice: total, and sum of the lines.
-    record, copy = totals_in_postgres(postgres, window.day), totals_in_clickhouse(clickhouse, window.day)
-    wrong = [
-        f"{id_}: {record.get(id_)}, {copy.get(id_)}"
-        for id_ in record.keys() | copy.keys()
-        if record.get(id_) != copy.get(id_)
-    ]
-    counted = {"invoices": len(record), "total_of_all": str(sum(total for total, _ in record.values()))}
-    return none_of(wrong, "invoices differ (total, lines)", ". Rerun the month.", metadata=counted)
-
-
 all_checks = [
     billing_events_left_nothing_out,
     every_contract_is_measured,
     past_days_are_measured,
     every_organization_has_a_contract,
-    invoices_left_nothing_out,
-    lines_add_up,
-    stores_agree,
 ]
-
-
-def totals_in_postgres(postgres: Postgres, month: date) -> Totals:
-    """The system of record's totals of a month; month: its first day."""
-    rows = postgres.rows(sql("billing/totals_postgres"), {"month": month})
-    return {row["id"]: (row["total"], row["lines"]) for row in rows}
-
-
-def totals_in_clickhouse(clickhouse: ClickHouse, month: date) -> Totals:
-    """The copy's totals of a month; month: its first day."""
-    rows = clickhouse.rows(sql("billing/totals_clickhouse"), month=month)
-    return {row["id"]: (row["total"], row["lines"]) for row in rows}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
-from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from ninjait_pipelines.cli import documents
+from ninjait_pipelines.cli.documents import month_of
 from ninjait_pipelines.cli.output import fail, opened_stores, print_json, safe
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ def register(app: typer.Typer) -> None:
     billing = typer.Typer(help="What agreements cost.", no_args_is_help=True, rich_markup_mode="markdown")
     billing.command()(rate)
     billing.command()(enter)
+    billing.command()(show)
+    documents.register(billing)
     app.add_typer(billing, name="billing")
 
 
@@ -46,7 +49,7 @@ def rate(
     from ninjait_pipelines.billing.rating import document, reconciliation
     from ninjait_pipelines.billing.rating import usage as usages
 
-    month = _month(period)
+    month = month_of(period)
     agreed = agreements.agreement(_read(agreement))
     if month < agreed.term.from_.replace(day=1):
         fail(f"--period {period!r} is before the agreement's term, which begins on {agreed.term.from_}")
@@ -104,14 +107,25 @@ def enter(
     typer.echo(str(id_))
 
 
-def _month(text: str) -> date:
-    try:
-        month = datetime.strptime(text, "%Y-%m").replace(tzinfo=UTC).date()
-    except ValueError:
-        fail(f"--period {text!r} is no month; write it as 2026-02")
-    if not 1970 <= month.year < 3000:
-        fail(f"--period {text!r} is not from 1970-01 to 2999-12")
-    return month
+def show(
+    number: Annotated[str, typer.Argument(help="The number of an issued document.")],
+    format_: Format = "json",
+    locale: Annotated[str, typer.Option(help="Language and formats of HTML and PDF: en, de, ja, de-CH ...")] = "en",
+    output: Annotated[Path | None, typer.Option(help="A file to write instead of standard output.")] = None,
+) -> None:
+    """Write an issued document: the very bytes that were issued, in one line, or as its reader sees it, in HTML or PDF.
+
+    Example: ninjait billing show 2026-000017 --format pdf --output 2026-000017.pdf
+    """
+    import msgspec
+
+    from ninjait_pipelines.billing.history import stored
+    from ninjait_pipelines.billing.rating.document import document
+
+    with opened_stores() as stores:
+        data, status = stored(stores.postgres, number)
+    found = msgspec.structs.replace(document(data), status=status)
+    _write(data + b"\n" if format_ == "json" else _formatted(found, format_, locale), output)
 
 
 def _read(file: Path) -> bytes:

@@ -9,6 +9,7 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
+from iso4217 import Currency
 
 from ninjait_pipelines.keys import WEEKLY_REPORT_TTL, as_of_text, weekly_report
 from ninjait_pipelines.metrics.model import HOUR
@@ -60,7 +61,7 @@ def report(own: Rows, week: date, as_of: datetime, complete: float) -> Report:
     expected = first.get("expected", {}).get("expected")
     latest = {row["kind"]: _value(row["latest"]) for row in own["billing"]}
     breaches = ("first_response_breaches", "resolution_breaches")
-    invoiced = ("period_starts_on", "currency", "total", "status", "days_covered", "days_in_period")
+    invoiced = ("period_starts_on", "currency", "total", "status", "kind", "number", "days_covered", "days_in_period")
     found = {
         "organization_id": str(organization["organization_id"]),
         "organization": organization["name"],
@@ -78,7 +79,7 @@ def report(own: Rows, week: date, as_of: datetime, complete: float) -> Report:
         "usage": {"storage_gb": latest.get("storage"), "backup_gb": latest.get("backup")},
         "billing": {
             "quantities": _plain(own["billing"], "kind", "quantity", "complete_days"),
-            "invoices": _plain(own["invoices"], *invoiced),
+            "invoices": _plain([_in_its_currency(row) for row in own["invoices"]], *invoiced),
         },
     }
     json.dumps(found, allow_nan=False)
@@ -87,6 +88,15 @@ def report(own: Rows, week: date, as_of: datetime, complete: float) -> Report:
 
 def _plain(rows: list[dict[str, Any]], *names: str) -> list[dict[str, Any]]:
     return [{name: _value(row[name]) for name in names} for row in rows]
+
+
+def _in_its_currency(row: dict[str, Any]) -> dict[str, Any]:
+    """A document whose total has the places of its currency: 1.10 EUR, 110 JPY."""
+    try:
+        places = Currency(row["currency"]).exponent or 0
+    except ValueError:
+        places = 2
+    return {**row, "total": row["total"].quantize(Decimal(1).scaleb(-places))}
 
 
 def _value(value: Any) -> Any:

@@ -7,18 +7,16 @@ import uuid
 from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from typing import Any
 
 import pyarrow as pa
 import pytest
 
-from ninjait_pipelines.billing import assets, checks
 from ninjait_pipelines.billing.assets import events_of
-from ninjait_pipelines.billing.invoice import Contract, term_within
-from ninjait_pipelines.billing.local_time import DAY, HOUR, day_window, next_month
+from ninjait_pipelines.billing.invoice import Contract
+from ninjait_pipelines.billing.local_time import DAY, HOUR, day_window
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines.resources.clickhouse_schema import mart_rows
-from ninjait_pipelines_tests.runs import add, content
+from ninjait_pipelines_tests.runs import add
 from ninjait_pipelines_tests.truncated_stores import module_stores, settings, shared_stores
 
 __all__ = ["module_stores", "settings", "shared_stores"]
@@ -136,52 +134,8 @@ def last_month() -> date:
     return (today().replace(day=1) - timedelta(days=1)).replace(day=1)
 
 
-# A month to invoice: Berlin changes its plan on the 17th, Kolkata does not.
-CHECKS = (checks.lines_add_up, checks.stores_agree)
 LONG_AGO = date(2025, 12, 1)
 MONTH = last_month()
-KEY = MONTH.isoformat()
-DAYS = (next_month(MONTH) - MONTH).days
-MIDDLE = MONTH.replace(day=17)
-WHOLE = (KEY, (next_month(MONTH) - DAY).isoformat())
-
-
-def everything(stores: Stores) -> dict[str, list[Any]]:
-    """All invoices and lines of both stores, without as_of."""
-    heads = stores.postgres.rows("SELECT * FROM billing.invoices ORDER BY id")
-    return {
-        "heads": [tuple(value for name, value in row.items() if name != "as_of") for row in heads],
-        "lines": [
-            tuple(row.values()) for row in stores.postgres.rows("SELECT * FROM billing.invoice_lines ORDER BY 1, 3")
-        ],
-        "invoices": content(stores, "invoices"),
-        "invoice_lines": content(stores, "invoice_lines"),
-    }
-
-
-BERLIN, KOLKATA = (uuid.uuid5(PLAN, name) for name in ("berlin", "kolkata"))
-BERLIN_1, BERLIN_2, KOLKATA_1 = (
-    uuid.uuid5(organization, day.isoformat())
-    for organization, day in ((BERLIN, LONG_AGO), (BERLIN, MIDDLE), (KOLKATA, LONG_AGO))
-)
-
-
-@pytest.fixture
-def contracts(platform: Platform) -> Platform:
-    """Berlin changes its plan on the 17th, Kolkata does not."""
-    for name, zone in (("berlin", "Europe/Berlin"), ("kolkata", "Asia/Kolkata")):
-        platform.contract(platform.organization(name, zone), LONG_AGO)
-    platform.contract(BERLIN, MIDDLE, version=2)
-    return platform
-
-
-@pytest.fixture
-def month(contracts: Platform) -> Platform:
-    """And both have a whole month of billing events."""
-    for contract in assets.contracts_in_force(contracts.stores.postgres, MONTH, next_month(MONTH)):
-        first, end = term_within(contract, MONTH)
-        contracts.events(contract, [first + i * DAY for i in range((end - first).days)])
-    return contracts
 
 
 def small(platform: Platform) -> None:

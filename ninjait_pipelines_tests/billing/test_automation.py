@@ -7,7 +7,7 @@ import dagster as dg
 import pytest
 
 from ninjait_pipelines import partitions
-from ninjait_pipelines.billing import assets, checks
+from ninjait_pipelines.billing import assets, checks, document_checks, documents
 from ninjait_pipelines.resources import stores_from
 from ninjait_pipelines.settings import validate
 from ninjait_pipelines_tests.nowhere import NOWHERE
@@ -18,11 +18,11 @@ UNPARTITIONED = ("api_calls", "usage_reports", *HOURLY_NAMES)
 DEFINITIONS = dg.Definitions(
     [
         assets.billing_events,
-        assets.invoices,
+        documents.invoices,
         dg.AssetSpec("device_metrics_hourly", partitions_def=partitions.HOURLY),
         *(dg.AssetSpec(name) for name in UNPARTITIONED),
     ],
-    asset_checks=[checks.every_contract_is_measured, checks.lines_add_up, checks.stores_agree],
+    asset_checks=[checks.every_contract_is_measured, document_checks.lines_add_up, document_checks.stores_agree],
     resources=stores_from(dg.EnvVar, validate(NOWHERE)).all(),
 )
 
@@ -44,7 +44,7 @@ class Daemon:
         tick = dg.evaluate_automation_conditions(DEFINITIONS, self.instance, evaluation_time=NOW, cursor=self.cursor)
         self.cursor = tick.cursor
         days = sorted(tick.get_requested_partitions(assets.billing_events.key))
-        months = sorted(tick.get_requested_partitions(assets.invoices.key))
+        months = sorted(tick.get_requested_partitions(documents.invoices.key))
         self.happens("billing_events", *days) if days else None
         self.happens("invoices", *months) if months else None
         return days, months

@@ -1,9 +1,12 @@
 """A row of each reference table, and the assets that copy them."""
 
+import json
 import uuid
 from datetime import UTC, date, datetime
 from decimal import Decimal
 
+from ninjait_pipelines.billing.agreements import enter
+from ninjait_pipelines.billing.rating.agreement import agreement
 from ninjait_pipelines.reference import assets
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines_tests.runs import add
@@ -38,3 +41,8 @@ def add_one_of_each(stores: Stores) -> None:
     add(stores, "price_plans", [plan])
     terms = {"price_plan_id": plan["id"], "price_plan_version": 2, "starts_on": date(2026, 1, 1), "ends_on": None}
     add(stores, "contracts", [{**mine, **terms}])
+    fee = {"product": "fee", "kind": "flat", "from": "2026-01-01"}
+    fee |= {"prices": [{"version": 1, "from": "2026-01-01", "published_at": "2026-01-01T00:00:00Z", "amount": "1"}]}
+    agreed = {"id": str(mine["id"]), "organization_id": str(one["id"]), "currency": "EUR", "time_zone": "Asia/Kolkata"}
+    with stores.postgres.transaction() as connection:
+        enter(connection, agreement(json.dumps({**agreed, "term": {"from": "2026-01-01"}, "items": [fee]}).encode()))

@@ -89,6 +89,9 @@ BEGIN
                 EXECUTE format('GRANT INSERT, UPDATE, DELETE ON billing.%I TO ninjait_pipelines', name);
             END IF;
         END LOOP;
+        IF to_regclass('billing.series') IS NOT NULL THEN
+            GRANT INSERT, UPDATE ON billing.series TO ninjait_pipelines;
+        END IF;
     END IF;
     -- Deletes nothing younger than a year, whatever it is asked for.
     IF to_regproc('audit.delete_expired') IS NOT NULL THEN

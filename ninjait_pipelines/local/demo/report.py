@@ -234,26 +234,28 @@ class Report:
         """The largest draft of the month, and all of the month's against PostgreSQL."""
         month = self.story.day.date().replace(day=1)
         invoices = self.stores.clickhouse.rows(
-            "SELECT id, name, total, currency, days_covered, days_in_period, price_plan_version FROM invoices AS i "
+            "SELECT id, name, net, tax_total, total, currency, number, days_covered, days_in_period FROM invoices AS i "
             "INNER JOIN organizations AS o ON o.id = i.organization_id "
             "WHERE period_starts_on >= {month:Date} ORDER BY total DESC",
             month=month,
         )
         largest = invoices[0]
         lines = self.stores.clickhouse.rows(
-            "SELECT description, quantity, unit, unit_price, amount FROM invoice_lines "
+            "SELECT description, quantity, unit, unit_price, price_model, amount FROM invoice_lines "
             "WHERE invoice_id = {id:UUID} ORDER BY line_number",
             id=largest["id"],
         )
         title = (
-            f"Draft invoice of {largest['name']}, {month:%B %Y}, plan version {largest['price_plan_version']}, "
+            f"{largest['number'] or 'Draft'}: invoice of {largest['name']}, {month:%B %Y}, "
             f"{largest['days_covered']} of {largest['days_in_period']} days complete"
         )
         table = _table(title, "line", "quantity", "unit", "unit price", f"amount {largest['currency']}", "")
         for line in lines:
-            amounts = (f"{line['quantity']:,.2f}", line["unit"], f"{line['unit_price']:,.4f}", f"{line['amount']:,.2f}")
+            price = "tiers" if line["price_model"] in ("graduated", "volume") else f"{line['unit_price']:,.4f}"
+            amounts = (f"{line['quantity']:,.2f}", line["unit"], price, f"{line['amount']:,.2f}")
             table.add_row(line["description"], *amounts, "")
-        mark = self.equal("sum of the invoice's lines", largest["total"], sum(line["amount"] for line in lines))
+        mark = self.equal("sum of the invoice's lines", largest["net"], sum(line["amount"] for line in lines))
+        table.add_row("tax", "", "", "", f"{largest['tax_total']:,.2f}", "")
         table.add_row("[bold]total[/]", "", "", "", f"[bold]{largest['total']:,.2f}[/]", mark)
         booked = self.stores.postgres.rows(
             "SELECT coalesce(sum(total), 0) AS total, count(*) AS n FROM billing.invoices "
