@@ -194,16 +194,22 @@ def about(programs: Sequence[str], packages: Sequence[str]) -> dict[str, str]:
 
 
 def write_page(
-    begin: str, about: Mapping[str, str], headers: Sequence[str], rows: Sequence[Sequence[str]], title: str, chart: Path
+    begin: str,
+    about: Mapping[str, str],
+    headers: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    title: str,
+    chart: Path,
+    page: Path = PAGE,
 ) -> None:
-    """The table and a reference to its chart into docs/performance.md, from the mark `begin` to the next end mark."""
+    """The table and a reference to its chart into the page, from the mark `begin` to the next end mark."""
     table = "\n".join(f"| {' | '.join(row)} |" for row in [headers, ("---",) * len(headers), *rows])
     run = "\n".join(f"- {name}: {text}" for name, text in about.items())
-    before, found, rest = PAGE.read_text().partition(begin)
+    before, found, rest = page.read_text().partition(begin)
     if not found:
-        raise SystemExit(f"docs/performance.md has no mark {begin}")
+        raise SystemExit(f"{page.parent.name}/{page.name} has no mark {begin}")
     after = rest.partition(END)[2]
-    PAGE.write_text(f"{before}{begin}\n\n{run}\n\n{table}\n\n![{title}]({chart.name})\n\n{END}{after}")
+    page.write_text(f"{before}{begin}\n\n{run}\n\n{table}\n\n![{title}]({chart.name})\n\n{END}{after}")
 
 
 def draw(lines: Sequence[Line], file: Path) -> None:

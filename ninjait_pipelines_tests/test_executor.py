@@ -9,7 +9,6 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from ninjait_pipelines.build import build_defs
 from ninjait_pipelines.executor import RETRY_TAG, one_process_executor
 from ninjait_pipelines_tests.nowhere import NOWHERE
 
@@ -98,6 +97,7 @@ def test_a_retry_succeeds_where_the_death_was_an_accident(instance: dg.DagsterIn
 
 def test_another_executor_is_a_setting() -> None:
     """Drains keep their own: one process."""
+    from ninjait_pipelines.build import build_defs  # here: each process of the steps above would load it
 
     def names(**settings: str) -> set[str]:
         jobs = build_defs({**NOWHERE, **settings}).get_repository_def().get_all_jobs()

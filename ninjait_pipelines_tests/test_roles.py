@@ -157,14 +157,14 @@ class Granted(engines.ClickHouse):
 
 @pytest.fixture
 def clickhouse_as(
-    settings: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clickhouse_version: str
+    settings: dict[str, str], tmp_path: Path, clickhouse_version: str
 ) -> Iterator[Callable[[str], Stores]]:
     """The stores, ClickHouse's user with the rights of a role; of its own data, which stays."""
     with alone(Granted, tmp_path / "clickhouse") as server, ExitStack() as opened:
 
         def by(role: str) -> Stores:
             server.stop()
-            monkeypatch.setattr(Granted, "role", role)
+            server.engine.role = role  # type: ignore[attr-defined]
             server.start()
             return opened.enter_context(open_stores(conftest.validate({**settings, **server.settings})))
 

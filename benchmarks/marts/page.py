@@ -11,7 +11,7 @@ from benchmarks.marts.figure import Figure
 from benchmarks.report import PAGE, about, write_page
 from ninjait_pipelines.local.stack import servers
 
-CHART = PAGE.with_name("growth.svg")
+CHART = "growth.svg"
 BEGIN = "<!-- figures after ingest: written by `python -m benchmarks.marts --write-docs` -->"
 PROGRAMS = ("influxd", "versitygw")
 PACKAGES = ("ninjait-pipelines", "dagster", "chdb", "clickhouse-connect", "pyarrow", "polars", "psycopg")
@@ -28,12 +28,13 @@ def table(figures: Iterable[Figure], rounds: int) -> Table:
     return shown
 
 
-def write_docs(figures: Sequence[Figure], rounds: int) -> None:
-    """The table between its marks in docs/performance.md, and the chart beside it."""
+def write_docs(figures: Sequence[Figure], rounds: int, page: Path = PAGE) -> None:
+    """The table between its marks in the page, and the chart beside it."""
     programs = [f"{name} {servers.version(servers.SERVERS, name)}" for name in PROGRAMS]
+    chart = page.with_name(CHART)
     run = about(programs, PACKAGES) | {"rounds": str(rounds)}
-    write_page(BEGIN, run, HEADERS, [_cells(one) for one in figures], "How cost grows with size", CHART)
-    draw(figures, CHART)
+    write_page(BEGIN, run, HEADERS, [_cells(one) for one in figures], "How cost grows with size", chart, page)
+    draw(figures, chart)
 
 
 def _cells(one: Figure) -> tuple[str, ...]:

@@ -16,12 +16,11 @@ FIGURES = [
 
 
 @pytest.fixture
-def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr(report, "PAGE", tmp_path / "performance.md")
-    monkeypatch.setattr(page, "CHART", tmp_path / "growth.svg")
-    report.PAGE.write_text(f"before\n{page.BEGIN}\nold figures\n{report.END}\nafter\n{report.END}\n")
-    page.write_docs(FIGURES, 5)
-    return report.PAGE.read_text()
+def written(tmp_path: Path) -> str:
+    file = tmp_path / "performance.md"
+    file.write_text(f"before\n{page.BEGIN}\nold figures\n{report.END}\nafter\n{report.END}\n")
+    page.write_docs(FIGURES, 5, file)
+    return file.read_text()
 
 
 def test_the_table_replaces_what_was_between_its_marks(written: str) -> None:
@@ -34,15 +33,15 @@ def test_the_table_replaces_what_was_between_its_marks(written: str) -> None:
 
 
 @pytest.mark.usefixtures("written")
-def test_only_what_has_several_sizes_is_a_bar_of_the_chart() -> None:
-    chart = page.CHART.read_text()
+def test_only_what_has_several_sizes_is_a_bar_of_the_chart(tmp_path: Path) -> None:
+    chart = (tmp_path / page.CHART).read_text()
     assert "archive: 12x at 10x" in chart
     assert "read: " not in chart
 
 
-def test_a_page_without_the_mark_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "PAGE", tmp_path / "performance.md")
-    report.PAGE.write_text("no marks")
-    with pytest.raises(SystemExit, match="has no mark"):
-        page.write_docs(FIGURES, 5)
-    assert report.PAGE.read_text() == "no marks"
+def test_a_page_without_the_mark_is_not_written(tmp_path: Path) -> None:
+    file = tmp_path / "performance.md"
+    file.write_text("no marks")
+    with pytest.raises(SystemExit, match=f"{tmp_path.name}/performance.md has no mark"):
+        page.write_docs(FIGURES, 5, file)
+    assert file.read_text() == "no marks"

@@ -13,6 +13,11 @@ from ninjait_pipelines.cli import app, bench
 OPTIONS = ("--rounds", "2", "--only", "json", "--only", "lines", "--quick", "--json", "-")
 
 
+@pytest.fixture(autouse=True)
+def _path_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+
+
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What the benchmark, which takes 20 minutes, was asked for; it fails where JSON is asked for."""
@@ -22,7 +27,6 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         asked.append(options)
         return options[4] is None
 
-    monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setitem(sys.modules, "benchmarks.ingest", SimpleNamespace(run=run))
     return asked
 
@@ -45,10 +49,7 @@ def test_a_package_without_the_checkout_says_so(tmp_path: Path, monkeypatch: pyt
     ("options", "says"),
     [(["--only", "jsn"], "There is no row jsn; there are json, "), (["--write-docs", "--quick"], "takes the whole")],
 )
-def test_what_cannot_be_measured_is_refused_before_a_server_starts(
-    options: list[str], says: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys, "path", [*sys.path])
+def test_what_cannot_be_measured_is_refused_before_a_server_starts(options: list[str], says: str) -> None:
     refused = CliRunner().invoke(app, ["bench", *options])
     assert refused.exit_code != 0
     assert says in str(refused.exception) + refused.output

@@ -1,6 +1,7 @@
 """The snapshot of ClickHouse's schema is what migrations make, and rows fit it or are refused."""
 
 import uuid
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -55,12 +56,17 @@ def test_comments_are_the_newest() -> None:
 
 
 @pytest.fixture
-def with_default(monkeypatch: pytest.MonkeyPatch) -> None:
+def declare(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, Table]], None]:
+    """Makes these tables the snapshot."""
+    return lambda tables: monkeypatch.setattr(clickhouse_schema, "snapshot", lambda: tables)
+
+
+@pytest.fixture
+def with_default(declare: Callable[[dict[str, Table]], None]) -> None:
     """ticket_events has a column more, with a default, as a migration may add."""
     storage = snapshot()["ticket_events_versions"]
     wider = Table(storage.comment, (*storage.columns, Column("channel", "String", "How it came", has_default=True)))
-    changed = {**snapshot(), "ticket_events_versions": wider}
-    monkeypatch.setattr(clickhouse_schema, "snapshot", lambda: changed)
+    declare({**snapshot(), "ticket_events_versions": wider})
 
 
 @pytest.mark.parametrize("make", [mart_rows, lambda mart, rows: mart_columns(mart, by_columns(rows))])
@@ -85,12 +91,11 @@ def test_rows_that_differ_in_their_columns_are_refused(with_default: None) -> No
         mart_rows("ticket_events", [EVENT, EVENT | {"channel": "mail"}])
 
 
-def test_an_added_column_reaches_clickhouse(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_added_column_reaches_clickhouse(stores: Stores, declare: Callable[[dict[str, Table]], None]) -> None:
     clickhouse = stores.clickhouse
     clickhouse.command("ALTER TABLE ticket_facts_versions ADD COLUMN note String DEFAULT 'none' COMMENT 'A note'")
     try:
-        changed = read_schema(clickhouse)
-        monkeypatch.setattr(clickhouse_schema, "snapshot", lambda: changed)
+        declare(read_schema(clickhouse))
         rows = [{name: _any(column.type) for name, column in clickhouse_schema.written_columns("ticket_facts").items()}]
         rows[0] |= {"day": NOON.date(), "note": "seen"}
         clickhouse.replace_slice("ticket_facts", mart_rows("ticket_facts", rows), clickhouse.now(), [NOON.date()])

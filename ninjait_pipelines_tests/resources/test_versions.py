@@ -109,10 +109,10 @@ def empty_settings(stack: dict[str, str], tmp_path: Path) -> Iterator[Settings]:
 
 @pytest.fixture
 def old(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Makes a kind of store demand a version that no server has yet."""
+    """Makes a kind of store demand a version, one that no server has yet."""
 
-    def make(kind: type[Any]) -> None:
-        monkeypatch.setattr(kind, "oldest", "99.1")
+    def make(kind: type[Any], oldest: str = "99.1") -> None:
+        monkeypatch.setattr(kind, "oldest", oldest)
 
     return make
 
@@ -175,7 +175,7 @@ def test_status_says_which_store_is_too_old_and_exits_with_1(
     assert CliRunner().invoke(app, ["status", "--json"]).exit_code == 1
     [status] = [one for one in check_all(stores.all()) if not one.ok]
     assert (status.store, status.optional, status.oldest) == ("MongoDB", False, "99.1")
-    monkeypatch.setattr(MongoDB, "oldest", "7.0")
+    old(MongoDB, "7.0")
     monkeypatch.setattr(Postgres, "_ping", lambda _: ("devel", None))
     shown = CliRunner().invoke(app, ["status"])
     assert (shown.exit_code, "reports version 'devel', which cannot be compared" in shown.stderr) == (0, True)

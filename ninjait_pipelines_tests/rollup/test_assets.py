@@ -27,7 +27,7 @@ from ninjait_pipelines_tests.rollup.data import (
     roll_up,
     touch,
 )
-from ninjait_pipelines_tests.runs import Killed, killed, passed
+from ninjait_pipelines_tests.runs import Killed, changed, killed, passed
 
 H = midnight(2)
 
@@ -102,7 +102,7 @@ def test_an_expired_tier_reads_as_empty_and_deletes_nothing(shared_stores: Store
     assert hourly(shared_stores) == rows
 
 
-def test_hours_of_few_devices_are_read_together(shared_stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hours_of_few_devices_are_read_together(shared_stores: Stores) -> None:
     """A range of two days took 24 reads, writes and records of each kind; ten devices' fit into a few."""
     store, spans = shared_stores.metrics_store, list[int]()
     read = type(store).first_tiers
@@ -111,14 +111,14 @@ def test_hours_of_few_devices_are_read_together(shared_stores: Stores, monkeypat
         spans.append((stop - start) // HOUR)
         return read(self, start, stop, widths)
 
-    monkeypatch.setattr(type(store), "first_tiers", counted)
     hours = [H - n * HOUR for n in range(30, 0, -1) if n != 7]
     store.write(points(hours[0]))
     store.write(points(hours[-1]))
-    run = assets.RollUp(store, shared_stores.clickhouse)
-    run.from_one_read(hours)
-    assert spans == [2, 12, 9, 6]
-    assert [one.hour for one in run.finish()] == hours
+    with changed(store, first_tiers=counted).open() as counting:
+        run = assets.RollUp(counting, shared_stores.clickhouse)
+        run.from_one_read(hours)
+        assert spans == [2, 12, 9, 6]
+        assert [one.hour for one in run.finish()] == hours
     assert [row["timestamp"] for row in hourly(shared_stores)] == [hours[0], hours[-1]]
 
 

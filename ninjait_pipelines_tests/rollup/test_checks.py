@@ -36,13 +36,9 @@ from ninjait_pipelines_tests.ingest.samples import (
 from ninjait_pipelines_tests.rollup import data
 from ninjait_pipelines_tests.rollup.data import HOUR, ROLLUP, check, key, midnight, points
 
+pytestmark = pytest.mark.usefixtures("no_drain_is_under_way")
 H = midnight(2)
 HOURS = [H + number * HOUR for number in range(6)]
-
-
-@pytest.fixture(autouse=True)
-def _no_drain_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "TOUCHED_AFTER_SECONDS", 0.0)
 
 
 def at(hour: datetime, minute: float) -> float:

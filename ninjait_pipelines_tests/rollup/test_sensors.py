@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from ninjait_pipelines_tests.rollup.data import (
     touch,
 )
 from ninjait_pipelines_tests.rollup.ticks import inert, tick
-from ninjait_pipelines_tests.runs import run
+from ninjait_pipelines_tests.runs import changed, run
 
 H = midnight(2)
 
@@ -69,7 +70,7 @@ def test_the_job_rolls_up_all_three(shared_stores: Stores, instance: dg.DagsterI
 
 
 def test_more_arrivals_and_a_later_quarter_of_an_hour_are_other_runs(
-    shared_stores: Stores, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+    shared_stores: Stores, instance: dg.DagsterInstance
 ) -> None:
     """A run key is remembered for ever: a repair that failed would never be tried again."""
     roll_up(shared_stores, H)
@@ -78,8 +79,8 @@ def test_more_arrivals_and_a_later_quarter_of_an_hour_are_other_runs(
     touch(shared_stores, H)
     keys.append(tick(shared_stores, instance).run_requests[0].run_key)
     later = datetime.now(UTC) + timedelta(minutes=16)
-    monkeypatch.setattr(type(shared_stores.clickhouse), "now", lambda _: later)
-    keys.append(tick(shared_stores, instance).run_requests[0].run_key)
+    with changed(shared_stores.clickhouse, now=lambda _: later).open() as of_later:
+        keys.append(tick(replace(shared_stores, clickhouse=of_later), instance).run_requests[0].run_key)
     assert len(set(keys)) == 3
 
 

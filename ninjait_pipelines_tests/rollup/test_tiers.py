@@ -29,20 +29,19 @@ from ninjait_pipelines_tests.rollup.data import (
 from ninjait_pipelines_tests.rollup.ticks import tick
 from ninjait_pipelines_tests.runs import passed, run
 
+pytestmark = pytest.mark.usefixtures("no_drain_is_under_way")
 H = midnight(2)
 QUARTER = timedelta(seconds=15)
 
 
-@pytest.fixture(autouse=True)
-def _no_drain_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "TOUCHED_AFTER_SECONDS", 0.0)
-
-
 def samples(stores: Stores, hour: datetime = H) -> list[int]:
     """Of the hour, in each tier and in ClickHouse."""
-    tiers = [stores.metrics_store.aggregate(tier, hour, hour + HOUR, HOUR)["samples"].to_pylist() for tier in Tier]
-    rows = [row["sample_count"] for row in hourly(stores) if row["timestamp"] == hour]
-    return [int(sum(found)) for found in [*tiers, rows]]
+    rows = sum(row["sample_count"] for row in hourly(stores) if row["timestamp"] == hour)
+    return [*(samples_in(stores, tier, hour) for tier in Tier), rows]
+
+
+def samples_in(stores: Stores, tier: Tier, hour: datetime = H) -> int:
+    return int(sum(stores.metrics_store.aggregate(tier, hour, hour + HOUR, HOUR)["samples"].to_pylist()))
 
 
 def late(stores: Stores) -> list[datetime]:
@@ -169,7 +168,7 @@ STEPS = 5  # record, read, write, record, look for others
 def rolled_up(shared_stores: Stores) -> Stores:
     shared_stores.metrics_store.write(points(H, 30))
     touch(shared_stores, H)
-    roll_up(shared_stores, H)
+    together(shared_stores).finish()
     return shared_stores
 
 
@@ -188,7 +187,7 @@ def test_two_runs_of_one_hour_end_as_one_after_the_other(rolled_up: Stores, firs
             runs[1].step()
         for one in runs:
             one.finish()
-        assert samples(rolled_up)[1] == count, f"{first} steps of the one, {second} of the other"
+        assert samples_in(rolled_up, Tier.FIVE_MINUTES) == count, f"{first} steps of the one, {second} of the other"
 
 
 @pytest.mark.parametrize("at", range(STEPS))

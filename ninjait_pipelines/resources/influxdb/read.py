@@ -25,8 +25,7 @@ from ninjait_pipelines.resources.influxdb.server import Server
 from ninjait_pipelines.resources.influxdb.write import TEXT_TAGS
 from ninjait_pipelines.resources.store import SEE_STATUS, StoreFailed, StoreUnavailable
 
-# Rows of an answer that are kept as text before they become columns, and bytes of it that are read at once.
-ROWS_AT_ONCE = 100_000
+# Bytes of an answer that are read at once
 READ_BYTES = 1 << 20
 TAGS = ("organization_id", "device_id")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -116,8 +115,8 @@ def tables(
 ) -> Iterator[pa.Table]:
     """Rows of [start, stop): tags (as dictionaries), time and fields; `function` is applied to each field.
 
-    Tables of at least ROWS_AT_ONCE rows, as the answer arrives: a series is in one table, in order of time, and the
-    series of a device are together.
+    Tables of at least `server.rows_at_once` rows, as the answer arrives: a series is in one table, in order of time,
+    and the series of a device are together.
     """
     # `::float` reads values of another type, which another program has written, as null.
     columns = ", ".join(f"{function}({name}::float)" if function else f"{name}::float" for name in names)
@@ -127,7 +126,7 @@ def tables(
     query = f"SELECT {columns} FROM {measurement} WHERE {where} GROUP BY {', '.join(tags)}"  # noqa: S608
     part = _Part(tags, names)
     for found in _series(server, query, bucket, devices):
-        if len(part) >= ROWS_AT_ONCE and found.tags != part.keys[-1]:
+        if len(part) >= server.rows_at_once and found.tags != part.keys[-1]:
             yield part.table(server)
             part = _Part(tags, names)
         part.add(found)

@@ -14,6 +14,7 @@ class Server:
     names of 1.x. Both connect at the first request and keep their connections; neither retries.
 
     compresses: whether a network lies between; on one machine, packing and unpacking only takes CPU time.
+    rows_at_once: the rows of an answer that are kept as text before they become columns.
     """
 
     def __init__(
@@ -26,6 +27,7 @@ class Server:
         ca_file: str | None,
     ) -> None:
         self.url, self.token, self.organization = url, token, organization
+        self.rows_at_once = 100_000
         self.compresses = not _is_loopback(urlsplit(url).hostname or "")
         milliseconds = (connect_timeout_seconds * 1000, timeout_seconds * 1000)
         self.client = InfluxDBClient(url, token, timeout=milliseconds, org=organization, ssl_ca_cert=ca_file)

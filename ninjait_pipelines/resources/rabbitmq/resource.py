@@ -100,8 +100,8 @@ class RabbitMQ(MessageQueue):
     def _arguments(self, queue: str) -> dict[str, Any]:
         return topology.queue_arguments(queue, self.delivery_limit, self.max_length)
 
-    def upgrade(self) -> Iterator[str]:
-        yield from upgrade.upgrade(self._settings, self._arguments, self.declare)
+    def upgrade(self, settle_seconds: float = upgrade.SETTLE_SECONDS) -> Iterator[str]:
+        yield from upgrade.upgrade(self._settings, self._arguments, self.declare, settle_seconds)
 
     def publish(self, messages: Iterable[Outgoing]) -> int:
         return self._publish(

@@ -37,11 +37,14 @@ SETTLE_SECONDS = 1.0
 
 
 def upgrade(
-    settings: ConnectionSettings, arguments: Callable[[str], dict[str, Any]], declare: Callable[[], None]
+    settings: ConnectionSettings,
+    arguments: Callable[[str], dict[str, Any]],
+    declare: Callable[[], None],
+    settle_seconds: float = SETTLE_SECONDS,
 ) -> Iterator[str]:
     """Declares what is missing and replaces what 0.3.0 declared; yields a line for each queue that was replaced.
 
-    arguments: those of a queue today; declare: declares all queues.
+    arguments: those of a queue today; declare: declares all queues; settle_seconds: the wait for late arrivals.
 
     Raises StoreFailed if a queue has consumers: what they hold could not be requeued once the queue is gone.
     """
@@ -53,12 +56,12 @@ def upgrade(
             with _channel(settings) as channel:
                 channel.queue_declare(moving(queue), durable=True, arguments={"x-queue-type": "quorum"})
             _transfer(settings, queue, moving(queue), QUEUES[queue])
-        _retire(settings, {queue: moving(queue) for queue in old})
+        _retire(settings, {queue: moving(queue) for queue in old}, settle_seconds)
     declare()
     with errors(settings.url):
         back = {moving(queue): queue for queue in QUEUES if queue in begun.union(old)}
         moved = {queue: _transfer(settings, source, queue, QUEUES[queue]) for source, queue in back.items()}
-        _retire(settings, back)
+        _retire(settings, back, settle_seconds)
         _remove_old_exchange(settings)
     for queue, count in moved.items():
         yield f"{queue} was replaced, with its {count} messages; its dead letters now keep their routing keys."
@@ -144,10 +147,10 @@ def _transfer(settings: ConnectionSettings, source: str, target: str, keys: tupl
         return moved + _move(settings, channel, source, target)
 
 
-def _retire(settings: ConnectionSettings, targets: Mapping[str, str]) -> None:
+def _retire(settings: ConnectionSettings, targets: Mapping[str, str], settle_seconds: float) -> None:
     """Deletes queues (source -> target) that no longer receive anything, once late arrivals have been moved."""
     if targets:
-        time.sleep(SETTLE_SECONDS)
+        time.sleep(settle_seconds)
     for source, target in targets.items():
         _check_unused(settings, source)
         with _channel(settings) as channel:

@@ -204,11 +204,9 @@ def test_a_device_id_is_bound_and_never_read_as_influxql(store: InfluxDB) -> Non
     assert store.read(yesterday(), yesterday() + HOUR, ["' OR device_id != '"]).num_rows == 0
 
 
-def test_increases_go_on_over_the_borders_of_what_is_read_at_once(
-    store: InfluxDB, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_increases_go_on_over_the_borders_of_what_is_read_at_once(store: InfluxDB) -> None:
     """A part of the answer ends in the middle of a device."""
-    monkeypatch.setattr("ninjait_pipelines.resources.influxdb.read.ROWS_AT_ONCE", 10)
+    store.server.rows_at_once = 10
     start, organization = yesterday(), new_id()
     readings = [
         (organization, device, interface, start + n * 30 * SECOND, float((n % 17) * factor), float(n))
@@ -222,9 +220,9 @@ def test_increases_go_on_over_the_borders_of_what_is_read_at_once(
     assert got == windows_of(increases_of(readings), 5 * MINUTE)
 
 
-def test_a_series_that_comes_in_several_parts_is_one(store: InfluxDB, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_series_that_comes_in_several_parts_is_one(store: InfluxDB) -> None:
     """The server sends 10,000 rows at once."""
-    monkeypatch.setattr("ninjait_pipelines.resources.influxdb.read.ROWS_AT_ONCE", 1_000)
+    store.server.rows_at_once = 1_000
     start, organization = yesterday(), new_id()
     samples: list[Sample] = [
         (organization, device, start + n * 150 * timedelta(milliseconds=1), {"cpu": float(n)})

@@ -8,7 +8,6 @@ from typing import Any
 import pika
 import pytest
 
-from ninjait_pipelines.resources.rabbitmq import upgrade as upgrade_module
 from ninjait_pipelines.resources.rabbitmq.topology import DEAD_LETTER_DELIVERY_LIMIT, EVENTS, dead_queue
 from ninjait_pipelines.resources.store import StoreFailed
 from ninjait_pipelines.streams import QUEUES
@@ -156,7 +155,6 @@ def test_an_upgrade_that_is_killed_anywhere_is_ended_by_the_next(
     url: str, raw: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While somebody publishes in between; every message is there at last."""
-    monkeypatch.setattr(upgrade_module, "SETTLE_SECONDS", 0.0)
     for name in [*QUEUES][:0:-1]:  # all but the first, from the last: so they are put back in order
         monkeypatch.delitem(QUEUES, name)
     declare_as_0_3_0(raw)
@@ -166,7 +164,7 @@ def test_an_upgrade_that_is_killed_anywhere_is_ended_by_the_next(
             with monkeypatch.context() as patch:
                 dies_at(patch, kill_at)
                 try:
-                    list(queue.upgrade())
+                    list(queue.upgrade(settle_seconds=0))
                     break
                 except Killed:
                     pass
