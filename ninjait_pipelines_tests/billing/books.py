@@ -64,8 +64,11 @@ class Books:
             enter(connection, agreement(json.dumps(given | more).encode()))
         return id_
 
+    def device_id(self, organization: uuid.UUID, number: int) -> uuid.UUID:
+        return named(organization, "device", number)
+
     def device(self, organization: uuid.UUID, number: int, since: datetime = SINCE) -> uuid.UUID:
-        id_ = named(organization, "device", number)
+        id_ = self.device_id(organization, number)
         row = {"id": id_, "organization_id": organization, "name": f"d{number}", "kind": "server", "os_type": "linux"}
         add(self.stores, "devices", [{**row, "os_version": "Debian 12", "created_at": since}])
         return id_
