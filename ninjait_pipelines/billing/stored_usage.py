@@ -9,19 +9,20 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from ninjait_pipelines.billing.agreements import device_terms
 from ninjait_pipelines.billing.local_time import DAY, day_window, overlapped_hours
-from ninjait_pipelines.billing.measure import BATCH, rule_of
+from ninjait_pipelines.billing.measure import BATCH, Wanted, device_days, rule_of, usage_days, wanted
 from ninjait_pipelines.billing.rating.agreement import Agreement
 from ninjait_pipelines.billing.rating.usage import CallCount, Device, HoursKnown, Reports, Usage, VolumeDay
 from ninjait_pipelines.resources.clickhouse import ClickHouse, sql
 from ninjait_pipelines.resources.postgres import Postgres
 
 EPOCH = date(1970, 1, 1)
+Place = TypeVar("Place")
 
 
 class _Stored(msgspec.Struct):
@@ -38,8 +39,53 @@ def usage_of(
 
     Nothing is known of a day that has not been measured: `hours_known` has none of its hours, and volumes lack it.
     """
-    terms = device_terms(postgres, {one.organization_id for one in agreements})
     stored = _stored(clickhouse, agreements, first_day, end_day)
+    return _usages(postgres, agreements, stored, first_day, end_day)
+
+
+def usage_if_agreed(
+    postgres: Postgres,
+    clickhouse: ClickHouse,
+    agreements: Sequence[Agreement],
+    in_force: Sequence[Agreement],
+    first_day: date,
+    end_day: date,
+) -> dict[str, Usage]:
+    """The same for agreements that are not in force: what they count and those in force do not is measured now, without
+    writing it. At most 31 days."""
+    stored = _stored(clickhouse, agreements, first_day, end_day)
+    missing = _beyond(wanted(agreements), wanted(in_force))
+    reported: dict[tuple[str, str, str], list[str]] = defaultdict(list)
+    for row in device_days(clickhouse, missing, first_day, end_day).to_pylist():
+        reported[row["time_zone"], row["organization_id"], row["device_id"]].append(row["local_day"].isoformat())
+    for (zone, organization, device), days in sorted(reported.items()):
+        stored[zone, organization].reports.append(Reports(device_id=device, at=tuple(sorted(days))))
+    for row in usage_days(clickhouse, missing, first_day, end_day, clickhouse.now()):
+        stored[row["time_zone"], row["organization_id"]].days.append(row)
+    return _usages(postgres, agreements, stored, first_day, end_day)
+
+
+def _beyond(asked: Wanted, measured: Wanted) -> Wanted:
+    """What is wanted and not measured. Each time zone stays, perhaps with no organization."""
+    return Wanted(
+        _less(asked.devices, measured.devices),
+        _less(asked.calls, measured.calls),
+        _less(asked.volumes, measured.volumes),
+    )
+
+
+def _less(asked: Mapping[Place, set[str]], measured: Mapping[Place, set[str]]) -> dict[Place, set[str]]:
+    return {place: organizations - measured.get(place, set()) for place, organizations in asked.items()}
+
+
+def _usages(
+    postgres: Postgres,
+    agreements: Sequence[Agreement],
+    stored: Mapping[tuple[str, str], _Stored],
+    first_day: date,
+    end_day: date,
+) -> dict[str, Usage]:
+    terms = device_terms(postgres, {one.organization_id for one in agreements})
     return {
         one.id: _usage(
             one, terms.get(one.organization_id, []), stored[one.time_zone, one.organization_id], first_day, end_day
