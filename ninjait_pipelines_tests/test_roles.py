@@ -4,6 +4,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from datetime import date
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -12,6 +13,7 @@ import pytest
 
 from ninjait_pipelines.billing import assets as billing
 from ninjait_pipelines.billing.documents import invoices
+from ninjait_pipelines.billing.export import export, record
 from ninjait_pipelines.local.stack import engines
 from ninjait_pipelines.migrations import migrate_up, status
 from ninjait_pipelines.operations.audit_logs import delete_expired
@@ -37,6 +39,7 @@ FORBIDDEN = [
     ("ninjait_pipelines", "DELETE FROM billing.series"),
     ("ninjait_pipelines", "UPDATE billing.sellers SET name = 'x'"),
     ("ninjait_pipelines", "DELETE FROM billing.changed_terms"),
+    ("ninjait_pipelines", "DELETE FROM billing.exports"),
     ("ninjait_pipelines", "UPDATE billing.agreement_items SET included = 9"),
     ("ninjait_pipelines", "INSERT INTO billing.price_versions (price_id, version) SELECT id, 9 FROM billing.prices"),
     ("ninjait_pipelines", "SELECT * FROM pg_authid"),
@@ -109,6 +112,7 @@ def test_the_pipeline_works_by_a_role_that_is_no_superuser(stores: Stores, as_ro
     run(stores, invoices, key="2026-02-01")
     assert pipelines.rows("SELECT count(*) AS n FROM billing.invoices")[0]["n"] == 1
     run(stores, invoices, key="2026-02-01")
+    assert record(pipelines, export(pipelines, date(2026, 2, 1)))
     assert delete_expired(pipelines, 366) == 0
     assert {one.state for one in status(pipelines, stores.clickhouse)} == {"applied"}
     facts = pipelines.rows("SELECT rolsuper OR rolcreatedb OR rolcreaterole AS much FROM pg_roles WHERE rolname = user")

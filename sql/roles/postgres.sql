@@ -92,6 +92,10 @@ BEGIN
         IF to_regclass('billing.series') IS NOT NULL THEN
             GRANT INSERT, UPDATE ON billing.series TO ninjait_pipelines;
         END IF;
+        IF to_regclass('billing.exports') IS NOT NULL THEN
+            GRANT INSERT ON billing.exports TO ninjait_pipelines;
+            GRANT USAGE ON SEQUENCE billing.export_batches TO ninjait_pipelines;
+        END IF;
     END IF;
     -- Deletes nothing younger than a year, whatever it is asked for.
     IF to_regproc('audit.delete_expired') IS NOT NULL THEN
