@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from ninjait_pipelines.cli import documents
+from ninjait_pipelines.cli import documents, questions
 from ninjait_pipelines.cli.documents import month_of
 from ninjait_pipelines.cli.output import fail, opened_stores, print_json, safe
 
@@ -26,6 +26,7 @@ def register(app: typer.Typer) -> None:
     billing.command()(enter)
     billing.command()(show)
     documents.register(billing)
+    questions.register(billing)
     app.add_typer(billing, name="billing")
 
 

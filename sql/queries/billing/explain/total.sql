@@ -1,0 +1,2 @@
+-- PostgreSQL. The total of a document.
+SELECT total FROM billing.invoices WHERE id = %(id)s

@@ -1,0 +1,6 @@
+-- ClickHouse. GB, weighted by time. Grain: local day of [first, end).
+SELECT local_day AS day, quantity AS gb, completeness
+FROM usage_days
+WHERE organization_id = %(organization_id)s AND time_zone = %(time_zone)s AND kind = %(kind)s AND rule = %(rule)s
+    AND local_day >= %(first)s AND local_day < %(end)s
+ORDER BY local_day
