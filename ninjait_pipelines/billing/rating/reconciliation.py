@@ -3,7 +3,7 @@
 Pure: what an organization agreed and used is given. Nothing here changes an amount of a document.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, datetime
 from decimal import Decimal
@@ -135,16 +135,14 @@ def _ended(measured: Measured, end: date) -> Measured | None:
 def _twice(measured: Measured, others: Sequence[Measured], month: date) -> Iterator[Finding]:
     """Devices that another agreement of the organization bills for the same product on the same days."""
     for item in _device_items(measured.agreement):
-        shared: dict[str | None, int] = defaultdict(int)
-        own = _billed_days(measured, item, month)
         elsewhere: set[tuple[str, date]] = set()
         for other in others:
-            if other is not measured:
-                for one in _device_items(other.agreement):
-                    if one.product == item.product:
-                        elsewhere |= _billed_days(other, one, month)
-        for device_id, _ in own & elsewhere:
-            shared[device_id] += 1
+            same = [one for one in _device_items(other.agreement) if one.product == item.product]
+            elsewhere |= {key for one in same if other is not measured for key in _billed_days(other, one, month)}
+        if not elsewhere:
+            continue
+        own = _billed_days(measured, item, month)
+        shared: dict[str | None, int] = Counter(device_id for device_id, _ in own & elsewhere)
         if shared:
             cost = _cost(measured, item, month, alone=True) * sum(shared.values()) / len(own)
             yield from _shared("billed_twice", measured.agreement, item, shared, cost)
@@ -198,35 +196,35 @@ def _cost(measured: Measured, item: Item, month: date, alone: bool = False) -> F
 def _unbilled(first: Measured, measured: Sequence[Measured], month: date) -> Iterator[Finding]:
     """Devices that report on days for which no item of any agreement counts them. One that moved to another
     organization is billed there; on the day on which it was retired it may still report."""
-    terms: dict[str, list[DeviceDays]] = defaultdict(list)
-    for one in first.all_terms:
-        if one.device.billable:
-            terms[one.device.device_id].append(one._replace(end=_last_day_end(one, first)))
-    counted = [(one, item) for one in measured for item in _device_items(one.agreement)]
-    zero = rounded(Fraction(0), first.agreement.exponent)
+    explained: dict[str, list[tuple[date, date]]] = defaultdict(list)
+    ends: dict[str, list[date]] = defaultdict(list)
+    for term in first.all_terms:
+        if term.device.billable:
+            whole = term._replace(end=_last_day_end(term, first))
+            ends[term.device.device_id].append(whole.end)
+            explained[term.device.device_id] += _explained(whole, first, measured)
+    end, zero = next_month(month), rounded(Fraction(0), first.agreement.exponent)
     for device_id, heard in first.reported.items():
-        own = terms.get(device_id, [])
-        days = {
-            day
-            for day in heard
-            if month <= day < next_month(month) and not any(_is_fine(term, day, first, counted) for term in own)
-        }
+        spans = explained[device_id]
+        days = [day for day in heard if month <= day < end and not any(a <= day < b for a, b in spans)]
         if days:
-            retired = any(term.end <= min(days) for term in own)
+            retired = any(last <= min(days) for last in ends[device_id])
             finding = "retired_and_sending" if retired else "reporting_unbilled"
             yield Finding(finding, device_id, None, len(days), zero)
 
 
-def _is_fine(term: DeviceDays, day: date, first: Measured, counted: Sequence[tuple[Measured, Item]]) -> bool:
-    """Whether a term explains a report: it is another organization's, or an item counts it, or none counts devices."""
-    if not term.holds(day):
-        return False
+def _explained(term: DeviceDays, first: Measured, measured: Sequence[Measured]) -> Iterator[tuple[date, date]]:
+    """The days of a term on which reports are right: it is another organization's, or an item counts it, or no item of
+    any agreement counts devices."""
+    counted = [(one.agreement, item) for one in measured for item in _device_items(one.agreement)]
     mine = first.agreement.organization_id
     if (term.device.organization_id or mine) != mine or not counted:
-        return True
-    return any(
-        item.holds(day) and one.agreement.term.holds(day) and eligible([term], item.filter) for one, item in counted
-    )
+        yield term.first, term.end
+        return
+    for agreement, item in counted:
+        if eligible([term], item.filter):
+            ends = [day for day in (term.end, item.to, agreement.term.to) if day is not None]
+            yield max(term.first, item.from_, agreement.term.from_), min(ends)
 
 
 def _last_day_end(term: DeviceDays, measured: Measured) -> date:
