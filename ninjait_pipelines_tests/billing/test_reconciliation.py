@@ -7,6 +7,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from ninjait_pipelines.billing.drafts import draw_up
 from ninjait_pipelines.billing.reconciliation import (
     NONE,
     billing_reconciliation,
@@ -141,3 +142,19 @@ def test_one_organization_that_cannot_be_compared_stops_only_itself(books: Books
     both = (billing_reconciliation, billing_reconciliation_left_nothing_out)
     assert str(bad) in left_out(run(books.stores, *both, key=KEY), "billing_reconciliation")
     assert len(content(books.stores, "billing_reconciliation")) == 2
+
+
+def test_a_retired_device_that_goes_on_costs_nothing_after_and_is_named(books: Books) -> None:
+    """31.00 a month by day, retired on 11 March: 10.00, and 21 days of reports."""
+    march = date(2026, 3, 1)
+    acme = books.organization("acme")
+    books.agreement(acme, item("device", "31.00"))
+    device = books.device(acme, 1)
+    books.reported(acme, device, days_of(march))
+    books.used(acme, days_of(march))
+    books.measure(days_of(march))
+    update(books.stores, "devices", "retired_at = '2026-03-11T00:00:00Z'", device)
+    [drawn] = draw_up(books.stores.postgres, books.stores.clickhouse, march)
+    assert str(drawn.document.total) == "10.00"
+    [row] = findings(books.stores.postgres, books.stores.clickhouse, march)
+    assert (row["finding"], row["device_id"], row["days"]) == ("retired_and_sending", device, 21)
