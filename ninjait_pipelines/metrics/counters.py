@@ -26,7 +26,7 @@ along with it. So every run computes the same hour.
 """
 
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -69,33 +69,18 @@ def increases(
 ) -> Readings:
     """Counter readings as increases per window of width `every`, at most an hour; `start` is the start of an hour.
 
-    readings: in parts (schema COUNTERS), with a device's readings in consecutive rows; null means not read. They begin
-    COUNTER_GAP before `start`. Readings of several interfaces at one instant make one sample, their sum. Readings that
-    only start a series, come from an agent that does not count, or from an interface that is left out (the setting),
-    are samples without an increase.
+    readings: in parts (schema COUNTERS), each with all readings of its devices, a device's in consecutive rows; null
+    means not read. They begin COUNTER_GAP before `start`. Readings of several interfaces at one instant make one
+    sample, their sum. Readings that only start a series, come from an agent that does not count, or from an interface
+    that is left out (the setting), are samples without an increase. A part without rows may lack columns.
 
-    Only one part and one device are in memory beside the result. The stores return every reading: no aggregate that
-    they could compute tells an increase from a reset.
+    Only one part is in memory beside the result. The stores return every reading: no aggregate that they could compute
+    tells an increase from a reset.
     """
     patterns = patterns_of(interfaces_left_out)
-    found = [_readings_of(_without(part, patterns), start, every) for part in whole_devices(readings)]
+    found = [_readings_of(_without(part, patterns), start, every) for part in readings if len(part)]
     windows = pa.concat_tables([WINDOWS.empty_table(), *(one.windows for one in found)])
     return Readings(windows, pa.concat_tables([MINUTES.empty_table(), *(one.minutes for one in found)]))
-
-
-def whole_devices(readings: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """The same rows, in parts that end between devices."""
-    open_: list[pa.Table] = []
-    for part in readings:
-        if not len(part):
-            continue
-        newest = pc.equal(part["device_id"], part["device_id"][-1])
-        if not pc.all(newest).as_py() or (open_ and open_[-1]["device_id"][-1] != part["device_id"][-1]):
-            yield pa.concat_tables([*open_, part.filter(pc.invert(newest))])
-            open_ = []
-        open_.append(part.filter(newest))
-    if open_:
-        yield pa.concat_tables(open_)
 
 
 def _without(readings: pa.Table, patterns: Sequence[str]) -> pa.Table:

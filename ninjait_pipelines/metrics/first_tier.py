@@ -98,6 +98,22 @@ def _small(rows: pa.Table) -> pa.Table:
     return rows
 
 
+def whole_devices(stream: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The rows of one stream, in parts with all rows of their devices: a device's are in consecutive rows, the devices
+    in any order. (`by_devices` needs that of their text, which in ClickHouse is not the order of UUIDs.)"""
+    rest: list[pa.Table] = []  # of the newest device, which the next part may go on with
+    for part in stream:
+        if not len(part):
+            continue
+        newest = pc.equal(part["device_id"], part["device_id"][-1])
+        if not pc.all(newest).as_py() or (rest and rest[-1]["device_id"][-1] != part["device_id"][-1]):
+            yield pa.concat_tables([*rest, part.filter(pc.invert(newest))])
+            rest = []
+        rest.append(part.filter(newest))
+    if rest:
+        yield pa.concat_tables(rest)
+
+
 def first_tier(
     points: Readings,
     counters: Readings,

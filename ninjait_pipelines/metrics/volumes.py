@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ninjait_pipelines.metrics.counters import Readings, whole_devices
+from ninjait_pipelines.metrics.counters import Readings
 from ninjait_pipelines.metrics.coverage import MINUTES, minutes_of
 from ninjait_pipelines.metrics.model import POINTS, WINDOWS
 from ninjait_pipelines.metrics.windows import by_window, fill_columns
@@ -129,9 +129,10 @@ def _all(values: Sequence[float | None]) -> float | None:
 def disk_windows(readings: Iterable[pa.Table], every: timedelta) -> Readings:
     """Readings of volumes as windows of width `every`, at most 5 minutes, and their minutes.
 
-    readings: in parts (schema VOLUMES), with a device's readings in consecutive rows and a volume's in order of time.
+    readings: in parts (schema VOLUMES), each with all readings of its devices, a device's in consecutive rows and a
+    volume's in order of time.
     """
-    found = [_readings_of(part, every) for part in whole_devices(readings)]
+    found = [_readings_of(part, every) for part in readings if len(part)]
     windows = pa.concat_tables([WINDOWS.empty_table(), *(one.windows for one in found)])
     return Readings(windows, pa.concat_tables([MINUTES.empty_table(), *(one.minutes for one in found)]))
 

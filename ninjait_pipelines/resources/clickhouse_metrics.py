@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from ninjait_pipelines.metrics.counters import Readings, increases
 from ninjait_pipelines.metrics.coverage import MINUTES
-from ninjait_pipelines.metrics.first_tier import first_tier, whole_hours, widths_of
+from ninjait_pipelines.metrics.first_tier import first_tier, whole_devices, whole_hours, widths_of
 from ninjait_pipelines.metrics.model import (
     COUNTER_GAP,
     COUNTERS,
@@ -142,8 +142,8 @@ class ClickHouseMetrics(ClickHouse, MetricsStore):
             width, of_disks = widths_of(every)
             points = Readings(self._windows(tier, first, last, width), self._minutes(first, last))
             left_out = self.interfaces_left_out
-            counters = self.call(lambda: increases(self._counters(first, last), first, width, left_out))
-            volumes = self.call(lambda: disk_windows(self._volumes(first, last), of_disks))
+            counters = self.call(lambda: increases(whole_devices(self._counters(first, last)), first, width, left_out))
+            volumes = self.call(lambda: disk_windows(whole_devices(self._volumes(first, last)), of_disks))
             return first_tier(points, counters, volumes, partial(self.read, first, last), start, stop, every)
         return self._windows(tier, start, stop, every)
 

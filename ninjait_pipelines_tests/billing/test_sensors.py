@@ -8,7 +8,7 @@ import pytest
 from ninjait_pipelines.billing import assets, checks
 from ninjait_pipelines.billing.local_time import DAY, day_window
 from ninjait_pipelines.billing.sensors import late_billing_days
-from ninjait_pipelines.late_days import note_events, ranges
+from ninjait_pipelines.late_days import note_events
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines_tests.billing.conftest import Platform, today
 from ninjait_pipelines_tests.ingest.conftest import idle_seconds, make_drain
@@ -77,8 +77,3 @@ def test_a_report_that_comes_late_touches_the_seven_days_after_it(platform: Plat
     assert tick(platform.stores) == [span]
     run(platform.stores, assets.billing_events, span=span)
     assert tick(platform.stores) == []
-
-
-def test_days_that_follow_each_other_go_together() -> None:
-    days = [today() - number * DAY for number in (1, 2, 5)]
-    assert ranges(days) == [(days[2], days[2]), (days[1], days[0])]

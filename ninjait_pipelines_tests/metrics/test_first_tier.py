@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ninjait_pipelines.metrics.coverage import MINUTES
-from ninjait_pipelines.metrics.first_tier import _longer, by_devices
+from ninjait_pipelines.metrics.first_tier import _longer, by_devices, whole_devices
 from ninjait_pipelines_tests.examples import examples
 
 Key = tuple[str, str, int]
@@ -112,6 +112,18 @@ def test_each_device_comes_once_with_all_its_rows(given_streams: list[tuple[list
             found += zip(one["device_id"].to_pylist(), one["row"].to_pylist(), strict=True) if len(one) else []
     for found, (devices, _, _) in zip(rows, given_streams, strict=True):
         assert found == list(zip(devices, range(len(devices)), strict=True))
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("abcdefgh"), st.integers(1, 5)), unique_by=lambda one: one[0]), st.integers(1, 9)
+)
+def test_devices_of_one_stream_stay_whole_in_any_order(devices: list[tuple[str, int]], size: int) -> None:
+    """ClickHouse cuts its answer anywhere; what was sent of a device in two parts would be two hours of it."""
+    rows = [device for device, count in devices for _ in range(count)]
+    found = [part["device_id"].to_pylist() for part in whole_devices([*parts(rows, size, False), *parts([], 1, False)])]
+    assert [device for part in found for device in part] == rows
+    assert all(found)
+    assert sum(len(set(part)) for part in found) == len(devices)
 
 
 def test_parts_come_before_the_streams_end() -> None:
