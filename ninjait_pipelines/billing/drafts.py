@@ -80,14 +80,15 @@ def draw_up(
     with postgres.transaction() as connection:
         history = entries(connection, only)
     agreements = _agreements(postgres, history, month, left_out, only)
-    again = changed(clickhouse, history, month, {id_: hash_of(one) for id_, one in agreements.items()})
+    hashes = {id_: hash_of(one) for id_, one in agreements.items()}
+    again = changed(clickhouse, history, month, hashes)
     due = [one for one in agreements.values() if _is_due(one, history.get(one.id, ()), month, again)]
     invoices = [one for agreement in due for one in history.get(agreement.id, ()) if one.id in again]
     read = _Read(
         month=month,
         watermark=watermark,
         history=history,
-        fingerprints=_fingerprints(clickhouse, due, month, invoices, again),
+        fingerprints=_fingerprints(clickhouse, due, month, invoices, again, hashes),
         usage=_usage(postgres, clickhouse, due, month, invoices),
         issued=issued(postgres, {one.agreement_id for one in invoices}, again),
     )
@@ -166,12 +167,13 @@ def _fingerprints(
     month: date,
     invoices: Iterable[Entry],
     again: Mapping[UUID, str],
+    hashes: Mapping[str, str],
 ) -> dict[str, dict[str, str]]:
     measured = fingerprints(clickhouse, {one.organization_id for one in due}, [month])
     noted = {
         one.id: {
             month.isoformat(): measured.get((one.organization_id, one.time_zone, month), NOTHING),
-            AGREEMENT: hash_of(one),
+            AGREEMENT: hashes[one.id],
         }
         for one in due
     }

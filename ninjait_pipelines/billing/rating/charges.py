@@ -85,8 +85,12 @@ class Measured:
         of a device overlap."""
         terms = self.devices(item)
         if item.measured_by == "reporting":
-            reported = ((term, self.reported.get(term.device.device_id, ())) for term in terms)
-            return Counter(day for term, heard in reported for day in heard if term.holds(day))
+            counted: Counter[date] = Counter()
+            for term in terms:
+                heard = self.reported.get(term.device.device_id, ())
+                whole = term.first <= days[0] and days[-1] < term.end
+                counted.update(heard if whole else filter(term.holds, heard))
+            return counted
         changes: Counter[date] = Counter()
         for term in terms:
             changes[max(term.first, days[0])] += 1
@@ -219,6 +223,9 @@ def _beyond_included_levels(slots: Sequence[Slot]) -> list[Slot]:
     )
     charged = []
     for one in slots:
+        if not unused and not one.item.included and not one.item.minimum_quantity:
+            charged.append(one)
+            continue
         over = max(Fraction(0), one.quantity - Fraction(one.item.included))
         if unused:
             covered = min(over, unused / one.share)
