@@ -3,12 +3,16 @@
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
+from ninjait_pipelines.billing.document_checks import lines_add_up, stores_agree
+from ninjait_pipelines.billing.documents import invoices
+from ninjait_pipelines.billing.local_time import next_month
 from ninjait_pipelines.migrations import migrate_up, rollback
 from ninjait_pipelines.paths import SQL
 from ninjait_pipelines.resources import Stores, open_stores
@@ -16,7 +20,7 @@ from ninjait_pipelines.resources.clickhouse import ClickHouse
 from ninjait_pipelines.resources.clickhouse_schema import mart_rows
 from ninjait_pipelines.resources.clickhouse_versions import in_slices, sliced_marts, slices_from
 from ninjait_pipelines_tests.conftest import drop, fresh
-from ninjait_pipelines_tests.runs import Killed, add, killed
+from ninjait_pipelines_tests.runs import Killed, add, killed, run
 
 # The last migration that 0.3.0 had.
 AT_0_3_0 = {"clickhouse": 10, "postgres": 4}
@@ -25,6 +29,9 @@ NOW = datetime.now(UTC).replace(microsecond=0)
 DAY = datetime.combine(NOW.date() - timedelta(days=3), datetime.min.time(), UTC)
 HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
 AS_OF = pa.timestamp("us", "UTC")
+MONTH = DAY.date().replace(day=1)
+CONTRACT = uuid.UUID(int=20)
+INVOICE = uuid.uuid5(CONTRACT, MONTH.isoformat())
 # 0.3.0 had nothing like them.
 NEW_MARTS = {"device_days", "usage_days"}
 
@@ -50,8 +57,20 @@ NUMBERS = {
         "SELECT organization_id, status, devices, as_of FROM device_status_realtime ORDER BY ALL",
     ),
     "facts": ("SELECT * FROM ticket_facts ORDER BY ALL", "SELECT * FROM ticket_facts ORDER BY ALL"),
+    "invoices": 2 * ("SELECT id, contract_id, price_plan_id, status, currency, total, days_covered FROM invoices",),
+    "lines": (
+        "SELECT invoice_id, line_number, kind AS product, quantity, unit_price, amount FROM invoice_lines ORDER BY 2",
+        "SELECT invoice_id, line_number, product, quantity, unit_price, amount FROM invoice_lines ORDER BY 2",
+    ),
 }
 RECORDS = {
+    "invoices": 2
+    * ("SELECT id, contract_id, price_plan_id, price_plan_version, status, total, as_of FROM billing.invoices",),
+    "lines": (
+        "SELECT invoice_id, line_number, kind AS product, quantity, unit_price, amount FROM billing.invoice_lines "
+        "ORDER BY 2",
+        "SELECT invoice_id, line_number, product, quantity, unit_price, amount FROM billing.invoice_lines ORDER BY 2",
+    ),
     "users": (
         "SELECT id, organization_id, email, full_name, role, created_at FROM users ORDER BY id",
         "SELECT id, organization_id, email, full_name, role, created_at FROM users ORDER BY id",
@@ -107,6 +126,25 @@ def test_every_number_is_the_same_and_back_again(old: Stores) -> None:
         for _ in sorted((SQL / store).glob("*.sql"))[last:]:
             rollback(old.postgres, old.clickhouse, store)
     assert asked(old, 0) == before
+
+
+def test_drafts_of_contracts_become_those_of_their_agreement(old: Stores) -> None:
+    """Until their month is drafted again, which replaces them: by a document of the same id."""
+    migrate_up(old.postgres, old.clickhouse)
+    [draft] = old.postgres.rows("SELECT agreement_id, kind, net, tax_total, total, document FROM billing.invoices")
+    assert draft == {
+        "agreement_id": CONTRACT,
+        "kind": "invoice",
+        "net": Decimal("100.50"),
+        "tax_total": 0,
+        "total": Decimal("100.50"),
+        "document": None,
+    }
+    [copied] = old.clickhouse.rows("SELECT agreement_id, kind, number, net, tax_total FROM invoices")
+    assert copied == {"agreement_id": CONTRACT, "kind": "invoice", "number": "", "net": draft["net"], "tax_total": 0}
+    run(old, invoices, lines_add_up, stores_agree, key=MONTH.isoformat())
+    [again] = old.postgres.rows("SELECT id, contract_id, status, document IS NOT NULL AS whole FROM billing.invoices")
+    assert again == {"id": INVOICE, "contract_id": None, "status": "draft", "whole": True}
 
 
 def test_what_is_new_is_computed_of_what_was_there(old: Stores) -> None:
@@ -181,6 +219,48 @@ def _fill_postgres(stores: Stores) -> None:
     log = {"id": OTHER, "organization_id": ALPHA, "actor_id": ANA, "entity_type": "device", "entity_id": DESKTOP}
     log |= {"action": "CREATE", "new_values": '{"a": 1}', "ip_address": "203.0.113.7", "occurred_at": DAY}
     add(stores, "audit.audit_logs", [log])
+
+    _fill_invoices(stores)
+
+
+def _fill_invoices(stores: Stores) -> None:
+    """A contract with a draft in both stores."""
+    prices = {"base_fee": 99, "device_month_price": "1.5", "storage_gb_month_price": 0, "backup_gb_month_price": 0}
+    prices |= {"api_calls_included": 0, "api_calls_thousand_price": 0}
+    plan = {
+        "id": ANA,
+        "version": 2,
+        "name": "Plan",
+        "currency": "EUR",
+        "published_at": datetime(2026, 1, 1, tzinfo=UTC),
+    }
+    add(stores, "price_plans", [plan | prices])
+    terms = {"price_plan_id": ANA, "price_plan_version": 2, "starts_on": date(2026, 1, 1)}
+    add(stores, "contracts", [{"id": CONTRACT, "organization_id": ALPHA, **terms}])
+    end = next_month(MONTH)
+    head = {
+        "id": INVOICE,
+        "organization_id": ALPHA,
+        "contract_id": CONTRACT,
+        "price_plan_id": ANA,
+        "price_plan_version": 2,
+    }
+    head |= {"period_starts_on": MONTH, "period_ends_on": end, "status": "draft", "currency": "EUR"}
+    head |= {"period_start": _midnight(MONTH), "period_end": _midnight(end), "days_covered": 3, "days_in_period": 30}
+    add(stores, "billing.invoices", [{**head, "total": Decimal("100.50"), "as_of": DAY}])
+    row = {"invoice_id": INVOICE, "organization_id": ALPHA, "description": "?"}
+    lines = [(1, "base_fee", "1", "months", "99", "99"), (2, "devices", "1", "device-months", "1.5", "1.5")]
+    names = ("line_number", "kind", "quantity", "unit", "unit_price", "amount")
+    rows = [row | dict(zip(names, line, strict=True)) for line in lines]
+    add(stores, "billing.invoice_lines", rows)
+    _put(stores, "invoices_versions", [{**head, "total": 100.5}])
+    numbers = ("quantity", "unit_price", "amount")
+    of_month = [{**one, **{name: float(str(one[name])) for name in numbers}, "period_starts_on": MONTH} for one in rows]
+    _put(stores, "invoice_lines_versions", of_month)
+
+
+def _midnight(day: date) -> datetime:
+    return datetime.combine(day, datetime.min.time(), UTC)
 
 
 def _fill_clickhouse(stores: Stores) -> None:

@@ -11,6 +11,7 @@ from benchmarks.marts.figure import Cost, Figure, cost, figure
 from ninjait_pipelines.billing.drafts import draw_up
 from ninjait_pipelines.billing.finalise import finalise
 from ninjait_pipelines.billing.write import save_drafts
+from ninjait_pipelines.reference.copies import copy
 from ninjait_pipelines.resources.clickhouse import ClickHouse
 
 ORGANIZATIONS, DEVICES = 1_000, 100
@@ -37,8 +38,8 @@ FROM devices CROSS JOIN numbers(toUInt64(dateDiff('day', {month:Date}, addMonths
 """
 USAGE = """
 INSERT INTO usage_days_versions (
-    organization_id, time_zone, local_day, kind, rule, quantity, unit, gb_milliseconds, known_milliseconds, day_milliseconds,
-    completeness, as_of
+    organization_id, time_zone, local_day, kind, rule, quantity, unit, gb_milliseconds, known_milliseconds,
+    day_milliseconds, completeness, as_of
 )
 SELECT
     organization_id, 'Europe/Berlin', toDate({month:Date}) + number, kind.1, kind.2, kind.3, kind.4,
@@ -46,20 +47,22 @@ SELECT
 FROM (SELECT DISTINCT organization_id FROM devices) AS organizations
 CROSS JOIN numbers(toUInt64(dateDiff('day', {month:Date}, addMonths({month:Date}, 1)))) AS days
 ARRAY JOIN [
-    ('hours', '', 24, 'hours'), ('api_calls', '401,403,5xx', 1000, 'calls'), ('storage', '7', 100, 'GB'), ('backup', '7', 100, 'GB')
+    ('hours', '', 24, 'hours'), ('api_calls', '401,403,5xx', 1000, 'calls'), ('storage', '7', 100, 'GB'),
+    ('backup', '7', 100, 'GB')
 ] AS kind
 """
 
 
 def measure(rounds: int) -> list[Figure]:
-    """Drafts of a month, `rounds` times; then it is issued once, and the next month drafted with and without late usage."""
+    """Drafts of a month; then it is issued once, and the next month drafted without late usage, and with some."""
     with started() as engines:
         _fill(engines)
         stores = engines.stores
         servers = [engines.processes[name] for name in ("postgres", "clickhouse")]
         draft = partial(_draft, engines, MONTH)
         drafts = [cost(draft, servers) for _ in range(rounds + 1)][1:]
-        issued = cost(lambda: finalise(stores.postgres, stores.clickhouse, MONTH, force="measured", clock=lambda: AT), servers)
+        issue = partial(finalise, stores.postgres, stores.clickhouse, MONTH, force="measured", clock=lambda: AT)
+        issued = cost(issue, servers)
         assert stores.clickhouse.scalar("SELECT countIf(status = 'issued') FROM invoices") == ORGANIZATIONS
         following = [cost(partial(_draft, engines, NEXT), servers) for _ in range(rounds)]
         _late(stores.clickhouse)
@@ -82,8 +85,6 @@ def _fill(engines: Engines) -> None:
     for statement in ADD.split(";\n"):
         with postgres.transaction() as connection:
             connection.execute(statement.encode(), {"organizations": ORGANIZATIONS, "devices": DEVICES})
-    from ninjait_pipelines.reference.copies import copy
-
     copy("devices", postgres, clickhouse, {})
     for month in (MONTH, NEXT):
         for statement in (DAYS, USAGE):
