@@ -33,7 +33,7 @@ MONTH = DAY.date().replace(day=1)
 CONTRACT = uuid.UUID(int=20)
 INVOICE = uuid.uuid5(CONTRACT, MONTH.isoformat())
 # 0.3.0 had nothing like them.
-NEW_MARTS = {"device_days", "usage_days"}
+NEW_MARTS = {"device_days", "usage_days", "billing_reconciliation"}
 
 # What was asked of 0.3.0, and what is asked now.
 NUMBERS = {
