@@ -36,6 +36,7 @@ TOPICS = {
     # one way through many modules, or one promise of many
     "billing.test_automation",
     "billing.test_taken_over",
+    "billing.test_cases",
     "billing.test_second_computation",
     "cache.test_one_bad_row",
     "cache.test_unchanged",
