@@ -241,6 +241,17 @@ def test_what_changed_since_it_was_issued_is_said(stores: Stores, acme: uuid.UUI
     assert (step.value, step.found) == (2 * SO_FAR, 0)
 
 
+def test_raw_data_that_expired_is_said(stores: Stores, acme: uuid.UUID) -> None:
+    """Calls and reports are kept for 731 days, measured days for longer."""
+    document = issued(stores)
+    for table in ("api_calls_versions", "usage_reports_versions", "message_deliveries"):
+        stores.clickhouse.command(f"TRUNCATE TABLE {table}")
+    for product in ("api_calls", "storage", "laptops"):
+        found = explained(stores, document, product)
+        assert found.changed == [found.steps[-1].title]
+        assert found.steps[-1].found == 0
+
+
 def test_a_credit_is_explained_by_what_it_gives_back(stores: Stores, acme: uuid.UUID) -> None:
     document = issued(stores)
     number = [line.product for line in document.lines].index("one_off") + 1

@@ -1,6 +1,6 @@
 -- ClickHouse. GB of a local day: each report holds until the next one, at most for the days that it is carried forward.
 SELECT
-    round(sum(toDecimal256(gb, 15) * (least(until, stop) - greatest(at, start))) / (any(stop) - any(start)), 9) AS gb,
+    round(sum(toDecimal256(gb, 15) * (least(until, stop) - greatest(at, start))) / greatest(any(stop) - any(start), 1), 9) AS gb,
     count() AS reports
 FROM (
     SELECT
