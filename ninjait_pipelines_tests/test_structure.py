@@ -35,6 +35,7 @@ MAX_REPLACED = 53
 TOPICS = {
     # one way through many modules, or one promise of many
     "billing.test_automation",
+    "billing.test_late_usage",
     "billing.test_taken_over",
     "billing.test_cases",
     "billing.test_second_computation",

@@ -56,7 +56,7 @@ class Books:
             "id": str(id_),
             "organization_id": str(organization),
             "currency": "EUR",
-            "time_zone": self._zones[organization],
+            "time_zone": self._zones.get(organization, "UTC"),
             "term": {"from": LONG_AGO.isoformat()},
             "items": [{"from": LONG_AGO.isoformat(), **item} for item in items],
         }
