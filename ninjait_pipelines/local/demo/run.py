@@ -4,12 +4,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import dagster as dg
 from rich.console import Console
 
+from ninjait_pipelines.billing.finalise import finalise
 from ninjait_pipelines.build import build_defs
 from ninjait_pipelines.ingest.assets import BY_QUEUE
 from ninjait_pipelines.local.demo.stack import step
@@ -20,6 +21,7 @@ from ninjait_pipelines.metrics.model import tier_of
 from ninjait_pipelines.migrations import migrate_up
 from ninjait_pipelines.partitions import range_tags
 from ninjait_pipelines.resources import Stores, open_stores
+from ninjait_pipelines.resources.clickhouse import sql
 from ninjait_pipelines.rollup.sensors import late_hours, roll_up_late_hours
 from ninjait_pipelines.settings import validate
 
@@ -118,7 +120,7 @@ def run(console: Console, stores: Stores, seconds: dict[str, float]) -> Story:
     with step(console, seconds, "late hours") as say:
         ranges = graph.tick(late_hours, roll_up_late_hours.name, stores)
         say(f"the sensor had {ranges} ranges rolled up again, the warm and the cold day among them")
-    _marts(console, graph, story, today)
+    _marts(console, graph, stores, story, today)
     return story
 
 
@@ -167,7 +169,7 @@ def _drain(console: Console, graph: Graph, stores: Stores, story: Story, name: s
         say(f"{drains} drains: written, quarantined, recorded, acknowledged")
 
 
-def _marts(console: Console, graph: Graph, story: Story, today: datetime) -> None:
+def _marts(console: Console, graph: Graph, stores: Stores, story: Story, today: datetime) -> None:
     """What Dagster's conditions would ask for within the next minutes, in the same order."""
     day = story.day
     month = day.replace(day=1)
@@ -183,6 +185,7 @@ def _marts(console: Console, graph: Graph, story: Story, today: datetime) -> Non
             ),
         ),
         ("billing", f"{day:%B}", lambda: _bill(graph, month, day)),
+        ("issuing", "the largest invoice", lambda: _issue(stores, month.date())),
         ("caches", "3 assets", lambda: graph.run("device_caches", "organization_summaries", "uptime_leaderboard")),
         ("archive", "3 days", lambda: _archive(graph, story)),
         ("weekly report", f"{monday:%Y-%m-%d}", lambda: graph.run("weekly_reports", first=f"{monday:%Y-%m-%d}")),
@@ -198,6 +201,23 @@ def _bill(graph: Graph, month: datetime, day: datetime) -> None:
     first, last = _keys(month, day, "%Y-%m-%d")
     graph.run("billing_events", first=first, last=last)
     graph.run("invoices", first=first)
+
+
+def _issue(stores: Stores, month: date) -> None:
+    """Issues the largest draft before its time, unless the month has an issued one: so that there is one to look at."""
+    seller: dict[str, Any] = {
+        "name": "NinjaIT Provider GmbH",
+        "address": ["Spreeufer 1", "10178 Berlin"],
+        "tax_id": "DE136695976",
+    }
+    seller |= {"time_zone": "Europe/Berlin", "number_prefix": "", "numbered_by_year": True, "payment_days": 14}
+    with stores.postgres.transaction() as connection:
+        connection.execute(sql("billing/enter_seller").encode(), seller)
+        query = "SELECT agreement_id, status FROM billing.invoices WHERE period_starts_on = %s ORDER BY total DESC, id"
+        found = connection.execute(query, (month,)).fetchall()
+    if found and all(row["status"] == "draft" for row in found):
+        reason = "The demo does not wait for the end of the month."
+        finalise(stores.postgres, stores.clickhouse, month, {found[0]["agreement_id"]}, reason)
 
 
 def _archive(graph: Graph, story: Story) -> None:
