@@ -56,7 +56,7 @@ ARRAY JOIN [
 def measure(rounds: int) -> list[Figure]:
     """Drafts of a month; then it is issued once, and the next month drafted without late usage, and with some."""
     with started() as engines:
-        _fill(engines)
+        fill(engines)
         stores = engines.stores
         servers = [engines.processes[name] for name in ("postgres", "clickhouse")]
         draft = partial(_draft, engines, MONTH)
@@ -80,7 +80,8 @@ def _figure(name: str, work: str, costs: list[Cost], bound: float | None = None)
     return figure(name, work, [one.all_cpu for one in costs], bound=bound)
 
 
-def _fill(engines: Engines) -> None:
+def fill(engines: Engines) -> None:
+    """What is agreed, and two months as they were measured."""
     postgres, clickhouse = engines.stores.postgres, engines.stores.clickhouse
     for statement in ADD.split(";\n"):
         with postgres.transaction() as connection:
