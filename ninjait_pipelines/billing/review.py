@@ -1,7 +1,8 @@
 """The list that a person reviews before documents are issued: what is incomplete, what has findings, and totals beside
 those of the month before."""
 
-from collections.abc import Collection, Iterable
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from uuid import UUID
@@ -10,7 +11,7 @@ import msgspec
 
 from ninjait_pipelines.billing.drafts import Drawn, draw_up
 from ninjait_pipelines.billing.finalise import why_not
-from ninjait_pipelines.billing.rating.reconciliation import reconciliation
+from ninjait_pipelines.billing.reconciliation import findings
 from ninjait_pipelines.left_out import LeftOut
 from ninjait_pipelines.resources.clickhouse import ClickHouse, sql
 from ninjait_pipelines.resources.postgres import Postgres
@@ -52,11 +53,25 @@ def review(
     drawn = draw_up(postgres, clickhouse, month, left_out, only)
     names = {str(row["id"]): row["name"] for row in postgres.rows("SELECT id, name FROM organizations")}
     before = _totals(postgres, (month - timedelta(days=1)).replace(day=1))
-    rows = [_reviewed(one, names, before, month, now) for one in drawn]
+    found = _findings(
+        postgres, clickhouse, month, None if only is None else {one.document.organization_id for one in drawn}
+    )
+    rows = [_reviewed(one, names, before, found[one.agreement.id], now) for one in drawn]
     return Review(sorted(rows, key=lambda row: (row.organization, row.agreement_id)), left_out.reasons)
 
 
-def _reviewed(drawn: Drawn, names: dict[str, str], before: dict[str, Decimal], month: date, now: datetime) -> Reviewed:
+def _findings(
+    postgres: Postgres, clickhouse: ClickHouse, month: date, organizations: Collection[str] | None
+) -> Counter[str]:
+    """Findings per agreement, of these organizations or all: a device that another agreement bills is none."""
+    asked = [None] if organizations is None else sorted(organizations)
+    rows = [row for one in asked for row in findings(postgres, clickhouse, month, one, LeftOut())]
+    return Counter(str(row["agreement_id"]) for row in rows)
+
+
+def _reviewed(
+    drawn: Drawn, names: Mapping[str, str], before: Mapping[str, Decimal], found: int, now: datetime
+) -> Reviewed:
     document = drawn.document
     return Reviewed(
         agreement_id=document.agreement_id,
@@ -67,7 +82,7 @@ def _reviewed(drawn: Drawn, names: dict[str, str], before: dict[str, Decimal], m
         before=before.get(document.agreement_id),
         corrections=sum(line.kind == "correction" for line in document.lines),
         completeness=_least(line.completeness for line in document.lines),
-        findings=len(reconciliation(drawn.agreement, drawn.usage, month)),
+        findings=found,
         waits=why_not(document, now),
     )
 

@@ -30,3 +30,19 @@ def test_what_is_incomplete_has_findings_or_costs_something_else_than_before(sha
     [june] = review(shared_stores.postgres, shared_stores.clickhouse, JUNE, NOW).drafts
     assert (june.before, june.total, june.completeness) == (may.total, Decimal("31.00"), 0)
     assert june.waits == "usage is incomplete: storage"
+
+
+def test_a_device_that_another_agreement_bills_is_no_finding(shared_stores: Stores) -> None:
+    """One agreement has the servers, the other the laptops; the only device is a server."""
+    books = Books(shared_stores)
+    acme = books.organization("acme")
+    servers, laptops = (
+        books.agreement(acme, item("device", "1", product=kind, filter={"classes": [kind]}), name=kind)
+        for kind in ("server", "laptop")
+    )
+    books.reported(acme, books.device(acme, 1), days_of(MAY))
+    books.used(acme, days_of(MAY))
+    books.measure(days_of(MAY))
+    for only in (None, [servers], [laptops]):
+        found = review(shared_stores.postgres, shared_stores.clickhouse, MAY, NOW, only).drafts
+        assert [one.findings for one in found] == [0] * (1 if only else 2)
