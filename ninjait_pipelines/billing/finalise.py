@@ -159,8 +159,9 @@ def void(postgres: Postgres, clickhouse: ClickHouse, number: str, reason: str, c
     """Voids a document, which keeps its number and bytes; its month is drafted again. Returns it.
 
     1. PostgreSQL, in one transaction. Dying in it: nothing has happened. Dying after it: the copy shows it as issued,
-       and `stores_agree` says so; a rerun finds it void and copies the month.
-    2. The copy in ClickHouse.
+       and `stores_agree` says so; a rerun finds it void and goes on.
+    2. The draft of its month. Dying before: the next run of the month, or of this command, draws it up.
+    3. The copy in ClickHouse.
 
     Raises Refused if there is none of this number, or another document corrects or credits it.
     """
@@ -173,8 +174,17 @@ def void(postgres: Postgres, clickhouse: ClickHouse, number: str, reason: str, c
                 "UPDATE billing.invoices SET status = 'void', voided_at = %s, void_reason = %s WHERE id = %s",
                 (clock(), reason, row["id"]),
             )
+    if found.kind == "invoice":
+        _draft_again(postgres, clickhouse, row["agreement_id"], found.period_from)
     copy_month(postgres, clickhouse, found.period_from)
     return found
+
+
+def _draft_again(postgres: Postgres, clickhouse: ClickHouse, agreement_id: UUID, month: date) -> None:
+    as_of = clickhouse.now()
+    drawn = draw_up(postgres, clickhouse, month, only={agreement_id})
+    with postgres.transaction() as connection:
+        write_drafts(connection, [(one.id, one.document, state_of(one, as_of)) for one in drawn])
 
 
 def credit(

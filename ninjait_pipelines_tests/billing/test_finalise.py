@@ -290,6 +290,8 @@ def test_a_voided_document_keeps_number_and_bytes_and_its_month_is_drafted_again
     changed = {name for name, value in after.items() if value != before[name]}
     assert changed == {"status", "voided_at", "void_reason"}
     assert (after["status"], after["void_reason"], after["voided_at"]) == ("void", "wrong customer", LATER)
+    drafted = stores.clickhouse.rows("SELECT status, total FROM invoices ORDER BY status")
+    assert [(row["status"], row["total"]) for row in drafted] == [("draft", may.total), ("void", may.total)]
     [again] = finalised(stores, MAY)
     assert (again.number, again.total, again.lines) == ("2026-000002", may.total, may.lines)
     assert stores.clickhouse.rows("SELECT number, status FROM invoices ORDER BY number") == [
