@@ -3,7 +3,6 @@
 import json
 from collections.abc import Collection
 from datetime import timedelta
-from decimal import Decimal
 from typing import Any
 
 from rich.console import Console, Group
@@ -13,6 +12,7 @@ from rich.table import Table
 from ninjait_pipelines import keys
 from ninjait_pipelines.archive.assets import DATASET
 from ninjait_pipelines.archive.days import verify_day
+from ninjait_pipelines.billing.explain import explain
 from ninjait_pipelines.ingest.quarantine import query
 from ninjait_pipelines.ingest.quarantine.query import summarize
 from ninjait_pipelines.local.demo.run import DAY, Story, stored_points
@@ -52,6 +52,8 @@ class Report:
             self.dashboard,
             self.tickets,
             self.invoice,
+            self.explained,
+            self.reconciled,
             self.archive,
             self.quarantine,
             self.weekly_report,
@@ -231,40 +233,53 @@ class Report:
         return table
 
     def invoice(self) -> Table:
-        """The largest draft of the month, and all of the month's against PostgreSQL."""
-        month = self.story.day.date().replace(day=1)
-        invoices = self.stores.clickhouse.rows(
-            "SELECT id, name, net, tax_total, total, currency, number, days_covered, days_in_period FROM invoices AS i "
-            "INNER JOIN organizations AS o ON o.id = i.organization_id "
-            "WHERE period_starts_on >= {month:Date} ORDER BY total DESC",
-            month=month,
+        """The largest document of the month before, and all documents of both months against PostgreSQL."""
+        largest = explain(self.stores.postgres, self.stores.clickhouse, self._largest()).document
+        payer = largest.bill_to.name if largest.bill_to else largest.organization_id
+        title = f"{payer}, {largest.period_from:%B %Y}: {largest.status} {largest.kind} {largest.number or ''}"
+        table = _table(title, "line", "days", "quantity", "unit", f"amount {largest.currency}", "")
+        for line in largest.lines:
+            days = f"{line.from_:%d %b} to {line.to - DAY:%d %b}"
+            table.add_row(line.description, days, f"{line.quantity:,.2f}", line.unit, f"{line.amount:,}", "")
+        table.add_row("tax", "", "", "", f"{largest.tax_total:,}", "")
+        found = sum(line.amount for line in largest.lines) + largest.tax_total
+        mark = self.equal("the invoice's lines and tax", largest.total, found)
+        table.add_row("[bold]total[/]", "", "", "", f"[bold]{largest.total:,}[/]", mark)
+        of_all = "SELECT count(*) AS n, sum(total) AS total FROM {}invoices"
+        [booked] = self.stores.postgres.rows(of_all.format("billing."))
+        [copied] = self.stores.clickhouse.rows(of_all.format(""))
+        mark = self.equal("documents in PostgreSQL", booked, copied)
+        table.add_row(
+            f"[dim]all {copied['n']} documents, as in PostgreSQL[/]", "", "", "", f"{copied['total']:,.2f}", mark
         )
-        largest = invoices[0]
-        lines = self.stores.clickhouse.rows(
-            "SELECT description, quantity, unit, unit_price, price_model, amount FROM invoice_lines "
-            "WHERE invoice_id = {id:UUID} ORDER BY line_number",
-            id=largest["id"],
+        return table
+
+    def _largest(self) -> str:
+        return str(self.stores.clickhouse.scalar("SELECT id FROM invoices ORDER BY number = '', total DESC LIMIT 1"))
+
+    def explained(self) -> Table:
+        """Its largest line of devices, down to messages: each query gives the number that it is printed beside."""
+        name = self._largest()
+        lines = explain(self.stores.postgres, self.stores.clickhouse, name).document.lines
+        amounts = {number: line.amount for number, line in enumerate(lines, 1) if line.product == "devices"}
+        number = max(amounts, key=amounts.__getitem__)
+        found = explain(self.stores.postgres, self.stores.clickhouse, name, number)
+        title = f"ninjait billing explain {found.document.number or name} {number}"
+        table = _table(title, "step", "number", "asked of", "")
+        for step in found.steps:
+            table.add_row(step.title, f"{step.found}", step.store, self.equal(step.title, True, step.agrees))
+        return table
+
+    def reconciled(self) -> Table:
+        """What does not fit together, by kind."""
+        table = _table("billing_reconciliation: for a person to look at", "finding", "devices", "days", "money")
+        rows = self.stores.clickhouse.rows(
+            "SELECT finding, currency, uniqExact(device_id) AS devices, sum(days) AS days, sum(amount) AS money "
+            "FROM billing_reconciliation GROUP BY finding, currency ORDER BY finding, currency"
         )
-        title = (
-            f"{largest['number'] or 'Draft'}: invoice of {largest['name']}, {month:%B %Y}, "
-            f"{largest['days_covered']} of {largest['days_in_period']} days complete"
-        )
-        table = _table(title, "line", "quantity", "unit", "unit price", f"amount {largest['currency']}", "")
-        for line in lines:
-            price = "tiers" if line["price_model"] in ("graduated", "volume") else f"{line['unit_price']:,.4f}"
-            amounts = (f"{line['quantity']:,.2f}", line["unit"], price, f"{line['amount']:,.2f}")
-            table.add_row(line["description"], *amounts, "")
-        mark = self.equal("sum of the invoice's lines", largest["net"], sum(line["amount"] for line in lines))
-        table.add_row("tax", "", "", "", f"{largest['tax_total']:,.2f}", "")
-        table.add_row("[bold]total[/]", "", "", "", f"[bold]{largest['total']:,.2f}[/]", mark)
-        booked = self.stores.postgres.rows(
-            "SELECT coalesce(sum(total), 0) AS total, count(*) AS n FROM billing.invoices "
-            "WHERE period_starts_on >= %(m)s",
-            {"m": month},
-        )[0]
-        total = sum((invoice["total"] for invoice in invoices), Decimal())
-        mark = self.equal("invoices in PostgreSQL", (booked["n"], booked["total"]), (len(invoices), total))
-        table.add_row(f"[dim]all {len(invoices)} invoices, as in PostgreSQL[/]", "", "", "", f"{total:,.2f}", mark)
+        for row in rows:
+            money = f"{row['money']:,.2f} {row['currency']}" if row["currency"] else ""
+            table.add_row(row["finding"].replace("_", " "), f"{row['devices']}", f"{row['days']}", money)
         return table
 
     def archive(self) -> Table:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
@@ -26,6 +26,15 @@ from ninjait_pipelines.rollup.sensors import late_hours, roll_up_late_hours
 from ninjait_pipelines.settings import validate
 
 DAY = timedelta(days=1)
+SELLER = {
+    "name": "Demo Managed Services",
+    "address": ["1 Demo Street", "1010 Auckland", "New Zealand"],
+    "tax_id": "GST 123-456-789",
+    "time_zone": "UTC",
+    "number_prefix": "D-",
+    "numbered_by_year": True,
+    "payment_days": 14,
+}
 # Days whose samples come too late for full resolution (7 days), and too late for the 5-minute tier (90 days).
 WARM_AGE, COLD_AGE = 10 * DAY, HISTORY
 # Share of the day's messages, the last in order of delivery, that come after the roll-up: laptops that were away.
@@ -96,6 +105,8 @@ def prepared(console: Console, seconds: dict[str, float], variables: Mapping[str
             stores.message_queue.declare()
             stores.metrics_store.declare()
             rows = seed(stores.postgres, "demo", datetime.now(UTC).date()).rows
+            with stores.postgres.transaction() as connection:
+                connection.execute(sql("billing/enter_seller").encode(), SELLER)
             say(f"{len(applied)} migrations applied, {rows['devices']} devices, {rows['tickets']} tickets")
         yield stores
 
@@ -172,7 +183,7 @@ def _drain(console: Console, graph: Graph, stores: Stores, story: Story, name: s
 def _marts(console: Console, graph: Graph, stores: Stores, story: Story, today: datetime) -> None:
     """What Dagster's conditions would ask for within the next minutes, in the same order."""
     day = story.day
-    month = day.replace(day=1)
+    before = (today.replace(day=1) - DAY).replace(day=1)
     monday = day - timedelta(days=day.weekday())
     first_ticket, last_day = _keys(today - 40 * DAY, day, "%Y-%m-%d")
     steps: list[tuple[str, str, Callable[[], None]]] = [
@@ -184,8 +195,7 @@ def _marts(console: Console, graph: Graph, stores: Stores, story: Story, today: 
                 "ticket_events", "ticket_facts", "technician_performance", first=first_ticket, last=last_day
             ),
         ),
-        ("billing", f"{day:%B}", lambda: _bill(graph, month, day)),
-        ("issuing", "the largest invoice", lambda: _issue(stores, month.date())),
+        ("billing", f"{before:%B} is issued, {today:%B} drafted", lambda: _bill(graph, stores, before, today)),
         ("caches", "3 assets", lambda: graph.run("device_caches", "organization_summaries", "uptime_leaderboard")),
         ("archive", "3 days", lambda: _archive(graph, story)),
         ("weekly report", f"{monday:%Y-%m-%d}", lambda: graph.run("weekly_reports", first=f"{monday:%Y-%m-%d}")),
@@ -197,27 +207,15 @@ def _marts(console: Console, graph: Graph, stores: Stores, story: Story, today: 
             say(result)
 
 
-def _bill(graph: Graph, month: datetime, day: datetime) -> None:
-    first, last = _keys(month, day, "%Y-%m-%d")
-    graph.run("billing_events", first=first, last=last)
-    graph.run("invoices", first=first)
-
-
-def _issue(stores: Stores, month: date) -> None:
-    """Issues the largest draft before its time, unless the month has an issued one: so that there is one to look at."""
-    seller: dict[str, Any] = {
-        "name": "NinjaIT Provider GmbH",
-        "address": ["Spreeufer 1", "10178 Berlin"],
-        "tax_id": "DE136695976",
-    }
-    seller |= {"time_zone": "Europe/Berlin", "number_prefix": "", "numbered_by_year": True, "payment_days": 14}
-    with stores.postgres.transaction() as connection:
-        connection.execute(sql("billing/enter_seller").encode(), seller)
-        query = "SELECT agreement_id, status FROM billing.invoices WHERE period_starts_on = %s ORDER BY total DESC, id"
-        found = connection.execute(query, (month,)).fetchall()
-    if found and all(row["status"] == "draft" for row in found):
-        reason = "The demo does not wait for the end of the month."
-        finalise(stores.postgres, stores.clickhouse, month, {found[0]["agreement_id"]}, reason)
+def _bill(graph: Graph, stores: Stores, before: datetime, today: datetime) -> None:
+    """The month before as issued documents, the month of today as drafts."""
+    month = today.replace(day=1)
+    graph.run("billing_events", first=f"{before:%Y-%m-%d}", last=f"{today:%Y-%m-%d}")
+    for first in (before, month):
+        graph.run("invoices", first=f"{first:%Y-%m-%d}")
+    reason = "the demo has no usage of most days"
+    finalise(stores.postgres, stores.clickhouse, before.date(), force=reason)
+    graph.run("billing_reconciliation", first=f"{before:%Y-%m-%d}")
 
 
 def _archive(graph: Graph, story: Story) -> None:
