@@ -10,6 +10,7 @@ from datetime import date, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any, Literal, NamedTuple
+from uuid import UUID
 
 import msgspec
 import psycopg
@@ -27,6 +28,15 @@ from ninjait_pipelines.resources.postgres import Postgres
 TIMES_KEPT = timedelta(days=9)
 # Messages of older days are looked for among those that were recorded so soon: the ledger has no other order.
 RECORDED_WITHIN = timedelta(days=2)
+
+
+# What each field of an item's filter asks of a term.
+_FILTERS = {
+    "classes": "AND t.class = ANY(%(classes)s::text[])",
+    "sites": "AND t.site = ANY(%(sites)s::text[])",
+    "tags": "AND t.tags && %(tags)s::text[]",
+    "without_tags": "AND NOT t.tags && %(without_tags)s::text[]",
+}
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,10 +75,12 @@ class Evidence:
         column: str,
         rule: str = "",
         value: Decimal | int | None = None,
+        part: str = "",
     ) -> Step:
-        """A step that PostgreSQL shows."""
+        """A step that PostgreSQL shows; part: of the query, instead of {part}, with placeholders of its own."""
+        values = {name: str(one) if isinstance(one, date | UUID) else one for name, one in given.items()}
         with self.postgres.transaction() as connection:
-            query = psycopg.ClientCursor(connection).mogrify(_template(name), given)
+            query = psycopg.ClientCursor(connection).mogrify(_with_part(name, part), values)
             rows: list[dict[str, Any]] = [dict(row) for row in connection.execute(query.encode()).fetchall()]
         return _step("PostgreSQL", query, rows, title, column, rule, value)
 
@@ -83,13 +95,14 @@ class Evidence:
         part: str = "",
     ) -> Step:
         """A step that ClickHouse shows; part: of the query, instead of {part}, which is no value."""
-        query = finalize_query(_template(name).replace("{part}", part), dict(given))
+        query = finalize_query(_with_part(name, part), dict(given))
         return _step("ClickHouse", query, self.clickhouse.rows(query), title, column, rule, value)
 
 
-def _template(name: str) -> str:
-    lines = sql(f"billing/explain/{name}").splitlines()
-    return "\n".join(line for line in lines if not line.startswith("--"))
+def _with_part(name: str, part: str) -> str:
+    """The query without its header, and with its part."""
+    lines = [line.replace("{part}", part) for line in sql(f"billing/explain/{name}").splitlines()]
+    return "\n".join(line for line in lines if line.strip() and not line.startswith("--"))
 
 
 def _step(
@@ -184,10 +197,10 @@ def _devices(evidence: Evidence, counted: Counted, title: str, rule: str, value:
         return evidence.measured(
             f"reporting{suffix}", days, title, "devices", rule, value, part=counted_condition(counted)
         )
-    names = ("classes", "sites", "tags", "without_tags")
-    rules = {name: sorted(getattr(counted.item.filter, name)) for name in names}
+    rules = {name: sorted(getattr(counted.item.filter, name)) for name in _FILTERS}
+    part = "\n    ".join(condition for name, condition in _FILTERS.items() if rules[name])
     given = {"first": counted.first, "end": counted.end, **rules, **counted.place}
-    return evidence.record(f"registered{suffix}", given, title, "devices", rule, value)
+    return evidence.record(f"registered{suffix}", given, title, "devices", rule, value, part)
 
 
 def counted_condition(counted: Counted) -> str:
@@ -302,11 +315,16 @@ def _utc(moment: datetime) -> str:
 
 def shown(step: Step) -> str:
     """A step for a person: the number, how it follows, and the query."""
-    number = step.found if step.value is None else step.value
-    lines = [f"{step.title}: {'-' if number is None else f'{number:f}'}"]
+    lines = [f"{step.title}: {_plain(step.found if step.value is None else step.value)}"]
     if step.rule:
         lines.append(f"  {step.rule}")
     if not step.agrees:
-        lines.append(f"  by now the query gives {step.found}: it changed since")
+        lines.append(f"  by now the query gives {_plain(step.found)}")
+    if len(step.rows) == 1 and (some := step.rows[0].get("some")):
+        lines.append(f"  such as {', '.join(map(str, some[:3]))}")
     lines.append(f"  {step.store}:")
     return "\n".join([*lines, textwrap.indent(step.query.strip(), "    ")])
+
+
+def _plain(number: Decimal | None) -> str:
+    return "nothing" if number is None else f"{number:f}"

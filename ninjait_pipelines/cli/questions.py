@@ -4,6 +4,7 @@ another plan would cost, and what other tools are sent."""
 from __future__ import annotations
 
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -90,14 +91,22 @@ def explain(
     for number, step in enumerate(found.steps, 1):
         say(f"\n{number}. {shown(step)}")
     if found.changed:
-        say(f"\nChanged since the document: {', '.join(found.changed)}. What differs is corrected on a later document.")
+        say(f"\nBy now another number: {', '.join(found.changed)}.")
+        say("Usage that came after the document was issued is corrected on a later one; raw data that expired is not.")
 
 
 def _print_lines(one: Any) -> None:
     print_table(
         ("line", "what", "days", "quantity", "", "amount"),
         (
-            (number, line.description, f"{line.from_} to {line.to}", line.quantity, line.unit, line.amount)
+            (
+                number,
+                line.description,
+                f"{line.from_} to {line.to - timedelta(days=1)}",
+                line.quantity,
+                line.unit,
+                line.amount,
+            )
             for number, line in enumerate(one.lines, 1)
         ),
     )

@@ -5,6 +5,8 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
+import msgspec
+
 from ninjait_pipelines.billing.evidence import Counted, Step, counted_condition, decisive_day, shown, to_places
 from ninjait_pipelines.billing.rating.charges import Measured
 from ninjait_pipelines_tests.billing.rating.agreements import agreed, days, item, used
@@ -64,9 +66,11 @@ def test_a_step_that_no_longer_agrees_says_so() -> None:
     )
     assert not step.agrees
     assert shown(step) == (
-        "calls, by day: 10\n  10 calls are charged\n  by now the query gives 12: it changed since\n  ClickHouse:\n"
+        "calls, by day: 10\n  10 calls are charged\n  by now the query gives 12\n  ClickHouse:\n"
         "    SELECT 12 AS calls\n    FROM numbers(1)"
     )
+    gone = msgspec.structs.replace(step, found=None, rows=())
+    assert "by now the query gives nothing" in shown(gone)
 
 
 def test_quantities_are_rounded_as_they_are_stored() -> None:

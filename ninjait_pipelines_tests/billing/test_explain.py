@@ -52,6 +52,7 @@ def acme(stores: Stores) -> uuid.UUID:
         acme,
         item("device", "5", product="laptops", basis="reporting", filter={"classes": ["laptop"]}),
         item("device", "7", product="all", included="1", discounts=[{"from": "2020-01-01", "percent": "10"}]),
+        item("device", "3", product="servers", filter={"classes": ["server"], "without_tags": ["spare", "100%"]}),
         item("device", price=GRADUATED, product="peak", basis="peak"),
         item("device", "2", product="last", basis="last_day", minimum_amount="50"),
         item("device", "1", product="whole", basis="reporting", proration="full"),

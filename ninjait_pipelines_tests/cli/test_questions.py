@@ -62,7 +62,7 @@ def test_an_invoice_and_its_lines_are_explained(ninjait: Any, acme: uuid.UUID) -
     text = asked(ninjait, "explain", "2026-000001", "1")
     assert "calls, by day: 3100" in text
     assert "ClickHouse:\n    SELECT local_day AS day, toInt64(quantity) AS calls\n    FROM usage_days" in text
-    assert "Changed since the document: " in text  # these calls have no ids: they were measured, and not sent
+    assert "By now another number: " in text  # these calls have no ids: they were measured, and not sent
     found = json.loads(asked(ninjait, "explain", "2026-000001", "2", "--json"))
     assert [step["value"] for step in found["steps"]][:5] == ["10.00", "5", "2", "62", "2"]
     assert "'R-7'; there is no document" in refused(ninjait, "explain", "R-7")

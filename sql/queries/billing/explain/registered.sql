@@ -4,9 +4,6 @@ FROM generate_series(%(first)s::date, %(end)s::date - 1, '1 day') AS d (day)
 LEFT JOIN billing.device_terms AS t ON t.organization_id = %(organization_id)s AND t.billable
     AND (lower(t.term) AT TIME ZONE %(time_zone)s)::date <= d.day
     AND (upper(t.term) IS NULL OR d.day < (upper(t.term) AT TIME ZONE %(time_zone)s)::date)
-    AND (%(classes)s::text[] = '{}' OR t.class = ANY(%(classes)s::text[]))
-    AND (%(sites)s::text[] = '{}' OR t.site = ANY(%(sites)s::text[]))
-    AND (%(tags)s::text[] = '{}' OR t.tags && %(tags)s::text[])
-    AND NOT t.tags && %(without_tags)s::text[]
+    {part}
 GROUP BY d.day
 ORDER BY d.day
