@@ -220,9 +220,9 @@ def test_what_only_a_session_would_keep_is_refused(client: Client, raw: Raw) -> 
 
 def test_slow_queries_do_not_hold_up_fast_ones(raw: Raw, client: Client, table: str) -> None:
     with ThreadPoolExecutor(12) as pool:
-        slow = [pool.submit(raw, "POST", b"SELECT sleepEachRow(0.5) FROM numbers(4)") for _ in range(8)]
+        slow = [pool.submit(raw, "POST", b"SELECT sleepEachRow(0.5) FROM numbers(6)") for _ in range(8)]
         time.sleep(0.2)
-        for n in range(20):
+        for n in range(10):
             client.insert(table, [[n, ""]])
             assert client.command(f"SELECT count() FROM {table}") == n + 1
         assert not any(future.done() for future in slow)
