@@ -32,7 +32,7 @@ test: $(READY) ## all tests that need no servers, on real engines from wheels
 	@$(RUN) pytest -n 4 $(BY_FILE)
 
 test-fast: $(READY) ## the pure tests, which start no engine: half a minute
-	@$(RUN) pytest -n 2 $(BY_FILE) --hypothesis-profile fast -m "not engines and not servers and not faults"
+	@$(RUN) pytest -n 2 $(BY_FILE) --hypothesis-profile fast -m "not engines and not large and not servers and not faults"
 
 # What can go another way on RabbitMQ, InfluxDB and S3. On those of `make servers`, or of RABBITMQ_URL, INFLUXDB_URL, ...
 test-servers: $(READY) ## the contracts, the whole graph and the faults, on RabbitMQ, InfluxDB and S3, and older ClickHouses

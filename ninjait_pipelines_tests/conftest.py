@@ -112,6 +112,8 @@ OWN_ENGINES = (
     "test_wheel",
     "test_without_pandas",
 )
+# Pure tests that take a second each
+LARGE = ("billing/paper/test_render",)
 BY_MARKER = {"servers": "make test-servers", "faults": "make test-faults"}
 _not_run: Counter[str] = Counter()
 _numbers = itertools.count(1)
@@ -130,10 +132,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Marks what needs engines: whatever asks for the stack. The workers begin with what takes longest, so that none
     is waited for at the end."""
-    own = {TESTS / f"{name}.py" for name in OWN_ENGINES}
+    own, large = ({TESTS / f"{name}.py" for name in names} for names in (OWN_ENGINES, LARGE))
     for item in items:
         if item.path in own or "stack" in getattr(item, "fixturenames", ()):
             item.add_marker("engines")
+        if item.path in large:
+            item.add_marker("large")
     if hasattr(config, "workerinput"):
         places = {TESTS / f"{name}.py": place for place, name in enumerate(LONGEST)}
         items.sort(key=lambda item: places.get(item.path, len(places)))

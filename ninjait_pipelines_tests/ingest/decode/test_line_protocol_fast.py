@@ -287,21 +287,27 @@ LINE_EDGES: list[tuple[str | bytes, bool, list[Any]]] = [
     (b"", False, ["not_line_protocol"]),
     (b"\n", False, ["not_line_protocol"]),
     (f"#{MEM}".encode(), False, ["not_line_protocol"]),
-    (left_out("a=1") * (MAX_ENTRIES - 1), True, []),
-    (left_out("a=1") * MAX_ENTRIES, False, ["too_many_readings"]),
     (b"\xff" + MEM.encode(), False, ["invalid_utf8"]),
     (MEM.encode() + b"\x1f\x8b", False, ["invalid_utf8"]),
     (gzipped(f"{MEM}{NET}".encode()), True, [1.0, 5.0]),
     (gzipped(MEM.encode()) + b"\n", False, ["bad_gzip"]),
     (gzipped(gzipped(MEM.encode())), False, ["gzip"]),
     (gzipped(MEM.encode() + b"\xff"), False, ["invalid_utf8"]),
+]
+
+LARGE_BODIES: list[tuple[str | bytes, bool, list[Any]]] = [
+    (left_out("a=1") * (MAX_ENTRIES - 1), True, []),
+    (left_out("a=1") * MAX_ENTRIES, False, ["too_many_readings"]),
     (key("m,a=").replace(" ", "x" * (MAX_BYTES - len(key("m,a="))) + " ", 1).encode(), True, []),
     (key("m,a=").replace(" ", "x" * (MAX_BYTES - len(key("m,a="))) + "x ", 1).encode(), False, ["too_large"]),
     (gzipped(key(f"m,a={'x' * MAX_BYTES}").encode()), False, ["too_large"]),
 ]
+EDGES = [*LINE_EDGES, *(pytest.param(*edge, marks=pytest.mark.large) for edge in LARGE_BODIES)]
 
 
-@pytest.mark.parametrize(("body", "plain", "expected"), LINE_EDGES, ids=[repr(edge[0])[:60] for edge in LINE_EDGES])
+@pytest.mark.parametrize(
+    ("body", "plain", "expected"), EDGES, ids=[repr(edge[0])[:60] for edge in (*LINE_EDGES, *LARGE_BODIES)]
+)
 def test_what_the_fast_path_takes_and_what_it_leaves(body: str | bytes, plain: bool, expected: list[Any]) -> None:
     """Text comes after a line that is plain and of no interest, and bytes are the whole of a message."""
     whole = body if isinstance(body, bytes) else (left_out("a=1") + body).encode()

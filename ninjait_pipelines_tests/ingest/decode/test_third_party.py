@@ -89,6 +89,7 @@ def test_what_cannot_be_unpacked_is_refused_whole(body: bytes, reason: str) -> N
     assert (result.points, result.organization_id) == (0, ORG)
 
 
+@pytest.mark.large
 @pytest.mark.parametrize("packed", [False, True])
 def test_a_large_batch_is_one_message_of_all_its_lines(packed: bool) -> None:
     """1,000 lines of 1.2 kB are a batch of Telegraf's by default, and 20,000 short ones somebody's own."""
@@ -101,6 +102,7 @@ def test_a_large_batch_is_one_message_of_all_its_lines(packed: bool) -> None:
     assert (result.points_accepted, [one.reason for one in result.rejections]) == (20_000, ["bad_line"])
 
 
+@pytest.mark.large
 def test_a_large_list_of_collectd_s_is_taken() -> None:
     lists = [value_list("memory", "memory", n, type_instance="used", seconds_ago=n % 3600) for n in range(12_000)]
     delivered = collectd(*lists, organization=ORG)
