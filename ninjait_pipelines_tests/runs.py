@@ -128,15 +128,17 @@ def add(stores: Stores, table: str, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def spoil(stores: Stores, table: str, change: str) -> None:
-    """Changes rows of a PostgreSQL table to what its constraints refuse: they are older than these, as after a
-    `migrate up` of a database that had them."""
+    """Changes rows of a PostgreSQL table to what its constraints refuse: they are older than these and its triggers,
+    as after a `migrate up` of a database that had them."""
     constraints = "SELECT conname AS name, pg_get_constraintdef(oid) AS definition FROM pg_constraint"
     of_table = f"WHERE conrelid = '{table}'::regclass AND contype IN ('c', 'f')"
     with stores.postgres.transaction() as connection:
         found = connection.execute(f"{constraints} {of_table}".encode()).fetchall()
         for one in found:
             connection.execute(f"ALTER TABLE {table} DROP CONSTRAINT {one['name']}".encode())
+        connection.execute(f"ALTER TABLE {table} DISABLE TRIGGER USER".encode())
         connection.execute(change.encode())
+        connection.execute(f"ALTER TABLE {table} ENABLE TRIGGER USER".encode())
         for one in found:
             definition = one["definition"].removesuffix(" NOT VALID")
             connection.execute(f"ALTER TABLE {table} ADD CONSTRAINT {one['name']} {definition} NOT VALID".encode())

@@ -8,23 +8,27 @@ import re
 import subprocess
 import uuid
 from collections.abc import Iterator
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
+import msgspec
 import pytest
 from typer.testing import CliRunner
 
-from ninjait_pipelines.billing.assets import events_of
-from ninjait_pipelines.billing.invoice import Contract, invoice
-from ninjait_pipelines.billing.local_time import DAY, day_window, next_month
+from ninjait_pipelines.billing.agreements import agreements_in_force, enter
+from ninjait_pipelines.billing.assets import measure_windows
+from ninjait_pipelines.billing.local_time import DAY, next_month
+from ninjait_pipelines.billing.rating.agreement import Agreement, agreement
+from ninjait_pipelines.billing.rating.document import draft
+from ninjait_pipelines.billing.stored_usage import usage_of
 from ninjait_pipelines.cli import app
 from ninjait_pipelines.keys import DEVICES_TTL, WEEKLY_REPORT_TTL
+from ninjait_pipelines.left_out import LeftOut
+from ninjait_pipelines.marts import Window
 from ninjait_pipelines.metrics.model import RETENTION
 from ninjait_pipelines.resources import Stores
-from ninjait_pipelines.resources.clickhouse_schema import mart_rows
 from ninjait_pipelines.settings import Settings, Thresholds
 from ninjait_pipelines.tickets import assets as tickets
 from ninjait_pipelines_tests.cache.data import mart
@@ -143,77 +147,119 @@ def test_api_calls_of_the_month(platform: Platform) -> None:
     assert found == {str(ALPHA): (2.0, 15.0, 1.0), str(BETA): (1.0, 5.0, 0.0)}
 
 
-def _contract(organization: uuid.UUID, currency: str) -> Contract:
-    """Plan standard: the prices that the published query multiplies by."""
-    prices = [Decimal(price) for price in ("0", "5.0000", "0.1000", "0.0000")]
-    starts_on = date(2024, 1, 1)
-    return Contract(organization, organization, "UTC", starts_on, None, ANA, 1, currency, *prices, 0, Decimal("1.0000"))
+def _standard(platform: Platform, organization: uuid.UUID, currency: str, **changes: Any) -> Agreement:
+    """An organization on plan standard, whose prices the published query multiplies by, or on its like in EUR."""
+    stores, since = platform.stores, datetime(2024, 1, 1, tzinfo=UTC)
+    row = {"id": organization, "name": str(organization), "slug": str(organization), "time_zone": "UTC"}
+    add(stores, "organizations", [{**row, "created_at": since}])
+    price = {"version": 1, "from": "2024-01-01", "published_at": "2024-01-01T00:00:00Z"}
+    items = [
+        {"product": "devices", "kind": "device", "basis": "reporting", "prices": [{**price, "amount": "5"}]},
+        {"product": "storage", "kind": "storage", "prices": [{**price, "amount": "0.1"}]},
+        {"product": "api_calls", "kind": "api_calls", "prices": [{**price, "amount": "0.001"}]},
+    ]
+    term = {"from": "2024-01-01"}
+    document = {"id": str(organization), "organization_id": str(organization), "currency": currency, "time_zone": "UTC"}
+    document |= {"term": term, "items": [item | term for item in items] if currency != "USD" else []}
+    agreed = agreement(msgspec.json.encode(document))
+    with stores.postgres.transaction() as connection:
+        enter(connection, agreed)
+        if currency == "USD":
+            plan = "(SELECT id FROM billing.plans WHERE name = 'standard')"
+            connection.execute(f"SELECT billing.subscribe('{organization}', {plan}, '[2024-01-01,)')".encode())
+    return agreed
 
 
-def _billed(platform: Platform, contract: Contract, devices: int, storage: str, calls: int) -> dict[str, Decimal]:
-    """Writes a whole month of days, and returns what it used. The days' numbers go up and down."""
-    month, days, used = platform.month.date(), [], dict.fromkeys(("devices", "storage", "api_calls"), Decimal(0))
-    for number in range((next_month(month) - month).days):
-        measured = {"devices": devices + number % 3, "storage_gb": Decimal(storage), "backup_gb": Decimal("1.5")}
-        measured |= {"api_calls": calls + number, "hours": 24}
-        day = month + number * DAY
-        days += events_of(contract, day, day_window(day, "UTC"), measured)
-        used["devices"] += measured["devices"]
-        used["storage"] += measured["storage_gb"]
-        used["api_calls"] += measured["api_calls"]
-    rows = mart_rows("billing_quantities", days)
-    as_of = pa.array([platform.now] * len(rows), pa.timestamp("us", "UTC"))
-    platform.stores.clickhouse.insert("billing_quantities_versions", rows.append_column("as_of", as_of))
-    return used
+def _used(platform: Platform, organization: uuid.UUID, devices: int, storage: str, calls: int) -> None:
+    """A month of hours, calls and reports, from the first instant on, even of days that are yet to come."""
+    month, stores = platform.month, platform.stores
+    days = (next_month(month.date()) - month.date()).days
+    ids = [uuid.uuid5(organization, str(number)) for number in range(devices)]
+    row = {"organization_id": organization, "kind": "laptop", "created_at": month - 90 * DAY}
+    add(stores, "devices", [{**row, "id": id_, "name": str(id_)} for id_ in ids])
+    hour = {"organization_id": organization, "sample_count": 120, "sample_share": 1.0}
+    hours = [
+        {**hour, "device_id": id_, "timestamp": month + number * DAY}
+        for number in range(days)
+        for id_ in ids[: devices - number % 3]
+    ]
+    mart(stores, "device_metrics_hourly", *hours)
+    call = {"organization_id": organization, "status_code": 200}
+    called = [
+        {**call, "timestamp": month + number * DAY, "message_id": uuid.uuid4()}
+        for number in range(days)
+        for _ in range(calls + number)
+    ]
+    mart(stores, "api_calls", *called)
+    report = {"organization_id": organization, "storage_gb": Decimal(storage), "backup_gb": Decimal("1.5")}
+    reports = [{**report, "timestamp": month + n * DAY, "message_id": uuid.uuid4()} for n in range(days)]
+    mart(stores, "usage_reports", *reports)
+
+
+def _measure(platform: Platform) -> None:
+    """All days of the month, as the asset measures those that are over."""
+    first = platform.month
+    days = (next_month(first.date()) - first.date()).days
+    windows = [Window(first + number * DAY, first + (number + 1) * DAY) for number in range(days)]
+    measure_windows(platform.stores.postgres, platform.stores.clickhouse, windows, LeftOut())
 
 
 def test_the_invoice_of_plan_standard(platform: Platform) -> None:
-    """Query 4 gives the invoice's lines, and its total before these were rounded.
+    """Query 4 gives the lines of the document, and its total before these were rounded.
 
     In another currency the total is null, and the cost is beside it.
     """
-    month = platform.month.date()
+    month, stores = platform.month.date(), platform.stores
     for organization, currency in ((ALPHA, "USD"), (BETA, "EUR")):
-        contract = _contract(organization, currency)
-        used = _billed(platform, contract, 7, "123.456789", 1000)
-        bill = invoice(contract, month, used, 0)
-        amounts = {line.kind: line.amount for line in bill.lines}
-        [row] = [row for row in platform.ask(4) if row["organization_id"] == str(organization)]
+        _standard(platform, organization, currency)
+        _used(platform, organization, 7, "123.456789", 20)
+    _measure(platform)
+    agreements = agreements_in_force(stores.postgres, month, next_month(month))
+    usage = usage_of(stores.postgres, stores.clickhouse, agreements, month, next_month(month))
+    for agreed in agreements:
+        bill = draft(agreed, usage[agreed.id], month)
+        amounts = {line.product: line.amount for line in bill.lines}
+        [row] = [row for row in platform.ask(4) if row["organization_id"] == agreed.organization_id]
         values = {name: value for name, value in row.items() if isinstance(value, Decimal)}
         cents = {name: value.quantize(Decimal("0.01"), ROUND_HALF_UP) for name, value in values.items()}
         assert cents["device_cost"] == amounts["devices"]
         assert cents["api_cost"] == amounts["api_calls"]
         assert cents["storage_cost"] == amounts["storage"]
-        cost = platform.stores.clickhouse.scalar(
-            "SELECT sum(cost) FROM billing_events WHERE organization_id = {id:UUID}", id=organization
+        cost = stores.clickhouse.scalar(
+            "SELECT sum(cost) FROM billing_events WHERE organization_id = {id:UUID}", id=agreed.organization_id
         )
-        assert abs(cost - bill.total) <= Decimal("0.005") * len(bill.lines)
+        assert abs(cost - bill.net) <= Decimal("0.005") * len(bill.lines)
         lines = row["device_cost"] + row["api_cost"] + row["storage_cost"]
         assert abs(cost - lines) < Decimal("1e-8")
-        assert row["total_cost"] == (_value(cost) if currency == "USD" else None)
+        assert row["total_cost"] == (_value(cost) if agreed.currency == "USD" else None)
 
 
 def test_a_month_of_equal_days_adds_up_exactly(platform: Platform) -> None:
     """A seventh or a thirtieth of a device has no end; the shares of all days are one whole all the same."""
-    contract, month = _contract(ALPHA, "USD"), platform.month.date()
+    month = platform.month.date()
     days = (next_month(month) - month).days
-    measured = {"devices": 7, "storage_gb": Decimal("0.000001"), "backup_gb": Decimal(3), "api_calls": 1, "hours": 24}
+    row = {"organization_id": ALPHA, "agreement_id": ALPHA, "currency": "USD"}
+    quantities = {
+        "devices": ("7", 35),
+        "storage": ("0.000001", Decimal("0.0000001")),
+        "backup": ("3", 0),
+        "api_calls": ("1", Decimal(days) / 1000),
+    }
     rows = [
-        row
-        for number in range(days)
-        for row in events_of(contract, month + number * DAY, day_window(month + number * DAY, "UTC"), measured)
+        {**row, "local_day": month + n * DAY, "item": kind, "kind": kind, "quantity": Decimal(quantity)}
+        | {"cost": (Decimal(cost) / days).quantize(Decimal("1e-24"))}
+        for n in range(days)
+        for kind, (quantity, cost) in quantities.items()
     ]
-    table = mart_rows("billing_quantities", rows)
-    as_of = pa.array([platform.now] * len(table), pa.timestamp("us", "UTC"))
-    platform.stores.clickhouse.insert("billing_quantities_versions", table.append_column("as_of", as_of))
-    [row] = platform.stores.clickhouse.rows(
+    mart(platform.stores, "billing_quantities", *rows)
+    [found] = platform.stores.clickhouse.rows(
         "SELECT sum(device_count) AS devices, sum(storage_gb) AS storage, sum(backup_gb) AS backup, sum(api_calls) AS "
         "calls, sum(cost_usd) AS cost, count() AS days, min(billing_events.devices) AS plain, "
         "min(storage_gb_stored) AS stored FROM billing_events"
     )
-    assert (row["devices"], row["storage"], row["backup"]) == (7, Decimal("0.000001"), 3)
-    assert (row["calls"], row["days"], row["plain"], row["stored"]) == (days, days, 7, Decimal("0.000001"))
-    assert round(row["cost"], 20) == 35 + Decimal("0.0000001") + Decimal(days) / 1000
+    assert (found["devices"], found["storage"], found["backup"]) == (7, Decimal("0.000001"), 3)
+    assert (found["calls"], found["days"], found["plain"], found["stored"]) == (days, days, 7, Decimal("0.000001"))
+    assert round(found["cost"], 20) == 35 + Decimal("0.0000001") + Decimal(days) / 1000
 
 
 def test_devices_by_status(platform: Platform) -> None:

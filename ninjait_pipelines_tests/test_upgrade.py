@@ -33,7 +33,7 @@ MONTH = DAY.date().replace(day=1)
 CONTRACT = uuid.UUID(int=20)
 INVOICE = uuid.uuid5(CONTRACT, MONTH.isoformat())
 # 0.3.0 had nothing like them.
-NEW_MARTS = {"device_days", "usage_days", "billing_reconciliation"}
+NEW_MARTS = {"agreements", "billing_reconciliation", "device_days", "device_terms", "usage_days"}
 
 # What was asked of 0.3.0, and what is asked now.
 NUMBERS = {
@@ -50,7 +50,8 @@ NUMBERS = {
     ),
     "billed quantities": (
         "SELECT * EXCEPT (as_of) FROM billing_events ORDER BY ALL",
-        "SELECT * EXCEPT (as_of, cost, base_fee, currency) FROM billing_quantities ORDER BY ALL",
+        "SELECT organization_id, local_day, kind, quantity, unit, contract_id, price_plan_id, price_plan_version, "
+        "window_start, window_end, completeness FROM billing_quantities ORDER BY ALL",
     ),
     "devices by status": (
         "SELECT organization_id, status, devices, as_of FROM device_status_realtime ORDER BY ALL",

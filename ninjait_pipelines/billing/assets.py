@@ -1,30 +1,29 @@
-"""The asset of measured days: billable quantities by local day."""
+"""The asset of measured days: what every agreement's items used on local days, and what that costs."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from datetime import date, datetime, timedelta
-from decimal import Decimal
+import itertools
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from datetime import date, timedelta
 from typing import Any
-from uuid import UUID
-from zoneinfo import ZoneInfo
 
 import dagster as dg
 
 from ninjait_pipelines import automation, partitions
-from ninjait_pipelines.billing.agreements import agreements_in_force
-from ninjait_pipelines.billing.invoice import KINDS, Contract, costs_of_day
-from ninjait_pipelines.billing.local_time import DAY, day_window, hours_of
-from ninjait_pipelines.billing.measure import store_days
+from ninjait_pipelines.billing.agreements import agreements_in_force, device_terms
+from ninjait_pipelines.billing.local_time import DAY
+from ninjait_pipelines.billing.measure import MAX_DAYS, MeasuredDays, store_days
+from ninjait_pipelines.billing.quantities import measured_days, quantity_rows, registered, reporting, terms_of
+from ninjait_pipelines.billing.rating.agreement import Agreement, Item
 from ninjait_pipelines.left_out import LeftOut
-from ninjait_pipelines.marts import Rows, Window, mart
-from ninjait_pipelines.resources.clickhouse import ClickHouse, sql
-from ninjait_pipelines.resources.postgres import Postgres, check_times
+from ninjait_pipelines.marts import Done, Window, computed_together, content, declared
+from ninjait_pipelines.resources.clickhouse import ClickHouse
+from ninjait_pipelines.resources.postgres import Postgres
 
-# So many organizations a query: their ids and windows go along as parameters, and a server limits the size of those.
-BATCH = 1000
-# How far back a changed contract or time zone is applied automatically; older months are a person's decision.
+# How far back a changed agreement or device is applied automatically; older months are a person's decision.
 CORRECTED = timedelta(days=62)
 DRAINS = dg.AssetSelection.assets("api_calls", "usage_reports")
-REFERENCE = dg.AssetSelection.assets("contracts", "organizations")
+REFERENCE = dg.AssetSelection.assets("agreements", "device_terms")
 
 # Unlike automation.FOLLOW_UPSTREAM this does not wait for what is missing upstream: every row says how complete it is,
 # and the first day after installation has hours that never were. Only the partitioned upstreams count: the drains and
@@ -36,7 +35,7 @@ FOLLOW_UPSTREAM = (
     & ~dg.AutomationCondition.in_progress()
 )
 # The data version of a copy changes only when its rows do.
-CONTRACTS_CHANGED = (
+AGREEMENTS_CHANGED = (
     automation.latched_until_requested(
         dg.AutomationCondition.in_latest_time_window(lookback_delta=CORRECTED)
         & dg.AutomationCondition.any_deps_match(dg.AutomationCondition.data_version_changed()).allow(REFERENCE)
@@ -44,112 +43,112 @@ CONTRACTS_CHANGED = (
     & ~dg.AutomationCondition.missing()
     & ~dg.AutomationCondition.in_progress()
 )
+NAME, QUANTITIES = "billing_events", "billing_quantities"
 
 
-@mart(
-    table="billing_quantities",
-    group_name="billing",
-    kinds={"postgres", "python"},
+@computed_together(
+    declared(
+        NAME,
+        QUANTITIES,
+        "Billable quantities of every agreement: device_days, usage_days and, from these, billing_quantities, whose "
+        "rows are counted here. The partition is the label of the local day: 2026-03-01 is 1 March in Auckland and in "
+        "Denver. Grain: organization and local day; of billing_quantities agreement, local day and item.",
+        group_name="billing",
+        kinds={"clickhouse", "postgres", "python"},
+        deps=[
+            dg.AssetDep("device_metrics_hourly", partition_mapping=partitions.LOCAL_DAY),
+            "api_calls",
+            "usage_reports",
+            "agreements",
+            "device_terms",
+        ],
+        automation_condition=(
+            automation.fill_missing(ignoring=DRAINS | REFERENCE) | FOLLOW_UPSTREAM | AGREEMENTS_CHANGED
+        ),
+    ),
     partitions_def=partitions.DAILY,
-    deps=[
-        dg.AssetDep("device_metrics_hourly", partition_mapping=partitions.LOCAL_DAY),
-        "api_calls",
-        "usage_reports",
-        "organizations",
-        "contracts",
-    ],
-    automation_condition=automation.fill_missing(ignoring=DRAINS | REFERENCE) | FOLLOW_UPSTREAM | CONTRACTS_CHANGED,
 )
-def billing_events(
-    window: Window,
-    as_of: datetime,
-    postgres: Postgres,
-    clickhouse: ClickHouse,
-    left_out: LeftOut,
-    metadata: dict[str, Any],
-) -> Rows:
-    """Billable quantities of every organization with a contract. The partition is the label of the local day:
-    2026-03-01 is 1 March in Auckland and in Denver. Grain: organization and local day; of billing_quantities, which
-    invoices are made from and whose rows are counted here, also kind."""
+def billing_events(windows: list[Window], postgres: Postgres, clickhouse: ClickHouse) -> Iterator[Done]:
+    """Measures the days of a run together, a month at a time."""
     # A day in the west ends up to 12 hours after the UTC day of its name: until then its completeness is below 1, and
     # each further hour that is rolled up computes it again. For API calls and usage reports that come after the day was
     # over everywhere, the sensor late_billing_days does.
-    agreements = agreements_in_force(postgres, window.day, window.day + DAY, left_out)
-    store_days(clickhouse, agreements, window.day, window.day + DAY, as_of)
-    events = list(events_of_day(postgres, clickhouse, window.day, left_out))
-    metadata["complete_rows"] = sum(event["completeness"] == 1 for event in events)
-    return events
+    for days in _together(windows):
+        started, left_out = time.perf_counter(), LeftOut()
+        counts = measure_windows(postgres, clickhouse, days, left_out)
+        seconds = {"duration_seconds": (time.perf_counter() - started) / len(days)}
+        for window in days:
+            rows, complete = counts[window.day]
+            metadata = {"complete_rows": complete, **left_out.metadata(), **seconds}
+            yield Done(NAME, window.start, rows, metadata)
+
+
+def _together(windows: Sequence[Window]) -> Iterator[list[Window]]:
+    """Consecutive days, at most MAX_DAYS at a time."""
+    for _, group in itertools.groupby(enumerate(windows), lambda pair: pair[1].start - pair[0] * DAY):
+        days = [window for _, window in group]
+        yield from (days[at : at + MAX_DAYS] for at in range(0, len(days), MAX_DAYS))
+
+
+def measure_windows(
+    postgres: Postgres, clickhouse: ClickHouse, windows: Sequence[Window], left_out: LeftOut
+) -> dict[date, tuple[int, int]]:
+    """Local day -> how many rows it has, and how many of them are complete.
+
+    1. Take the version, before anything is read: what comes later makes its day late.
+    2. Replace device_days and usage_days, as `store_days` says. Dying in it: the days are still late or missing.
+    3. Replace billing_quantities. Dying before: as above, and it is older than what it is made from. After: the days
+       are of this version.
+    """
+    as_of = clickhouse.now()
+    days = [window.day for window in windows]
+    agreements = agreements_in_force(postgres, days[0], days[-1] + DAY, left_out)
+    measured = store_days(clickhouse, agreements, days[0], days[-1] + DAY, as_of)
+    rows = quantities_of_days(postgres, agreements, measured, days[0], days[-1] + DAY, left_out)
+    table = content(QUANTITIES, rows, left_out)
+    clickhouse.replace_slice(QUANTITIES, table, as_of, days)
+    stored: dict[date, int] = defaultdict(int)
+    complete: dict[date, int] = defaultdict(int)
+    for day, share in zip(table["local_day"].to_pylist(), table["completeness"].to_pylist(), strict=True):
+        stored[day] += 1
+        complete[day] += share == 1
+    return {day: (stored[day], complete[day]) for day in days}
+
+
+def quantities_of_days(
+    postgres: Postgres,
+    agreements: Sequence[Agreement],
+    measured: MeasuredDays,
+    first: date,
+    end: date,
+    left_out: LeftOut | None = None,
+) -> list[dict[str, Any]]:
+    """The rows of billing_quantities, without as_of, of the local days [first, end); an agreement that cannot be
+    computed, such as one with two terms of one device on a day, is left out and named."""
+    left_out = left_out or LeftOut()
+    name = "organization {0.organization_id}, agreement {0.id}".format
+    devices = device_terms(postgres, {one.organization_id for one in agreements})
+
+    def terms(one: Agreement) -> tuple[Agreement, Any]:
+        return one, terms_of(one, devices.get(one.organization_id, []))
+
+    held = list(left_out.each(agreements, name, terms))
+    reported = reporting(
+        measured.devices,
+        ((one, item, of) for one, of in held for item in one.items if item.measured_by == "reporting"),
+    )
+    usage, days = measured_days(measured.usage), [first + number * DAY for number in range((end - first).days)]
+
+    def rows(one: tuple[Agreement, Any]) -> list[dict[str, Any]]:
+        agreement, of = one
+
+        def counts(item: Item) -> Any:
+            of_reporting = item.measured_by == "reporting"
+            return reported[agreement.id, item.key] if of_reporting else registered(of, item, days)
+
+        return list(quantity_rows(agreement, counts, usage, first, end))
+
+    return [row for own in left_out.each(held, lambda one: name(one[0]), rows) for row in own]
 
 
 all_assets = [billing_events]
-
-
-def contracts_in_force(
-    postgres: Postgres, first_day: date, end_day: date, left_out: LeftOut | None = None
-) -> list[Contract]:
-    """The contracts in force on a local day of [first_day, end_day), from the system of record itself: its hourly copy
-    may be of before a correction. An organization without a time zone that there is has no local days: it is left out.
-    """
-    rows = postgres.rows(sql("billing/contracts"), {"first_day": first_day, "end_day": end_day})
-    return list((left_out or LeftOut()).each(rows, lambda row: f"organization {row['organization_id']}", _contract))
-
-
-def _contract(row: Mapping[str, Any]) -> Contract:
-    check_times(row)
-    ZoneInfo(row["time_zone"])
-    return Contract(*(row[name] for name in Contract._fields))
-
-
-def events_of_day(
-    postgres: Postgres, clickhouse: ClickHouse, day: date, left_out: LeftOut | None = None
-) -> Iterator[dict[str, Any]]:
-    """The rows of billing_quantities, without as_of, of a local day: of every organization with a contract in force."""
-    in_force = contracts_in_force(postgres, day, day + DAY, left_out)
-    for batch in (in_force[i : i + BATCH] for i in range(0, len(in_force), BATCH)):
-        windows = [day_window(day, contract.time_zone) for contract in batch]
-        measured = _measure(clickhouse, batch, windows)
-        for contract, window in zip(batch, windows, strict=True):
-            yield from events_of(contract, day, window, measured[contract.organization_id])
-
-
-def events_of(
-    contract: Contract, day: date, window: tuple[datetime, datetime], measured: dict[str, Any]
-) -> Iterator[dict[str, Any]]:
-    """The four rows of one organization's local day; measured: its row of sql/queries/billing/quantities.sql."""
-    values = (measured["devices"], measured["storage_gb"], measured["backup_gb"], measured["api_calls"])
-    quantities = {kind: Decimal(value) for kind, value in zip(KINDS, values, strict=True)}
-    costs = costs_of_day(contract, day, quantities)
-    for kind, unit in KINDS.items():
-        yield {
-            "organization_id": contract.organization_id,
-            "local_day": day,
-            "kind": kind,
-            "quantity": quantities[kind],
-            "unit": unit,
-            "cost": costs[kind],
-            "base_fee": costs["base_fee"],
-            "currency": contract.currency,
-            "contract_id": contract.id,
-            "price_plan_id": contract.price_plan_id,
-            "price_plan_version": contract.price_plan_version,
-            "window_start": window[0],
-            "window_end": window[1],
-            "completeness": measured["hours"] / len(hours_of(*window)),
-        }
-
-
-def _measure(
-    clickhouse: ClickHouse, batch: Sequence[Contract], windows: Sequence[tuple[datetime, datetime]]
-) -> dict[UUID, dict[str, Any]]:
-    first, last = min(start for start, _ in windows), max(end for _, end in windows)
-    rows = clickhouse.rows(
-        sql("billing/quantities"),
-        organizations=[str(contract.organization_id) for contract in batch],
-        starts=[start for start, _ in windows],
-        ends=[end for _, end in windows],
-        first=first,
-        last=last,
-        first64=first,
-        last64=last,
-    )
-    return {row["organization_id"]: row for row in rows}

@@ -7,7 +7,7 @@ import dagster as dg
 
 from ninjait_pipelines import automation, partitions
 from ninjait_pipelines.automation import AUTOMATION
-from ninjait_pipelines.billing.assets import CONTRACTS_CHANGED, CORRECTED, FOLLOW_UPSTREAM, billing_events
+from ninjait_pipelines.billing.assets import AGREEMENTS_CHANGED, CORRECTED, FOLLOW_UPSTREAM, billing_events
 from ninjait_pipelines.billing.drafts import draw_up
 from ninjait_pipelines.billing.finalise import GRACE, finalise
 from ninjait_pipelines.billing.write import save_drafts
@@ -24,12 +24,12 @@ from ninjait_pipelines.resources.postgres import Postgres
     partitions_def=partitions.MONTHLY,
     deps=[
         dg.AssetDep(billing_events, partition_mapping=partitions.INCLUDES_CURRENT_PERIOD),
-        "contracts",
-        "organizations",
+        "agreements",
+        "device_terms",
     ],
     metadata={"dagster/column_schema": column_schema("invoices")},
     automation_condition=(
-        automation.fill_missing(CORRECTED, wait_for_missing=False) | FOLLOW_UPSTREAM | CONTRACTS_CHANGED
+        automation.fill_missing(CORRECTED, wait_for_missing=False) | FOLLOW_UPSTREAM | AGREEMENTS_CHANGED
     ),
 )
 def invoices(

@@ -27,17 +27,6 @@ def next_month(month: date) -> date:
     return (month.replace(day=1) + timedelta(days=32)).replace(day=1)
 
 
-def hours_of(start: datetime, end: datetime) -> list[datetime]:
-    """The UTC hours that belong to a window: those that begin in it.
-
-    An hourly row cannot be divided, so in a zone of half hours a day takes the hours from half past the hour on: 24 of
-    them, each in exactly one day.
-    """
-    first = start.replace(minute=0, second=0, microsecond=0)
-    first = first if first == start else first + HOUR
-    return [first + i * HOUR for i in range(-(-(end - first) // HOUR))]
-
-
 def overlapped_hours(start: datetime, end: datetime) -> list[datetime]:
     """The UTC hours that a window overlaps; in a zone of half hours midnight cuts the first and the last of a day."""
     first = start.replace(minute=0, second=0, microsecond=0)

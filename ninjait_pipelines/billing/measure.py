@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from decimal import Decimal, localcontext
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -31,14 +32,15 @@ SOURCE_KEPT = timedelta(days=731)
 MILLISECOND = timedelta(milliseconds=1)
 QUANTITY_PLACES = Decimal("1e-9")
 VOLUMES = ("storage", "backup")
-DEVICE_DAYS = pa.schema(
+# A row per device that reported, with its local days (counted from 1970-01-01), and the hours and samples of each.
+DEVICES = pa.schema(
     [
         pa.field("organization_id", pa.string()),
         pa.field("time_zone", pa.string()),
         pa.field("device_id", pa.string()),
-        pa.field("local_day", pa.date32()),
-        pa.field("hours", pa.uint8()),
-        pa.field("samples", pa.uint32()),
+        pa.field("days", pa.list_(pa.uint16())),
+        pa.field("hours", pa.list_(pa.uint8())),
+        pa.field("samples", pa.list_(pa.uint32())),
     ]
 )
 # Rows of device_days are written in blocks of whole days: so many at least, if the days have them.
@@ -88,32 +90,45 @@ def rule_of(item: Item) -> tuple[str, ...]:
     return tuple(sorted(set(item.not_billed_statuses)))
 
 
+class MeasuredDays(NamedTuple):
+    """Devices that reported (schema DEVICES) and rows of usage_days, without as_of."""
+
+    devices: pa.Table
+    usage: list[dict[str, Any]]
+
+
+def measure_days(
+    clickhouse: ClickHouse, agreements: Iterable[Agreement], first: date, end: date, as_of: datetime
+) -> MeasuredDays:
+    """What was used on the local days [first, end), at most MAX_DAYS, by organizations of these agreements.
+
+    Rows whose source has begun to expire by `as_of` are those that are stored, and say so: measured again they could
+    only be less.
+    """
+    found = wanted(agreements)
+    rows = usage_days(clickhouse, found, first, end, as_of)
+    return MeasuredDays(reporting_devices(clickhouse, found, first, end), _unless_frozen(clickhouse, rows))
+
+
 def store_days(
-    clickhouse: ClickHouse, agreements: Sequence[Agreement], first: date, end: date, as_of: datetime
-) -> list[dict[str, Any]]:
-    """Measures the local days [first, end), at most MAX_DAYS, for these agreements, and stores them. Returns the
-    rows of usage_days. as_of: ClickHouse's clock before anything was read.
+    clickhouse: ClickHouse, agreements: Iterable[Agreement], first: date, end: date, as_of: datetime
+) -> MeasuredDays:
+    """Measures days and stores them. as_of: ClickHouse's clock before anything was read.
 
     1. Replace device_days, some days at a time. Dying in it: each day is new or old; the rerun makes the same rows.
     2. Replace usage_days, all days at once. Dying before: as above.
-
-    Rows whose source has begun to expire stay as they are stored, and say so: measured again they could only be less.
     """
-    found = wanted(agreements)
-    devices = device_days(clickhouse, found, first, end)
-    days = Days("UTC", first, end).labels
-    at_once = max(1, len(days) * ROWS_AT_ONCE // max(len(devices), 1))
+    devices, rows = measured = measure_days(clickhouse, agreements, first, end, as_of)
+    days, by_day = Days("UTC", first, end).labels, device_days(devices)
+    at_once = max(1, len(days) * ROWS_AT_ONCE // max(len(by_day), 1))
     for some in (days[at : at + at_once] for at in range(0, len(days), at_once)):
-        of_days = devices.filter(pc.is_in(devices["local_day"], pa.array(some))) if len(devices) else devices
+        of_days = by_day.filter(pc.is_in(by_day["local_day"], pa.array(some)))
         clickhouse.replace_slice("device_days", content("device_days", of_days, LeftOut()), as_of, some)
-    rows = _unless_frozen(clickhouse, usage_days(clickhouse, found, first, end, as_of), days)
     clickhouse.replace_slice("usage_days", mart_rows("usage_days", rows), as_of, days)
-    return rows
+    return measured
 
 
-def _unless_frozen(
-    clickhouse: ClickHouse, measured: list[dict[str, Any]], days: Sequence[date]
-) -> list[dict[str, Any]]:
+def _unless_frozen(clickhouse: ClickHouse, measured: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows; of what is frozen those that are stored, also of organizations without an agreement by now."""
     frozen = {row["local_day"] for row in measured if row["frozen"]}
     if not frozen:
@@ -130,8 +145,20 @@ def _key(row: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(str(row[name]) for name in ("organization_id", "time_zone", "local_day", "kind", "rule"))
 
 
-def device_days(clickhouse: ClickHouse, found: Wanted, first: date, end: date) -> pa.Table:
-    """The rows of the mart device_days, without as_of."""
+def device_days(devices: pa.Table) -> pa.Table:
+    """The rows of the mart device_days, without as_of: a row per device (schema DEVICES) and day."""
+    whole = devices.combine_chunks()
+    places = pc.list_parent_indices(whole["days"])
+    of_device = whole.select(["organization_id", "time_zone", "device_id"]).take(places)
+    days = pc.cast(pc.cast(pc.list_flatten(whole["days"]), pa.int32()), pa.date32())
+    of_device = of_device.append_column("local_day", days)
+    for name in ("hours", "samples"):
+        of_device = of_device.append_column(name, pc.list_flatten(whole[name]))
+    return of_device
+
+
+def reporting_devices(clickhouse: ClickHouse, found: Wanted, first: date, end: date) -> pa.Table:
+    """The devices that reported on any of the local days, with these days (schema DEVICES)."""
     tables = []
     for zone, organizations in sorted(found.devices.items()):
         days = Days(zone, first, end)
@@ -148,8 +175,8 @@ def device_days(clickhouse: ClickHouse, found: Wanted, first: date, end: date) -
                 cut_hours=cut,
             )
             zones = pa.repeat(pa.scalar(zone), len(rows))
-            tables.append(rows.append_column("time_zone", zones).select(DEVICE_DAYS.names))
-    return pa.concat_tables([DEVICE_DAYS.empty_table(), *(table.cast(DEVICE_DAYS) for table in tables)])
+            tables.append(rows.append_column("time_zone", zones).select(DEVICES.names))
+    return pa.concat_tables([DEVICES.empty_table(), *(table.cast(DEVICES) for table in tables)])
 
 
 def usage_days(clickhouse: ClickHouse, found: Wanted, first: date, end: date, as_of: datetime) -> list[dict[str, Any]]:
@@ -166,7 +193,7 @@ def usage_days(clickhouse: ClickHouse, found: Wanted, first: date, end: date, as
 def is_expiring(row: Mapping[str, Any], as_of: datetime) -> bool:
     """Whether a source of the row has begun to expire, so that measuring it again may give less."""
     before = int(row["rule"]) if row["kind"] in VOLUMES else RETRIED_DAYS
-    start, _ = day_window(row["local_day"] - before * DAY, row["time_zone"])
+    start = _start(row["local_day"] - before * DAY, row["time_zone"])
     return as_of - start > SOURCE_KEPT - DAY
 
 
@@ -290,6 +317,11 @@ def _row(organization: str, zone: str, day: date, kind: str, rule: str) -> dict[
         "known_milliseconds": 0,
         "day_milliseconds": (end - start) // MILLISECOND,
     }
+
+
+@lru_cache(maxsize=100_000)
+def _start(day: date, zone: str) -> datetime:
+    return day_window(day, zone)[0]
 
 
 def _windows(days: Days) -> list[tuple[date, tuple[datetime, datetime]]]:

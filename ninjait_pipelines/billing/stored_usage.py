@@ -15,7 +15,7 @@ import msgspec
 
 from ninjait_pipelines.billing.agreements import device_terms
 from ninjait_pipelines.billing.local_time import DAY, day_window, overlapped_hours
-from ninjait_pipelines.billing.measure import BATCH, Wanted, device_days, rule_of, usage_days, wanted
+from ninjait_pipelines.billing.measure import BATCH, Wanted, reporting_devices, rule_of, usage_days, wanted
 from ninjait_pipelines.billing.rating.agreement import Agreement
 from ninjait_pipelines.billing.rating.usage import CallCount, Device, HoursKnown, Reports, Usage, VolumeDay
 from ninjait_pipelines.resources.clickhouse import ClickHouse, sql
@@ -55,11 +55,9 @@ def usage_if_agreed(
     writing it. At most 31 days."""
     stored = _stored(clickhouse, agreements, first_day, end_day)
     missing = _beyond(wanted(agreements), wanted(in_force))
-    reported: dict[tuple[str, str, str], list[str]] = defaultdict(list)
-    for row in device_days(clickhouse, missing, first_day, end_day).to_pylist():
-        reported[row["time_zone"], row["organization_id"], row["device_id"]].append(row["local_day"].isoformat())
-    for (zone, organization, device), days in sorted(reported.items()):
-        stored[zone, organization].reports.append(Reports(device_id=device, at=tuple(sorted(days))))
+    for row in reporting_devices(clickhouse, missing, first_day, end_day).sort_by("device_id").to_pylist():
+        at = tuple((EPOCH + number * DAY).isoformat() for number in row["days"])
+        stored[row["time_zone"], row["organization_id"]].reports.append(Reports(device_id=row["device_id"], at=at))
     for row in usage_days(clickhouse, missing, first_day, end_day, clickhouse.now()):
         stored[row["time_zone"], row["organization_id"]].days.append(row)
     return _usages(postgres, agreements, stored, first_day, end_day)

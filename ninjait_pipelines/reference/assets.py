@@ -36,14 +36,19 @@ def reference_copy(table: str, description: str) -> dg.AssetsDefinition:
     return copied
 
 
+# Those that are not in PostgreSQL's schema `public`.
+SCHEMAS = {"agreements": "billing.", "device_terms": "billing."}
+
+
 def row_count(asset: dg.AssetsDefinition) -> dg.AssetChecksDefinition:
     """A blocking check of one copy. A row that came between copy and check fails it once; the next copy passes."""
     table = asset.key.to_user_string()
+    origin = f"{SCHEMAS.get(table, '')}{table}"
     description = f"PostgreSQL and ClickHouse have as many {table}."
 
     @check(asset, name=f"{table}_row_count", description=description, blocking=True)
     def as_many(postgres: Postgres, clickhouse: ClickHouse, left_out: int) -> dg.AssetCheckResult:
-        source = postgres.rows(f"SELECT count(*) AS n FROM {table}")[0]["n"]  # noqa: S608 -- the asset's own name
+        source = postgres.rows(f"SELECT count(*) AS n FROM {origin}")[0]["n"]  # noqa: S608 -- the asset's own name
         copy = clickhouse.scalar(f"SELECT count() FROM {table}")  # noqa: S608
         return dg.AssetCheckResult(
             passed=source == copy + left_out,
@@ -60,8 +65,12 @@ organizations = reference_copy(
 users = reference_copy("users", "People who sign in, without their e-mail address. Grain: user.")
 devices = reference_copy("devices", "Monitored machines, as PostgreSQL has them. Grain: device.")
 contracts = reference_copy("contracts", "Contracts with the price plan that they were signed for. Grain: contract.")
+agreements = reference_copy("agreements", "What is agreed, with a hash of all its items and prices. Grain: agreement.")
+device_terms = reference_copy(
+    "device_terms", "Whose each device is, of which class, from when to when. Grain: term of a device."
+)
 
-COPIES = [organizations, users, devices, contracts]
+COPIES = [organizations, users, devices, contracts, agreements, device_terms]
 row_counts = [row_count(copy) for copy in COPIES]
 left_nothing_out = [nothing_is_left_out(copy) for copy in COPIES]
 

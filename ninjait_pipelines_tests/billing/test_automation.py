@@ -1,4 +1,4 @@
-"""What makes billing run by itself: hours and corrected contracts; neither the drains nor the hourly copies."""
+"""What makes billing run by itself: hours and corrected agreements; neither the drains nor the hourly copies."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -13,7 +13,7 @@ from ninjait_pipelines.settings import validate
 from ninjait_pipelines_tests.nowhere import NOWHERE
 
 NOW = datetime(2026, 11, 21, 9, 30, tzinfo=UTC)
-HOURLY_NAMES = ("contracts", "organizations")
+HOURLY_NAMES = ("agreements", "device_terms")
 UNPARTITIONED = ("api_calls", "usage_reports", *HOURLY_NAMES)
 DEFINITIONS = dg.Definitions(
     [
@@ -22,7 +22,7 @@ DEFINITIONS = dg.Definitions(
         dg.AssetSpec("device_metrics_hourly", partitions_def=partitions.HOURLY),
         *(dg.AssetSpec(name) for name in UNPARTITIONED),
     ],
-    asset_checks=[checks.every_contract_is_measured, document_checks.lines_add_up, document_checks.stores_agree],
+    asset_checks=[checks.every_agreement_is_measured, document_checks.lines_add_up, document_checks.stores_agree],
     resources=stores_from(dg.EnvVar, validate(NOWHERE)).all(),
 )
 
@@ -99,7 +99,7 @@ def test_an_old_hour_is_followed_although_its_neighbours_never_were(daemon: Daem
 
 
 @pytest.mark.parametrize("name", HOURLY_NAMES)
-def test_a_changed_contract_or_time_zone_is_followed_for_two_months(daemon: Daemon, name: str) -> None:
+def test_a_changed_agreement_or_device_is_followed_for_two_months(daemon: Daemon, name: str) -> None:
     daemon.happens("billing_events", "2026-03-31")
     daemon.requests()
     daemon.happens(name, version="2")

@@ -12,11 +12,13 @@ import pytest
 
 from ninjait_pipelines.billing.local_time import DAY, day_window, overlapped_hours
 from ninjait_pipelines.billing.measure import (
+    BATCH,
     SOURCE_KEPT,
     Wanted,
     device_days,
     is_expiring,
     not_billed_codes,
+    reporting_devices,
     rolled_up,
     usage_days,
     wanted,
@@ -54,7 +56,8 @@ def days_of(stores: Stores, found: Wanted, first: date, end: date, kind: str) ->
 
 
 def reported(stores: Stores, zone: str, first: date, end: date) -> list[date]:
-    rows = device_days(stores.clickhouse, Wanted({zone: {ACME, OTHER}}, {}, {}), first, end).to_pylist()
+    devices = reporting_devices(stores.clickhouse, Wanted({zone: {ACME, OTHER}}, {}, {}), first, end)
+    rows = device_days(devices).to_pylist()
     return sorted(row["local_day"] for row in rows)
 
 
@@ -93,14 +96,16 @@ def test_a_device_reports_on_the_days_of_its_hours_and_each_is_counted_once(shar
     hours = overlapped_hours(start - timedelta(hours=2), stop + timedelta(hours=2))
     for hour in hours:
         add_hour(shared_stores, hour, hour, hour + timedelta(minutes=55))
-    found = Wanted({zone: {ACME}}, {}, {})
-    rows = device_days(shared_stores.clickhouse, found, first, end).sort_by("local_day").to_pylist()
+
+    def of_days(first: date, end: date) -> list[dict[str, Any]]:
+        devices = reporting_devices(shared_stores.clickhouse, Wanted({zone: {ACME}}, {}, {}), first, end)
+        return device_days(devices).sort_by("local_day").to_pylist()
+
+    rows = of_days(first, end)
     expected = [(day, len(overlapped_hours(*day_window(day, zone)))) for day in (first + n * DAY for n in range(4))]
     assert [(row["local_day"], row["hours"]) for row in rows] == expected
     assert [row["samples"] for row in rows] == [2 * hours for _, hours in expected]
-    single = [
-        row for day, _ in expected for row in device_days(shared_stores.clickhouse, found, day, day + DAY).to_pylist()
-    ]
+    single = [row for day, _ in expected for row in of_days(day, day + DAY)]
     assert single == rows
 
 
@@ -233,6 +238,19 @@ def test_a_silent_reporter_is_missing_after_its_days_and_never_zero_and_complete
     add_reports(shared_stores, [(datetime.combine(first, datetime.min.time(), UTC), Decimal("100000"))])
     days = days_of(shared_stores, volumes_of("UTC", 3), first, first + 5 * DAY, "storage")
     assert [(row["quantity"], row["completeness"]) for row in days.values()] == [(100_000, 1)] * 3 + [(0, 0)] * 2
+
+
+def test_more_organizations_than_fit_into_one_query(shared_stores: Stores) -> None:
+    """Their ids travel as parameters: beyond some thousand they no longer fit into an address."""
+    day = recent(5, 4)
+    at = datetime.combine(day, datetime.min.time(), UTC)
+    ids = [str(uuid.uuid4()) for _ in range(BATCH + 100)]
+    for organization in (ids[0], ids[-1]):
+        add_calls(shared_stores, [(str(uuid.uuid4()), at, 200)], organization)
+    rows = usage_days(shared_stores.clickhouse, calls_of("UTC", ids), day, day + DAY, datetime.now(UTC))
+    calls = {row["organization_id"]: row["quantity"] for row in rows if row["kind"] == "api_calls"}
+    assert calls.keys() == set(ids)
+    assert {id_ for id_, count in calls.items() if count} == {ids[0], ids[-1]}
 
 
 def test_hours_that_are_in_are_counted_by_local_day(shared_stores: Stores) -> None:

@@ -11,7 +11,7 @@ from ninjait_pipelines.reference import assets
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines_tests.runs import add
 
-ALL = (assets.organizations, assets.users, assets.devices, assets.contracts)
+ALL = tuple(assets.COPIES)
 
 
 CHECKS = tuple(assets.row_counts)
@@ -25,7 +25,7 @@ def organization(slug: str) -> dict[str, object]:
 
 
 def add_one_of_each(stores: Stores) -> None:
-    """An organization with a user, a device and a contract."""
+    """An organization with a user, a device, which gets its term, a contract and an agreement."""
     one = organization("one")
     plan = {"id": uuid.uuid4(), "version": 2, "name": "Plus", "currency": "EUR", "published_at": SINCE}
     prices = ("base_fee", "device_month_price", "storage_gb_month_price", "backup_gb_month_price")

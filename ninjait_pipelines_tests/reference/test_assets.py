@@ -14,7 +14,7 @@ from ninjait_pipelines.resources.clickhouse import ClickHouse
 from ninjait_pipelines.resources.store import StoreError, StoreFailed
 from ninjait_pipelines.settings import validate
 from ninjait_pipelines_tests.nowhere import NOWHERE
-from ninjait_pipelines_tests.reference.rows import ALL, CHECKS, organization
+from ninjait_pipelines_tests.reference.rows import ALL, CHECKS, SINCE, organization
 from ninjait_pipelines_tests.runs import Killed, add, content, faulty, killed, left_out, passed, run, spoil
 
 
@@ -22,13 +22,30 @@ def test_copies_all_twice_and_the_checks_pass(one_of_each: Stores) -> None:
     stores = one_of_each
     result = run(stores, *ALL, *CHECKS)
     assert all(passed(result).values())
-    assert len(passed(result)) == 4
+    assert len(passed(result)) == 6
     first = {asset.key: content(stores, asset.key.to_user_string()) for asset in ALL}
     assert all(len(rows) == 1 for rows in first.values())
     run(stores, *ALL)
     assert {asset.key: content(stores, asset.key.to_user_string()) for asset in ALL} == first
     contract = stores.clickhouse.rows("SELECT * FROM contracts")[0]
     assert (contract["price_plan_name"], contract["currency"], contract["ends_on"]) == ("Plus", "EUR", None)
+    [agreement] = stores.clickhouse.rows("SELECT * FROM agreements")
+    assert (agreement["time_zone"], agreement["starts_on"], agreement["items"]) == ("Asia/Kolkata", SINCE.date(), 1)
+    [term] = stores.clickhouse.rows("SELECT * FROM device_terms")
+    assert (term["class"], term["starts_at"], term["ends_at"], term["billable"]) == ("server", SINCE, None, True)
+
+
+def test_whatever_is_agreed_changes_the_copy(one_of_each: Stores) -> None:
+    """A new version of a price changes no row of agreements, and yet what each day costs."""
+    run(one_of_each, assets.agreements)
+    [before] = one_of_each.clickhouse.rows("SELECT agreed_hash FROM agreements")
+    with one_of_each.postgres.transaction() as connection:
+        plan = "(SELECT id FROM billing.plans WHERE name = 'standard')"
+        connection.execute(f"UPDATE billing.plans SET currency = currency WHERE id = {plan}".encode())
+        connection.execute("UPDATE billing.agreements SET purchase_order = 'PO 17'")
+    run(one_of_each, assets.agreements)
+    [after] = one_of_each.clickhouse.rows("SELECT agreed_hash FROM agreements")
+    assert before != after
 
 
 def test_a_row_that_is_gone_goes_and_a_changed_one_changes(shared_stores: Stores) -> None:

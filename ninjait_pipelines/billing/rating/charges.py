@@ -152,6 +152,18 @@ def charges(measured: Measured, month: date, items: Sequence[Item], known_at: da
     return _with_minimum_amounts(found, shares)
 
 
+def day_amount(item: Item, day: date, level: Level, share: Fraction) -> Fraction:
+    """What a day costs, taken alone, in the order of no other day: its share of the month at that level.
+
+    The same as on a document, except that included units, the minimum and the tiers of calls count by the day: a month
+    lets one day use what another one leaves.
+    """
+    slot = Slot(item, item.price_on(day, None), item.discount_on(day), day, day + DAY, share, level.quantity)
+    flow = item.kind == "api_calls"
+    charged = _charge_flow(_beyond_included_flow([slot])) if flow else _charge_levels(_beyond_included_levels([slot]))
+    return sum((one.amount for one in _with_minimum_amounts(charged, {item.key: share})), Fraction(0))
+
+
 def _slots(
     measured: Measured,
     month: date,

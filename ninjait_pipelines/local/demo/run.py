@@ -26,6 +26,7 @@ from ninjait_pipelines.rollup.sensors import late_hours, roll_up_late_hours
 from ninjait_pipelines.settings import validate
 
 DAY = timedelta(days=1)
+COPIES = ("organizations", "users", "devices", "contracts", "agreements", "device_terms")
 SELLER = {
     "name": "Demo Managed Services",
     "address": ["1 Demo Street", "1010 Auckland", "New Zealand"],
@@ -187,7 +188,7 @@ def _marts(console: Console, graph: Graph, stores: Stores, story: Story, today: 
     monday = day - timedelta(days=day.weekday())
     first_ticket, last_day = _keys(today - 40 * DAY, day, "%Y-%m-%d")
     steps: list[tuple[str, str, Callable[[], None]]] = [
-        ("reference", "4 copies", lambda: graph.run("organizations", "users", "devices", "contracts")),
+        ("reference", f"{len(COPIES)} copies", lambda: graph.run(*COPIES)),
         (
             "tickets",
             "40 days",
