@@ -49,6 +49,8 @@ def update(stores: Stores, table: str, change: str, id_: uuid.UUID) -> None:
 
 
 def measure(books: Books) -> None:
+    for organization in (*books._zones,):
+        books.used(organization, days_of(APRIL))
     books.measure(days_of(APRIL))
 
 

@@ -5,6 +5,7 @@ Pure: what an organization agreed and used is given. Nothing here changes an amo
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from datetime import date, datetime
 from decimal import Decimal
 from fractions import Fraction
@@ -76,11 +77,24 @@ def _days(agreement: Agreement, item: Item, month: date) -> list[date]:
 
 
 def _silent(measured: Measured, month: date) -> Iterator[Finding]:
+    measured = _without_unknown(measured)
     for item in _device_items(measured.agreement):
         if item.measured_by == "registered":
             yield from _silent_days(measured, item, month)
         elif item.measured_by in ("last_day", "peak"):
             yield from _never_heard(measured, item, month)
+
+
+def _without_unknown(measured: Measured) -> Measured:
+    """As if all devices had reported on days that are not known whole, such as those to come: none is silent then."""
+    unknown = {day for day, share in measured.hours_known.items() if share < 1}
+    if not unknown:
+        return measured
+    found = copy(measured)
+    found.reported = {
+        term.device.device_id: measured.reported.get(term.device.device_id, set()) | unknown for term in measured.terms
+    }
+    return found
 
 
 def _silent_days(measured: Measured, item: Item, month: date) -> Iterator[Finding]:

@@ -21,6 +21,21 @@ def test_a_registered_device_that_is_silent() -> None:
     assert found("5.00", "2026-04", **given) == [("silent_but_billed", "a", 27, "4.50")]
 
 
+def test_no_device_is_silent_on_days_that_are_not_known() -> None:
+    """The 28th to the 30th are to come, or their hours are not in: 24 days, 4.00 of 5.00."""
+    given: dict[str, Any] = {
+        "devices": [{"device_id": "a"}],
+        "reports": [{"device_id": "a", "at": days("2026-04-01", 3)}],
+    }
+    given["hours_known"] = [{"day": day, "hours": 12 * at, "of": 24} for at, day in enumerate(days("2026-04-28", 3))]
+    given["hours_known"][2]["hours"] = 23
+    assert found("5.00", "2026-04", **given) == [("silent_but_billed", "a", 24, "4.00")]
+    terms = agreed(item("device", "5.00", basis="last_day"))
+    never = {**given, "reports": []}
+    assert all_of((terms, never)) == []
+    assert [row[4:] for row in all_of((terms, {**never, "hours_known": []}))] == [(30, "5.00")]
+
+
 def test_a_retired_device_that_goes_on_sending() -> None:
     given = {
         "devices": [{"device_id": "a", "to": "2026-03-11"}],
