@@ -8,7 +8,8 @@ dropped.
 
 import itertools
 import re
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from graphlib import TopologicalSorter
 from typing import Any
 
@@ -48,7 +49,8 @@ def take(stack: dict[str, str], name: str, like: str | None = None) -> str:
     name = f"{like}_{next(_numbers)}" if like else name
     create(stack, name, like)
     if like:
-        _copies[name] = _schema(stack, name)
+        with _opened(stack, name) as (connection, clickhouse):
+            _copies[name] = _schema(connection, clickhouse)
     return name
 
 
@@ -129,21 +131,30 @@ def empty_clickhouse(clickhouse: ClickHouse) -> None:
 
 def _emptied(stack: dict[str, str], name: str) -> bool:
     """Empties the databases, unless more than rows has changed, or something is still at work there."""
-    with psycopg.connect(with_path(stack["DATABASE_URL"], name), autocommit=True) as connection:
+    with _opened(stack, name) as (connection, clickhouse):
         connection.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s AND pid != pg_backend_pid()",
             [name],
         )
         empty_postgres(connection)
-    with open_stores(validate({**stack, "CLICKHOUSE_DATABASE": name})) as stores:
         running = "SELECT count() FROM system.processes WHERE current_database = currentDatabase()"
-        if stores.clickhouse.scalar(running) > 1:  # this query is one of them
+        if clickhouse.scalar(running) > 1:  # this query is one of them
             return False
-        empty_clickhouse(stores.clickhouse)
-    return bool(_schema(stack, name) == _copies[name])
+        empty_clickhouse(clickhouse)
+        return bool(_schema(connection, clickhouse) == _copies[name])
 
 
-def _schema(stack: dict[str, str], name: str) -> tuple[Any, ...]:
+@contextmanager
+def _opened(stack: dict[str, str], name: str) -> Iterator[tuple[psycopg.Connection[Any], ClickHouse]]:
+    """Both databases. To connect to ClickHouse costs as much as ten queries: once for all that is asked."""
+    with (
+        psycopg.connect(with_path(stack["DATABASE_URL"], name), autocommit=True) as connection,
+        open_stores(validate({**stack, "CLICKHOUSE_DATABASE": name})) as stores,
+    ):
+        yield connection, stores.clickhouse
+
+
+def _schema(connection: psycopg.Connection[Any], clickhouse: ClickHouse) -> tuple[Any, ...]:
     """What is not rows, and the rows of migrations.
 
     PostgreSQL's definitions are rows of catalogs: who changes one writes it anew, with a higher xmin.
@@ -152,21 +163,19 @@ def _schema(stack: dict[str, str], name: str) -> tuple[Any, ...]:
         f"SELECT 'pg_{one}', count(*)::text, max(xmin::text::bigint)::text FROM pg_{one}" for one in _CATALOGS
     )
     tables = "relname, relkind, relacl::text, reloptions, relrowsecurity, relnamespace"
-    with psycopg.connect(with_path(stack["DATABASE_URL"], name), autocommit=True) as connection:
-        in_postgres = [
-            connection.execute(query.encode()).fetchall()
-            for query in (
-                catalogs,
-                f"SELECT {tables} FROM pg_class WHERE relpersistence != 't' ORDER BY oid",
-                "SELECT nspname, nspacl::text FROM pg_namespace WHERE nspname !~ '^pg_(toast_)?temp' ORDER BY 1",
-                "SELECT setrole, setconfig FROM pg_db_role_setting JOIN pg_database d ON d.oid = setdatabase "
-                "WHERE datname = current_database() ORDER BY 1",
-                *(f"TABLE {one}" for one in OF_MIGRATIONS),
-            )
-        ]
-    with open_stores(validate({**stack, "CLICKHOUSE_DATABASE": name})) as stores:
-        in_clickhouse = stores.clickhouse.rows(
-            "SELECT name, uuid, create_table_query FROM system.tables WHERE database = currentDatabase() ORDER BY name"
+    in_postgres = [
+        connection.execute(query.encode()).fetchall()
+        for query in (
+            catalogs,
+            f"SELECT {tables} FROM pg_class WHERE relpersistence != 't' ORDER BY oid",
+            "SELECT nspname, nspacl::text FROM pg_namespace WHERE nspname !~ '^pg_(toast_)?temp' ORDER BY 1",
+            "SELECT setrole, setconfig FROM pg_db_role_setting JOIN pg_database d ON d.oid = setdatabase "
+            "WHERE datname = current_database() ORDER BY 1",
+            *(f"TABLE {one}" for one in OF_MIGRATIONS),
         )
-        records = stores.clickhouse.rows("SELECT * FROM schema_migrations ORDER BY step")
+    ]
+    in_clickhouse = clickhouse.rows(
+        "SELECT name, uuid, create_table_query FROM system.tables WHERE database = currentDatabase() ORDER BY name"
+    )
+    records = clickhouse.rows("SELECT * FROM schema_migrations ORDER BY step")
     return in_postgres, in_clickhouse, records
