@@ -36,14 +36,18 @@ def reference_copy(table: str, description: str) -> dg.AssetsDefinition:
     return copied
 
 
-# Those that are not in PostgreSQL's schema `public`.
-SCHEMAS = {"agreements": "billing.", "device_terms": "billing."}
+# PostgreSQL's table, where it is not the one of that name. Contracts of 0.4.0 have become agreements.
+ORIGINS = {
+    "agreements": "billing.agreements",
+    "contracts": "billing.agreements",
+    "device_terms": "billing.device_terms",
+}
 
 
 def row_count(asset: dg.AssetsDefinition) -> dg.AssetChecksDefinition:
     """A blocking check of one copy. A row that came between copy and check fails it once; the next copy passes."""
     table = asset.key.to_user_string()
-    origin = f"{SCHEMAS.get(table, '')}{table}"
+    origin = ORIGINS.get(table, table)
     description = f"PostgreSQL and ClickHouse have as many {table}."
 
     @check(asset, name=f"{table}_row_count", description=description, blocking=True)
@@ -64,7 +68,9 @@ organizations = reference_copy(
 )
 users = reference_copy("users", "People who sign in, without their e-mail address. Grain: user.")
 devices = reference_copy("devices", "Monitored machines, as PostgreSQL has them. Grain: device.")
-contracts = reference_copy("contracts", "Contracts with the price plan that they were signed for. Grain: contract.")
+contracts = reference_copy(
+    "contracts", "Agreements by the columns of contracts, with the plan of the newest item. Grain: agreement."
+)
 agreements = reference_copy("agreements", "What is agreed, with a hash of all its items and prices. Grain: agreement.")
 device_terms = reference_copy(
     "device_terms", "Whose each device is, of which class, from when to when. Grain: term of a device."

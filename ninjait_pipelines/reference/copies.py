@@ -92,6 +92,8 @@ def _typed(table: str, csv: memoryview) -> pa.Table:
         convert_options=pa_csv.ConvertOptions(
             column_types={name: IN_FULL if pa.types.is_timestamp(of) else of for name, of in types.items()},
             null_values=[""],
+            true_values=["t"],
+            false_values=["f"],
             strings_can_be_null=True,
             quoted_strings_can_be_null=False,
         ),

@@ -30,10 +30,8 @@ AGE = timedelta(days=500)
 # In an order in which rows can be inserted; the other way round they can be deleted.
 TABLES = (
     "organizations",
-    "price_plans",
     "users",
     "devices",
-    "contracts",
     "billing.prices",
     "billing.price_versions",
     "billing.parties",
@@ -47,9 +45,10 @@ TABLES = (
     "script_executions",
     "audit.audit_logs",
 )
-# Shared by organizations; published prices stay when an environment goes.
-SHARED = ("organizations", "price_plans")
+# Published prices stay when an environment goes.
 PUBLISHED = ("billing.prices", "billing.price_versions")
+# What 0.4.0 seeded, besides price plans.
+FORMERLY = ("contracts",)
 # Product -> its kind. Their ids are those of sql/postgres/0012_agreements.sql.
 PRODUCTS = {"base_fee": "flat", "devices": "device", "storage": "storage", "backup": "backup", "api_calls": "api_calls"}
 WRITTEN_BY_THE_PIPELINE = ("billing.invoices", "billing.invoice_lines")
@@ -94,7 +93,8 @@ def clean(postgres: Postgres, environment: str) -> int:
     """
     organizations = [identifier(environment, "organization", shape.slug) for shape in ENVIRONMENTS[environment]]
     plans = [identifier(environment, "plan", plan) for plan in _plans(environment)]
-    owned = [table for table in (*TABLES, *WRITTEN_BY_THE_PIPELINE) if table not in (*SHARED, *PUBLISHED)]
+    kept = ("organizations", *PUBLISHED)
+    owned = [table for table in (*FORMERLY, *TABLES, *WRITTEN_BY_THE_PIPELINE) if table not in kept]
     deletions = [(table, "organization_id", organizations) for table in reversed(owned)]
     deletions += [("organizations", "id", organizations), ("price_plans", "id", plans)]
     with postgres.transaction() as connection:
@@ -110,7 +110,7 @@ def build(environment: str, today: date) -> dict[str, list[Row]]:
     """All rows of an environment by table. Pure."""
     plans = [*_price_plans(environment, today)]
     prices = [row for plan in plans for row in _prices(plan)]
-    rows: dict[str, list[Row]] = {table: [] for table in TABLES} | {"price_plans": plans}
+    rows: dict[str, list[Row]] = {table: [] for table in TABLES}
     rows["billing.prices"] = [price for price, _ in prices]
     rows["billing.price_versions"] = [version for _, version in prices]
     for shape in ENVIRONMENTS[environment]:
@@ -187,7 +187,7 @@ class _Organization:
         self.rows["organizations"].append({**row, "created_at": self.now - AGE})
         self.add_users()
         self.add_devices()
-        self.add_contracts()
+        self.add_agreement()
         self.add_sla_targets()
         for number in range(1, shape.tickets + 1):
             self.add_ticket(number)
@@ -229,22 +229,9 @@ class _Organization:
                 }
                 self.device_rows.append(self.add("devices", device["name"], device))
 
-    def add_contracts(self) -> None:
+    def add_agreement(self) -> None:
+        """One agreement, whose items follow one another from plan to plan."""
         starts = [_contract_day(when, self.today) for _, _, when in self.shape.contracts]
-        last = len(starts) - 1
-        for index, (plan, version, _) in enumerate(self.shape.contracts):
-            ended = index < last and self.shape.contracts[index + 1][2] != data.LEAVES_OPEN
-            contract = {
-                "price_plan_id": identifier(self.environment, "plan", plan),
-                "price_plan_version": version,
-                "starts_on": starts[index],
-                "ends_on": starts[index + 1] if ended else None,
-            }
-            self.add("contracts", index, contract)
-        self.add_agreement(starts)
-
-    def add_agreement(self, starts: list[date]) -> None:
-        """The contracts as one agreement, whose items follow one another."""
         shape, (category, rate, tax_id) = self.shape, self.shape.tax
         party = self.add("billing.parties", 0, {"name": shape.name, "address": [*shape.address], "tax_id": tax_id})
         currency = data.PLANS[shape.contracts[0][0]][0]

@@ -88,9 +88,6 @@ SOUTH = Shape(
 
 ENVIRONMENTS = {"demo": (AORAKI, HAVELLAND, REDWOOD), "testing": (NORTH, SOUTH)}
 
-# A contract that begins on such a day leaves the one before it open, and so ends it by beginning.
-LEAVES_OPEN = "17th"
-
 PRICES = (
     "base_fee",
     "device_month_price",
