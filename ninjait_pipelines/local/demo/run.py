@@ -38,7 +38,6 @@ SELLER = {
 }
 # Days whose samples come too late for full resolution (7 days), and too late for the 5-minute tier (90 days).
 WARM_AGE, COLD_AGE = 10 * DAY, HISTORY
-COPIES = ("organizations", "users", "devices", "contracts", "agreements", "device_terms")
 # Share of the day's messages, the last in order of delivery, that come after the roll-up: laptops that were away.
 LATECOMERS = 0.04
 # An old day has a sample every five minutes and a heartbeat every hour: enough to see it, and it keeps the demo short.
