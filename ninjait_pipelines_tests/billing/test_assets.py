@@ -260,8 +260,9 @@ def test_two_terms_of_a_device_on_one_day_stop_only_their_organization(platform:
         assert exclusion
         connection.execute(f"ALTER TABLE billing.device_terms DROP CONSTRAINT {exclusion['conname']}".encode())
         connection.execute(twice.encode())
-    day = run(platform.stores, assets.billing_events, checks.billing_events_left_nothing_out, key=key)
+    day = run(platform.stores, assets.billing_events, *CHECKS, checks.billing_events_left_nothing_out, key=key)
     assert "has two terms on" in left_out(day, "billing_events")
+    assert passed(day)["every_agreement_is_measured"]
     assert len(content(platform.stores, "billing_quantities")) == 2 * ITEMS
 
 

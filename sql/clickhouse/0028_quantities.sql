@@ -202,6 +202,14 @@ FROM (
 ) AS days
 COMMENT 'What was used and what it costs. Grain: organization and local day.';
 
+-- Wherever `up` was stopped, what the statements below take away is there.
+ALTER TABLE billing_quantities_versions
+    ADD COLUMN IF NOT EXISTS item String,
+    MODIFY COLUMN contract_id UUID DEFAULT toUUID('00000000-0000-0000-0000-000000000000'),
+    MODIFY COLUMN price_plan_id UUID DEFAULT toUUID('00000000-0000-0000-0000-000000000000'),
+    MODIFY COLUMN price_plan_version UInt32 DEFAULT 0,
+    MODIFY COLUMN base_fee Nullable(Decimal(38, 24)) DEFAULT NULL;
+
 -- Days that were computed by agreement have no contract, and are not what 0.4.0 reads: it computes them again.
 DELETE FROM billing_quantities_versions WHERE item != '';
 
