@@ -165,8 +165,7 @@ def _standard(platform: Platform, organization: uuid.UUID, currency: str, **chan
     with stores.postgres.transaction() as connection:
         enter(connection, agreed)
         if currency == "USD":
-            plan = "(SELECT id FROM billing.plans WHERE name = 'standard')"
-            connection.execute(f"SELECT billing.subscribe('{organization}', {plan}, '[2024-01-01,)')".encode())
+            connection.execute("SELECT billing.subscribe(%s, 'standard', '[2024-01-01,)')", [organization])
     return agreed
 
 

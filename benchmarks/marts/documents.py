@@ -28,7 +28,7 @@ UPDATE billing.changed_terms SET changed_at = '2026-01-01Z';
 INSERT INTO billing.sellers (name, is_default) VALUES ('Provider', true);
 INSERT INTO billing.agreements (id, organization_id, currency, time_zone, term)
 SELECT md5('a' || id)::uuid, id, 'USD', 'Europe/Berlin', '[2026-01-01,)' FROM organizations;
-SELECT billing.subscribe(a.id, p.id, a.term) FROM billing.agreements AS a, billing.plans AS p WHERE p.name = 'standard';
+SELECT billing.subscribe(id, 'standard', term) FROM billing.agreements;
 ANALYZE
 """
 DAYS = """

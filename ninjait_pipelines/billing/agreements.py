@@ -61,6 +61,8 @@ def enter(connection: psycopg.Connection[DictRow], agreed: Agreement) -> UUID:
     except ValueError as error:
         raise Refused(f"organization_id: {agreed.organization_id!r} is no UUID; give the organization's id") from error
     id_ = _identifier(organization, agreed.id)
+    if connection.execute("SELECT FROM billing.agreements WHERE id = %s", [id_]).fetchall():
+        raise Refused(f"id: {agreed.id!r} is entered already, as {id_}; give another id, or change that one's items")
     columns = {
         "id": id_,
         "organization_id": organization,

@@ -284,11 +284,14 @@ def test_the_standard_plan_has_the_published_prices(platform: Platform) -> None:
     valid = agreed(platform.organization("acme", "UTC"), currency="USD")
     [id_] = enter_all(platform.stores, msgspec.structs.replace(valid, items=()))
     with platform.stores.postgres.transaction() as connection:
-        query = "SELECT billing.subscribe(%s, (SELECT id FROM billing.plans WHERE name = 'standard'), '[2026-01-01,)')"
-        connection.execute(query, [id_])
+        connection.execute("SELECT billing.subscribe(%s, 'standard', '[2026-01-01,)')", [id_])
     [found] = agreements_in_force(platform.stores.postgres, *ALL)
     prices = {item.product: (str(item.prices[0].amount), item.measured_by) for item in found.items}
     assert prices == {"api_calls": ("0.001", ""), "devices": ("5", "reporting"), "storage": ("0.10", "average")}
+    euro = enter_all(platform.stores, agreed(platform.organization("euro", "UTC")))[0]
+    subscribe = "SELECT billing.subscribe('{}', 'standard', '[2026-01-01,)')"
+    assert "plan: standard has no items in EUR" in refusal(platform.stores, subscribe.format(euro))
+    assert f"agreement: {uuid.UUID(int=9)} is not in" in refusal(platform.stores, subscribe.format(uuid.UUID(int=9)))
 
 
 def refusal(stores: Stores, statement: str) -> str:

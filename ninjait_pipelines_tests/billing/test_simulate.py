@@ -74,7 +74,7 @@ def test_after_is_what_the_run_would_draft(shared_stores: Stores, books: Books, 
     after = simulated(shared_stores).agreements[0].after
     with shared_stores.postgres.transaction() as connection:
         connection.execute("DELETE FROM billing.agreement_items")
-        query = "SELECT billing.subscribe(a.id, p.id, a.term) FROM billing.agreements AS a, billing.plans AS p"
+        query = "SELECT billing.subscribe(a.id, p.name, a.term) FROM billing.agreements AS a, billing.plans AS p"
         connection.execute(query)
     books.used(acme, days_of(JUNE), calls=100)
     [drawn] = draw_up(shared_stores.postgres, shared_stores.clickhouse, JUNE)

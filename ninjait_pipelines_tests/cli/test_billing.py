@@ -142,4 +142,4 @@ def test_an_agreement_is_entered_by_its_file(ninjait: Any, fleet: Stores, files:
     assert {item.product for item in found.items} == {"servers", "calls", "platform"}
     again = ninjait("billing", "enter", "--agreement", str(files["agreement"]))
     assert again.exit_code == 1
-    assert "already exists" in str(again.exception)
+    assert f"id: 'A-17' is entered already, as {found.id}" in str(again.exception)

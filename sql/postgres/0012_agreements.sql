@@ -302,22 +302,30 @@ COMMENT ON TABLE billing.plan_items IS 'What a plan consists of; columns as in a
 CREATE TRIGGER check_numbers BEFORE INSERT OR UPDATE ON billing.plan_items FOR EACH ROW
     EXECUTE FUNCTION billing.check_numbers('quantity', 'included', 'minimum_quantity', 'minimum_amount');
 
-CREATE FUNCTION billing.subscribe(agreement uuid, plan uuid, term daterange) RETURNS bigint LANGUAGE sql AS $subscribe$
-    WITH added AS (
-        INSERT INTO billing.agreement_items (
-            agreement_id, organization_id, currency, product_id, kind, price_id, plan_id, description, term, quantity, basis,
-            included, minimum_quantity, minimum_amount, proration, billed
-        )
-        SELECT
-            a.id, a.organization_id, a.currency, p.product_id, p.kind, p.price_id, p.plan_id, p.description, subscribe.term,
-            p.quantity, p.basis, p.included, p.minimum_quantity, p.minimum_amount, p.proration, p.billed
-        FROM billing.plan_items AS p, billing.agreements AS a
-        WHERE p.plan_id = subscribe.plan AND a.id = subscribe.agreement
-        RETURNING id
+CREATE FUNCTION billing.subscribe(agreement uuid, plan text, term daterange) RETURNS bigint LANGUAGE plpgsql AS $subscribe$
+DECLARE agreed billing.agreements; added bigint
+; BEGIN
+    SELECT * INTO agreed FROM billing.agreements WHERE id = subscribe.agreement
+    ; IF agreed.id IS NULL THEN
+        RAISE EXCEPTION 'agreement: % is not in billing.agreements; enter it first', subscribe.agreement USING ERRCODE = 'foreign_key_violation'
+    ; END IF
+    ; INSERT INTO billing.agreement_items (
+        agreement_id, organization_id, currency, product_id, kind, price_id, plan_id, description, term, quantity, basis,
+        included, minimum_quantity, minimum_amount, proration, billed
     )
-    SELECT count(*) FROM added
-$subscribe$;
-COMMENT ON FUNCTION billing.subscribe IS 'Gives an agreement the items of a plan on the days of a term; returns how many.';
+    SELECT
+        agreed.id, agreed.organization_id, agreed.currency, i.product_id, i.kind, i.price_id, i.plan_id, i.description, subscribe.term,
+        i.quantity, i.basis, i.included, i.minimum_quantity, i.minimum_amount, i.proration, i.billed
+    FROM billing.plan_items AS i JOIN billing.plans AS p ON p.id = i.plan_id
+    WHERE p.name = subscribe.plan AND p.currency = agreed.currency
+    ; GET DIAGNOSTICS added = ROW_COUNT
+    ; IF added = 0 THEN
+        RAISE EXCEPTION 'plan: % has no items in %, the currency of the agreement; billing.plans and billing.plan_items have those that there are',
+            subscribe.plan, agreed.currency USING ERRCODE = 'foreign_key_violation'
+    ; END IF
+    ; RETURN added
+; END $subscribe$;
+COMMENT ON FUNCTION billing.subscribe IS 'Gives an agreement the items of the plan of this name in its currency, on the days of a term; returns how many.';
 
 CREATE TABLE billing.device_terms (
     id uuid PRIMARY KEY DEFAULT gen_random_uuid(),

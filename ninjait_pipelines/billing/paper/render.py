@@ -27,13 +27,14 @@ def html(document: Document, locale: str = "en") -> str:
 
 def pdf(document: Document, locale: str = "en") -> bytes:
     """A4, dated as of the document's issue, or of the period's end as a draft. Raises Refused for an unknown locale."""
+    at = document.issued_at or document.period_end
     return typst.compile(
         FOLDER / "paper.typ",
         root=FOLDER,
         font_paths=_fonts(),
         sys_inputs={"paper": _json(content(document, locale)), "fonts": _json(FONTS)},
         format="pdf",
-        timestamp=document.issued_at or document.period_end,
+        timestamp=at.replace(microsecond=0),  # Typst takes whole seconds only
     )
 
 

@@ -20,7 +20,7 @@ WIDE = "W" * 500
 
 
 def issued(draft: Document, number: str = "R-2026-042", **more: Any) -> Document:
-    at = datetime(2026, 7, 3, 22, 30, tzinfo=UTC)
+    at = datetime(2026, 7, 3, 22, 30, 0, 123456, tzinfo=UTC)
     return msgspec.structs.replace(
         draft,
         **{
