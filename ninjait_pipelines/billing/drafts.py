@@ -18,6 +18,7 @@ from ninjait_pipelines.billing.history import (
     AGREEMENT,
     NOTHING,
     Entry,
+    Stored,
     changed,
     entries,
     fingerprints,
@@ -25,7 +26,7 @@ from ninjait_pipelines.billing.history import (
 )
 from ninjait_pipelines.billing.local_time import DAY, next_month
 from ninjait_pipelines.billing.rating.agreement import Agreement, Party, Term
-from ninjait_pipelines.billing.rating.document import Document, Issued, draft
+from ninjait_pipelines.billing.rating.document import Document, draft
 from ninjait_pipelines.billing.rating.usage import Usage
 from ninjait_pipelines.billing.stored_usage import usage_of
 from ninjait_pipelines.left_out import LeftOut
@@ -59,7 +60,7 @@ class _Read(NamedTuple):
     watermark: datetime
     history: Mapping[str, Sequence[Entry]]
     usage: Mapping[str, Usage]
-    issued: Mapping[str, Sequence[Issued]]
+    issued: Mapping[str, Sequence[Stored]]
     fingerprints: Mapping[str, dict[str, str]]
 
 
@@ -188,7 +189,7 @@ def _draw_up(read: _Read, agreement: Agreement) -> Drawn:
     days = _days(agreement, read.month)
     return Drawn(
         id=document_id(agreement.id, read.month, sum(_is_void(one, read.month) for one in own)),
-        document=draft(agreement, usage, read.month, read.issued.get(agreement.id, ())),
+        document=draft(agreement, usage, read.month, [one.read() for one in read.issued.get(agreement.id, ())]),
         agreement=agreement,
         usage=usage,
         watermark=read.watermark,

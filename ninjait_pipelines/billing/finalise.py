@@ -21,7 +21,7 @@ from ninjait_pipelines.billing.drafts import Drawn, draw_up, frozen, known
 from ninjait_pipelines.billing.history import entries
 from ninjait_pipelines.billing.rating.agreement import Party, Refused
 from ninjait_pipelines.billing.rating.credit import credit_note
-from ninjait_pipelines.billing.rating.document import Document, document, sha256
+from ninjait_pipelines.billing.rating.document import Document, canonical, document, sha256
 from ninjait_pipelines.billing.write import copy_month, lock_agreement, state_of, write_drafts
 from ninjait_pipelines.left_out import LeftOut
 from ninjait_pipelines.resources.clickhouse import ClickHouse, sql
@@ -100,12 +100,17 @@ def finalise(
     for _ in range(ATTEMPTS):
         left_out = LeftOut()
         outdated = _issue_all(postgres, draw_up(postgres, clickhouse, month, left_out, wanted), force, clock, found)
-        found.waiting.update(left_out.reasons)
+        found.waiting.update({name: why for name, why in left_out.reasons.items() if _is_asked(name, only)})
         if not outdated:
             break
         wanted = outdated
     copy_month(postgres, clickhouse, month)
     return found
+
+
+def _is_asked(name: str, only: Collection[UUID] | None) -> bool:
+    """Whether what is left out is one of the agreements that were asked for."""
+    return only is None or any(str(one) in name for one in only)
 
 
 def _issue_all(
@@ -167,17 +172,16 @@ def void(postgres: Postgres, clickhouse: ClickHouse, number: str, reason: str, c
     """
     with postgres.transaction() as connection:
         row = _locked(connection, number)
-        found = document(bytes(row["document"]))
         if row["status"] == "issued":
             _refuse_dependents(connection, row["id"], number)
             connection.execute(
                 "UPDATE billing.invoices SET status = 'void', voided_at = %s, void_reason = %s WHERE id = %s",
                 (clock(), reason, row["id"]),
             )
-    if found.kind == "invoice":
-        _draft_again(postgres, clickhouse, row["agreement_id"], found.period_from)
-    copy_month(postgres, clickhouse, found.period_from)
-    return found
+    if row["kind"] == "invoice":
+        _draft_again(postgres, clickhouse, row["agreement_id"], row["period_starts_on"])
+    copy_month(postgres, clickhouse, row["period_starts_on"])
+    return document(bytes(row["document"]))
 
 
 def _draft_again(postgres: Postgres, clickhouse: ClickHouse, agreement_id: UUID, month: date) -> None:
@@ -257,6 +261,7 @@ def _issue(
         due_on=due,
         seller=seller.party,
     )
+    document(canonical(found))  # what could not be read again is not issued
     write_drafts(connection, [(id_, found, state)])
     connection.execute(
         sql("billing/issue").encode(),

@@ -129,10 +129,28 @@ def stored(postgres: Postgres, number: str) -> tuple[bytes, str]:
     return bytes(found[0]["document"]), found[0]["status"]
 
 
-def issued(postgres: Postgres, agreements: Collection[UUID], changed: Collection[UUID]) -> dict[str, list[Issued]]:
+class Stored(NamedTuple):
+    """An issued document as it is stored; changed: whether it is to be computed again."""
+
+    number: str
+    document: bytes
+    agreement: bytes | None
+    changed: bool
+
+    def read(self) -> Issued:
+        """Raises Refused, naming the document, if it cannot be read: that harms its own agreement alone."""
+        try:
+            then = agreement(self.agreement) if self.agreement else None
+            return Issued(document(self.document), then, self.changed)
+        except Refused as error:
+            raise Refused(f"document {self.number}: {error}; void it") from error
+
+
+def issued(postgres: Postgres, agreements: Collection[UUID], changed: Collection[UUID]) -> dict[str, list[Stored]]:
     """All issued documents of these agreements, by agreement; changed: ids of the invoices to compute again."""
-    found: dict[str, list[Issued]] = defaultdict(list)
+    found: dict[str, list[Stored]] = defaultdict(list)
     for row in postgres.rows(sql("billing/issued_bytes"), {"agreements": list(agreements)}):
-        then = agreement(bytes(row["agreement"])) if row["agreement"] else None
-        found[str(row["agreement_id"])].append(Issued(document(bytes(row["document"])), then, row["id"] in changed))
+        then = bytes(row["agreement"]) if row["agreement"] else None
+        stored = Stored(row["number"], bytes(row["document"]), then, row["id"] in changed)
+        found[str(row["agreement_id"])].append(stored)
     return dict(found)

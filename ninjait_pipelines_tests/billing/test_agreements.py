@@ -149,6 +149,9 @@ def test_an_agreement_that_rating_refuses_is_left_out_and_named(platform: Platfo
         ("TRUNCATE billing.price_versions", "a published price never changes"),
         ("UPDATE billing.products SET not_billed_statuses = '{4x}'", "not_billed_statuses_are_like_404_or_5xx"),
         ("UPDATE billing.parties SET name = ''", "name_has_1_to_500_characters"),
+        ("UPDATE billing.parties SET address = ARRAY[NULL]", "address_is_a_list_of_texts"),
+        ("UPDATE billing.parties SET address = ARRAY[repeat('x', 501)]", "address_is_a_list_of_texts"),
+        ("UPDATE billing.agreement_items SET tags = '{{a,b},{c,d}}' WHERE kind = 'device'", "tags_are_a_list_of_texts"),
         ("UPDATE billing.prices SET currency = '???' WHERE name LIKE 'item%'", "violates foreign key constraint"),
     ],
 )
@@ -192,7 +195,7 @@ def test_an_unpublished_price_is_refused(platform: Platform) -> None:
     assert "is in use on 2026-01-01" in message
 
 
-@pytest.mark.parametrize("limits", ["{2,1}", "{0,1}", "{1,1}", "{NaN,2}", "{1}"])
+@pytest.mark.parametrize("limits", ["{2,1}", "{0,1}", "{1,1}", "{NaN,2}", "{1}", "{NULL,2}", "[0:1]={1,2}"])
 def test_tiers_must_ascend(platform: Platform, limits: str) -> None:
     enter_all(platform.stores, agreed(platform.organization("acme", "UTC")))
     statement = (

@@ -331,3 +331,19 @@ def test_a_number_that_there_is_not(stores: Stores, acme: uuid.UUID) -> None:
     for attempt in (finalise.void, finalise.credit):
         with pytest.raises(Refused, match="there is no document of it"):
             attempt(stores.postgres, stores.clickhouse, "7", "x")
+
+
+def test_what_could_not_be_read_again_is_not_issued(stores: Stores, acme: uuid.UUID) -> None:
+    """A null in the seller's address was issued; then no month of any organization was drafted, and no void helped."""
+    rule = "CONSTRAINT address_is_a_list_of_texts"
+    with stores.postgres.transaction() as connection:
+        connection.execute(f"ALTER TABLE billing.sellers DROP {rule}".encode())
+        connection.execute("UPDATE billing.sellers SET address = ARRAY[NULL]")
+    try:
+        with pytest.raises(Refused, match="address"):
+            finalise.finalise(stores.postgres, stores.clickhouse, MAY, clock=clock)
+        assert records(stores) == []
+    finally:
+        with stores.postgres.transaction() as connection:
+            connection.execute("UPDATE billing.sellers SET address = '{}'")
+            connection.execute(f"ALTER TABLE billing.sellers ADD {rule} CHECK (billing.are_texts(address))".encode())

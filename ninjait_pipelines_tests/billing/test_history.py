@@ -8,7 +8,8 @@ import pytest
 
 from ninjait_pipelines.billing.drafts import draw_up
 from ninjait_pipelines.billing.finalise import finalise, void
-from ninjait_pipelines.billing.history import Entry, changed, entries, fingerprints, issued, measured_months
+from ninjait_pipelines.billing.history import Entry, Stored, changed, entries, fingerprints, issued, measured_months
+from ninjait_pipelines.billing.rating.agreement import Refused
 from ninjait_pipelines.resources import Stores
 from ninjait_pipelines_tests.billing.books import Books, days_of
 from ninjait_pipelines_tests.billing.rating.agreements import item
@@ -106,6 +107,14 @@ def test_documents_are_read_as_they_were_issued(books: Books, acme: uuid.UUID) -
     [may] = finalised(books, MAY)
     [[id_, [entry]]] = history(books).items()
     assert (entry.kind, entry.status, entry.period_starts_on, entry.has_advance) == ("invoice", "issued", MAY, False)
-    [found] = issued(books.stores.postgres, [uuid.UUID(id_)], [entry.id])[id_]
+    [stored] = issued(books.stores.postgres, [uuid.UUID(id_)], [entry.id])[id_]
+    found = stored.read()
     assert (found.document, found.agreement, found.changed) == (may, drawn.agreement, True)
     assert issued(books.stores.postgres, [ZERO], []) == {}
+
+
+def test_a_document_that_cannot_be_read_is_named_and_harms_its_agreement_alone() -> None:
+    """Drafts read it one agreement at a time."""
+    stored = Stored("2026-000006", b'{"seller": {"name": "x", "address": [null]}}', None, changed=True)
+    with pytest.raises(Refused, match=r"document 2026-000006: .*; void it"):
+        stored.read()

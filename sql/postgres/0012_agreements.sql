@@ -60,11 +60,19 @@ BEGIN
 ; END $refuse$;
 COMMENT ON FUNCTION billing.refuse_change IS 'Refuses whatever its trigger fires for, with the advice of the trigger.';
 
+CREATE FUNCTION billing.are_texts(texts text[]) RETURNS boolean LANGUAGE sql IMMUTABLE AS $check$
+    SELECT texts = '{}' OR (
+        array_ndims(texts) = 1 AND array_lower(texts, 1) = 1 AND array_position(texts, NULL) IS NULL
+        AND (SELECT bool_and(length(one) <= 500) FROM unnest(texts) AS one)
+    )
+$check$;
+COMMENT ON FUNCTION billing.are_texts IS 'Whether it is a plain list of texts, none of them null or longer than 500 characters.';
+
 CREATE TABLE billing.parties (
     id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
     organization_id uuid NOT NULL REFERENCES organizations (id),
     name text NOT NULL CONSTRAINT name_has_1_to_500_characters CHECK (length(name) BETWEEN 1 AND 500),
-    address text[] NOT NULL DEFAULT '{}',
+    address text[] NOT NULL DEFAULT '{}' CONSTRAINT address_is_a_list_of_texts CHECK (billing.are_texts(address)),
     tax_id text CONSTRAINT tax_id_has_at_most_100_characters CHECK (length(tax_id) <= 100),
     UNIQUE (id, organization_id)
 );
@@ -100,7 +108,8 @@ COMMENT ON TABLE billing.prices IS 'A price of a product, which has versions. Gr
 COMMENT ON COLUMN billing.prices.name IS 'For people: the price list, plan or customer that it is of.';
 
 CREATE FUNCTION billing.tiers_ascend(limits numeric[], prices numeric[]) RETURNS boolean LANGUAGE sql IMMUTABLE AS $check$
-    SELECT cardinality(prices) = cardinality(limits) + 1
+    SELECT cardinality(prices) = cardinality(limits) + 1 AND array_position(prices, NULL) IS NULL AND array_position(limits, NULL) IS NULL
+        AND array_ndims(prices) = 1 AND array_lower(prices, 1) = 1 AND coalesce(array_ndims(limits) = 1 AND array_lower(limits, 1) = 1, true)
         AND coalesce(bool_and(tier > before AND tier < 1e15 AND scale(trim_scale(tier)) <= 18), true)
         AND (SELECT bool_and(price >= 0 AND price < 1e15 AND scale(trim_scale(price)) <= 18) FROM unnest(prices) AS price)
     FROM (SELECT tier, lag(tier, 1, 0.0) OVER (ORDER BY number) AS before FROM unnest(limits) WITH ORDINALITY AS t (tier, number)) AS tiers
@@ -194,10 +203,10 @@ CREATE TABLE billing.agreement_items (
     term daterange NOT NULL,
     quantity numeric NOT NULL DEFAULT 1,
     basis text,
-    classes text[] NOT NULL DEFAULT '{}',
-    sites text[] NOT NULL DEFAULT '{}',
-    tags text[] NOT NULL DEFAULT '{}',
-    without_tags text[] NOT NULL DEFAULT '{}',
+    classes text[] NOT NULL DEFAULT '{}' CONSTRAINT classes_are_a_list_of_texts CHECK (billing.are_texts(classes)),
+    sites text[] NOT NULL DEFAULT '{}' CONSTRAINT sites_are_a_list_of_texts CHECK (billing.are_texts(sites)),
+    tags text[] NOT NULL DEFAULT '{}' CONSTRAINT tags_are_a_list_of_texts CHECK (billing.are_texts(tags)),
+    without_tags text[] NOT NULL DEFAULT '{}' CONSTRAINT without_tags_are_a_list_of_texts CHECK (billing.are_texts(without_tags)),
     included numeric NOT NULL DEFAULT 0,
     minimum_quantity numeric NOT NULL DEFAULT 0,
     minimum_amount numeric NOT NULL DEFAULT 0,
@@ -336,7 +345,7 @@ CREATE TABLE billing.device_terms (
     ),
     class text NOT NULL DEFAULT '',
     site text NOT NULL DEFAULT '',
-    tags text[] NOT NULL DEFAULT '{}',
+    tags text[] NOT NULL DEFAULT '{}' CONSTRAINT tags_are_a_list_of_texts CHECK (billing.are_texts(tags)),
     billable boolean NOT NULL DEFAULT true,
     CONSTRAINT terms_of_a_device_do_not_overlap EXCLUDE USING gist (device_id WITH =, term WITH &&)
 );
@@ -521,6 +530,7 @@ DROP FUNCTION IF EXISTS billing.tiers_ascend;
 DROP TABLE IF EXISTS billing.prices;
 DROP TABLE IF EXISTS billing.products;
 DROP TABLE IF EXISTS billing.parties;
+DROP FUNCTION IF EXISTS billing.are_texts;
 DROP FUNCTION IF EXISTS billing.refuse_change;
 DROP FUNCTION IF EXISTS billing.check_term;
 DROP FUNCTION IF EXISTS billing.check_numbers;

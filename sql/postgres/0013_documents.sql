@@ -5,7 +5,7 @@
 CREATE TABLE billing.sellers (
     id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
     name text NOT NULL CONSTRAINT name_has_1_to_500_characters CHECK (length(name) BETWEEN 1 AND 500),
-    address text[] NOT NULL DEFAULT '{}',
+    address text[] NOT NULL DEFAULT '{}' CONSTRAINT address_is_a_list_of_texts CHECK (billing.are_texts(address)),
     tax_id text CONSTRAINT tax_id_has_at_most_100_characters CHECK (length(tax_id) <= 100),
     time_zone text NOT NULL DEFAULT 'UTC' REFERENCES time_zones (name),
     number_prefix text NOT NULL DEFAULT '' CONSTRAINT number_prefix_has_at_most_20_plain_characters CHECK (number_prefix ~ '^[A-Za-z0-9/._-]{0,20}$'),
