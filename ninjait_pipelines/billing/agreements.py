@@ -60,7 +60,7 @@ def enter(connection: psycopg.Connection[DictRow], agreed: Agreement) -> UUID:
         organization = UUID(agreed.organization_id)
     except ValueError as error:
         raise Refused(f"organization_id: {agreed.organization_id!r} is no UUID; give the organization's id") from error
-    id_ = _identifier(organization, agreed.id)
+    id_ = identifier(organization, agreed.id)
     if connection.execute("SELECT FROM billing.agreements WHERE id = %s", [id_]).fetchall():
         raise Refused(f"id: {agreed.id!r} is entered already, as {id_}; give another id, or change that one's items")
     columns = {
@@ -88,7 +88,7 @@ def _enter_party(connection: psycopg.Connection[DictRow], agreement_id: UUID, or
 
 
 def _enter_item(connection: psycopg.Connection[DictRow], owner: dict[str, UUID], currency: str, item: Item) -> None:
-    id_ = _identifier(owner["agreement_id"], item.key)
+    id_ = identifier(owner["agreement_id"], item.key)
     product = _product(connection, item)
     price = uuid5(id_, "price")
     columns = {"id": price, "product_id": product, "name": f"item {id_}", "currency": currency}
@@ -169,7 +169,8 @@ def _insert(connection: psycopg.Connection[DictRow], table: str, columns: Mappin
     return connection.execute(statement.encode(), columns).rowcount
 
 
-def _identifier(within: UUID, name: str) -> UUID:
+def identifier(within: UUID, name: str) -> UUID:
+    """The id under which something is entered: its own if that is a UUID, else one that follows from both."""
     try:
         return UUID(name)
     except ValueError:

@@ -26,7 +26,7 @@ from ninjait_pipelines.billing.history import (
 )
 from ninjait_pipelines.billing.local_time import DAY, next_month
 from ninjait_pipelines.billing.rating.agreement import Agreement, Party, Term
-from ninjait_pipelines.billing.rating.document import Document, draft
+from ninjait_pipelines.billing.rating.document import Document, canonical, document, draft
 from ninjait_pipelines.billing.rating.usage import Usage
 from ninjait_pipelines.billing.stored_usage import usage_of
 from ninjait_pipelines.left_out import LeftOut
@@ -187,9 +187,11 @@ def _draw_up(read: _Read, agreement: Agreement) -> Drawn:
     own = read.history.get(agreement.id, ())
     usage = read.usage.get(agreement.id, Usage())
     days = _days(agreement, read.month)
+    drawn = draft(agreement, usage, read.month, [one.read() for one in read.issued.get(agreement.id, ())])
+    document(canonical(drawn))  # a name that no document may have is found while it harms its own agreement only
     return Drawn(
         id=document_id(agreement.id, read.month, sum(_is_void(one, read.month) for one in own)),
-        document=draft(agreement, usage, read.month, [one.read() for one in read.issued.get(agreement.id, ())]),
+        document=drawn,
         agreement=agreement,
         usage=usage,
         watermark=read.watermark,

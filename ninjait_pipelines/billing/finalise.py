@@ -96,8 +96,10 @@ def finalise(
     A document whose month ended less than the grace time ago, or whose usage is incomplete, waits, unless there is a
     reason to `force` it.
     """
-    found, wanted = Finalised([], {}), only
+    found, wanted, outdated = Finalised([], {}), only, list[UUID]()
     for _ in range(ATTEMPTS):
+        for one in outdated:  # drawn up again, or issued by another run since
+            found.waiting.pop(str(one))
         left_out = LeftOut()
         outdated = _issue_all(postgres, draw_up(postgres, clickhouse, month, left_out, wanted), force, clock, found)
         found.waiting.update({name: why for name, why in left_out.reasons.items() if _is_asked(name, only)})

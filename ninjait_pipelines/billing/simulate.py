@@ -12,7 +12,7 @@ from uuid import UUID
 
 import msgspec
 
-from ninjait_pipelines.billing.agreements import agreements_in_force
+from ninjait_pipelines.billing.agreements import agreements_in_force, identifier
 from ninjait_pipelines.billing.local_time import next_month
 from ninjait_pipelines.billing.rating.agreement import Agreement, Item, Refused, agreement, decoded
 from ninjait_pipelines.billing.rating.document import Document, draft
@@ -63,10 +63,11 @@ def simulate_agreement(postgres: Postgres, clickhouse: ClickHouse, month: date, 
     if month < agreed.term.from_.replace(day=1):
         raise Refused(f"term: the agreement begins on {agreed.term.from_}, after {month:%Y-%m}; simulate a later month")
     _check_id(agreed.organization_id)
+    entered_as = str(identifier(UUID(agreed.organization_id), agreed.id))
     span = month, next_month(month)
     own = [one for one in agreements_in_force(postgres, *span) if one.organization_id == agreed.organization_id]
     [used] = usage_if_agreed(postgres, clickhouse, [agreed], own, *span).values()
-    in_force = [one for one in own if one.id == agreed.id]
+    in_force = [one for one in own if one.id == entered_as]
     before = [draft(one, usage_of(postgres, clickhouse, [one], *span)[one.id], month) for one in in_force]
     return _simulation([_compared(before[0] if before else None, draft(agreed, used, month))], [], {})
 

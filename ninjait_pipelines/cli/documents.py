@@ -9,7 +9,7 @@ from uuid import UUID
 
 import typer
 
-from ninjait_pipelines.cli.output import Json, counted, fail, opened_stores, print_json, print_table, say
+from ninjait_pipelines.cli.output import Json, counted, fail, opened_stores, print_json, print_table, safe, say
 
 if TYPE_CHECKING:
     from ninjait_pipelines.billing.rating.document import Document
@@ -34,14 +34,16 @@ def draft(period: Month, json: Json = False) -> None:
     """
     from ninjait_pipelines.billing.drafts import draw_up
     from ninjait_pipelines.billing.review import review
-    from ninjait_pipelines.billing.write import save_drafts
+    from ninjait_pipelines.billing.write import Superseded, save_drafts
 
     month = month_of(period)
     with opened_stores() as stores:
         as_of = stores.clickhouse.now()
-        save_drafts(
-            stores.postgres, stores.clickhouse, month, draw_up(stores.postgres, stores.clickhouse, month), as_of
-        )
+        drawn = draw_up(stores.postgres, stores.clickhouse, month)
+        try:
+            save_drafts(stores.postgres, stores.clickhouse, month, drawn, as_of)
+        except Superseded as error:
+            say(str(error), err=True)
         found = review(stores.postgres, stores.clickhouse, month, datetime.now(UTC))
     _print_review(found, json)
 
@@ -75,7 +77,7 @@ def finalise(
         print_json({"issued": [_summary(one) for one in found.issued], "waiting": found.waiting})
     else:
         for one in found.issued:
-            say(f"{one.number}  {one.total} {one.currency}  {_payer(one)}")
+            say(f"{one.number}  {one.total} {one.currency}  {safe(_payer(one))}")
         for name, why in sorted(found.waiting.items()):
             say(f"{name} waits: {why}")
         say(f"{counted(len(found.issued), 'document')} issued, {len(found.waiting):,} waiting")

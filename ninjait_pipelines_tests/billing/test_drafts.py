@@ -225,3 +225,17 @@ def test_the_hash_of_an_agreement_is_that_of_what_it_says() -> None:
     assert hash_of(one) == hash_of(other)
     assert hash_of(one) != hash_of(agreed(item("device", "6")))
     assert frozen(used(devices=[])) == frozen(used())
+
+
+def test_a_name_that_no_document_may_have_leaves_out_its_organization_alone(books: Books) -> None:
+    """It was issued, and could never be read again."""
+    for name in ("good", "bad"):
+        books.agreement(books.organization(name), item("flat", "100"))
+    with books.stores.postgres.transaction() as connection:
+        connection.execute("UPDATE organizations SET name = '' WHERE slug = 'bad'")
+    left_out = LeftOut()
+    [drawn] = draw_up(books.stores.postgres, books.stores.clickhouse, MAY, left_out)
+    assert drawn.document.bill_to is not None
+    assert drawn.document.bill_to.name == "good"
+    [reason] = left_out.reasons.values()
+    assert "bill_to.name" in reason
