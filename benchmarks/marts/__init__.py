@@ -1,4 +1,4 @@
 """What comes after ingest, measured: one module per kind of work, each with `measure(rounds) -> list[Figure]`."""
 
 # In the order in which they are measured and listed.
-MODULES = ["rollup", "reading", "copies", "documents", "questions", "archive", "processes", "cache"]
+MODULES = ["rollup", "reading", "copies", "billing", "documents", "questions", "archive", "processes", "cache"]
