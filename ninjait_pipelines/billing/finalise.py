@@ -21,7 +21,7 @@ from ninjait_pipelines.billing.drafts import Drawn, draw_up, frozen, known
 from ninjait_pipelines.billing.history import entries
 from ninjait_pipelines.billing.rating.agreement import Party, Refused
 from ninjait_pipelines.billing.rating.credit import credit_note
-from ninjait_pipelines.billing.rating.document import Document, canonical, document, sha256
+from ninjait_pipelines.billing.rating.document import Document, canonical, document, plain, sha256
 from ninjait_pipelines.billing.write import copy_month, lock_agreement, state_of, write_drafts
 from ninjait_pipelines.left_out import LeftOut
 from ninjait_pipelines.resources.clickhouse import ClickHouse, sql
@@ -121,7 +121,7 @@ def _issue_all(
     """Issues what need not wait; returns the agreements whose draft was outdated."""
     outdated = []
     for drawn in drafts:
-        if not force and (why := why_not(drawn.document, clock())):
+        if why := why_not(drawn.document, clock(), force):
             found.waiting[drawn.agreement.id] = why
             continue
         try:
@@ -133,8 +133,12 @@ def _issue_all(
     return outdated
 
 
-def why_not(draft: Document, now: datetime) -> str | None:
-    """Why a document waits; None where it need not."""
+def why_not(draft: Document, now: datetime, force: str | None = None) -> str | None:
+    """Why a document waits; None where it need not. A reason to force it does not issue a month that has not begun."""
+    if now < draft.period_start:
+        return f"its month begins at {draft.period_start:%Y-%m-%d %H:%M} UTC"
+    if force:
+        return None
     if now < draft.period_end + GRACE:
         return f"its grace time ends at {draft.period_end + GRACE:%Y-%m-%d %H:%M} UTC"
     incomplete = sorted({line.description for line in draft.lines if line.completeness < 1})
@@ -235,7 +239,12 @@ def _new_credit(
     invoice = document(bytes(row["document"]))
     query = "SELECT document FROM billing.invoices WHERE credits = %s AND status = 'issued'"
     before = [document(bytes(one["document"])) for one in connection.execute(query, (row["id"],))]
-    draft = credit_note(invoice, before, reason, Currency(invoice.currency).exponent or 0, amounts)
+    of_agreement = (
+        "SELECT document FROM billing.invoices WHERE agreement_id = %s AND status = 'issued' AND kind = 'invoice'"
+    )
+    rows = connection.execute(of_agreement, (row["agreement_id"],))
+    later = [document(bytes(one["document"])) for one in rows]
+    draft = credit_note(invoice, before, reason, Currency(invoice.currency).exponent or 0, amounts, later)
     seller = _seller_of(connection, row["seller_id"])._replace(payment_days=0)
     state = {"days_covered": row["days_covered"], "days_in_period": row["days_in_period"], "as_of": row["as_of"]}
     state |= {"watermark": None, "fingerprints": None}
@@ -326,5 +335,7 @@ def _refuse_dependents(connection: psycopg.Connection[DictRow], id_: UUID, numbe
 
 
 def _credit_id(invoice: UUID, reason: str, amounts: Mapping[int, Decimal | None] | None) -> UUID:
-    wanted = sorted((number, None if amount is None else str(amount)) for number, amount in (amounts or {}).items())
+    wanted = sorted(
+        (number, None if amount is None else str(plain(amount))) for number, amount in (amounts or {}).items()
+    )
     return uuid5(invoice, msgspec.json.encode(["credit", reason, wanted]).decode())

@@ -29,8 +29,8 @@ _MARGIN = timedelta(hours=1)
 class Entry(NamedTuple):
     """A document that is issued or void, without its bytes.
 
-    fingerprints: by first day of a month, of what it took into account. has_advance: whether it charges for the month
-    after its own. terms_changed_at: when terms of devices within its period changed last.
+    fingerprints: by first day of a month, of what it took into account. terms_changed_at: when terms of devices changed
+    last within the months that it charges for.
     """
 
     id: UUID
@@ -42,7 +42,6 @@ class Entry(NamedTuple):
     period_starts_on: date
     watermark: datetime | None
     fingerprints: dict[str, str] | None
-    has_advance: bool
     terms_changed_at: datetime | None
 
     @property
@@ -94,7 +93,7 @@ class _Last(NamedTuple):
     def is_outdated(self, invoice: Entry, agreements: Mapping[str, str]) -> bool:
         now = agreements.get(str(invoice.agreement_id), self.agreement)
         terms = (invoice.terms_changed_at or _NEVER) > self.watermark - _MARGIN
-        return terms or (invoice.has_advance and now != self.agreement)
+        return terms or now != self.agreement  # what it has in advance by now is charged from the day it was agreed
 
 
 def _taken_into_account(invoice: Entry, own: Sequence[Entry]) -> _Last:

@@ -40,7 +40,7 @@ def usage_of(
     Nothing is known of a day that has not been measured: `hours_known` has none of its hours, and volumes lack it.
     """
     stored = _stored(clickhouse, agreements, first_day, end_day)
-    return _usages(postgres, agreements, stored, first_day, end_day)
+    return _usages(postgres, clickhouse, agreements, stored, first_day, end_day)
 
 
 def usage_if_agreed(
@@ -60,7 +60,7 @@ def usage_if_agreed(
         stored[row["time_zone"], row["organization_id"]].reports.append(Reports(device_id=row["device_id"], at=at))
     for row in usage_days(clickhouse, missing, first_day, end_day, clickhouse.now()):
         stored[row["time_zone"], row["organization_id"]].days.append(row)
-    return _usages(postgres, agreements, stored, first_day, end_day)
+    return _usages(postgres, clickhouse, agreements, stored, first_day, end_day)
 
 
 def _beyond(asked: Wanted, measured: Wanted) -> Wanted:
@@ -78,18 +78,38 @@ def _less(asked: Mapping[Place, set[str]], measured: Mapping[Place, set[str]]) -
 
 def _usages(
     postgres: Postgres,
+    clickhouse: ClickHouse,
     agreements: Sequence[Agreement],
     stored: Mapping[tuple[str, str], _Stored],
     first_day: date,
     end_day: date,
 ) -> dict[str, Usage]:
     terms = device_terms(postgres, {one.organization_id for one in agreements})
+    _add_moved(clickhouse, terms, stored, first_day, end_day)
     return {
         one.id: _usage(
             one, terms.get(one.organization_id, []), stored[one.time_zone, one.organization_id], first_day, end_day
         )
         for one in agreements
     }
+
+
+def _add_moved(
+    clickhouse: ClickHouse,
+    terms: Mapping[str, Sequence[Device]],
+    stored: Mapping[tuple[str, str], _Stored],
+    first_day: date,
+    end_day: date,
+) -> None:
+    """Adds what a device that moved reported for its other organizations: a device-day is that of the organization that
+    has it at the end of the day, also if it reported for another one before."""
+    for (zone, organization), found in stored.items():
+        moved = {one.device_id for one in terms.get(organization, ()) if one.organization_id != organization}
+        if moved:
+            given = {"devices": sorted(moved), "time_zone": zone, "first_day": first_day, "end_day": end_day}
+            for row in clickhouse.rows(sql("billing/moved_days"), **given):
+                at = tuple((EPOCH + number * DAY).isoformat() for number in row["days"])
+                found.reports.append(Reports(device_id=row["device_id"], at=at))
 
 
 def _usage(agreement: Agreement, terms: Sequence[Device], stored: _Stored, first_day: date, end_day: date) -> Usage:
@@ -143,7 +163,7 @@ def _stored(
         zones[one.time_zone].add(one.organization_id)
     names = [(first_day + number * DAY).isoformat() for number in range((end_day - first_day).days)]
     offset = (first_day - EPOCH).days
-    found: dict[tuple[str, str], _Stored] = defaultdict(_Stored)
+    found = {(one.time_zone, one.organization_id): _Stored() for one in agreements}
     for zone, organizations in zones.items():
         ordered = sorted(organizations)
         for batch in (ordered[at : at + BATCH] for at in range(0, len(ordered), BATCH)):

@@ -150,8 +150,8 @@ def month_of(text: str) -> date:
         month = datetime.strptime(text, "%Y-%m").replace(tzinfo=UTC).date()
     except ValueError:
         fail(f"--period {text!r} is no month; write it as 2026-02")
-    if not 1970 <= month.year < 3000:
-        fail(f"--period {text!r} is not from 1970-01 to 2999-12")
+    if not 1970 <= month.year < 2149:
+        fail(f"--period {text!r} is not from 1970-01 to 2148-12")
     return month
 
 

@@ -12,6 +12,7 @@ from ninjait_pipelines.billing.agreements import agreements_in_force, enter
 from ninjait_pipelines.billing.local_time import DAY, day_window, next_month, overlapped_hours
 from ninjait_pipelines.billing.measure import store_days
 from ninjait_pipelines.billing.rating.agreement import Agreement, agreement
+from ninjait_pipelines.billing.rating.charges import Measured
 from ninjait_pipelines.billing.rating.document import canonical, draft
 from ninjait_pipelines.billing.rating.usage import Call, Measurement, Reports, Usage, usage
 from ninjait_pipelines.billing.stored_usage import usage_of
@@ -204,3 +205,43 @@ def test_what_has_expired_stays_as_it_is_and_says_so(platform: Platform) -> None
     kept = {(row["organization_id"], row["quantity"]) for row in clickhouse.rows(query)}
     assert kept == {(organization, 7), (gone["organization_id"], 8)}
     assert clickhouse.scalar("SELECT count() FROM usage_days WHERE frozen") == 8
+
+
+def test_a_device_that_moves_at_noon_and_reported_before_is_its_new_owners(platform: Platform) -> None:
+    """It was billed to no organization: what it had reported was the former owner's, the day was the new one's."""
+    stores = platform.stores
+    before, after = (platform.organization(name, ZONE) for name in ("before", "after"))
+    with stores.postgres.transaction() as connection:
+        for organization in (before, after):
+            enter(connection, agreed(organization))
+    device, day = uuid.uuid4(), MONTH + 10 * DAY
+    row = {"id": device, "organization_id": before, "name": "x", "kind": "laptop"}
+    add(stores, "devices", [{**row, "created_at": datetime(2020, 1, 1, tzinfo=UTC)}])
+    noon = day_window(day, ZONE)[0] + timedelta(hours=12)
+    with stores.postgres.transaction() as connection:
+        connection.execute("UPDATE billing.device_terms SET term = tstzrange(lower(term), %s)", [noon])
+        connection.execute(
+            "INSERT INTO billing.device_terms (organization_id, device_id, class, term) "
+            "VALUES (%s, %s, 'laptop', tstzrange(%s, NULL))",
+            [after, device, noon],
+        )
+    heard = {"organization_id": before, "device_id": device, "sample_count": 1, "sample_share": 1.0}
+    for at in (noon - DAY, noon - timedelta(hours=2)):
+        hour = at.replace(minute=0)
+        mart(stores, "device_metrics_hourly", {**heard, "timestamp": hour, "first_sample": at, "last_sample": at})
+    agreements = agreements_in_force(stores.postgres, MONTH, END)
+    store_days(stores.clickhouse, agreements, MONTH, END, stores.clickhouse.now())
+    found = usage_of(stores.postgres, stores.clickhouse, agreements, MONTH, END)
+    days = {one.organization_id: Measured(one, found[one.id]) for one in agreements}
+    span = [MONTH + number * DAY for number in range((END - MONTH).days)]
+    reporting = {
+        id_: [
+            day
+            for item in measured.agreement.items
+            if item.basis == "reporting"
+            for day, count in measured.device_levels(item, span).items()
+            if count
+        ]
+        for id_, measured in days.items()
+    }
+    assert reporting == {str(before): [day - DAY], str(after): [day]}

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from fractions import Fraction
 from itertools import pairwise
@@ -246,13 +246,20 @@ def _differences(
     billed = [one for one in invoice.lines if one.kind != "correction"]
     billed += [one for one in later if one.kind == "correction"]
     credited = [one for one in later if one.kind == "credit"]
+    in_order = [*(one for one in invoice.lines if one.kind != "correction")]
+    in_order += [
+        one for document in sorted(documents, key=_issue_order) for one in document.lines if one.corrects == name
+    ]
     for key in sorted({one.key for one in (*now, *billed)}):
         now_of, billed_of, credited_of = ([one for one in lines if one.key == key] for lines in (now, billed, credited))
         amount = sum_of(now_of, exponent) - sum_of(billed_of, exponent)
         quantity = _quantity(now_of) - _quantity(billed_of)
-        if amount < 0 and credited_of:
-            amount = min(amount - sum_of(credited_of, exponent), rounded(Fraction(0), exponent))
-            quantity = min(quantity - _quantity(credited_of), Decimal(0))
+        if credited_of:
+            events = [one for one in in_order if one.key == key]
+            amounts = ((one.kind == "credit", one.amount) for one in events)
+            quantities = ((one.kind == "credit", one.quantity) for one in events)
+            amount = _beyond_credits(amounts, sum_of(now_of, exponent))
+            quantity = _beyond_credits(quantities, _quantity(now_of))
         if amount:
             taxed = (*billed_of, *now_of)[0]  # at the rate of then
             yield msgspec.structs.replace(
@@ -266,6 +273,26 @@ def _differences(
                 amount=amount,
                 corrects=name,
             )
+
+
+def _issue_order(document: Document) -> tuple[datetime, date]:
+    return (document.issued_at or datetime.max.replace(tzinfo=UTC), document.period_from)
+
+
+def _beyond_credits(events: Iterable[tuple[bool, Decimal]], now: Decimal) -> Decimal:
+    """What is charged, or given back, where it is `now` by usage; events: what was billed and corrected, and (True)
+    what was credited, which is negative, in the order of issue.
+
+    A credit keeps `kept` of the `level` that was billed until then. Whatever usage says later, that much is owed of it
+    and no more, besides what is beyond the level: so the order in which usage becomes known changes nothing.
+    """
+    kept = level = paid = Decimal(0)
+    for is_credit, amount in events:
+        if is_credit:
+            level = paid if paid < kept else level + paid - kept
+            kept = paid + amount
+        paid += amount
+    return min(now, kept) + max(Decimal(0), now - level) - paid
 
 
 def _quantity(lines: Iterable[Line]) -> Decimal:

@@ -117,3 +117,38 @@ def test_a_corrected_line_that_is_credited_counts_for_its_own_period(invoice: Do
     assert [(line.corrects, str(line.amount)) for line in note.lines] == [("7", "-5.00")]
     july = bill(terms, "2026-07", invoice, june, note, **usage)
     assert [line for line in july.lines if line.kind == "correction"] == []
+
+
+def test_the_order_in_which_usage_becomes_known_changes_nothing() -> None:
+    """June 120.00, 36.00 of it credited; then 5 devices were there, then 8: 84.00 are owed, as for 8 at once."""
+    terms, held = agreed(item("device", "12")), {"from": "2026-06-01", "to": "2026-07-01"}
+    june = issue(bill(terms, "2026-06", devices=devices(10, **held)), "1")
+    before = [june, issue(credit(june, _1="36.00"), "2")]
+    paid = june.net - Decimal("36.00")
+    for number, (count, owed) in enumerate([(5, 60), (8, 84), (6, 72), (11, 96), (0, 0), (7, 84)], 3):
+        month = f"2026-{number + 4:02}"
+        found = issue(bill(terms, month, *before, devices=devices(count, **held)), str(number))
+        before.append(found)
+        paid += found.net
+        assert paid == owed, count
+
+
+def test_the_last_credit_of_a_rate_gives_back_what_is_left_of_its_tax() -> None:
+    terms = agreed(*(item("flat", "0.02", product=f"fee {number}") for number in range(40)), **TAXED)
+    invoice = issue(bill(terms, "2026-05"), "1")
+    assert (invoice.net, invoice.tax_total) == (Decimal("0.80"), Decimal("0.15"))
+    notes: list[Document] = []
+    for number in range(1, 41):
+        notes.append(issue(credit(invoice, *notes, **{f"_{number}": None}), f"c{number}"))
+    assert sum(note.total for note in notes) == -invoice.total
+
+
+def test_what_a_correction_gave_back_is_not_credited_again() -> None:
+    """June 120.00, of which July's document gave back 60.00: a credit note of 120.00 gave back more than was paid."""
+    terms, held = agreed(item("device", "12")), {"from": "2026-06-01", "to": "2026-07-01"}
+    june = issue(bill(terms, "2026-06", devices=devices(10, **held)), "1")
+    july = issue(bill(terms, "2026-07", june, devices=devices(5, **held)), "2")
+    assert july.net == Decimal("-60.00")
+    assert credit_note(june, [], "wrong", 2, later=[july]).net == Decimal("-60.00")
+    with pytest.raises(Refused, match=r"only 60\.00 is left"):
+        credit_note(june, [], "wrong", 2, {1: Decimal("60.01")}, [july])
