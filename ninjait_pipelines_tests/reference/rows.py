@@ -35,6 +35,5 @@ def add_one_of_each(stores: Stores) -> None:
     )
     agreed = {**mine, "currency": "USD", "time_zone": "Asia/Kolkata", "term": DateRange(date(2026, 1, 1))}
     add(stores, "billing.agreements", [agreed])
-    subscribe = "SELECT billing.subscribe(%s, (SELECT id FROM billing.plans WHERE name = 'standard'), %s)"
     with stores.postgres.transaction() as connection:
-        connection.execute(subscribe, (mine["id"], agreed["term"]))
+        connection.execute("SELECT billing.subscribe(%s, 'standard', %s)", (mine["id"], agreed["term"]))

@@ -24,6 +24,7 @@ from ninjait_pipelines_tests.runs import left_out, passed, run
 def metrics(device: str, hour: datetime, cpu: float | None, samples: int, organization: str = ORGANIZATION) -> Any:
     names = ("disk_usage", "network_in", "network_out", "uptime", "memory_avg", "memory_max")
     names += ("memory_count", "memory_total", "disk_total", "disk_free", "several_senders")
+    names += ("first_sample", "last_sample")
     row = {"organization_id": organization, "device_id": device, "timestamp": hour, **dict.fromkeys(names)}
     row |= {"cpu_avg": cpu, "cpu_max": cpu and cpu * 2, "cpu_count": samples, "sample_share": samples / 120}
     return row | {"source_tier": "metrics", "sample_count": samples + 60}  # 60 of them without cpu
