@@ -67,7 +67,7 @@ def explain(postgres: Postgres, clickhouse: ClickHouse, name: str, line_number: 
     case = _Case(
         Evidence(postgres, clickhouse),
         row["id"],
-        document(bytes(row["document"])),
+        msgspec.structs.replace(document(bytes(row["document"])), status=row["status"]),
         row["issued_at"],
         bytes(row["agreement"]) if row["agreement"] else None,
         bytes(row["usage"]) if row["usage"] else None,

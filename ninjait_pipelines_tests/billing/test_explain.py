@@ -14,7 +14,7 @@ from ninjait_pipelines.billing.agreements import agreements_in_force
 from ninjait_pipelines.billing.drafts import draw_up
 from ninjait_pipelines.billing.evidence import Step
 from ninjait_pipelines.billing.explain import Explained, explain
-from ninjait_pipelines.billing.finalise import credit, finalise
+from ninjait_pipelines.billing.finalise import credit, finalise, void
 from ninjait_pipelines.billing.local_time import DAY, HOUR, next_month
 from ninjait_pipelines.billing.measure import store_days
 from ninjait_pipelines.billing.rating.agreement import Refused
@@ -145,6 +145,12 @@ def values(found: Explained) -> dict[str, str]:
         )
         for step in found.steps
     }
+
+
+def test_a_void_document_says_so(stores: Stores, acme: uuid.UUID) -> None:
+    number = str(issued(stores).number)
+    void(stores.postgres, stores.clickhouse, number, "wrong customer")
+    assert explain(stores.postgres, stores.clickhouse, number).document.status == "void"
 
 
 def test_every_printed_query_gives_its_number(stores: Stores, acme: uuid.UUID) -> None:
