@@ -12,8 +12,11 @@ import typer
 from ninjait_pipelines.cli.output import Json, counted, fail, opened_stores, print_json, print_table, safe, say
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from ninjait_pipelines.billing.rating.document import Document
     from ninjait_pipelines.billing.review import Review
+    from ninjait_pipelines.resources.postgres import Postgres
 
 Month = Annotated[str, typer.Option(help="The month, in each agreement's time zone.", metavar="YYYY-MM")]
 Agreements = Annotated[list[str] | None, typer.Option("--agreement", help="Only this agreement; may be repeated.")]
@@ -69,6 +72,7 @@ def finalise(
 
     month, only = month_of(period), _ids(agreement)
     with opened_stores() as stores:
+        _check_known(stores.postgres, only or ())
         if dry_run:
             _print_review(review(stores.postgres, stores.clickhouse, month, issuing.clock(), only), json)
             return
@@ -160,6 +164,12 @@ def _ids(texts: list[str] | None) -> set[UUID] | None:
         return {UUID(text) for text in texts} if texts else None
     except ValueError:
         fail(f"--agreement {', '.join(map(repr, texts or []))}: an id is a UUID")
+
+
+def _check_known(postgres: Postgres, ids: Collection[UUID]) -> None:
+    rows = postgres.rows("SELECT id FROM billing.agreements WHERE id = ANY(%(ids)s)", {"ids": list(ids)})
+    for unknown in sorted(set(ids) - {row["id"] for row in rows}):
+        fail(f"--agreement '{unknown}': there is none of this id; billing.agreements has those that there are")
 
 
 def _reason(text: str | None) -> str | None:

@@ -1,6 +1,7 @@
 """Documents as a person issues them: a list to review, numbers, reasons, and one line for what is refused."""
 
 import json
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -109,3 +110,10 @@ def test_what_is_refused(shared_stores: Stores, ninjait: Command, command: tuple
     done = ninjait("billing", *command)
     assert done.exit_code == 1
     assert message in (done.stderr or str(done.exception))
+
+
+def test_an_agreement_that_there_is_not_is_an_error_and_not_nothing(books: Books, ninjait: Command) -> None:
+    unknown = str(uuid.UUID(int=99))
+    done = ninjait("billing", "finalise", "--period", "2026-05", "--agreement", unknown, "--dry-run")
+    assert done.exit_code == 1
+    assert f"--agreement '{unknown}': there is none of this id" in done.output
