@@ -106,8 +106,6 @@ def prepared(console: Console, seconds: dict[str, float], variables: Mapping[str
             stores.message_queue.declare()
             stores.metrics_store.declare()
             rows = seed(stores.postgres, "demo", datetime.now(UTC).date()).rows
-            with stores.postgres.transaction() as connection:
-                connection.execute(sql("billing/enter_seller").encode(), SELLER)
             say(f"{len(applied)} migrations applied, {rows['devices']} devices, {rows['tickets']} tickets")
         yield stores
 
@@ -214,6 +212,8 @@ def _bill(graph: Graph, stores: Stores, before: datetime, today: datetime) -> No
     graph.run("billing_events", first=f"{before:%Y-%m-%d}", last=f"{today:%Y-%m-%d}")
     for first in (before, month):
         graph.run("invoices", first=f"{first:%Y-%m-%d}")
+    with stores.postgres.transaction() as connection:
+        connection.execute(sql("billing/enter_seller").encode(), SELLER)
     reason = "the demo has no usage of most days"
     finalise(stores.postgres, stores.clickhouse, before.date(), force=reason)
     graph.run("billing_reconciliation", first=f"{before:%Y-%m-%d}")
