@@ -112,7 +112,7 @@ def test_a_terminal_gets_no_pdf(files: dict[str, Path]) -> None:
     [
         ("{", "2026-06", "the agreement is not as its schema says"),
         ("{}", "2026-13", "'2026-13' is no month"),
-        ("{}", "9999-12", "'9999-12' is not from 1970-01 to 2999-12"),
+        ("{}", "9999-12", "'9999-12' is not from 1970-01 to 2148-12"),
         (EXAMPLES[0][1], "2025-12", "'2025-12' is before the agreement's term, which begins on 2026-01-01"),
         ('{"a\\nb": 1}', "2026-06", "unknown field `a b`"),
         (None, "2026-06", "cannot be read"),
