@@ -237,13 +237,10 @@ def _new_credit(
     if row["status"] != "issued":
         raise Refused(f"{row['number']}: it is {row['status']}; only an issued invoice can be credited")
     invoice = document(bytes(row["document"]))
-    query = "SELECT document FROM billing.invoices WHERE credits = %s AND status = 'issued'"
-    before = [document(bytes(one["document"])) for one in connection.execute(query, (row["id"],))]
-    of_agreement = (
-        "SELECT document FROM billing.invoices WHERE agreement_id = %s AND status = 'issued' AND kind = 'invoice'"
-    )
-    rows = connection.execute(of_agreement, (row["agreement_id"],))
-    later = [document(bytes(one["document"])) for one in rows]
+    query = "SELECT credits, document FROM billing.invoices WHERE agreement_id = %s AND status = 'issued'"
+    rows = connection.execute(query, (row["agreement_id"],)).fetchall()
+    before = [document(bytes(one["document"])) for one in rows if one["credits"] == row["id"]]
+    later = [document(bytes(one["document"])) for one in rows if one["credits"] is None]
     draft = credit_note(invoice, before, reason, Currency(invoice.currency).exponent or 0, amounts, later)
     seller = _seller_of(connection, row["seller_id"])._replace(payment_days=0)
     state = {"days_covered": row["days_covered"], "days_in_period": row["days_in_period"], "as_of": row["as_of"]}

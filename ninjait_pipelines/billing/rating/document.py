@@ -242,20 +242,16 @@ def _differences(
     What a credit note gave back is neither charged again nor given back a second time.
     """
     name = reference(invoice)
-    later = [one for document in documents for one in document.lines if one.corrects == name]
-    billed = [one for one in invoice.lines if one.kind != "correction"]
-    billed += [one for one in later if one.kind == "correction"]
-    credited = [one for one in later if one.kind == "credit"]
-    in_order = [*(one for one in invoice.lines if one.kind != "correction")]
+    in_order = [one for one in invoice.lines if one.kind != "correction"]
     in_order += [
         one for document in sorted(documents, key=_issue_order) for one in document.lines if one.corrects == name
     ]
+    billed = [one for one in in_order if one.kind != "credit"]
     for key in sorted({one.key for one in (*now, *billed)}):
-        now_of, billed_of, credited_of = ([one for one in lines if one.key == key] for lines in (now, billed, credited))
+        now_of, billed_of, events = ([one for one in lines if one.key == key] for lines in (now, billed, in_order))
         amount = sum_of(now_of, exponent) - sum_of(billed_of, exponent)
         quantity = _quantity(now_of) - _quantity(billed_of)
-        if credited_of:
-            events = [one for one in in_order if one.key == key]
+        if len(events) > len(billed_of):
             amounts = ((one.kind == "credit", one.amount) for one in events)
             quantities = ((one.kind == "credit", one.quantity) for one in events)
             amount = _beyond_credits(amounts, sum_of(now_of, exponent))
